@@ -1,0 +1,1 @@
+"""The compiler: sources, passes, strategies, command line, loader."""

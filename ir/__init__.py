@@ -1,0 +1,72 @@
+"""The placement IR: plans as frozen values, and the laws that hold for them."""
+
+from __future__ import annotations
+
+from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
+from .names import CPU, DISK, device_type, is_accelerator, is_device_name, is_within, join_path
+from .plan import (
+    Account,
+    Atomic,
+    Constraint,
+    Demand,
+    Device,
+    Model,
+    Never,
+    Outcome,
+    Plan,
+    Reason,
+    Reserve,
+    Split,
+    TieGroup,
+    Together,
+    Unit,
+)
+from .resolve import unit_of_tensors
+from .rules import RULES
+from .sizes import exact_size, human_size, parse_size, size_up
+from .source import Source, Span
+from .tree import ModuleTree, Role, group_storages
+from .verify import verify
+
+__all__ = [
+    "CPU",
+    "DISK",
+    "RULES",
+    "Account",
+    "Atomic",
+    "Constraint",
+    "Demand",
+    "Device",
+    "Diagnostic",
+    "Diagnostics",
+    "Label",
+    "Model",
+    "ModuleTree",
+    "Never",
+    "Outcome",
+    "Plan",
+    "PlanError",
+    "Reason",
+    "Reserve",
+    "Role",
+    "Rule",
+    "Severity",
+    "Source",
+    "Span",
+    "Split",
+    "TieGroup",
+    "Together",
+    "Unit",
+    "device_type",
+    "exact_size",
+    "group_storages",
+    "human_size",
+    "is_accelerator",
+    "is_device_name",
+    "is_within",
+    "join_path",
+    "parse_size",
+    "size_up",
+    "unit_of_tensors",
+    "verify",
+]

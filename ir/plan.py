@@ -1,0 +1,212 @@
+"""The plan IR: frozen nodes, compared by what they mean.
+
+A plan is a value. Two plans that put the same things in the same places under the same rules are
+equal, whatever file they came from; spans, the module table (the digest stands for it), the ledger
+and the reasons explain a plan and take no part in its equality.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+from .diagnostic import Diagnostic
+from .source import Span
+from .tree import ModuleTree
+
+
+class Reason(StrEnum):
+    """Why a unit is where it is."""
+
+    WRITTEN = "written"
+    """A person or another program wrote it."""
+    GREEDY = "greedy"
+    """First device in order with room."""
+    TIED = "tied"
+    """It shares storage with a unit placed there."""
+    FALLBACK = "fallback"
+    """Moved there to repair an empty device or an avoidable spill."""
+    SEARCHED = "searched"
+    """The exact search put it there."""
+    BALANCED = "balanced"
+    """A balancing strategy put it there."""
+    SPILLED = "spilled"
+    """No accelerator had room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What the plan is for: a name for people, the structural digest for machines (or None)."""
+
+    name: str
+    digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A place with a memory budget. Devices are listed in filling order."""
+
+    name: str
+    memory: int | None
+    """Bytes; None is unlimited (a disk)."""
+    margin: int = 0
+    """Bytes of the budget never planned with."""
+    pool: str | None = None
+    """Devices with the same pool share one physical memory."""
+    pool_memory: int | None = None
+    """Bytes of that physical memory; None means the largest budget in the pool."""
+    at: str | None = None
+    """Folder of a disk device."""
+    bandwidth: int | None = None
+    """Bytes per second of the device's own memory."""
+    link: int | None = None
+    """Bytes per second between the host's memory and this device."""
+    flops: int | None = None
+    """Operations per second."""
+    origin: str = field(default="", compare=False)
+    """Where the budget came from, for people: ``given``, ``free on this machine``."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What gets a device: a module, or a bare tensor of a split module.
+
+    Units may nest: the deepest wins, the later among equals. What the compiler emits never nests.
+    In a plan that is not bound to a model yet ``path`` may hold the wildcards ``*`` and ``**``.
+    """
+
+    path: str
+    store: str | None = None
+    """The device that holds the bytes; None while unplaced."""
+    run: str | None = None
+    """The device that computes; equal to ``store`` unless the unit is streamed."""
+    reason: Reason | None = field(default=None, compare=False)
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class TieGroup:
+    """Two or more tensor paths that share storage: one cost, one place. In tree order."""
+
+    tensors: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    """Never split what this names: a path pattern, or every module of a class."""
+
+    target: str
+    by_class: bool = False
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Always open what this pattern names: its children become units."""
+
+    pattern: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Never:
+    """Never store or run what this pattern names on the device."""
+
+    pattern: str
+    device: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Everything these patterns name is stored on one device."""
+
+    patterns: tuple[str, ...]
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Constraint: TypeAlias = Atomic | Split | Never | Together
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Bytes kept free on a device for a purpose; the purpose names the ledger line it enters."""
+
+    nbytes: int
+    device: str
+    purpose: str = ""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Bytes that are needed wherever the named module runs: its KV cache, its activations."""
+
+    nbytes: int
+    path: str
+    purpose: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The ledger of one device, in bytes."""
+
+    device: str
+    weights: int = 0
+    buffers: int = 0
+    kv_cache: int = 0
+    activations: int = 0
+    streaming: int = 0
+    reserve: int = 0
+    margin: int = 0
+
+    @property
+    def total(self) -> int:
+        """Everything the device must hold; never above its memory."""
+        return (
+            self.weights + self.buffers + self.kv_cache + self.activations
+            + self.streaming + self.reserve + self.margin
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the search reached and what it proved."""
+
+    objective: str
+    value: float
+    bound: float
+    status: str
+    """``optimal``, ``time-limit`` or ``kept`` (the simple plan was as good)."""
+    hops: int = 0
+    """How often consecutive units run on different devices."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def gap(self) -> float:
+        """Distance from the bound, relative to it; 0 when proven optimal."""
+        return abs(self.value - self.bound) / max(abs(self.bound), 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A placement plan in any stage: from a traced model without places to a complete plan."""
+
+    model: Model
+    devices: tuple[Device, ...] = ()
+    options: tuple[tuple[str, str], ...] = ()
+    """The options it was compiled with, in alphabetical order."""
+    constraints: tuple[Constraint, ...] = ()
+    ties: tuple[TieGroup, ...] = ()
+    reserves: tuple[Reserve, ...] = ()
+    demands: tuple[Demand, ...] = ()
+    units: tuple[Unit, ...] = ()
+    """In execution order."""
+    tree: ModuleTree | None = field(default=None, compare=False, repr=False)
+    ledger: tuple[Account, ...] = field(default=(), compare=False)
+    outcome: Outcome | None = field(default=None, compare=False)
+    diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)

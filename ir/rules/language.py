@@ -1,0 +1,9 @@
+"""Rules of the area `language`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from ..diagnostic import Rule
+
+ALL: Final[tuple[Rule, ...]] = ()

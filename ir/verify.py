@@ -1,0 +1,137 @@
+"""The laws that hold for every placed plan: checked after every pass, on every read, in tests.
+
+Each law is a small function from a plan to findings; a plan without a tree is checked as far as
+its paths allow.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .diagnostic import Diagnostic, Label
+from .names import DISK, device_type
+from .plan import Plan, Reserve, Unit
+from .resolve import unit_of_tensors
+from .rules.laws import (
+    BUDGET_EXCEEDED,
+    DUPLICATE_DEVICE,
+    INVALID_PLACEMENT,
+    TENSOR_WITHOUT_PLACE,
+    TIE_ACROSS_DEVICES,
+    UNDECLARED_DEVICE,
+)
+from .sizes import human_size
+from .source import Span
+from .tree import ModuleTree
+
+
+def verify(plan: Plan) -> tuple[Diagnostic, ...]:
+    """Return every broken law; an empty tuple means the plan is lawful at its stage."""
+    found = [*_devices_are_declared_once(plan), *_named_devices_exist(plan), *_places_are_whole(plan)]
+    if plan.tree is not None and plan.units and all(unit.store for unit in plan.units):
+        owner = unit_of_tensors(plan.tree, plan.units)
+        found += _every_tensor_has_a_place(plan.tree, owner)
+        found += _ties_share_a_device(plan, plan.tree, owner)
+    found += _ledgers_fit(plan)
+    return tuple(found)
+
+
+def _label(span: Span | None, text: str) -> Label | None:
+    return None if span is None else Label(span, text)
+
+
+def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
+    for name, count in Counter(device.name for device in plan.devices).items():
+        if count > 1:
+            last = [device for device in plan.devices if device.name == name][-1]
+            message = f"device `{name}` is declared {count} times"
+            yield Diagnostic(
+                DUPLICATE_DEVICE, message, _label(last.span, "declared again"), help="keep one line"
+            )
+
+
+def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
+    declared = {device.name for device in plan.devices}
+    listed = ", ".join(f"`{name}`" for name in sorted(declared)) or "nothing"
+    named: list[tuple[str, Unit | Reserve]] = [(reserve.device, reserve) for reserve in plan.reserves]
+    named += [(name, unit) for unit in plan.units for name in (unit.store, unit.run) if name]
+    seen: set[str] = set()
+    for name, node in named:
+        if name not in declared and name not in seen:
+            seen.add(name)
+            yield Diagnostic(
+                UNDECLARED_DEVICE,
+                f"no device is named `{name}`",
+                _label(node.span, "not declared"),
+                notes=(f"declared here: {listed}",),
+                help=f"add `device {name} memory 10GiB`, or name a declared device",
+            )
+
+
+def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
+    for unit in plan.units:
+        if (unit.store is None) != (unit.run is None):
+            message = f"`{unit.path}` has only one of its two devices"
+        elif unit.run is not None and device_type(unit.run) == DISK:
+            message = f"`{unit.path}` cannot run on `{unit.run}`"
+        else:
+            continue
+        yield Diagnostic(
+            INVALID_PLACEMENT,
+            message,
+            _label(unit.span, "here"),
+            help=f"write `place {unit.path or '.'} on {unit.store} run on cpu`",
+        )
+
+
+def _every_tensor_has_a_place(tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
+    missing = [tree.tensor_paths[i] for i, unit in enumerate(owner) if unit < 0]
+    if missing:
+        shown = ", ".join(f"`{path}`" for path in missing[:3])
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        parents = {path.rpartition(".")[0] for path in missing}
+        message = f"{len(missing)} of {len(owner)} tensors have no place: {shown}{more}"
+        target = min(parents) or missing[0]
+        yield Diagnostic(TENSOR_WITHOUT_PLACE, message, help=f"add a line `place {target} on DEVICE`")
+
+
+def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
+    for tie in plan.ties:
+        placed = {plan.units[owner[index]].store: path for path in tie.tensors
+                  if (index := tree.tensor_index.get(path)) is not None and owner[index] >= 0}  # fmt: skip
+        if len(placed) > 1:
+            places = ", ".join(f"`{path}` on {device}" for device, path in placed.items())
+            yield Diagnostic(
+                TIE_ACROSS_DEVICES,
+                f"`{tie.tensors[0]}` and what is tied to it are on different devices",
+                _label(tie.span, "tied here"),
+                notes=(places,),
+                help=f"place all of them on {next(iter(placed))}",
+            )
+
+
+def _ledgers_fit(plan: Plan) -> Iterator[Diagnostic]:
+    totals = {account.device: account.total for account in plan.ledger}
+    pools: dict[str, list[tuple[int, int]]] = {}
+    for device in plan.devices:
+        used = totals.get(device.name, 0)
+        if device.memory is not None and used > device.memory:
+            yield _over(f"`{device.name}`", used, device.memory, _label(device.span, "this budget"))
+        if device.pool is not None:
+            limit = device.pool_memory if device.pool_memory is not None else device.memory
+            pools.setdefault(device.pool, []).append((used, limit or 0))
+    for pool, members in pools.items():
+        used, limit = sum(m[0] for m in members), max(m[1] for m in members)
+        if used > limit:
+            yield _over(f"pool `{pool}`", used, limit, None)
+
+
+def _over(what: str, used: int, limit: int, at: Label | None) -> Diagnostic:
+    return Diagnostic(
+        BUDGET_EXCEEDED,
+        f"{what} holds {human_size(used)} but has {human_size(limit)}",
+        at,
+        notes=(f"{used} > {limit} bytes, {human_size(used - limit)} too much",),
+        help=f"move {human_size(used - limit)} elsewhere, or raise the budget",
+    )
