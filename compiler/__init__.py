@@ -1,1 +1,11 @@
-"""The compiler: sources, passes, strategies, command line, loader."""
+"""The compiler: sources, passes, strategies, command line, loader.
+
+Importing this package loads no torch; each function opens what it needs.
+"""
+
+from __future__ import annotations
+
+from ..ir import Plan, PlanError
+from .api import compile_model, infer_auto_device_map, load_model, verify_plan
+
+__all__ = ["Plan", "PlanError", "compile_model", "infer_auto_device_map", "load_model", "verify_plan"]

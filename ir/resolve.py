@@ -13,7 +13,8 @@ def unit_of_tensors(tree: ModuleTree, units: Sequence[Unit]) -> list[int]:
 
     Units whose path names nothing in the tree cover nothing. Wildcards must be bound before.
     """
-    spans = [(tree.covered(unit.path), index) for index, unit in enumerate(units)]
+    last = {unit.path: index for index, unit in enumerate(units)}
+    spans = [(tree.covered(path), index) for path, index in last.items()]
     spans.sort(key=lambda item: (-len(item[0]), units[item[1]].path.count("."), item[1]))
     owner = [-1] * len(tree.tensor_names)
     for tensors, index in spans:

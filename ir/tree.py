@@ -8,7 +8,7 @@ columns that share their strings cost tens of bytes.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from itertools import accumulate
@@ -51,6 +51,12 @@ class ModuleTree:
     """Bytes each tensor costs, 0 for all but the first of a storage; None until annotate-sizes."""
     objects: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     """As ``storages`` but for the very same tensor object; None when no tensor is a view of another."""
+    eighths: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    """Size of each tensor as accelerate counts it, in eighths of a byte and with shared storage counted
+    at every name; None until annotate-sizes."""
+
+    twins: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
+    """Modules with equal numbers are one module object; None when every module has one name."""
 
     def __len__(self) -> int:
         """Return the number of modules."""
@@ -97,6 +103,12 @@ class ModuleTree:
             raise ValueError(msg)
         return tuple(accumulate(self.nbytes, initial=0))
 
+    def sized(self, nbytes: tuple[int, ...], eighths: tuple[int, ...] | None = None) -> ModuleTree:
+        """Return the tree with these sizes; what is already known about its names is kept."""
+        tree = replace(self, nbytes=nbytes, eighths=eighths if eighths is not None else self.eighths)
+        tree.__dict__.update({name: self.__dict__[name] for name in _NAMING & self.__dict__.keys()})
+        return tree
+
     def tensors(self, module: int) -> range:
         """Return the indices of the tensors in a module's subtree."""
         return range(self.first_tensors[module], self.first_tensors[self.ends[module]])
@@ -139,6 +151,10 @@ class ModuleTree:
             tie = self.tensor_paths[storage] if storage != index else ""
             digest.update(f"{path}\t{role:d}\t{dtype}\t{shape}\t{tie}\n".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()[:16]
+
+
+# Cached properties that do not depend on sizes.
+_NAMING = frozenset({"paths", "module_index", "owners", "tensor_paths", "tensor_index", "digest"})
 
 
 def group_storages(keys: list[int]) -> tuple[int, ...]:

@@ -42,12 +42,12 @@ def _label(span: Span | None, text: str) -> Label | None:
 
 
 def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
+    last = {device.name: device for device in plan.devices}
     for name, count in Counter(device.name for device in plan.devices).items():
         if count > 1:
-            last = [device for device in plan.devices if device.name == name][-1]
             message = f"device `{name}` is declared {count} times"
             yield Diagnostic(
-                DUPLICATE_DEVICE, message, _label(last.span, "declared again"), help="keep one line"
+                DUPLICATE_DEVICE, message, _label(last[name].span, "declared again"), help="keep one line"
             )
 
 

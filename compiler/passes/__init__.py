@@ -1,1 +1,36 @@
 """The passes by name; written by hand so that the list is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+from ..pipeline import Pass
+from .account_memory import AccountMemory
+from .annotate_sizes import AnnotateSizes
+from .apply_overrides import ApplyOverrides
+from .assign_greedy import AssignGreedy
+from .emit_warnings import EmitWarnings
+from .expand_splits import ExpandSplits
+from .merge_ties import MergeTies
+from .rewrite_fallbacks import RewriteFallbacks
+from .search_placements import SearchPlacements
+from .share_cache import ShareCache
+
+PASSES: Final[Mapping[str, type[Pass]]] = MappingProxyType(
+    {
+        AccountMemory.name: AccountMemory,
+        AnnotateSizes.name: AnnotateSizes,
+        ApplyOverrides.name: ApplyOverrides,
+        AssignGreedy.name: AssignGreedy,
+        EmitWarnings.name: EmitWarnings,
+        ExpandSplits.name: ExpandSplits,
+        MergeTies.name: MergeTies,
+        RewriteFallbacks.name: RewriteFallbacks,
+        SearchPlacements.name: SearchPlacements,
+        ShareCache.name: ShareCache,
+    }
+)
+
+__all__ = ["PASSES"]

@@ -1,9 +1,200 @@
-"""Rules of the area `loading`."""
+"""Rules of the area `loading`: what stops a model from being loaded as its plan says."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from ..diagnostic import Rule
+from ..diagnostic import Rule, Severity
 
-ALL: Final[tuple[Rule, ...]] = ()
+ABSENT_DEVICE: Final = Rule(
+    "absent-device",
+    Severity.ERROR,
+    "the plan uses a device this machine does not have",
+    """\
+A plan may be compiled for hardware one does not own; loading it needs that hardware. Nothing has
+been read when this is reported.
+
+    device cuda:1 memory 24GiB
+    place model.layers.{0..9} on cuda:1      # a machine with one card
+
+Compile for the devices that are there, or say which device stands for it:
+`load_model(plan, model, checkpoint, devices={"cuda:1": "cuda:0"})`.""",
+)
+ANOTHER_MODEL: Final = Rule(
+    "another-model",
+    Severity.ERROR,
+    "the plan was compiled for a model with other tensors",
+    """\
+A plan records the names, shapes, dtypes and ties of the model it was compiled for. The model given
+to the loader differs, so the plan may place what is not there and forget what is. The differences
+are listed: added, removed, renamed, reshaped, retyped. Names that torch.compile, PEFT and data
+parallelism put in front are seen through and are no difference.
+
+Compile the plan again for this model, or build the model the plan is for.""",
+)
+CHANGED_CHECKPOINT: Final = Rule(
+    "changed-checkpoint",
+    Severity.ERROR,
+    "a checkpoint file changed while it was read",
+    """\
+The size or the modification time of a file differs from when its header was read, so the bytes
+read may be of two different checkpoints. The model has not been touched.
+
+Wait until whatever writes the checkpoint is done, then load again.""",
+)
+DISK_NEEDS_CONVERSION: Final = Rule(
+    "disk-needs-conversion",
+    Severity.ERROR,
+    "a unit is planned for disk, but no file holds its tensors as the model has them",
+    """\
+Units on disk are served from the checkpoint's own files. Some published checkpoints hold one tensor
+per expert where today's class has one for all experts; such a tensor lies in no file in one piece.
+
+Save the model once in its own layout and load from there:
+`model.save_pretrained(FOLDER, save_original_format=False)`. Units in memory are converted while
+they are read and need no such step.""",
+)
+DISK_WITHOUT_CHECKPOINT: Final = Rule(
+    "disk-without-checkpoint",
+    Severity.ERROR,
+    "a unit is planned for disk but there are no files to serve it from",
+    """\
+Units on disk are served from the checkpoint's own files, in place; nothing is copied. A model that
+was built in memory has no such files.
+
+Save the model first (`save_pretrained`, or safetensors' `save_model`) and pass the folder as
+`checkpoint`, or compile a plan without a disk.""",
+)
+IGNORED_TENSOR: Final = Rule(
+    "ignored-tensor",
+    Severity.WARNING,
+    "the checkpoint has tensors the model does not have",
+    """\
+With `strict=False` these are skipped. They cost nothing; make sure that they belong to a part of
+the model that was left out on purpose, such as a head for another task.""",
+)
+KEPT_TENSOR: Final = Rule(
+    "kept-tensor",
+    Severity.WARNING,
+    "the checkpoint lacks tensors, and the model's own values are kept",
+    """\
+With `strict=False` a tensor that the checkpoint lacks keeps the value it has on the model, or the
+value `materialize` returns for it. A fresh head is trained from there; anything else is a mistake
+in the names.""",
+)
+NO_MEMORY: Final = Rule(
+    "no-memory",
+    Severity.ERROR,
+    "a device has less free memory than the plan puts on it",
+    """\
+The bytes that would be loaded on a device exceed what is free there now. This is checked before
+reading, so that nothing else on the machine is pushed out of memory half way.
+
+Free the memory, or compile the plan again: without `--memory` the compiler uses what is free.""",
+)
+OTHER_HOST: Final = Rule(
+    "other-host",
+    Severity.ERROR,
+    "the plan places units on another machine",
+    """\
+A plan whose devices are named `host/cuda:0` runs as a pipeline of processes, one per stage. A
+single process loads only plans of its own machine.
+
+Run the plan's stages under `torchrun`, or compile for the devices of this machine.""",
+)
+TENSOR_NOT_IN_CHECKPOINT: Final = Rule(
+    "tensor-not-in-checkpoint",
+    Severity.ERROR,
+    "the checkpoint lacks tensors of the model",
+    """\
+Every parameter and persistent buffer is filled from the checkpoint, directly or through a tensor
+it is tied to. These are found nowhere. All of them are named before a byte is read.
+
+Check that the checkpoint is for this class of model. If the tensors are meant to be new, build the
+model with real values for them and pass `strict=False`, or give `materialize` a function that
+returns them.""",
+)
+TENSOR_NOT_IN_MODEL: Final = Rule(
+    "tensor-not-in-model",
+    Severity.ERROR,
+    "the checkpoint has tensors the model does not have",
+    """\
+Tensors without a home usually mean that the checkpoint is for another class of model, or quantised
+with tensors this class does not know. All of them are named before a byte is read.
+
+Build the class the checkpoint is for, or pass `strict=False` to skip them.""",
+)
+UNFILLED_TENSOR: Final = Rule(
+    "unfilled-tensor",
+    Severity.ERROR,
+    "a tensor is in no checkpoint and cannot be made again",
+    """\
+Buffers registered with `persistent=False` are in no checkpoint: the module's constructor makes
+them. On a model built on the meta device that value is gone, and here neither the model's own
+initialisation nor running the module's constructor again brought it back. Uninitialised memory is
+never handed out.
+
+Pass `materialize=function`: it is called with the path and the meta tensor and returns the value.
+Or build the model on the CPU, where its constructor makes the buffer.""",
+)
+UNIT_NOT_IN_MODEL: Final = Rule(
+    "unit-not-in-model",
+    Severity.ERROR,
+    "the plan places something the model does not have",
+    """\
+A line of a hand-written plan names a module or tensor that does not exist, or its wildcards match
+nothing, so what it was meant for would end up somewhere else.
+
+    place model.layerz.0 on cpu      # the model has `model.layers`
+
+Correct the name, or remove the line.""",
+)
+UNREADABLE_WEIGHTS: Final = Rule(
+    "unreadable-weights",
+    Severity.ERROR,
+    "a tensor's bytes could not be read",
+    """\
+The operating system refused or shortened a read: a failing disk, a network share that went away, a
+file cut short meanwhile. The message names the file and the tensor; the model has not been touched.
+
+Check the file, download it again if it is damaged, and load again.""",
+)
+WRONG_DTYPE: Final = Rule(
+    "wrong-dtype",
+    Severity.ERROR,
+    "a tensor in the checkpoint is of another kind than the model's",
+    """\
+Floating point numbers are converted to the model's precision on the way. Integers, booleans, 8-bit
+floats and packed weights are not: as plain numbers they would be nonsense.
+
+Build the model with the quantisation the checkpoint was made with, or use another checkpoint.""",
+)
+WRONG_SHAPE: Final = Rule(
+    "wrong-shape",
+    Severity.ERROR,
+    "a tensor in the checkpoint has another shape than the model's",
+    """\
+    model       lm_head.weight [32000, 4096]
+    checkpoint  lm_head.weight [32064, 4096]
+
+Build the model from the configuration beside the checkpoint, or resize it before loading.""",
+)
+
+ALL: Final = (
+    ABSENT_DEVICE,
+    ANOTHER_MODEL,
+    CHANGED_CHECKPOINT,
+    DISK_NEEDS_CONVERSION,
+    DISK_WITHOUT_CHECKPOINT,
+    IGNORED_TENSOR,
+    KEPT_TENSOR,
+    NO_MEMORY,
+    OTHER_HOST,
+    TENSOR_NOT_IN_CHECKPOINT,
+    TENSOR_NOT_IN_MODEL,
+    UNFILLED_TENSOR,
+    UNIT_NOT_IN_MODEL,
+    UNREADABLE_WEIGHTS,
+    WRONG_DTYPE,
+    WRONG_SHAPE,
+)

@@ -1,0 +1,109 @@
+"""What explains a plan, in the plan file: the ledger, the outcome of the search, the diagnostics."""
+
+from __future__ import annotations
+
+import struct
+
+from ..ir import RULES, Account, Diagnostic, Outcome, Plan, Rule, Severity
+from .columns import MalformedError, Reader, Writer, grouped
+
+_LINES = ("weights", "buffers", "kv_cache", "activations", "streaming", "reserve", "margin")
+TABLES = {
+    "ledger": ("device", *_LINES),
+    "outcome": ("objective", "value", "bound", "status", "hops", "notes"),
+    "outcome_notes": ("text",),
+    "diagnostics": ("code", "severity", "summary", "message", "help", "notes"),
+    "diagnostic_notes": ("text",),
+}
+"""The columns of each table, in the order in which they are written."""
+
+
+def write_ledger(plan: Plan, writer: Writer) -> list[list[int]]:
+    """Return the columns of the ledger."""
+    return [
+        writer.strings(account.device for account in plan.ledger),
+        *([getattr(account, line) for account in plan.ledger] for line in _LINES),
+    ]
+
+
+def read_ledger(reader: Reader) -> tuple[Account, ...]:
+    """Return the ledger of a plan file."""
+    devices, *lines = reader.rows("ledger", *TABLES["ledger"])
+    return tuple(map(Account, reader.devices(devices), *lines))
+
+
+def write_outcome(plan: Plan, writer: Writer) -> list[list[int]]:
+    """Return the columns of the search's outcome; floats are stored by their bits."""
+    outcome = plan.outcome
+    if outcome is None:
+        return [[]] * 7
+    return [
+        writer.strings([outcome.objective]),
+        [_bits(outcome.value)],
+        [_bits(outcome.bound)],
+        writer.strings([outcome.status]),
+        [outcome.hops],
+        [len(outcome.notes)],
+        writer.strings(outcome.notes),
+    ]
+
+
+def _bits(number: float) -> int:
+    return int.from_bytes(struct.pack("<d", number), "little")
+
+
+def _number(bits: int) -> float:
+    (number,) = struct.unpack("<d", bits.to_bytes(8, "little"))
+    return float(number)
+
+
+def read_outcome(reader: Reader) -> Outcome | None:
+    """Return the outcome of a plan file, None if nothing was searched."""
+    columns = reader.rows("outcome", *TABLES["outcome"])
+    notes = reader.strings(*reader.rows("outcome_notes", "text"))
+    objective, value, bound, status, hops, counts = columns
+    if len(value) > 1 or sum(counts) != len(notes):
+        raise MalformedError("table `outcome` must have at most one row")
+    if not value:
+        return None
+    return Outcome(
+        reader.strings(objective)[0],
+        _number(value[0]),
+        _number(bound[0]),
+        reader.strings(status)[0],
+        hops[0],
+        tuple(notes),
+    )
+
+
+def write_diagnostics(plan: Plan, writer: Writer) -> list[list[int]]:
+    """Return the columns of the diagnostics."""
+    found = plan.diagnostics
+    return [
+        writer.strings(each.code for each in found),
+        writer.strings(each.severity for each in found),
+        writer.strings(each.rule.summary for each in found),
+        writer.strings(each.message for each in found),
+        writer.optional_strings(each.help for each in found),
+        [len(each.notes) for each in found],
+        writer.strings(note for each in found for note in each.notes),
+    ]
+
+
+def read_diagnostics(reader: Reader) -> tuple[Diagnostic, ...]:
+    """Return the diagnostics of a plan file."""
+    codes, severities, summaries, messages, helps, counts = reader.rows("diagnostics", *TABLES["diagnostics"])
+    notes = grouped(reader.strings(*reader.rows("diagnostic_notes", "text")), counts, "diagnostics")
+    rules = map(_rule, reader.strings(codes), reader.strings(severities), reader.strings(summaries))
+    rows = zip(rules, reader.strings(messages), notes, reader.optional_strings(helps), strict=True)
+    return tuple(Diagnostic(rule, message, notes=noted, help=help_) for rule, message, noted, help_ in rows)
+
+
+def _rule(code: str, severity: str, summary: str) -> Rule:
+    """Return the rule of a code; one of a newer version is known by what the file says of it."""
+    known = RULES.get(code)
+    if known is not None:
+        return known
+    if severity not in set(Severity):
+        raise MalformedError("a diagnostic has an unknown severity")
+    return Rule(code, Severity(severity), summary, "")

@@ -1,0 +1,211 @@
+"""The main command: an input of any kind becomes a plan, which is shown and written."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..backends import Backend, read_plan
+from ..ir import Diagnostic, Diagnostics, Model, Plan, PlanError, human_size, verify
+from ..ir.rules.usage import BAD_USAGE, CANNOT_REPLAN
+from .cli_console import Console
+from .cli_files import output_form, read_overrides, write_result
+from .cli_report import ASCII, BLOCKS, report, report_data
+from .cli_terminal import can_show
+from .cli_values import Request
+from .sources.kinds import Kind, kind_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .cli_passes import Chosen
+    from .tracing import Verification
+
+_DONE = 0
+_FAILED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What an input holds: a live model, or a plan in some stage."""
+
+    plan: Plan | None = None
+    model: nn.Module | None = None
+    name: str | None = None
+    example_inputs: object = None
+    no_split: tuple[str, ...] | None = None
+
+
+def compile_input(request: Request, console: Console) -> int:
+    """Compile, show and write; returns the exit code."""
+    form = output_form(request)
+    chosen = _chosen_passes(request, console)
+    overrides = read_overrides(request.overrides)
+    with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
+        source = _open(request)
+        plan = _compile(source, request, overrides, chosen)
+        verification = _verify(source, plan, request) if request.verify else None
+    return _show(plan, form, verification, request, console)
+
+
+def _chosen_passes(request: Request, console: Console) -> Chosen | None:
+    """Return what ``--passes`` and ``--print-after`` ask for; None, the rule, opens no pass yet."""
+    if request.passes is None and not request.print_after:
+        return None
+    from .cli_passes import read_chosen
+
+    return read_chosen(request.passes, request.print_after, console)
+
+
+def _open(request: Request) -> _Input:
+    assert request.input is not None  # noqa: S101  # checked with the usage
+    diagnostics = Diagnostics()
+    kind = kind_of(request.input, diagnostics)
+    diagnostics.raise_errors()
+    match kind:
+        case Kind.SCRIPT:
+            from .sources.script import read_script
+
+            script = read_script(request.input, diagnostics)
+            return _Input(
+                model=script.model,
+                name=script.name,
+                example_inputs=script.example_inputs,
+                no_split=script.no_split,
+            )
+        case Kind.CONFIG:
+            from .sources.config import build_from_config
+
+            trust = request.options.trust_remote_code
+            return _Input(model=build_from_config(request.input, trust_remote_code=trust))
+        case Kind.CHECKPOINT:
+            from .sources.checkpoint import read_checkpoint
+
+            plan, _ = read_checkpoint(request.input, diagnostics)
+        case Kind.GGUF:
+            from .sources.gguf_file import read_gguf
+
+            plan = read_gguf(request.input, diagnostics)
+        case _:
+            plan = read_plan(request.input)
+    diagnostics.raise_errors()
+    return _Input(plan=replace(plan, diagnostics=(*plan.diagnostics, *diagnostics)))
+
+
+def _compile(
+    source: _Input,
+    request: Request,
+    overrides: tuple[Plan, ...],
+    chosen: Chosen | None,
+) -> Plan:
+    if chosen is not None and chosen.passes is not None:
+        return _run_alone(source, request, chosen)
+    after = None if chosen is None else chosen.printed
+    options = request.options
+    if options.no_split is None and source.no_split is not None:
+        options = replace(options, no_split=source.no_split)
+    if source.model is not None:
+        from .driver import compile_live, wants_trace
+
+        traced = request.inputs is not None or wants_trace(options)
+        inputs = (request.inputs or source.example_inputs) if traced else None
+        return compile_live(
+            source.model, options, overrides, name=source.name, example_inputs=inputs, after=after
+        )
+    plan = source.plan
+    assert plan is not None  # noqa: S101  # an input is a model or a plan
+    finished = bool(plan.units) and all(unit.store is not None for unit in plan.units)
+    if finished and not request.places:
+        return _accounted(plan)
+    if plan.tree is None:
+        message = f"`{request.input}` has no module table, so nothing can be placed anew"
+        help_ = "start from the model, or from a plan in the form `.msgpack`"
+        raise PlanError([Diagnostic(CANNOT_REPLAN, message, help=help_)])
+    if finished:
+        plan = replace(plan, units=(), ledger=(), outcome=None, diagnostics=())
+    from .driver import compile_lowered
+
+    compiled = compile_lowered(plan, options, overrides, after=after)
+    return replace(compiled, diagnostics=tuple(dict.fromkeys((*plan.diagnostics, *compiled.diagnostics))))
+
+
+def _accounted(plan: Plan) -> Plan:
+    """Return a finished plan with its ledger, which texts do not hold; it must fit its budgets."""
+    if plan.tree is None or plan.tree.nbytes is None or plan.ledger:
+        return plan
+    from .passes.account_memory import AccountMemory
+
+    diagnostics = Diagnostics()
+    plan = AccountMemory().run(plan, diagnostics)
+    diagnostics.extend(verify(plan))
+    diagnostics.raise_errors()
+    return plan
+
+
+def _run_alone(source: _Input, request: Request, chosen: Chosen) -> Plan:
+    diagnostics = Diagnostics()
+    plan = source.plan
+    if plan is None:
+        from .sources.live import lower_model
+
+        assert source.model is not None  # noqa: S101  # an input is a model or a plan
+        tree = lower_model(source.model)
+        plan = Plan(model=Model(source.name or type(source.model).__name__, tree.digest), tree=tree)
+    if request.options.max_memory is not None:
+        from .budgets import devices_from
+
+        plan = replace(plan, devices=devices_from(request.options.max_memory, diagnostics))
+    plan = chosen.run(plan, diagnostics)
+    return replace(plan, diagnostics=tuple(dict.fromkeys((*plan.diagnostics, *diagnostics))))
+
+
+def _verify(source: _Input, plan: Plan, request: Request) -> Verification:
+    if source.model is None:
+        help_ = "give the model: `compile-plan model.py --override plan.plan --verify`"
+        message = f"`{request.input}` has no forward to replay"
+        raise PlanError([Diagnostic(BAD_USAGE, message, help=help_)])
+    from .tracing import verify_plan
+
+    return verify_plan(plan, source.model, request.inputs or source.example_inputs)
+
+
+def _show(
+    plan: Plan,
+    form: Backend | None,
+    verification: Verification | None,
+    request: Request,
+    console: Console,
+) -> int:
+    """Write and print the results; a plan whose replay fails is not written."""
+    found = () if verification is None else verification.diagnostics
+    if verification is not None and not verification.lawful:
+        console.failure((*plan.diagnostics, *found))
+        return _FAILED
+    losses = () if form is None else form.losses(plan)
+    console.warnings((*plan.diagnostics, *found, *losses))
+    if request.explain is not None:
+        from .explain import explain
+
+        explanation = explain(plan, request.explain)
+        if console.json:
+            console.data({"path": explanation.path, "facts": [list(fact) for fact in explanation.facts]})
+        else:
+            console.text(str(explanation))
+    if form is not None:
+        write_result(plan, form, request, console)
+    if request.explain is None and (request.output not in {None, "-"} or form is None):
+        _print_report(plan, verification, console)
+    return _DONE
+
+
+def _print_report(plan: Plan, verification: Verification | None, console: Console) -> None:
+    if console.json:
+        console.data(report_data(plan))
+    elif not console.quiet:
+        bars = BLOCKS if can_show(console.out, "█▒░") else ASCII
+        console.lines(report(plan, width=console.width, unfold=console.unfold, bars=bars))
+        if verification is not None:
+            moved = human_size(verification.moved_nbytes)
+            console.text(f"replayed: {verification.hops} hops, {moved} of activations move, no mix-up\n")

@@ -1,0 +1,203 @@
+"""What lines demand of each other: each check finds one kind of contradiction and shows both lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+from ..ir import (
+    Atomic,
+    Constraint,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    ModuleTree,
+    Never,
+    Plan,
+    Span,
+    Split,
+    Together,
+    Unit,
+    exact_size,
+    human_size,
+    is_within,
+)
+from ..ir.patterns import match_paths
+from ..ir.rules.language import CONTRADICTION, PIN_INSIDE_ATOMIC, PINS_OVER_BUDGET, SPLIT_OF_LEAF
+
+_Place: TypeAlias = tuple[str | None, str | None]
+
+
+def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnostics: Diagnostics) -> None:
+    """Report every contradiction between places, rules and budgets; ``owners`` index ``units`` by tensor."""
+    tree = plan.tree
+    if tree is None:
+        raise ValueError("places are checked against a module tree")
+    diagnostics.extend(_ties_apart(tree, units, owners))
+    for rule in plan.constraints:
+        match rule:
+            case Never():
+                diagnostics.extend(_forbidden(tree, rule, units, owners))
+            case Together():
+                diagnostics.extend(_members_apart(tree, rule, units, owners))
+            case Split():
+                diagnostics.extend(_cannot_split(tree, rule, plan.constraints))
+            case Atomic():
+                diagnostics.extend(_cut(tree, rule, units, owners))
+    diagnostics.extend(_over_budget(plan, tree, units, owners))
+
+
+def atomic_modules(tree: ModuleTree, rule: Atomic) -> list[int]:
+    """Return the modules one `atomic` line makes whole."""
+    if rule.by_class:
+        return [module for module, name in enumerate(tree.classes) if name == rule.target]
+    return [tree.module_index[path] for path in match_paths(tree, rule.target) if path in tree.module_index]
+
+
+def _labels(*spans: tuple[Span | None, str]) -> tuple[Label | None, tuple[Label, ...]]:
+    """Return the first place that exists, and the others."""
+    labels = [Label(span, text) for span, text in spans if span is not None]
+    return (labels[0], tuple(labels[1:])) if labels else (None, ())
+
+
+def _shown(path: str) -> str:
+    return path or "."
+
+
+def _forbidden(
+    tree: ModuleTree, rule: Never, units: Sequence[Unit], owners: Sequence[int]
+) -> Iterator[Diagnostic]:
+    for path in match_paths(tree, rule.pattern):
+        for owner in dict.fromkeys(owners[tensor] for tensor in tree.covered(path)):
+            if owner < 0 or rule.device not in {units[owner].store, units[owner].run}:
+                continue
+            unit = units[owner]
+            at, also = _labels((unit.span, "placed there"), (rule.span, "forbidden here"))
+            message = f"`{_shown(unit.path)}` is placed on `{rule.device}`, where `{path}` may never be"
+            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the two lines")
+            return
+
+
+def _ties_apart(tree: ModuleTree, units: Sequence[Unit], owners: Sequence[int]) -> Iterator[Diagnostic]:
+    first: dict[int, int] = {}
+    seen: set[tuple[int, int]] = set()
+    for tensor, storage in enumerate(tree.storages):
+        if owners[tensor] < 0:
+            continue
+        other = first.setdefault(storage, tensor)
+        pair = (owners[other], owners[tensor])
+        if units[pair[0]].store == units[pair[1]].store or pair in seen:
+            continue
+        seen.add(pair)
+        one, two = tree.tensor_paths[other], tree.tensor_paths[tensor]
+        here, there = units[pair[1]], units[pair[0]]
+        at, also = _labels((here.span, f"on {here.store}"), (there.span, f"on {there.store}"))
+        yield Diagnostic(
+            CONTRADICTION,
+            f"`{one}` and `{two}` share storage and are placed apart",
+            at,
+            also,
+            help=f"place both on `{there.store}`",
+        )
+
+
+def _members_apart(
+    tree: ModuleTree, rule: Together, units: Sequence[Unit], owners: Sequence[int]
+) -> Iterator[Diagnostic]:
+    paths = [path for pattern in rule.patterns for path in match_paths(tree, pattern)]
+    covered = (tensor for path in paths for tensor in tree.covered(path))
+    first, *others = dict.fromkeys(owner for tensor in covered if (owner := owners[tensor]) >= 0) or [-1]
+    for owner in others:
+        one, two = units[first], units[owner]
+        if one.store == two.store:
+            continue
+        at, also = _labels(
+            (two.span, f"on {two.store}"), (one.span, f"on {one.store}"), (rule.span, "together")
+        )
+        message = f"`{_shown(one.path)}` and `{_shown(two.path)}` belong together and are placed apart"
+        hint = f"place both on `{one.store}`, or remove the `together` line"
+        yield Diagnostic(CONTRADICTION, message, at, also, help=hint)
+        return
+
+
+def _cannot_split(tree: ModuleTree, rule: Split, rules: Sequence[Constraint]) -> Iterator[Diagnostic]:
+    found = [tree.module_index.get(path) for path in match_paths(tree, rule.pattern)]
+    inner = [module for module in found if module is not None and tree.ends[module] > module + 1]
+    if found and not inner:
+        at, also = _labels((rule.span, "nothing to split"))
+        message = f"`{_shown(rule.pattern)}` has no child modules to split into"
+        yield Diagnostic(SPLIT_OF_LEAF, message, at, also, help="remove the line, or name its parent")
+        return
+    for other in rules:
+        if not isinstance(other, Atomic):
+            continue
+        whole = set(atomic_modules(tree, other))
+        clash = next((module for module in inner if _at_or_above(tree, module) & whole), None)
+        if clash is not None:
+            at, also = _labels((rule.span, "split here"), (other.span, "never split here"))
+            what = f"class `{other.target}`" if other.by_class else f"`{other.target}`"
+            message = f"`{tree.paths[clash]}` is to be split, but {what} is never split"
+            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the two lines")
+            return
+
+
+def _at_or_above(tree: ModuleTree, module: int) -> set[int]:
+    found = {module}
+    while (module := tree.parents[module]) >= 0:
+        found.add(module)
+    return found
+
+
+def _cut(
+    tree: ModuleTree, rule: Atomic, units: Sequence[Unit], owners: Sequence[int]
+) -> Iterator[Diagnostic]:
+    nowhere: _Place = (None, None)
+    for module in atomic_modules(tree, rule):
+        path = tree.paths[module]
+        inside = dict.fromkeys(owners[tensor] for tensor in tree.tensors(module))
+        places = {(units[owner].store, units[owner].run) if owner >= 0 else nowhere for owner in inside}
+        if len(places) < 2:
+            continue
+        within = [units[owner] for owner in inside if owner >= 0 and is_within(units[owner].path, path)]
+        unit = max(within, key=lambda each: each.path.count("."), default=units[max(inside)])
+        at, also = _labels((unit.span, "inside"), (rule.span, "never split"))
+        what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else f"`{path}`"
+        yield Diagnostic(
+            PIN_INSIDE_ATOMIC,
+            f"`{unit.path}` cannot be placed alone: {what} is never split",
+            at,
+            also,
+            help=f"write `place {path} on {unit.store}`",
+        )
+        return
+
+
+def _over_budget(
+    plan: Plan, tree: ModuleTree, units: Sequence[Unit], owners: Sequence[int]
+) -> Iterator[Diagnostic]:
+    if tree.nbytes is None:
+        return
+    store_of: dict[int, int] = {}
+    for tensor, storage in enumerate(tree.storages):
+        if owners[tensor] >= 0:
+            store_of.setdefault(storage, owners[tensor])
+    by_unit: dict[int, int] = {}
+    for storage, owner in store_of.items():
+        by_unit[owner] = by_unit.get(owner, 0) + tree.nbytes[storage]
+    for device in plan.devices:
+        held = [(nbytes, owner) for owner, nbytes in by_unit.items() if units[owner].store == device.name]
+        kept = device.margin + sum(each.nbytes for each in plan.reserves if each.device == device.name)
+        placed = sum(nbytes for nbytes, _ in held)
+        if device.memory is None or not held or placed + kept <= device.memory:
+            continue
+        largest = units[max(held, key=lambda item: (item[0], -item[1]))[1]]
+        over = placed + kept - device.memory
+        at, also = _labels((largest.span, "the largest of them"), (device.span, "this budget"))
+        yield Diagnostic(
+            PINS_OVER_BUDGET,
+            f"lines place {human_size(placed)} on `{device.name}`, which has {human_size(device.memory)}",
+            at,
+            also,
+            notes=(f"{placed} bytes placed + {kept} kept free = {placed + kept} > {device.memory}",),
+            help=f"move {human_size(over)} elsewhere, or give it `memory {exact_size(placed + kept)}`",
+        )

@@ -1,0 +1,114 @@
+"""From an input to a finished plan: read the source, lower it, run the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from ..backends import read_plan
+from ..grammar import parse
+from ..ir import Atomic, Diagnostics, Model, Plan, is_accelerator
+from .budgets import devices_from
+from .options import Options
+from .pipeline import Pass, run_passes
+from .pipelines import passes_for
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .tracing.inputs import Inputs
+
+After: TypeAlias = Callable[[Pass, Plan], None]
+
+
+def read_overrides(overrides: Plan | str | Path | Sequence[Plan | str | Path] | None) -> tuple[Plan, ...]:
+    """Read override plans; a text with a line break is a plan, any other text is a path."""
+    if overrides is None:
+        return ()
+    if isinstance(overrides, Plan | str | Path):
+        overrides = (overrides,)
+    return tuple(_read_override(override) for override in overrides)
+
+
+def _read_override(override: Plan | str | Path) -> Plan:
+    match override:
+        case Plan():
+            return override
+        case str() if "\n" in override:
+            return parse(override, name="<overrides>")
+        case _:
+            return read_plan(override)
+
+
+def compile_live(
+    model: nn.Module,
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    *,
+    name: str | None = None,
+    example_inputs: Inputs = None,
+    after: After | None = None,
+) -> Plan:
+    """Compile a live module; see `compile_plan.compiler.compile_model`."""
+    from .sources.live import lower_model
+
+    tree = lower_model(model)
+    own = getattr(model, "_no_split_modules", None) or ()
+    present = set(tree.classes)
+    lowered = Plan(
+        model=Model(name or type(model).__name__, tree.digest),
+        constraints=tuple(Atomic(kind, by_class=True) for kind in sorted(set(own) & present)),
+        tree=tree,
+    )
+    diagnostics = Diagnostics()
+    if example_inputs is not None or wants_trace(options):
+        from .tracing import with_trace
+
+        lowered = with_trace(
+            lowered,
+            model,
+            example_inputs,
+            diagnostics,
+            batch=options.batch or 1,
+            seq=options.seq,
+            cache_tokens=options.cache_tokens,
+        )
+    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
+
+
+def wants_trace(options: Options) -> bool:
+    """Say whether an option can only be met by running the forward on the meta device."""
+    return options.batch is not None or options.seq is not None or options.cache_tokens is not None
+
+
+def compile_lowered(
+    lowered: Plan,
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    *,
+    after: After | None = None,
+    diagnostics: Diagnostics | None = None,
+) -> Plan:
+    """Run the passes of the chosen strategy over a lowered plan (one with a module tree)."""
+    diagnostics = Diagnostics() if diagnostics is None else diagnostics
+    devices = lowered.devices
+    if options.max_memory is not None or not devices:
+        devices = devices_from(options.max_memory, diagnostics)
+    diagnostics.raise_errors()
+    if options.no_split is not None:
+        named = tuple(Atomic(kind, by_class=True) for kind in options.no_split)
+        kept = tuple(c for c in lowered.constraints if not (isinstance(c, Atomic) and c.by_class))
+        lowered = replace(lowered, constraints=kept)
+        overrides = (Plan(model=lowered.model, constraints=named), *overrides) if named else overrides
+    start = replace(
+        lowered,
+        devices=tuple(replace(d, margin=options.margin) if is_accelerator(d.name) else d for d in devices),
+        options=options.recorded(),
+        reserves=lowered.reserves + options.reserves,
+    )
+    passes = passes_for(options, overrides)
+    plan = run_passes(start, passes, diagnostics, *(() if after is None else (after,)))
+    diagnostics.raise_errors()
+    return replace(plan, diagnostics=tuple(diagnostics))

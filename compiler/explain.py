@@ -1,0 +1,203 @@
+"""``--explain PATH``: why a unit is there, why it is nowhere else, and what would change it.
+
+Everything said is read off the plan: its ledger, its constraints, its reasons. Nothing is solved again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from ..ir import (
+    CPU,
+    Device,
+    Diagnostic,
+    Never,
+    Plan,
+    PlanError,
+    Reason,
+    Together,
+    Unit,
+    human_size,
+    is_accelerator,
+    is_within,
+    size_up,
+)
+from ..ir.near import near_name
+from ..ir.patterns import matches
+from ..ir.rules.usage import UNKNOWN_UNIT
+
+_REASONS: Final = {
+    Reason.WRITTEN: "a line of the plan or an override file says so",
+    Reason.GREEDY: "it is the first device in order that had room",
+    Reason.TIED: "what it shares storage with is there",
+    Reason.FALLBACK: "it was brought there to repair an empty device or an avoidable spill",
+    Reason.SEARCHED: "the search put it there",
+    Reason.BALANCED: "it keeps the devices evenly filled",
+    Reason.SPILLED: "no accelerator had room for it",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer as labelled sentences, in the order they are shown."""
+
+    path: str
+    facts: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        """Return the answer as text, one fact per line, labels in a column."""
+        column = max(len(label) for label, _ in self.facts)
+        rows = (f"  {label:<{column}}  {text}" for label, text in self.facts)
+        return "\n".join([self.path or "the whole model", *rows]) + "\n"
+
+
+def explain(plan: Plan, path: str) -> Explanation:
+    """Explain where a module or tensor is; raises `PlanError` when the plan does not know the path."""
+    path = path.strip().removesuffix(".")
+    units = [unit for unit in plan.units if is_within(unit.path, path)]
+    holder = _holder(plan, path)
+    if holder is not None and holder.path != path:
+        _check_exists(plan, path)
+        part = ("part of", f"`{holder.path or 'the whole model'}`, which is placed whole")
+        return Explanation(path, (*_size_facts(plan, path), part, *_unit_facts(plan, holder)))
+    if holder is not None and len(units) == 1:
+        return Explanation(path, (*_size_facts(plan, path), *_unit_facts(plan, holder)))
+    if not units:
+        raise PlanError([_unknown(plan, path)])
+    return Explanation(path, (*_size_facts(plan, path), *_spread_facts(plan, units)))
+
+
+def _holder(plan: Plan, path: str) -> Unit | None:
+    """Return the unit that holds a path whole: the deepest one at or above it."""
+    above = [unit for unit in plan.units if is_within(path, unit.path)]
+    return max(above, key=lambda unit: len(unit.path), default=None)
+
+
+def _check_exists(plan: Plan, path: str) -> None:
+    tree = plan.tree
+    if tree is not None and path not in tree.module_index and path not in tree.tensor_index:
+        raise PlanError([_unknown(plan, path)])
+
+
+def _unknown(plan: Plan, path: str) -> Diagnostic:
+    known: Sequence[str] = [unit.path for unit in plan.units]
+    if plan.tree is not None:
+        known = [*plan.tree.paths, *plan.tree.tensor_paths]
+    near = near_name(path, known)
+    help_ = f"did you mean `{near}`?" if near else "give the full dotted path of a module or tensor"
+    return Diagnostic(UNKNOWN_UNIT, f"the plan has no `{path}`", help=help_)
+
+
+def _size_facts(plan: Plan, path: str) -> Iterator[tuple[str, str]]:
+    tree = plan.tree
+    if tree is None or tree.nbytes is None:
+        return
+    module = tree.module_index.get(path)
+    kind = "tensor" if module is None else tree.classes[module]
+    tensors = tree.covered(path)
+    count = "" if module is None else f", {len(tensors):,} tensor{'' if len(tensors) == 1 else 's'}"
+    yield "is", f"{kind}, {human_size(_nbytes(plan, path))}{count}"
+
+
+def _nbytes(plan: Plan, path: str) -> int:
+    if plan.tree is None or plan.tree.nbytes is None:
+        return 0
+    covered = plan.tree.covered(path)
+    return plan.tree.prefix_bytes[covered.stop] - plan.tree.prefix_bytes[covered.start]
+
+
+def _spread_facts(plan: Plan, units: Sequence[Unit]) -> Iterator[tuple[str, str]]:
+    for device in plan.devices:
+        here = [unit for unit in units if unit.store == device.name]
+        if here:
+            size = human_size(sum(_nbytes(plan, unit.path) for unit in here))
+            names = ", ".join(f"`{unit.path}`" for unit in here[:3])
+            more = f" and {len(here) - 3} more" if len(here) > 3 else ""
+            yield f"on {device.name}", f"{size} in {names}{more}"
+    yield "ask for", f"one of its parts: `--explain {units[0].path}`"
+
+
+def _unit_facts(plan: Plan, unit: Unit) -> Iterator[tuple[str, str]]:
+    if unit.store is None:
+        yield "stored on", "no device yet"
+        return
+    streamed = unit.run not in {None, unit.store}
+    yield "stored on", f"{unit.store}, streamed to {unit.run} to run" if streamed else unit.store
+    reason = "the plan does not say" if unit.reason is None else _REASONS[unit.reason]
+    if unit.reason is Reason.SEARCHED and plan.outcome is not None:
+        reason += f" (objective {plan.outcome.objective})"
+    if unit.span is not None:
+        reason += f" ({unit.span.source.name}:{unit.span.source.position(unit.span.start)[0]})"
+    yield "why there", reason
+    yield from (("tied to", text) for text in _ties(plan, unit))
+    needed = _needed(plan, unit)
+    for device in plan.devices:
+        if device.name != unit.store and (is_accelerator(device.name) or device.name == CPU):
+            yield "why not", f"{device.name}: {_why_not(plan, unit, device, needed)}"
+    yield "to change", _change(plan, unit, needed)
+
+
+def _ties(plan: Plan, unit: Unit) -> Iterator[str]:
+    for tie in plan.ties:
+        if any(is_within(path, unit.path) for path in tie.tensors):
+            outside = [path for path in tie.tensors if not is_within(path, unit.path)]
+            if outside:
+                yield ", ".join(f"`{path}`" for path in outside) + "; tied tensors move together"
+
+
+def _needed(plan: Plan, unit: Unit) -> int:
+    """Return the bytes that would move with the unit: its own, and those it is tied to."""
+    if plan.tree is None or plan.tree.nbytes is None:
+        return 0
+    index = plan.tree.tensor_index
+    moving = set(plan.tree.covered(unit.path))
+    for tie in plan.ties:
+        members = {index[path] for path in tie.tensors if path in index}
+        if members & moving:
+            moving |= members
+    return sum(plan.tree.nbytes[tensor] for tensor in moving)
+
+
+def _free(plan: Plan, device: Device) -> int | None:
+    total = next((account.total for account in plan.ledger if account.device == device.name), None)
+    return None if total is None or device.memory is None else device.memory - total
+
+
+def _why_not(plan: Plan, unit: Unit, device: Device, needed: int) -> str:
+    for rule in plan.constraints:
+        if isinstance(rule, Never) and rule.device == device.name and _names(rule.pattern, unit.path):
+            return f"a line says `never {rule.pattern} on {rule.device}`"
+        if isinstance(rule, Together) and any(_names(pattern, unit.path) for pattern in rule.patterns):
+            return f"a line keeps it together with {', '.join(f'`{p}`' for p in rule.patterns)}"
+    free = _free(plan, device)
+    if free is None:
+        return "it could be there" if device.memory is None else "the plan has no ledger to tell"
+    if needed > free:
+        return f"needs {human_size(needed)}, {human_size(free)} are free: {human_size(needed - free)} short"
+    if not is_accelerator(device.name):
+        return "it runs faster where it is"
+    return f"it would fit ({human_size(needed)}, {human_size(free)} are free), but was not needed there"
+
+
+def _names(pattern: str, path: str) -> bool:
+    return matches(pattern, path) or is_within(path, pattern)
+
+
+def _change(plan: Plan, unit: Unit, needed: int) -> str:
+    room = {
+        device.name: free
+        for device in plan.devices
+        if device.name != unit.store
+        and is_accelerator(device.name)
+        and (free := _free(plan, device)) is not None
+    }
+    target = unit.path or "."
+    if not room:
+        return f"`place {target} on DEVICE` in an override file"
+    best = max(room, key=lambda name: room[name])
+    if room[best] >= needed:
+        return f"`place {target} on {best}` in an override file"
+    short = size_up(needed - room[best])
+    return f"+{short} of memory on {best}, or move that much of what is on it elsewhere"

@@ -1,0 +1,12 @@
+"""The loader: a plan, a model and a checkpoint in; a model that runs as planned out."""
+
+from __future__ import annotations
+
+from .execution import Execution
+from .load import load_model
+from .reading import Progress
+from .rebuilding import Materialize
+
+release_model = Execution.release
+
+__all__ = ["Materialize", "Progress", "load_model", "release_model"]

@@ -1,0 +1,105 @@
+"""Checkpoints in the layout of an older class: transformers' own rules turn them into today's.
+
+A transformers class may say how the names of its published checkpoints map to its parameters, and
+which of them are merged (one tensor per expert into one for all). Renamed tensors are read in place;
+merged ones are read, merged by transformers' operations and copied to where they belong.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from ..sources.safetensors_header import StoredTensor
+
+_Transform: TypeAlias = Any  # transformers' WeightRenaming or WeightConverter
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """Stored tensors that become tensors of the model together."""
+
+    target: str
+    converter: _Transform
+    sources: list[tuple[str, StoredTensor]] = field(default_factory=list[tuple[str, StoredTensor]])
+    """The rule's pattern and the stored tensor, in natural order of their names."""
+
+    def run(self, values: Sequence[torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return the model's tensors by path; ``values`` are those of ``sources``."""
+        converter = copy.deepcopy(self.converter)
+        for (pattern, source), value in zip(self.sources, values, strict=True):
+            converter.add_tensor(self.target, source.path, pattern, value)
+        made = converter.convert(self.target, model=model, config=getattr(model, "config", None))
+        return {path: value[0] if isinstance(value, list) else value for path, value in made.items()}
+
+    def shapes(self, model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Return what `run` will make, found out on the meta device."""
+        values = [
+            torch.empty(source.shape, dtype=getattr(torch, source.dtype), device="meta")
+            for _, source in self.sources
+        ]
+        return {path: (tuple(value.shape), value.dtype) for path, value in self.run(values, model).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A checkpoint by the names of the model: what is only renamed, and what is merged."""
+
+    stored: dict[str, StoredTensor]
+    merges: tuple[Merge, ...] = ()
+
+
+def converted(model: nn.Module, stored: Mapping[str, StoredTensor], known: Collection[str]) -> Converted:
+    """Apply the conversions of the model's class to stored names the model does not have.
+
+    ``known`` are the model's own names. A model of no transformers class converts nothing.
+    """
+    rules = _rules(model, known) if any(name not in known for name in stored) else None
+    if rules is None:
+        return Converted(dict(stored))
+    rename, converters = rules
+    result: dict[str, StoredTensor] = {}
+    merges: dict[str, Merge] = {}
+    for name in sorted(stored, key=_natural):
+        target, pattern = (name, None) if name in known else rename(name)
+        if target not in known:
+            result[name] = stored[name]
+        elif pattern is None:
+            result[target] = stored[name]
+        else:
+            merge = merges.setdefault(target, Merge(target, converters[pattern]))
+            merge.sources.append((pattern, stored[name]))
+    return Converted(result, tuple(merges.values()))
+
+
+def _rules(model: nn.Module, known: Collection[str]) -> tuple[Any, dict[str, _Transform]] | None:
+    """Return how transformers renames a stored name, and its converters by pattern."""
+    if not any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
+        return None
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+    except ImportError:  # releases before 5 save what they load
+        return None
+    mapping = get_model_conversion_mapping(model)  # type: ignore[arg-type]
+    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
+
+    names = dict.fromkeys(known, True)
+    prefix = getattr(model, "base_model_prefix", "")
+
+    def rename(name: str) -> tuple[str, str | None]:
+        return rename_source_key(name, renamings, converters, prefix or None, names)
+
+    return rename, {pattern: rule for rule in converters for pattern in rule.source_patterns}
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Sort ``experts.10`` after ``experts.9``."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"\.", name)]

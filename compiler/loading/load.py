@@ -1,0 +1,259 @@
+"""Put a model where its plan says: check everything, read, and only then change the model.
+
+Nothing is read before the plan, the model, the checkpoint and the machine agree; nothing of the
+model changes before everything is read. What is loaded is whole: no meta tensor and no
+uninitialised memory is left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from ...ir import DISK, Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Role, device_type, human_size
+from ...ir.rules.loading import DISK_NEEDS_CONVERSION, DISK_WITHOUT_CHECKPOINT, NO_MEMORY
+from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
+from ..sources.live import lower_model
+from .agreement import disagreement
+from .execution import Execution, Runtime, attach
+from .matching import Match, match_seats
+from .places import Seat, Slot, bound_to, final_dtype, live_tensors, seats_of, torch_devices
+from .progress import Wish, shown
+from .reading import Job, OpenFiles, read_all
+from .rebuilding import Materialize, rebuild, rebuild_attributes
+from .staging import Stage, Staged, installed
+from .wrappers import Plain, unwrapped
+
+_LOG: Final = logging.getLogger("compile_plan")
+
+
+def load_model(
+    plan: Plan | str | Path,
+    model: nn.Module,
+    checkpoint: str | Path | None = None,
+    *,
+    strict: bool = True,
+    dtype: torch.dtype | str | None = None,
+    progress: Wish = None,
+    materialize: Materialize | None = None,
+    devices: Mapping[str, str | torch.device] | None = None,
+    map_memory: bool = False,
+    diagnostics: Diagnostics | None = None,
+) -> nn.Module:
+    """Load a model as its plan says and return it.
+
+    Args:
+        plan: a plan, or a path to one in any form.
+        model: the model, usually built on the meta device; filled in place.
+        checkpoint: a safetensors file, an index of shards or a folder; None moves the values the
+            model has.
+        strict: whether tensors that only the model or only the checkpoint has are errors.
+        dtype: convert floating-point weights while they are read; None keeps the model's dtypes.
+        progress: called with bytes done and in all; True or False force or forbid a progress bar,
+            None shows one on a terminal.
+        materialize: called with the path and the meta tensor of what is in no checkpoint; returns
+            the value, or None to let the model's own code make it.
+        devices: the torch device that stands for a device of the plan, where names differ.
+        map_memory: leave what is stored on ``cpu`` in the file's pages instead of copying it. Loads
+            at once and shares memory between processes, but the file must not be overwritten.
+        diagnostics: receives warnings; without it they are logged to ``compile_plan``.
+
+    Raises:
+        PlanError: something does not fit or cannot be read; the model has not been touched.
+
+    """
+    found = Diagnostics()
+    with torch.inference_mode(mode=False), torch.no_grad():
+        loader = _Loader(_plan(plan), model, found, _dtype(dtype))
+        loader.prepare(checkpoint, devices, strict=strict)
+        staged = loader.read(progress, materialize, map_memory=map_memory)
+        loader.commit(staged)
+    _pass_on(found, diagnostics)
+    return model
+
+
+def _plan(plan: Plan | str | Path) -> Plan:
+    if isinstance(plan, Plan):
+        return plan
+    from ...backends import read_plan
+
+    return read_plan(Path(plan))
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if not isinstance(dtype, str):
+        return dtype
+    found = getattr(torch, dtype.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        msg = f"`{dtype}` is not a floating-point dtype of torch"
+        raise ValueError(msg)
+    return found
+
+
+def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
+    if diagnostics is not None:
+        diagnostics.extend(found)
+        return
+    for warning in found:
+        _LOG.warning("%s", PlanError([warning]))
+
+
+class _Loader:
+    """One load, step by step; each step needs the one before."""
+
+    def __init__(self, plan: Plan, model: nn.Module, found: Diagnostics, dtype: torch.dtype | None) -> None:
+        self.model, self.found = model, found
+        tree = lower_model(model)
+        same = plan.model.digest is not None and plan.model.digest == tree.digest
+        self.plain = Plain(tree, tree.tensor_paths, tree.paths) if same else unwrapped(tree)
+        different = disagreement(plan, _converted(self.plain.tree, dtype))
+        if different is not None:
+            raise PlanError([different])
+        self.plan = bound_to(plan, self.plain, found)
+        found.raise_errors()
+        self.seats = seats_of(self.plan, self.plain, model, dtype)
+        self.extra = self._adapters()
+        self.devices: dict[str, torch.device] = {}
+        self.index: CheckpointIndex | None = None
+        self.match = Match({}, ())
+
+    def _adapters(self) -> list[Seat]:
+        """Return seats for what wrappers added: where the module they belong to runs."""
+        live = live_tensors(self.model) if self.plain.adapters else {}
+        home = {path: seat for seat in self.seats for slot in seat.slots for path in slot.paths}
+        seats: list[Seat] = []
+        for path, module in self.plain.adapters:
+            near = next((seat for name, seat in home.items() if name.startswith(f"{module}.")), self.seats[0])
+            slot = Slot((path,), (path,), live[path], Role.PARAMETER, live[path].dtype)
+            seats.append(Seat((slot,), near.run, near.run, near.unit))
+        return seats
+
+    def prepare(
+        self,
+        checkpoint: str | Path | None,
+        devices: Mapping[str, str | torch.device] | None,
+        *,
+        strict: bool,
+    ) -> None:
+        """Check devices, names, shapes, dtypes and memory; reads headers and nothing else."""
+        self.devices = torch_devices(self.plan, devices, self.found)
+        if checkpoint is not None:
+            self.index = index_checkpoint(Path(checkpoint), self.found)
+        self.found.raise_errors()
+        inner = self.model.get_submodule(self.plain.modules[0])
+        self.match = match_seats(self.seats, self.index, inner, self.found, strict=strict)
+        absent = tuple(slot for seat in self.extra for slot in seat.slots if slot.tensor.is_meta)
+        self.match = replace(self.match, absent=self.match.absent + absent)
+        self.found.extend(self._disks_without_files())
+        self.found.extend(self._short_memory())
+        self.found.raise_errors()
+
+    def _disks_without_files(self) -> list[Diagnostic]:
+        if self.index is not None:
+            return self._disks_to_convert()
+        units = {seat.unit: seat.store for seat in self.seats if device_type(seat.store) == DISK}
+        paths = [f"`{self.plan.units[unit].path or '.'}`" for unit in units]
+        if not paths:
+            return []
+        message = f"{', '.join(paths[:4])} is planned for disk, and no checkpoint is given to serve it from"
+        help_ = "save the model and pass the folder as `checkpoint`"
+        return [Diagnostic(DISK_WITHOUT_CHECKPOINT, message, help=help_)]
+
+    def _disks_to_convert(self) -> list[Diagnostic]:
+        on_disk = (seat for seat in self.seats if device_type(seat.store) == DISK)
+        paths = [
+            slot.paths[0] for seat in on_disk for slot in seat.slots if slot.paths[0] in self.match.merged
+        ]
+        if not paths:
+            return []
+        message = f"`{paths[0]}` is planned for disk, but the checkpoint holds it in pieces"
+        notes = (f"{len(paths)} tensors on disk are merged from several stored ones",)
+        help_ = "save the model once in its own layout: `save_pretrained(FOLDER, save_original_format=False)`"
+        return [Diagnostic(DISK_NEEDS_CONVERSION, message, notes=notes, help=help_)]
+
+    def _short_memory(self) -> list[Diagnostic]:
+        wanted: dict[torch.device, int] = {}
+        for seat in self.seats:
+            device = self.devices[seat.store]
+            there = all(slot.tensor.device == device for slot in seat.slots)
+            if device_type(seat.store) != DISK and not (there and self.index is None):
+                wanted[device] = wanted.get(device, 0) + seat.nbytes
+        found: list[Diagnostic] = []
+        for device, nbytes in wanted.items():
+            free = free_memory(device)
+            if free is not None and nbytes > free:
+                message = f"`{device}` has {human_size(free)} free, the plan puts {human_size(nbytes)} on it"
+                help_ = f"free {human_size(nbytes - free)}, or compile the plan again for what is free"
+                found.append(Diagnostic(NO_MEMORY, message, help=help_))
+        return found
+
+    def read(self, progress: Wish, materialize: Materialize | None, *, map_memory: bool) -> Staged:
+        """Make every tensor the model will have; the model stays as it is."""
+        made = rebuild(self.match.absent, self.model, materialize, self.found)
+        self.attributes = rebuild_attributes(self.model, materialize, self.found)
+        self.found.raise_errors()
+        files = None if self.index is None else OpenFiles(self.index)
+        stage = Stage(self.match, made, self.devices, files, map_memory)
+        with nullcontext() if files is None else files.opened():
+            staged = stage.seats([*self.seats, *self.extra])
+            if files is not None:
+                with shown(progress) as report:
+                    read_all(staged.jobs, files, report)
+                    self._merge(staged, files)
+                files.check_unchanged()
+        for target, value in staged.copies:
+            target.copy_(value)
+        return staged
+
+    def _merge(self, staged: Staged, files: OpenFiles) -> None:
+        """Read what must be converted, one group at a time, and copy the result to its place."""
+        slots = {path: slot for seat in self.seats for slot in seat.slots for path in slot.paths}
+        inner = self.model.get_submodule(self.plain.modules[0])
+        for merge in self.match.merges:
+            dtypes = [getattr(torch, source.dtype) for _, source in merge.sources]
+            values = [
+                torch.empty(source.shape, dtype=dtype)
+                for (_, source), dtype in zip(merge.sources, dtypes, strict=True)
+            ]
+            rows = zip(merge.sources, dtypes, values, strict=True)
+            read_all([Job(source, dtype, value) for (_, source), dtype, value in rows], files, None)
+            for path, value in merge.run(values, inner).items():
+                if path in slots:
+                    staged.tensors[slots[path].paths[0]].copy_(value)
+
+    def commit(self, staged: Staged) -> None:
+        """Put the tensors into the model and let it run as planned."""
+        slots: Sequence[Slot] = [slot for seat in (*self.seats, *self.extra) for slot in seat.slots]
+        Execution.release(self.model)
+        objects = installed(self.model, slots, staged)
+        for module, name, value in self.attributes:
+            module.__dict__[name] = value
+        runtime = Runtime(self.plan, self.plain, self.seats, self.devices, objects, staged.mapped)
+        attach(self.model, runtime)
+
+
+def _converted(tree: ModuleTree, dtype: torch.dtype | None) -> ModuleTree:
+    """Return the tree as it will be when weights are converted."""
+    if dtype is None:
+        return tree
+    rows = zip(tree.dtypes, tree.roles, strict=True)
+    kinds = (final_dtype(getattr(torch, kind), role, dtype) for kind, role in rows)
+    return replace(tree, dtypes=tuple(str(kind).removeprefix("torch.") for kind in kinds))
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes free on a device now; None where nothing tells."""
+    if device.type == "cpu":
+        import psutil
+
+        return int(psutil.virtual_memory().available)
+    backend = getattr(torch, device.type, None)
+    ask = getattr(backend, "mem_get_info", None)
+    return None if ask is None else int(ask(device)[0])

@@ -1,0 +1,216 @@
+"""Which stored tensor fills which tensor of the model; everything that does not fit is named at once.
+
+A tensor is filled from the checkpoint under any of its names. One prefix that all names of the
+checkpoint lack or have in excess (``transformer.``) is seen through. Nothing has been read yet.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import nn
+
+from ...ir import Diagnostic, Diagnostics, Role
+from ...ir.rules.loading import (
+    IGNORED_TENSOR,
+    KEPT_TENSOR,
+    TENSOR_NOT_IN_CHECKPOINT,
+    TENSOR_NOT_IN_MODEL,
+    WRONG_DTYPE,
+    WRONG_SHAPE,
+)
+from ..sources.checkpoint_index import CheckpointIndex
+from ..sources.safetensors_header import StoredTensor
+from .conversions import Merge, converted
+from .places import Seat, Slot, is_plain_float
+
+_SHOWN: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What fills each slot: ``stored`` from the checkpoint, ``kept`` from the live model, ``absent``."""
+
+    stored: dict[str, StoredTensor]
+    """By first path of the slot."""
+    absent: tuple[Slot, ...]
+    """Slots that are in no checkpoint and have no value on the model: to be made again."""
+    merges: tuple[Merge, ...] = ()
+    """What must be converted before it is one of the model's tensors."""
+    merged: frozenset[str] = frozenset()
+    """First paths of the slots that merges fill."""
+
+
+def match_seats(
+    seats: Sequence[Seat],
+    index: CheckpointIndex | None,
+    model: nn.Module,
+    diagnostics: Diagnostics,
+    *,
+    strict: bool,
+) -> Match:
+    """Match every slot with its source.
+
+    Args:
+        seats: where the tensors of the model go.
+        index: the checkpoint; None when the model's own values are moved.
+        model: the model without wrappers; its class may know other names and what to ignore.
+        diagnostics: receives what is missing, left over or unfit.
+        strict: whether missing and left-over tensors are errors.
+
+    """
+    slots = [slot for seat in seats for slot in seat.slots]
+    if index is None:
+        return Match({}, tuple(slot for slot in slots if slot.tensor.is_meta))
+    known = {path for slot in slots for path in slot.paths}
+    class_names = converted(model, index.tensors, known)
+    stored = _named_as_model(known, class_names.stored)
+    outputs = {path: kind for merge in class_names.merges for path, kind in merge.shapes(model).items()}
+    found: dict[str, StoredTensor] = {}
+    missing: list[Slot] = []
+    for seat in seats:
+        members = {slot.paths[0]: _source(slot, stored) for slot in seat.slots}
+        filled = {path: source for path, source in members.items() if source is not None}
+        found |= filled
+        if any(slot.paths[0] in filled and slot.nbytes == seat.nbytes for slot in seat.slots):
+            continue  # a tensor as large as the storage fills every view of it
+        missing += [slot for slot in seat.slots if members[slot.paths[0]] is None]
+    merged = frozenset(slot.paths[0] for slot in missing if not outputs.keys().isdisjoint(slot.paths))
+    missing = [slot for slot in missing if slot.paths[0] not in merged]
+    needed = [slot for slot in missing if slot.role is not Role.TRANSIENT]
+    used = {source.path for source in found.values()}
+    ignorable = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    left = [
+        tensor.path
+        for path, tensor in stored.items()
+        if tensor.path not in used and path not in known and not _matches_any(tensor.path, ignorable)
+    ]
+    _report_missing(needed, index, diagnostics, strict=strict)
+    _report_left(left, diagnostics, strict=strict)
+    kinds = {path: (source.shape, stored_dtype(source)) for path, source in found.items()}
+    kinds |= {slot.paths[0]: outputs[path] for slot in slots for path in slot.paths if path in outputs}
+    _report_unfit(slots, kinds, diagnostics)
+    absent = tuple(slot for slot in missing if slot.tensor.is_meta)
+    return Match(found, absent, class_names.merges, merged)
+
+
+def _source(slot: Slot, stored: dict[str, StoredTensor]) -> StoredTensor | None:
+    """Return the stored tensor of a slot; a transient buffer keeps what the constructor made."""
+    if slot.role is Role.TRANSIENT:
+        return None
+    return next((stored[path] for path in slot.paths if path in stored), None)
+
+
+def _named_as_model(known: Collection[str], stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the stored tensors by the model's names, seeing through one prefix."""
+    names = list(stored)
+    best, hits = "", _hits(names, known)
+    heads = (
+        {path.partition(".")[0] + "." for path in (*known, *names)} if 2 * hits < len(names) else set[str]()
+    )
+    for head in sorted(heads):
+        for change in (head, f"-{head}"):
+            count = _hits([_renamed(name, change) for name in names], known)
+            if count > hits:
+                best, hits = change, count
+    return {_renamed(name, best, known): tensor for name, tensor in stored.items()}
+
+
+def _hits(names: Iterable[str], known: Collection[str]) -> int:
+    return sum(name in known for name in names)
+
+
+def _renamed(name: str, change: str, known: Collection[str] = ()) -> str:
+    if not change or name in known:
+        return name
+    return name.removeprefix(change[1:]) if change[0] == "-" else change + name
+
+
+def _matches_any(name: str, patterns: Sequence[str]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _report_missing(
+    missing: Sequence[Slot], index: CheckpointIndex, diagnostics: Diagnostics, *, strict: bool
+) -> None:
+    if not missing:
+        return
+    shown = _names([slot.paths[0] for slot in missing])
+    files = {file.path.parent for file in index.files}
+    where = f"`{next(iter(files))}`" if len(files) == 1 else "the checkpoint"
+    unfilled = [slot for slot in missing if slot.tensor.is_meta]
+    if strict:
+        message = f"{where} lacks {len(missing)} tensors of the model: {shown}"
+        help_ = "check that the checkpoint is for this class, or pass `strict=False` for new tensors"
+        diagnostics.add(Diagnostic(TENSOR_NOT_IN_CHECKPOINT, message, help=help_))
+    elif len(unfilled) < len(missing):
+        kept = _names([slot.paths[0] for slot in missing if not slot.tensor.is_meta])
+        message = f"{where} lacks {len(missing) - len(unfilled)} tensors whose values are kept: {kept}"
+        diagnostics.add(Diagnostic(KEPT_TENSOR, message))
+
+
+def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool) -> None:
+    if not left:
+        return
+    message = f"the checkpoint has {len(left)} tensors the model does not have: {_names(left)}"
+    if strict:
+        help_ = "build the class the checkpoint is for, or pass `strict=False` to skip them"
+        diagnostics.add(Diagnostic(TENSOR_NOT_IN_MODEL, message, help=help_))
+    else:
+        diagnostics.add(Diagnostic(IGNORED_TENSOR, message))
+
+
+def _report_unfit(
+    slots: Sequence[Slot],
+    found: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]],
+    diagnostics: Diagnostics,
+) -> None:
+    shapes: list[str] = []
+    dtypes: list[str] = []
+    for slot in slots:
+        if slot.paths[0] not in found:
+            continue
+        stored, kind = found[slot.paths[0]]
+        shape = tuple(slot.tensor.shape)
+        if stored != shape:
+            shapes.append(f"`{slot.paths[0]}` is {list(shape)}, stored is {list(stored)}")
+        elif not _converts(kind, slot.dtype):
+            dtypes.append(f"`{slot.paths[0]}` is {_name(slot.dtype)}, stored is {_name(kind)}")
+    if shapes:
+        help_ = "build the model from the configuration beside the checkpoint"
+        message = f"{len(shapes)} tensors in the checkpoint have another shape than the model's"
+        diagnostics.add(Diagnostic(WRONG_SHAPE, message, notes=_cut(shapes), help=help_))
+    if dtypes:
+        help_ = "build the model with the quantisation the checkpoint was made with"
+        message = f"{len(dtypes)} tensors in the checkpoint are of another kind than the model's"
+        diagnostics.add(Diagnostic(WRONG_DTYPE, message, notes=_cut(dtypes), help=help_))
+
+
+def stored_dtype(source: StoredTensor) -> torch.dtype | None:
+    """Return torch's dtype of a stored tensor; None for those this torch does not have."""
+    found = getattr(torch, source.dtype, None)
+    return found if isinstance(found, torch.dtype) else None
+
+
+def _converts(stored: torch.dtype | None, wanted: torch.dtype) -> bool:
+    if stored is None or stored == wanted:
+        return stored is not None
+    return is_plain_float(stored) and is_plain_float(wanted)
+
+
+def _name(dtype: torch.dtype | None) -> str:
+    return "a dtype this torch does not have" if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
+    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _cut(lines: list[str]) -> tuple[str, ...]:
+    more = [f"{len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return tuple(lines[:_SHOWN] + more)

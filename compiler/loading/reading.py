@@ -1,0 +1,189 @@
+"""Stored bytes into tensors: in file order, by a few threads, straight into the memory they stay in.
+
+Bytes are read with ``pread`` into the tensor itself where nothing is converted, and through a small
+piece of scratch memory per thread where something is: a dtype, or another device. Peak memory is
+what stays plus the scratch. A failure ends all threads and names file and tensor.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import torch
+
+from ...ir import Diagnostic, PlanError
+from ...ir.rules.loading import CHANGED_CHECKPOINT, UNREADABLE_WEIGHTS
+from ..sources.checkpoint_index import CheckpointIndex
+from ..sources.safetensors_header import StoredTensor
+
+PIECE: Final = 16 << 20
+"""Bytes read at a time; the scratch of one thread. A multiple of every element size."""
+THREADS: Final = 4
+Progress: TypeAlias = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One stored tensor and the contiguous tensor that takes it."""
+
+    source: StoredTensor
+    dtype: torch.dtype
+    """What the stored bytes are."""
+    target: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    job: Job
+    first: int
+    """First byte within the stored tensor."""
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A tensor whose bytes are in a file."""
+
+    tensor: torch.Tensor
+    pages: mmap.mmap | None
+    offset: int
+
+    def read_ahead(self) -> None:
+        """Ask the system to bring the bytes into its cache; returns before they are there."""
+        advice = getattr(mmap, "MADV_WILLNEED", None)
+        if self.pages is None or advice is None:
+            return
+        start = self.offset - self.offset % mmap.PAGESIZE
+        self.pages.madvise(advice, start, self.offset + self.tensor.nbytes - start)
+
+
+class OpenFiles:
+    """The files of a checkpoint, held open and known by size and time, so that a change is noticed."""
+
+    def __init__(self, index: CheckpointIndex) -> None:
+        self._index = index
+        self._opened: dict[int, tuple[int, os.stat_result]] = {}
+        self._maps: dict[int, mmap.mmap] = {}
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Keep files open inside; maps made inside stay valid after it."""
+        try:
+            yield
+        finally:
+            for descriptor, _ in self._opened.values():
+                os.close(descriptor)
+            self._opened.clear()
+            self._maps.clear()
+
+    def path(self, source: StoredTensor) -> Path:
+        """Return the file of a tensor."""
+        return self._index.file_of(source)
+
+    def descriptor(self, source: StoredTensor) -> int:
+        """Return the open file of a tensor; not thread-safe, so call it before threads start."""
+        if source.file not in self._opened:
+            stored = self._index.files[source.file]
+            try:
+                descriptor = os.open(stored.path, os.O_RDONLY)
+            except OSError as error:
+                raise PlanError([_unreadable(stored.path, source, error.strerror or str(error))]) from None
+            status = os.fstat(descriptor)
+            self._opened[source.file] = (descriptor, status)
+            if status.st_size != stored.nbytes:
+                raise PlanError([_changed(stored.path, stored.nbytes, status.st_size)])
+        return self._opened[source.file][0]
+
+    def mapped(self, source: StoredTensor, dtype: torch.dtype) -> Mapped:
+        """Return the stored tensor in place: pages come from the file when touched, writes stay private."""
+        if not source.nbytes:
+            return Mapped(torch.empty(source.shape, dtype=dtype), None, 0)
+        if source.file not in self._maps:
+            self._maps[source.file] = mmap.mmap(self.descriptor(source), 0, access=mmap.ACCESS_COPY)
+        count = source.nbytes // dtype.itemsize
+        flat = torch.frombuffer(self._maps[source.file], dtype=dtype, count=count, offset=source.offset)
+        return Mapped(flat.view(source.shape), self._maps[source.file], source.offset)
+
+    def check_unchanged(self) -> None:
+        """Raise `PlanError` if a file is not what it was when it was opened."""
+        for number, (descriptor, before) in self._opened.items():
+            now = os.fstat(descriptor)
+            if (now.st_size, now.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise PlanError([_changed(self._index.files[number].path, before.st_size, now.st_size)])
+
+
+def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -> None:
+    """Fill every target; on any failure or interrupt no thread is left and the exception is raised.
+
+    ``progress`` is called in this thread with bytes done and bytes in all.
+    """
+    ordered = sorted(jobs, key=lambda job: (job.source.file, job.source.offset))
+    for job in ordered:
+        files.descriptor(job.source)
+    pieces = [piece for job in ordered for piece in _pieces(job)]
+    total = sum(piece.nbytes for piece in pieces)
+    if not pieces:
+        return
+    pool = ThreadPoolExecutor(min(THREADS, len(pieces)), thread_name_prefix="compile-plan-read")
+    try:
+        waiting: dict[Future[None], int] = {
+            pool.submit(_read, piece, files.descriptor(piece.job.source), files): piece.nbytes
+            for piece in pieces
+        }
+        done = 0
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                future.result()
+                done += waiting.pop(future)
+            if progress is not None:
+                progress(done, total)
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _pieces(job: Job) -> Iterator[_Piece]:
+    for first in range(0, job.source.nbytes, PIECE):
+        yield _Piece(job, first, min(PIECE, job.source.nbytes - first))
+
+
+def _read(piece: _Piece, descriptor: int, files: OpenFiles) -> None:
+    job = piece.job
+    start, count = piece.first // job.dtype.itemsize, piece.nbytes // job.dtype.itemsize
+    with torch.inference_mode(mode=False), torch.no_grad():
+        part = job.target.view(-1)[start : start + count]
+        direct = part.dtype == job.dtype and part.device.type == "cpu"
+        landing = part if direct else torch.empty(count, dtype=job.dtype)
+        buffer = memoryview(landing.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+        try:
+            _read_fully(descriptor, buffer, job.source.offset + piece.first)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PlanError([_unreadable(files.path(job.source), job.source, reason)]) from None
+        if not direct:
+            part.copy_(landing)
+
+
+def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> None:
+    while buffer:
+        count = os.preadv(descriptor, [buffer], offset)
+        if count == 0:
+            raise OSError(0, f"the file ends at byte {offset}")
+        buffer, offset = buffer[count:], offset + count
+
+
+def _unreadable(path: Path, source: StoredTensor, reason: str) -> Diagnostic:
+    message = f"cannot read `{source.path}` from `{path}`: {reason}"
+    return Diagnostic(UNREADABLE_WEIGHTS, message, help="check the file, then load again")
+
+
+def _changed(path: Path, before: int, now: int) -> Diagnostic:
+    what = f"{before} bytes then, {now} bytes now" if before != now else "its time of change differs"
+    message = f"`{path}` changed while it was read: {what}"
+    return Diagnostic(CHANGED_CHECKPOINT, message, help="load again when nothing writes to it")

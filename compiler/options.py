@@ -1,0 +1,67 @@
+"""What a compilation is asked to do: one frozen value for the command line and for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Final, Literal, TypeAlias
+
+from ..ir import Reserve
+
+Strategy: TypeAlias = Literal["auto", "accelerate", "balanced", "balanced_low_0", "sequential"]
+Objective: TypeAlias = Literal["fewest-devices", "balance", "headroom", "latency", "throughput"]
+Offload: TypeAlias = Literal["stream", "compute", "auto", "none"]
+DeviceKey: TypeAlias = int | str
+Size: TypeAlias = int | str
+
+STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequential")
+OBJECTIVES: Final = ("fewest-devices", "balance", "headroom", "latency", "throughput")
+OFFLOADS: Final = ("stream", "compute", "auto", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of one compilation; every default is what most people want."""
+
+    max_memory: Mapping[DeviceKey, Size] | None = None
+    """Budgets by device; None is this machine's free memory."""
+    no_split: tuple[str, ...] | None = None
+    """Class names never split; None takes the model's own list."""
+    dtype: str | None = None
+    special_dtypes: tuple[tuple[str, str], ...] = ()
+    strategy: Strategy = "auto"
+    objective: Objective | None = None
+    """None: fewest devices for a plan that fits, most bytes on accelerators for one that does not."""
+    offload: Offload = "stream"
+    offload_buffers: bool = False
+    fallback: bool = True
+    """Strategy ``accelerate`` only: bring a later module forward rather than leave a device empty."""
+    reserves: tuple[Reserve, ...] = ()
+    margin: int = 0
+    """Bytes never planned with, on every accelerator."""
+    kv_cache: int = 0
+    """Bytes of KV cache for the whole model, shared out over its repeated layers."""
+    batch: int | None = None
+    seq: int | None = None
+    cache_tokens: int | None = None
+    prompt: int = 512
+    generate: int = 128
+    """Workload of the latency objective: tokens read and tokens written."""
+    time_limit: float = 10.0
+    """Seconds the exact search may take."""
+    trust_remote_code: bool = False
+
+    def recorded(self) -> tuple[tuple[str, str], ...]:
+        """Return what a plan remembers of its options: those that differ from their defaults."""
+        kept = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if option.name in _NOT_RECORDED or value == option.default:
+                continue
+            text = ",".join(value) if isinstance(value, tuple) else str(value)
+            kept.append((option.name.replace("_", "-"), text))
+        return tuple(sorted(kept))
+
+
+# Budgets and reserves are `device` and `reserve` lines of the plan; pairs would not read as text.
+_NOT_RECORDED: Final = frozenset({"max_memory", "reserves", "special_dtypes"})

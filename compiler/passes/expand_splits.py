@@ -1,0 +1,89 @@
+"""Cut the model into its first units: what stands directly below the root, opened where it must be.
+
+A module above a pinned unit, or named by a `split` line, is opened: its parameters, its buffers and
+its children become units of their own. What placing may open later is decided by `openable`.
+
+Before:
+    plan 1
+    model "m"
+    split layers
+    module layers : ModuleList
+    module layers.{0..1} : Linear 2KiB
+    module head : Linear 1KiB
+
+After:
+    plan 1
+    model "m"
+    split layers
+    unit layers.{0..1}
+    unit head
+    module layers : ModuleList
+    module layers.{0..1} : Linear 2KiB
+    module head : Linear 1KiB
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
+
+from ...ir import Diagnostics, ModuleTree, Plan, Split, Unit
+from ...ir.patterns import match_paths
+from ..frontier import item_at, item_path, opened, whole_modules
+from ..pipeline import Fact
+
+Opener: TypeAlias = Callable[[int], list[int]]
+"""A rewrite rule: what takes an item's place when it is opened; nothing if it may not be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandSplits:
+    """Units that are there already stay as they are."""
+
+    name: ClassVar[str] = "expand-splits"
+    needs: ClassVar[frozenset[Fact]] = frozenset()
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.OPENABLE})
+
+    def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
+        """Return the plan with units that cover every tensor."""
+        del diagnostics
+        tree = plan.tree
+        if tree is None:
+            return plan
+        given = {item: unit for unit in plan.units if (item := item_at(tree, unit.path)) is not None}
+        forced = _forced(tree, plan, given)
+        units: list[Unit] = []
+        stack = [0]
+        while stack:
+            item = stack.pop()
+            if item in given:
+                units.append(given[item])
+            elif item >= 0 and forced[item]:
+                stack.extend(reversed(opened(tree, item)))
+            else:
+                units.append(Unit(item_path(tree, item)))
+        return replace(plan, units=tuple(units))
+
+
+def openable(plan: Plan) -> Opener:
+    """Return the rule that opens a unit while placing: modules that are neither leaves nor atomic."""
+    tree = plan.tree
+    if tree is None:
+        return lambda _: []
+    whole = whole_modules(tree, plan.constraints)
+    return lambda item: [] if item < 0 or whole[item] else opened(tree, item)
+
+
+def _forced(tree: ModuleTree, plan: Plan, given: dict[int, Unit]) -> bytearray:
+    """Mark the modules that must be opened: the root, what `split` names, and everything above a unit."""
+    forced = bytearray(len(tree))
+    forced[0] = 1
+    split = [c.pattern for c in plan.constraints if isinstance(c, Split)]
+    targets = [tree.module_index[p] for s in split for p in match_paths(tree, s) if p in tree.module_index]
+    above = [tree.parents[item] if item >= 0 else tree.owners[~item] for item in given]
+    for module in (*targets, *above):
+        while module >= 0 and not (forced[module] and module):
+            forced[module] = 1
+            module = tree.parents[module]  # noqa: PLW2901  # climbs to the root
+    return forced

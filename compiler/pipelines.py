@@ -1,0 +1,45 @@
+"""The pipelines: each strategy is a list of passes, nothing more."""
+
+from __future__ import annotations
+
+from ..ir import Plan
+from .options import Options
+from .passes.account_memory import AccountMemory
+from .passes.annotate_sizes import AnnotateSizes
+from .passes.apply_overrides import ApplyOverrides
+from .passes.assign_greedy import AssignGreedy
+from .passes.emit_warnings import EmitWarnings
+from .passes.expand_splits import ExpandSplits
+from .passes.merge_ties import MergeTies
+from .passes.rewrite_fallbacks import RewriteFallbacks
+from .passes.search_placements import SearchPlacements
+from .passes.share_cache import ShareCache
+from .pipeline import Pass
+
+
+def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass, ...]:
+    """Return the passes of a strategy, in order."""
+    return (
+        AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes),
+        MergeTies(),
+        *((ShareCache(options.kv_cache),) if options.kv_cache else ()),
+        *((ApplyOverrides(overrides),) if overrides else ()),
+        ExpandSplits(),
+        *_placing(options),
+        AccountMemory(),
+        EmitWarnings(offload_buffers=options.offload_buffers),
+    )
+
+
+def _placing(options: Options) -> tuple[Pass, ...]:
+    if options.strategy == "accelerate":
+        return (AssignGreedy(rules="accelerate", fallback=options.fallback),)
+    search = SearchPlacements(
+        objective=options.objective,
+        offload=options.offload,
+        time_limit=options.time_limit,
+        batch=options.batch or 1,
+        prompt=options.prompt,
+        generate=options.generate,
+    )
+    return (AssignGreedy(), RewriteFallbacks(), search)

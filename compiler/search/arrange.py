@@ -1,0 +1,133 @@
+"""From counts to places: which of the equal atoms go where, with few changes of device.
+
+Streamed atoms are spread evenly between resident ones: a transfer hides behind the computation
+before it, and behind a cluster of transfers there is nothing to hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import pairwise
+
+from .outoforder import Counts
+from .problem import Loads, Place, Problem
+
+
+def count_hops(problem: Problem, places: Sequence[Place]) -> int:
+    """Return how often consecutive grains run on different devices."""
+    runs = {grain: place.run for grain, place in problem.fixed.items()}
+    for atom, place in zip(problem.atoms, places, strict=True):
+        for grain in atom.grains:
+            runs[grain] = place.run
+    order = [runs[grain] for grain in sorted(runs)]
+    return sum(a != b for a, b in pairwise(order))
+
+
+def arrange(problem: Problem, counts: Counts, *, by_run: bool) -> list[Place]:
+    """Return a place for every atom with exactly these counts by group."""
+    table = [_by_device(entry) for entry in counts.table]
+    group_of = [0] * len(problem.atoms)
+    for index, group in enumerate(counts.groups):
+        for member in group.members:
+            group_of[member] = index
+    runs = _one_by_one(counts, table) if by_run else _furthest_first(group_of, table)
+    return _spread(counts, group_of, runs)
+
+
+def _by_device(entry: dict[Place, int]) -> dict[int, int]:
+    found: dict[int, int] = {}
+    for place, count in entry.items():
+        found[place.run] = found.get(place.run, 0) + count
+    return found
+
+
+def _furthest_first(group_of: list[int], table: list[dict[int, int]]) -> list[int]:
+    """Walk the atoms, each time with the device whose remaining counts reach furthest."""
+    left = [dict(entry) for entry in table]
+    devices = sorted({device for entry in table for device in entry})
+    runs: list[int] = []
+    while len(runs) < len(group_of):
+        reach = {device: _reach(group_of, left, len(runs), device) for device in devices}
+        device = max(devices, key=lambda d: (reach[d], -d))
+        for group in group_of[len(runs) : reach[device]]:
+            left[group][device] -= 1
+        runs += [device] * (reach[device] - len(runs))
+    return runs
+
+
+def _reach(group_of: list[int], left: list[dict[int, int]], start: int, device: int) -> int:
+    taken: dict[int, int] = {}
+    for position in range(start, len(group_of)):
+        group = group_of[position]
+        taken[group] = taken.get(group, 0) + 1
+        if taken[group] > left[group].get(device, 0):
+            return position
+    return len(group_of)
+
+
+def _one_by_one(counts: Counts, table: list[dict[int, int]]) -> list[int]:
+    """Order the devices of each run so that it starts where the last ended, if it can."""
+    runs: list[int] = []
+    following = [*table[1:], {}]
+    for entry, after in zip(table, following, strict=True):
+        here = sorted(device for device, count in entry.items() if count)
+        last = runs[-1] if runs else -1
+        start = [device for device in here if device == last]
+        end = [device for device in here if device in after and device not in start][:1]
+        for device in [*start, *(d for d in here if d not in start and d not in end), *end]:
+            runs += [device] * entry[device]
+    order = [member for group in counts.groups for member in group.members]
+    placed = dict(zip(order, runs, strict=True))
+    return [placed[index] for index in range(len(runs))]
+
+
+def _spread(counts: Counts, group_of: list[int], runs: list[int]) -> list[Place]:
+    """Among the members of a group that run on one device, spread the streamed ones evenly."""
+    queues: dict[tuple[int, int], list[Place]] = {}
+    for index, entry in enumerate(counts.table):
+        for device in {place.run for place in entry}:
+            queues[index, device] = _interleave({p: n for p, n in entry.items() if p.run == device})
+    for queue in queues.values():
+        queue.reverse()
+    return [queues[group, device].pop() for group, device in zip(group_of, runs, strict=True)]
+
+
+def _interleave(entry: dict[Place, int]) -> list[Place]:
+    total = sum(entry.values())
+    slots = [
+        ((2 * i + 1) * total / (2 * count), place) for place, count in entry.items() for i in range(count)
+    ]
+    return [place for _, place in sorted(slots)]
+
+
+def bring_closer(problem: Problem, places: list[Place]) -> list[Place]:
+    """Move what is on disk to a host with room, the largest first."""
+    slowest = {d for d in problem.hosts if problem.devices[d].name.endswith("disk")}
+    faster = [d for d in problem.hosts if d not in slowest]
+    loads = Loads(problem, places)
+    for index in _largest_first(problem):
+        place = loads.places[index]
+        if place.store in slowest:
+            for host in faster:
+                if loads.move(index, place._replace(store=host)):
+                    break
+    return loads.places
+
+
+def move_in(
+    problem: Problem, places: list[Place], wanted: Collection[int], onto: Sequence[int]
+) -> list[Place]:
+    """Bring those of the wanted atoms that are off the accelerators onto these, the largest first."""
+    mains, loads = problem.accelerators, Loads(problem, places)
+    for index in _largest_first(problem):
+        place = loads.places[index]
+        if index not in wanted or place.store in mains:
+            continue
+        for device in sorted(onto, key=lambda d: (d != place.run, d)):
+            if loads.move(index, Place(device, device)):
+                break
+    return loads.places
+
+
+def _largest_first(problem: Problem) -> list[int]:
+    return sorted(range(len(problem.atoms)), key=lambda i: (-problem.atoms[i].weight, i))

@@ -1,0 +1,91 @@
+"""Why something must spill, in numbers, and the smallest budget change that would avoid it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...ir import human_size, is_accelerator, size_up
+from . import inorder
+from .outoforder import least_extra
+from .problem import Place, Problem, usage, with_extra_room
+
+MAX_TRIED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Bytes more on one device with which everything fits on the accelerators."""
+
+    device: int
+    nbytes: int
+
+
+def smallest_change(problem: Problem, seconds: float) -> Change | None:
+    """Return the least increase of one accelerator's budget that avoids every spill, if one does."""
+    mains = problem.accelerators
+    if not mains or not is_accelerator(problem.devices[mains[0]].name) or not inorder.is_packable(problem):
+        return None
+    line = inorder.line_of(problem)
+    tried = [c for d in _representatives(problem) if (c := _in_order(problem, line, d)) is not None]
+    best = min(tried, key=lambda change: (change.nbytes, change.device), default=None)
+    if best is None:
+        return None
+    least = problem.total - sum(inorder.room_in_order(problem, d) for d in mains)
+    if best.nbytes <= max(least, 0) + problem.total // 100:
+        return best
+    extra = least_extra(problem, "none", best.device, seconds)
+    return best if extra is None or extra >= best.nbytes or extra <= 0 else Change(best.device, extra)
+
+
+def _representatives(problem: Problem) -> list[int]:
+    """One device of each size: the first few, the largest first."""
+    by_room: dict[int, int] = {}
+    for device in problem.accelerators:
+        by_room.setdefault(problem.rooms[device], device)
+    return [by_room[room] for room in sorted(by_room, reverse=True)][:MAX_TRIED]
+
+
+def _in_order(problem: Problem, line: inorder.Line, device: int) -> Change | None:
+    rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
+
+    def fits(extra: int) -> bool:
+        larger = [room + extra if d == device else room for d, room in enumerate(rooms)]
+        return next(inorder.packings(problem, line, larger), None) is not None
+
+    peak = max((atom.peak for atom in problem.atoms), default=0)
+    low, high = 0, problem.total + peak
+    if not fits(high):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return Change(device, high)
+
+
+def describe_change(problem: Problem, change: Change) -> str:
+    """Say the change so that it can be typed: rounded up, hence enough."""
+    return f"+{size_up(change.nbytes)} on {problem.devices[change.device].name}"
+
+
+def proof(problem: Problem, places: list[Place]) -> tuple[str, ...]:
+    """Say in numbers why not everything fits: needs, has, largest unit, largest gap."""
+    mains = problem.accelerators
+    used = usage(problem, places)
+    rooms = [max(0, problem.rooms[d]) for d in mains]
+    gaps = [max(0, problem.rooms[d] - used[d]) for d in mains]
+    outside = [a for a, p in zip(problem.atoms, places, strict=True) if p.store not in mains]
+    smallest = min((atom.cost for atom in outside if atom.weight), default=0)
+    largest = max((atom.cost for atom in outside), default=0)
+    return (
+        f"needs {human_size(problem.total)}, accelerators have {human_size(sum(rooms))} free for it",
+        f"largest unit outside {human_size(largest)}, smallest {human_size(smallest)}",
+        f"largest gap left {human_size(max(gaps, default=0))}",
+    )
+
+
+def works(problem: Problem, change: Change) -> bool:
+    """Say whether everything fits in order after a change."""
+    larger = with_extra_room(problem, change.device, change.nbytes)
+    line = inorder.line_of(larger)
+    rooms = [inorder.room_in_order(larger, d) for d in range(len(larger.devices))]
+    return next(inorder.packings(larger, line, rooms), None) is not None

@@ -1,0 +1,254 @@
+"""Throughput on a dataflow graph: the least time per sample of the busiest device.
+
+A node takes its device's time; what crosses devices is paid once per producer and device, by sender
+and receiver, on accelerators only. A program over one order gives the start, a seeded annealing over
+single groups leaves the order where that pays.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from math import exp, inf
+from time import monotonic
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes that must be placed, in an order that follows the edges."""
+
+    fast: tuple[float, ...]
+    """Seconds of each node on an accelerator; infinite where it cannot run there."""
+    slow: tuple[float, ...]
+    """Seconds of each node on a CPU."""
+    sizes: tuple[float, ...]
+    costs: tuple[float, ...]
+    """Seconds to move each node's output between an accelerator and the host."""
+    edges: tuple[tuple[int, int], ...]
+    groups: tuple[tuple[int, ...], ...]
+    """Nodes that share a device, in order of their first node."""
+    accelerators: int
+    cpus: int
+    memory: float
+    """Bytes of one accelerator."""
+
+    @cached_property
+    def successors(self) -> tuple[tuple[int, ...], ...]:
+        """Distinct consumers of each node."""
+        found: list[set[int]] = [set() for _ in self.fast]
+        for source, target in self.edges:
+            found[source].add(target)
+        return tuple(tuple(sorted(targets)) for targets in found)
+
+    @cached_property
+    def predecessors(self) -> tuple[tuple[int, ...], ...]:
+        """Distinct producers of each node."""
+        found: list[set[int]] = [set() for _ in self.fast]
+        for source, target in self.edges:
+            found[target].add(source)
+        return tuple(tuple(sorted(sources)) for sources in found)
+
+
+HEATS: Final = ((0.02, 0.3), (0.005, 0.35), (0.0005, 0.35))
+"""Starting temperature, relative to the load, and share of the time, by stage."""
+
+
+class Assignment:
+    """A device for every node, with the loads kept up to date as nodes move."""
+
+    def __init__(self, graph: Graph, devices: Sequence[int]) -> None:
+        self.graph, self.devices = graph, list(devices)
+        count = graph.accelerators + graph.cpus
+        self.consumers = [[0] * count for _ in graph.fast]
+        self.loads, self.sizes = [0.0] * count, [0.0] * count
+        for node, device in enumerate(devices):
+            self.sizes[device] += graph.sizes[node]
+            for source in graph.predecessors[node]:
+                self.consumers[source][device] += 1
+            self.loads[device] += self._time(node, device)
+        for node in range(len(devices)):
+            self._charge(node, 1.0)
+
+    def move(self, group: Sequence[int], device: int) -> None:
+        """Put the nodes of a group on a device."""
+        for node in group:
+            before = self.devices[node]
+            touched = (node, *self.graph.predecessors[node])
+            for producer in touched:
+                self._charge(producer, -1.0)
+            self.devices[node] = device
+            for source in self.graph.predecessors[node]:
+                self.consumers[source][before] -= 1
+                self.consumers[source][device] += 1
+            for producer in touched:
+                self._charge(producer, 1.0)
+            self.loads[before] -= self._time(node, before)
+            self.loads[device] += self._time(node, device)
+            self.sizes[before] -= self.graph.sizes[node]
+            self.sizes[device] += self.graph.sizes[node]
+
+    def _time(self, node: int, device: int) -> float:
+        return self.graph.fast[node] if device < self.graph.accelerators else self.graph.slow[node]
+
+    def _charge(self, producer: int, sign: float) -> None:
+        """Add or take what moving a producer's output costs its device and its consumers'."""
+        cost = self.graph.costs[producer] * sign
+        if not cost:
+            return
+        home, counts, leaves = self.devices[producer], self.consumers[producer], False
+        for device, count in enumerate(counts):
+            if count and device != home:
+                leaves = True
+                if device < self.graph.accelerators:
+                    self.loads[device] += cost
+        if leaves and home < self.graph.accelerators:
+            self.loads[home] += cost
+
+
+def busiest(graph: Graph, devices: Sequence[int]) -> float:
+    """Return the load of the busiest device; infinite where memory or support is missing."""
+    state = Assignment(graph, devices)
+    over = any(size > graph.memory for size in state.sizes[: graph.accelerators])
+    return inf if over else max(state.loads)
+
+
+def in_order(graph: Graph) -> list[int]:
+    """Return the best assignment of contiguous segments, over a few orders that follow the edges."""
+    found = [_in_order(replace(graph, groups=groups)) for groups in _orders(graph)]
+    return min(found, key=lambda devices: busiest(graph, devices))
+
+
+def _orders(graph: Graph) -> Iterator[tuple[tuple[int, ...], ...]]:
+    """Yield the given order, and the groups as they become ready: the oldest, then the newest first."""
+    yield graph.groups
+    group_of = {node: i for i, group in enumerate(graph.groups) for node in group}
+    for newest in (False, True):
+        waiting = [len(sources) for sources in graph.predecessors]
+        ready = [node for node, count in enumerate(waiting) if not count]
+        order: dict[int, None] = {}
+        while ready:
+            node = ready.pop(-1 if newest else 0)
+            order.setdefault(group_of[node])
+            for target in graph.successors[node]:
+                waiting[target] -= 1
+                if not waiting[target]:
+                    ready.append(target)
+        yield tuple(graph.groups[index] for index in order)
+
+
+def _in_order(graph: Graph) -> list[int]:
+    count = len(graph.groups)
+    segments = [list(_segments(graph, start)) for start in range(count)]
+    best: dict[tuple[int, int, int], float] = {(0, 0, 0): 0.0}
+    last: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+    for fast in range(graph.accelerators + 1):
+        for slow in range(graph.cpus + 1):
+            for start in range(count):
+                here = best.get((fast, slow, start), inf)
+                if here == inf:
+                    continue
+                for offset, loads in enumerate(segments[start]):
+                    for kind, load in enumerate(loads):
+                        state = (fast + (kind == 0), slow + kind, start + offset + 1)
+                        if state[0] > graph.accelerators or state[1] > graph.cpus:
+                            continue
+                        value = max(here, load)
+                        if value < best.get(state, inf):
+                            best[state], last[state] = value, (fast, slow, start)
+    ends = [state for state in best if state[2] == count]
+    state = min(ends, key=lambda s: (best[s], s))
+    devices = [0] * len(graph.fast)
+    while state[2]:
+        before = last[state]
+        device = before[0] if state[0] > before[0] else graph.accelerators + before[1]
+        for group in graph.groups[before[2] : state[2]]:
+            for node in group:
+                devices[node] = device
+        state = before
+    return devices
+
+
+def _segments(graph: Graph, start: int) -> Iterator[tuple[float, float]]:
+    """Yield the loads of growing segments from a group on: as an accelerator, as a CPU."""
+    inside: set[int] = set()
+    left: dict[int, int] = {}
+    entered: set[int] = set()
+    fast = slow = size = moved = 0.0
+    for group in graph.groups[start:]:
+        for node in group:
+            inside.add(node)
+            if node in entered:
+                entered.discard(node)
+                moved -= graph.costs[node]
+            fast, slow, size = fast + graph.fast[node], slow + graph.slow[node], size + graph.sizes[node]
+            left[node] = sum(target not in inside for target in graph.successors[node])
+            moved += graph.costs[node] if left[node] else 0.0
+            for source in graph.predecessors[node]:
+                if source in inside:
+                    left[source] = left.get(source, 0) - (source != node)
+                    moved -= graph.costs[source] if left[source] == 0 else 0.0
+                elif source not in entered:
+                    entered.add(source)
+                    moved += graph.costs[source]
+        yield (inf if size > graph.memory else fast + moved), slow
+
+
+def anneal(graph: Graph, start: Sequence[int], seconds: float, *, seed: int = 0) -> list[int]:
+    """Return the best assignment met from ``start`` on: one warm walk, then one that hardly climbs."""
+    best = list(start)
+    for heat, share in HEATS:
+        best = _walk(graph, best, seconds * share, heat, random.Random(seed))  # noqa: S311  # no secret
+    return best
+
+
+def _walk(graph: Graph, start: list[int], seconds: float, heat: float, chooser: random.Random) -> list[int]:
+    """Move one group at a time; accept what is worse the less often the later it is."""
+    state, best, least = Assignment(graph, start), start, busiest(graph, start)
+    energy, neighbours, begun = _energy(state), _neighbours(graph), monotonic()
+    while (passed := monotonic() - begun) < seconds:
+        scale = energy * (heat * (1 - passed / seconds) ** 2 + 1e-6)
+        for _ in range(256):
+            index = chooser.randrange(len(graph.groups))
+            group = graph.groups[index]
+            before, device = state.devices[group[0]], _proposal(chooser, graph, state, neighbours[index])
+            if device == before:
+                continue
+            state.move(group, device)
+            after = _energy(state)
+            if after > energy and chooser.random() >= exp((energy - after) / scale):
+                state.move(group, before)
+                continue
+            energy = after
+            if max(state.loads) < least and max(state.sizes[: graph.accelerators]) <= graph.memory:
+                best, least = list(state.devices), max(state.loads)
+    return best
+
+
+def _proposal(chooser: random.Random, graph: Graph, state: Assignment, near: tuple[int, ...]) -> int:
+    """Return a device to try: mostly one that holds a neighbour."""
+    if near and chooser.random() < 0.7:
+        return state.devices[near[chooser.randrange(len(near))]]
+    return chooser.randrange(graph.accelerators + graph.cpus)
+
+
+def _neighbours(graph: Graph) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+    for group in graph.groups:
+        nodes = {n for node in group for n in (*graph.predecessors[node], *graph.successors[node])}
+        found.append(tuple(sorted(nodes.difference(group))))
+    return found
+
+
+def _energy(state: Assignment) -> float:
+    """Return the busiest load, softened by the others and by what exceeds the memory."""
+    graph = state.graph
+    over = sum(max(0.0, size / graph.memory - 1) for size in state.sizes[: graph.accelerators])
+    if inf in state.loads:
+        return inf
+    total = 0.0
+    for load in state.loads:
+        total += load**12
+    return float(total ** (1 / 12)) * (1 + 4 * over)

@@ -1,0 +1,59 @@
+"""From places back to a plan: the largest modules whose tensors are all at one place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
+from .atoms import Model
+from .grains import is_pin, merge_units
+from .problem import Place
+from .solve import tensor_places
+
+
+def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
+    """Return the units of a placement in tree order, pins as they were written."""
+    tree, codes = model.tree, tensor_places(model, places)
+    pins = {unit.path: unit for unit in plan.units if is_pin(unit.reason)}
+    fixed = {model.grains[g].path for g in model.problem.fixed}
+    numbered = {place: i for i, place in enumerate(dict.fromkeys(codes))}
+    by_number = list(numbered)
+    found: list[Unit] = []
+    for path, code in merge_units(tree, [numbered[c] for c in codes], set(model.opened)):
+        found.append(pins.pop(path, None) or _unit(plan, path, by_number[code], tied=path in fixed))
+    return _in_tree_order(tree, [*found, *pins.values()])
+
+
+def places_of(plan: Plan, model: Model) -> list[Place] | None:
+    """Return the places the plan's units give to a model's atoms; None where they give none or several."""
+    index = {device.name: i for i, device in enumerate(plan.devices)}
+    owner = unit_of_tensors(model.tree, plan.units)
+    found: list[Place] = []
+    for atom in model.problem.atoms:
+        grains = [model.grains[g] for g in atom.grains]
+        units = {owner[t] for grain in grains for t in range(grain.start, grain.stop)}
+        if -1 in units:
+            return None
+        at = {(plan.units[u].store, plan.units[u].run) for u in units}
+        store, run = next(iter(at))
+        if len(at) > 1 or store not in index or run not in index:
+            return None
+        found.append(Place(index[store], index[run]))
+    return found
+
+
+def _unit(plan: Plan, path: str, place: Place, *, tied: bool) -> Unit:
+    store, run = plan.devices[place.store].name, plan.devices[place.run].name
+    spilled = not is_accelerator(store) and any(is_accelerator(d.name) for d in plan.devices)
+    reason = Reason.TIED if tied else Reason.SPILLED if spilled else Reason.SEARCHED
+    return Unit(path, store, run, reason)
+
+
+def _in_tree_order(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:
+    def position(unit: Unit) -> tuple[int, int]:
+        module = tree.module_index.get(unit.path)
+        if module is not None:
+            return (tree.first_tensors[module], module)
+        return (tree.tensor_index[unit.path], -1)
+
+    return tuple(sorted(units, key=position))

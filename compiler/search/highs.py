@@ -1,0 +1,108 @@
+"""The one door to the solver: a mixed-integer program as plain rows and columns, solved by HiGHS.
+
+Single-threaded with a fixed seed; the limit on nodes comes before the limit on time, so that two
+machines of different speed give the same answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+NODE_LIMIT: Final = 20_000
+
+
+@dataclass(slots=True)
+class Program:
+    """Minimise ``costs`` over columns between 0 and their upper bounds, within the rows."""
+
+    costs: list[float] = field(default_factory=list[float])
+    uppers: list[float] = field(default_factory=list[float])
+    integers: list[bool] = field(default_factory=list[bool])
+    rows: list[tuple[float, float, list[tuple[int, float]]]] = field(
+        default_factory=list[tuple[float, float, list[tuple[int, float]]]]
+    )
+
+    def column(self, cost: float = 0.0, upper: float = 1.0, *, integer: bool = True) -> int:
+        """Add a column and return its index."""
+        self.costs.append(cost)
+        self.uppers.append(upper)
+        self.integers.append(integer)
+        return len(self.costs) - 1
+
+    def at_most(self, limit: float, terms: list[tuple[int, float]]) -> None:
+        """Add the row ``sum(terms) <= limit``."""
+        self.rows.append((-inf, limit, terms))
+
+    def equal(self, value: float, terms: list[tuple[int, float]]) -> None:
+        """Add the row ``sum(terms) == value``."""
+        self.rows.append((value, value, terms))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the solver found; ``values`` is empty when it found nothing."""
+
+    status: str
+    """``optimal``, ``infeasible`` or ``limit``."""
+    values: tuple[float, ...]
+    value: float
+    bound: float
+
+
+def solve(
+    program: Program,
+    *,
+    start: Sequence[float] | None = None,
+    seconds: float = 10.0,
+    nodes: int = NODE_LIMIT,
+    gap: float = 0.0,
+) -> Answer:
+    """Solve a program, from ``start`` if given, within the limits."""
+    import highspy
+    import numpy as np
+
+    solver = highspy.Highs()
+    options = {
+        "output_flag": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
+        "mip_max_nodes": nodes, "mip_rel_gap": gap, "mip_abs_gap": 1e-9,
+        "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9,
+    }  # fmt: skip
+    for name, value in options.items():
+        solver.setOptionValue(name, value)
+    lp = highspy.HighsLp()
+    lp.num_col_, lp.num_row_ = len(program.costs), len(program.rows)
+    lp.col_cost_ = np.array(program.costs, dtype=np.double)
+    lp.col_lower_ = np.zeros(lp.num_col_)
+    lp.col_upper_ = np.array(program.uppers, dtype=np.double)
+    lp.row_lower_ = np.array([row[0] for row in program.rows], dtype=np.double)
+    lp.row_upper_ = np.array([row[1] for row in program.rows], dtype=np.double)
+    kinds = (highspy.HighsVarType.kContinuous, highspy.HighsVarType.kInteger)
+    lp.integrality_ = [kinds[integer] for integer in program.integers]
+    terms = [row[2] for row in program.rows]
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.cumsum([0, *(len(row) for row in terms)], dtype=np.int32)
+    lp.a_matrix_.index_ = np.array([col for row in terms for col, _ in row], dtype=np.int32)
+    lp.a_matrix_.value_ = np.array([coefficient for row in terms for _, coefficient in row], dtype=np.double)
+    solver.passModel(lp)
+    if start is not None:
+        guess = highspy.HighsSolution()
+        guess.col_value = list(start)
+        solver.setSolution(guess)
+    solver.run()
+    return _answer(solver, highspy.HighsModelStatus)
+
+
+def _answer(solver: object, statuses: object) -> Answer:
+    status = solver.getModelStatus()  # type: ignore[attr-defined]
+    info = solver.getInfo()  # type: ignore[attr-defined]
+    if status == statuses.kInfeasible:  # type: ignore[attr-defined]
+        return Answer("infeasible", (), inf, inf)
+    values: tuple[float, ...] = ()
+    if info.primal_solution_status == 2:
+        values = tuple(solver.getSolution().col_value)  # type: ignore[attr-defined]
+    word = "optimal" if status == statuses.kOptimal else "limit"  # type: ignore[attr-defined]
+    value = info.objective_function_value if values else inf
+    return Answer(word, values, value, info.mip_dual_bound)

@@ -1,0 +1,207 @@
+"""In-order packing, exact: contiguous segments of the atoms, devices in any order.
+
+A dynamic program over sets of devices: how far can this set reach? Equal devices are one kind, so
+eight equal cards are nine states, not 256. Reaching is monotone in the capacities, therefore every
+minimax objective is a bisection on top.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise, product
+from math import prod
+from typing import Final, TypeAlias
+
+from .problem import Place, Problem
+
+MAX_STATES: Final = 4096
+State: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Atoms in order with what the program asks of them: range sums, range maxima, next ban."""
+
+    prefix: tuple[int, ...]
+    peaks: tuple[int, ...] | None
+    bans: tuple[tuple[int, ...], ...]
+    """By device, the sorted positions it must not hold."""
+
+    def __len__(self) -> int:
+        return len(self.prefix) - 1
+
+    def extend(self, start: int, device: int, capacity: int, peak: int) -> int:
+        """Return how far a segment from ``start`` on ``device`` reaches; ``peak`` is there already."""
+        if capacity < 0:
+            return start
+        stop = bisect_right(self.prefix, self.prefix[start] + capacity) - 1
+        if banned := self.bans[device]:
+            at = bisect_left(banned, start)
+            stop = min(stop, banned[at]) if at < len(banned) else stop
+        return stop if self.peaks is None else self._within_peak(start, stop, capacity, peak)
+
+    def _within_peak(self, start: int, stop: int, capacity: int, peak: int) -> int:
+        highest, peaks = peak, self.peaks or ()
+        for position in range(start, stop):
+            highest = max(highest, peaks[position])
+            if self.prefix[position + 1] - self.prefix[start] + highest - peak > capacity:
+                return position
+        return stop
+
+
+@dataclass(frozen=True, slots=True)
+class Segments:
+    """A packing: devices in the order of their segments, and where each segment ends."""
+
+    devices: tuple[int, ...]
+    stops: tuple[int, ...]
+
+    def places(self) -> list[Place]:
+        """Return the place of every atom."""
+        found: list[Place] = []
+        for device, stop in zip(self.devices, self.stops, strict=True):
+            found += [Place(device, device)] * (stop - len(found))
+        return found
+
+
+def line_of(problem: Problem) -> Line:
+    """Return the atoms of a problem as a line."""
+    peaks = tuple(atom.peak for atom in problem.atoms)
+    bans = tuple(
+        tuple(i for i, atom in enumerate(problem.atoms) if d in atom.banned)
+        for d in range(len(problem.devices))
+    )
+    prefix = tuple(accumulate((atom.cost for atom in problem.atoms), initial=0))
+    return Line(prefix, peaks if any(peaks) else None, bans)
+
+
+def is_packable(problem: Problem) -> bool:
+    """Say whether the program decides the problem: no two accelerators share a memory."""
+    mains = set(problem.accelerators)
+    return bool(mains) and all(len(mains.intersection(pool.members)) < 2 for pool in problem.pools)
+
+
+def room_in_order(problem: Problem, device: int) -> int:
+    """Return what one accelerator may take, its pool respected."""
+    pools = [pool.room for pool in problem.pools if device in pool.members]
+    return min([problem.rooms[device], *pools])
+
+
+def packings(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterator[Segments]:
+    """Yield a packing of everything for each minimal set of devices that can hold it, smallest first."""
+    kinds = _kinds(problem, line, capacities)
+    if prod(len(kind) + 1 for kind in kinds) > MAX_STATES:
+        yield from _by_size(problem, line, capacities)
+        return
+    reach, last = {(0,) * len(kinds): 0}, dict[State, int]()
+    counts = product(*(range(len(kind) + 1) for kind in kinds))
+    done: list[State] = []
+    for state in sorted(counts, key=lambda s: (sum(s), [-n for n in s])):
+        if any(all(a <= b for a, b in zip(smaller, state, strict=True)) for smaller in done):
+            continue
+        if sum(state):
+            reach[state], last[state] = _best_end(problem, line, capacities, kinds, reach, state)
+        if reach[state] == len(line):
+            done.append(state)
+            yield _unwind(kinds, reach, last, state)
+
+
+def _best_end(
+    problem: Problem,
+    line: Line,
+    capacities: Sequence[int],
+    kinds: list[list[int]],
+    reach: dict[State, int],
+    state: State,
+) -> tuple[int, int]:
+    """Return how far a set of devices reaches and which kind comes last."""
+    best = (-1, -1)
+    for kind, count in enumerate(state):
+        before = (*state[:kind], count - 1, *state[kind + 1 :])
+        if count and before in reach:
+            device = kinds[kind][count - 1]
+            peak = problem.peaks[device] if problem.peaks else 0
+            end = line.extend(reach[before], device, capacities[device], peak)
+            best = max(best, (end, kind))
+    return best
+
+
+def _kinds(problem: Problem, line: Line, capacities: Sequence[int]) -> list[list[int]]:
+    found: dict[tuple[object, ...], list[int]] = {}
+    for device in problem.accelerators:
+        peak = problem.peaks[device] if problem.peaks else 0
+        found.setdefault((capacities[device], peak, line.bans[device]), []).append(device)
+    return list(found.values())
+
+
+def _unwind(
+    kinds: list[list[int]], reach: dict[State, int], last: dict[State, int], state: State
+) -> Segments:
+    order: list[int] = []
+    stops: list[int] = []
+    while sum(state):
+        kind = last[state]
+        order.append(kind)
+        stops.append(reach[state])
+        state = (*state[:kind], state[kind] - 1, *state[kind + 1 :])
+    remaining = [iter(kind) for kind in kinds]
+    return Segments(tuple(next(remaining[kind]) for kind in reversed(order)), tuple(reversed(stops)))
+
+
+def _by_size(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterator[Segments]:
+    """Many different devices: try the given order and the larger first, not every order."""
+    mains = problem.accelerators
+    for order in (mains, tuple(sorted(mains, key=lambda d: (-capacities[d], d)))):
+        position, stops = 0, list[int]()
+        for device in order:
+            peak = problem.peaks[device] if problem.peaks else 0
+            position = line.extend(position, device, capacities[device], peak)
+            stops.append(position)
+            if position == len(line):
+                yield Segments(order[: len(stops)], tuple(stops))
+                break
+
+
+def fill(
+    problem: Problem, line: Line, capacities: Sequence[int], order: tuple[int, ...]
+) -> Iterator[list[Place]]:
+    """Yield what devices in this order hold, filled from the front and from the back, if everything."""
+    size = len(line)
+    backwards = Line(
+        tuple(accumulate((b - a for a, b in pairwise(reversed([-p for p in line.prefix]))), initial=0)),
+        None if line.peaks is None else line.peaks[::-1],
+        tuple(tuple(size - 1 - i for i in reversed(banned)) for banned in line.bans),
+    )
+    for way, devices in ((line, order), (backwards, order[::-1])):
+        places: list[Place] = []
+        for device in devices:
+            peak = problem.peaks[device] if problem.peaks else 0
+            stop = way.extend(len(places), device, capacities[device], peak)
+            places += [Place(device, device)] * (stop - len(places))
+        if len(places) == size:
+            yield places if way is line else places[::-1]
+
+
+def minimax(
+    problem: Problem, line: Line, capacities_at: Callable[[float], Sequence[int]], high: float
+) -> tuple[float, Segments] | None:
+    """Return the least level whose capacities hold everything, with its packing on the fewest devices.
+
+    ``capacities_at`` must not fall with its argument; ``high`` is the largest level to consider.
+    """
+    best = next(packings(problem, line, capacities_at(high)), None)
+    if best is None:
+        return None
+    low = 0.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        found = next(packings(problem, line, capacities_at(middle)), None)
+        if found is None:
+            low = middle
+        else:
+            high, best = middle, found
+        if high - low <= 1e-9 * max(high, 1e-30):
+            break
+    return high, best

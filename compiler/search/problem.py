@@ -1,0 +1,190 @@
+"""The placement problem as plain numbers: devices with room, atoms with bytes.
+
+Everything the packers see is here; they know nothing of modules, so they can be tested and used
+on their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from ...ir import Device, is_accelerator
+
+UNLIMITED: Final = 2**62
+
+
+class Place(NamedTuple):
+    """Where an atom is: device indices of its bytes and of its computation."""
+
+    store: int
+    run: int
+
+    @property
+    def streamed(self) -> bool:
+        """Say whether the bytes travel to where they are used."""
+        return self.store != self.run
+
+
+@dataclass(frozen=True, slots=True)
+class Atom:
+    """What must be placed as one: one grain, or several that share storage or belong together."""
+
+    grains: tuple[int, ...]
+    """Its grains in execution order."""
+    weight: int
+    """Bytes on the device that stores it."""
+    demand: int = 0
+    """Bytes that add up on the device that runs it (KV cache)."""
+    peak: int = 0
+    """Bytes of which the device that runs it needs the largest of its atoms' only (activations)."""
+    stream: int = 0
+    """Bytes of its largest grain: what a streaming buffer must hold."""
+    banned: frozenset[int] = frozenset()
+    """Devices that may neither store nor run it."""
+
+    @property
+    def kind(self) -> tuple[int, int, int, int, frozenset[int]]:
+        """What makes two atoms interchangeable."""
+        return (self.weight, self.demand, self.peak, self.stream, self.banned)
+
+    @property
+    def cost(self) -> int:
+        """Bytes it adds to a device that both stores and runs it, its peak left aside."""
+        return self.weight + self.demand
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Devices that share one physical memory, and what of it is free."""
+
+    members: tuple[int, ...]
+    room: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is to be placed where."""
+
+    devices: tuple[Device, ...]
+    rooms: tuple[int, ...]
+    """Free bytes by device, after margins, reserves and pins."""
+    atoms: tuple[Atom, ...]
+    pools: tuple[Pool, ...] = ()
+    peaks: tuple[int, ...] = ()
+    """Activation bytes already counted on each device, because of pins."""
+    buffers: tuple[int, ...] = ()
+    """Streaming buffers already counted on each device, because of pins."""
+    fixed: dict[int, Place] = field(default_factory=dict[int, Place])
+    """Places of pinned grains."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all free atoms, stored and run on one device."""
+        return sum(atom.cost for atom in self.atoms)
+
+    @property
+    def accelerators(self) -> tuple[int, ...]:
+        """Indices of the devices that should hold the model: accelerators with room, else the CPU."""
+        found = tuple(i for i, d in enumerate(self.devices) if is_accelerator(d.name) and self.rooms[i] > 0)
+        return found or tuple(i for i, d in enumerate(self.devices) if d.name.endswith("cpu"))
+
+    @property
+    def hosts(self) -> tuple[int, ...]:
+        """Indices of the devices that hold what does not fit, the faster first."""
+        rest = [i for i, d in enumerate(self.devices) if not is_accelerator(d.name)]
+        ordered = sorted(rest, key=lambda i: self.devices[i].name.endswith("disk"))
+        return tuple(i for i in ordered if i not in self.accelerators)
+
+    @property
+    def cpu(self) -> int | None:
+        """Index of the CPU, if it is listed."""
+        found = [i for i, d in enumerate(self.devices) if d.name.rpartition("/")[2].startswith("cpu")]
+        return found[0] if found else None
+
+
+def usage(problem: Problem, places: list[Place]) -> list[int]:
+    """Return the bytes a placement of the free atoms takes of each device's room."""
+    used = [0] * len(problem.devices)
+    peaks = list(problem.peaks or used)
+    buffers = list(problem.buffers or used)
+    for atom, place in zip(problem.atoms, places, strict=True):
+        used[place.store] += atom.weight
+        used[place.run] += atom.demand
+        peaks[place.run] = max(peaks[place.run], atom.peak)
+        if place.streamed:
+            buffers[place.run] = max(buffers[place.run], atom.stream)
+    start = zip(problem.peaks or (0,) * len(used), problem.buffers or (0,) * len(used), strict=True)
+    return [
+        load + peak + buffer - old_peak - old_buffer
+        for load, peak, buffer, (old_peak, old_buffer) in zip(used, peaks, buffers, start, strict=True)
+    ]
+
+
+def is_legal(problem: Problem, places: list[Place]) -> bool:
+    """Say whether a placement keeps every budget, pool and ban, to the byte."""
+    used = usage(problem, places)
+    if any(load > max(room, 0) for load, room in zip(used, problem.rooms, strict=True)):
+        return False
+    if any(sum(used[d] for d in pool.members) > max(pool.room, 0) for pool in problem.pools):
+        return False
+    pairs = zip(problem.atoms, places, strict=True)
+    return not any(atom.banned and not atom.banned.isdisjoint(place) for atom, place in pairs)
+
+
+class Loads:
+    """A legal placement that atoms move about in one by one, its loads kept up to date.
+
+    Peaks and buffers only grow, so a move may be refused that a fresh count would allow, never the
+    other way round.
+    """
+
+    def __init__(self, problem: Problem, places: list[Place]) -> None:
+        self.problem, self.places = problem, list(places)
+        self.used = usage(problem, places)
+        zero = (0,) * len(self.used)
+        self._peaks, self._buffers = list(problem.peaks or zero), list(problem.buffers or zero)
+        for atom, place in zip(problem.atoms, places, strict=True):
+            self._raise(atom, place)
+
+    def move(self, index: int, place: Place) -> bool:
+        """Move an atom if every budget and ban holds afterwards; say whether it moved."""
+        atom, before = self.problem.atoms[index], self.places[index]
+        if not atom.banned.isdisjoint(place):
+            return False
+        change = dict.fromkeys((*place, *before), 0)
+        change[place.store] += atom.weight
+        change[place.run] += atom.demand + max(0, atom.peak - self._peaks[place.run])
+        change[place.run] += max(0, atom.stream - self._buffers[place.run]) if place.streamed else 0
+        change[before.store] -= atom.weight
+        change[before.run] -= atom.demand
+        if not self._fits(change):
+            return False
+        for device, nbytes in change.items():
+            self.used[device] += nbytes
+        self._raise(atom, place)
+        self.places[index] = place
+        return True
+
+    def _raise(self, atom: Atom, place: Place) -> None:
+        self._peaks[place.run] = max(self._peaks[place.run], atom.peak)
+        if place.streamed:
+            self._buffers[place.run] = max(self._buffers[place.run], atom.stream)
+
+    def _fits(self, change: dict[int, int]) -> bool:
+        if any(n > 0 and self.used[d] + n > self.problem.rooms[d] for d, n in change.items()):
+            return False
+        return all(
+            sum(self.used[d] + change.get(d, 0) for d in pool.members) <= pool.room
+            for pool in self.problem.pools
+            if sum(change.get(d, 0) for d in pool.members) > 0
+        )
+
+
+def with_extra_room(problem: Problem, device: int, extra: int) -> Problem:
+    """Return the problem with ``extra`` bytes more on one device and in its pool."""
+    rooms = tuple(room + extra if i == device else room for i, room in enumerate(problem.rooms))
+    pools = tuple(
+        replace(pool, room=pool.room + extra) if device in pool.members else pool for pool in problem.pools
+    )
+    return replace(problem, rooms=rooms, pools=pools)

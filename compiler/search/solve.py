@@ -1,0 +1,297 @@
+"""The search itself: in order where that holds everything, out of order where it must, spill last.
+
+Every candidate is counted to the byte before it is believed, and the placement that was there
+before is one of the candidates: the answer is never worse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise, permutations
+from time import monotonic
+
+from . import inorder
+from .arrange import arrange, bring_closer, count_hops, move_in
+from .atoms import Model
+from .objective import Workload, bound_of, latency, rates, seconds_per_byte, value_of
+from .outoforder import Counts, fewest_hops, most_bytes
+from .problem import Place, Problem, is_legal, usage
+
+WORTH = 0.01
+"""Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""
+MAX_PERMUTED = 5
+BETTER = 0.02
+"""A continuous objective must gain this much to replace the simple plan."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the search is asked for."""
+
+    objective: str | None = None
+    offload: str = "stream"
+    seconds: float = 10.0
+    work: Workload = field(default_factory=Workload)
+    started: float = field(default_factory=monotonic)
+
+    def left(self, share: float) -> float:
+        """Return the seconds the next step may take: a share of what is left."""
+        return max(0.05, share * (self.seconds - (monotonic() - self.started)))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A placement of a model's atoms, what it is worth, and what was proved."""
+
+    model: Model
+    places: list[Place]
+    objective: str
+    value: float
+    bound: float
+    status: str
+    """``optimal``, ``in-order`` (among placements that keep the order) or ``time-limit``."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spilled(self) -> int:
+        """Bytes of free atoms that are not stored on an accelerator."""
+        return spilled_bytes(self.model.problem, self.places)
+
+
+def spilled_bytes(problem: Problem, places: list[Place]) -> int:
+    """Return the bytes stored off the accelerators."""
+    mains = set(problem.accelerators)
+    pairs = zip(problem.atoms, places, strict=True)
+    return sum(atom.weight for atom, place in pairs if place.store not in mains)
+
+
+def search(coarse: Model, fine: Model, wish: Wish) -> Found | None:
+    """Return the best placement found, with whole layers where that costs nothing; None if none is legal."""
+    models = (coarse,) if coarse.grains == fine.grains else (coarse, fine)
+    for model in models:
+        found = _best_in_order(model, wish)
+        if found is not None:
+            return found
+    room = sum(inorder.room_in_order(fine.problem, d) for d in fine.problem.accelerators)
+    if fine.problem.total <= room:
+        for model in models:
+            found = _fit_out_of_order(model, wish)
+            if found is not None:
+                return found
+    return None if wish.offload == "none" else _spill(coarse, fine, wish)
+
+
+def _best_in_order(model: Model, wish: Wish) -> Found | None:
+    problem = model.problem
+    if not inorder.is_packable(problem):
+        return None
+    objective = wish.objective or "fill"
+    places = list(_candidates(problem, objective, wish.work))
+    places = [candidate for candidate in places if is_legal(problem, candidate)]
+    if not places:
+        return None
+    best = min(places, key=lambda candidate: _score(problem, candidate, objective, wish.work))
+    value = value_of(objective, problem, best, wish.work)
+    bound = value if objective == "fill" else min(value, bound_of(objective, problem, wish.work))
+    return Found(model, best, objective, value, bound, "optimal" if value == bound else "in-order")
+
+
+def _score(problem: Problem, places: list[Place], objective: str, work: Workload) -> tuple[float, ...]:
+    if objective == "fill":
+        return fill_score(problem, places)
+    return value_of(objective, problem, places, work), count_hops(problem, places)
+
+
+def fill_score(problem: Problem, places: list[Place]) -> tuple[float, ...]:
+    """Order placements as people expect a plain plan: the devices in the order they are listed.
+
+    As few of the list as possible, none before the last one empty, few changes of device, in the
+    list's order, the earlier ones fuller.
+    """
+    mains = problem.accelerators
+    used, runs = usage(problem, places), [place.run for place in places]
+    taken = {*runs, *(place.run for place in problem.fixed.values())}
+    last = max((i for i, device in enumerate(mains) if device in taken), default=0)
+    empty = sum(device not in taken for device in mains[:last])
+    backwards = sum(a > b for a, b in pairwise(runs))
+    return last, empty, count_hops(problem, places), backwards, *(-used[d] for d in mains)
+
+
+def _candidates(problem: Problem, objective: str, work: Workload) -> Iterator[list[Place]]:
+    line = inorder.line_of(problem)
+    rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
+    total = float(max(problem.total, 1))
+    slowness = [seconds_per_byte(rates(device), work) for device in problem.devices]
+    best: tuple[float, inorder.Segments] | None = None
+    match objective:
+        case "balance":
+            best = inorder.minimax(problem, line, lambda share: [int(share * room) for room in rooms], 1.0)
+        case "headroom":
+            top = float(max(rooms))
+            best = inorder.minimax(
+                problem, line, lambda x: [min(room, int(room - top + x)) for room in rooms], top
+            )
+        case "throughput":
+            best = inorder.minimax(
+                problem,
+                line,
+                lambda t: [min(room, int(t / slow)) for room, slow in zip(rooms, slowness, strict=True)],
+                total * max(slowness),
+            )
+        case "fill":
+            yield from _fillings(problem, line, rooms)
+        case _:
+            for packing in islice(inorder.packings(problem, line, rooms), 64):
+                yield packing.places()
+    if best is not None:
+        yield best[1].places()
+
+
+def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterator[list[Place]]:
+    """Yield packings on the shortest part of the device list that holds everything."""
+    mains = problem.accelerators
+    for count in range(1, len(mains) + 1):
+        part = [room if d in mains[:count] else -1 for d, room in enumerate(rooms)]
+        found = [packing.places() for packing in islice(inorder.packings(problem, line, part), 16)]
+        if found:
+            yield from found
+            if count <= MAX_PERMUTED:
+                for order in permutations(mains[:count]):
+                    yield from inorder.fill(problem, line, part, order)
+            return
+
+
+def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
+    """Place everything on the accelerators in any order, with few changes of device."""
+    problem = model.problem
+    counts = most_bytes(problem, "none", wish.left(0.3))
+    if counts is None:
+        return None
+    places = _fewest_changes(problem, counts, "none", wish)
+    if not is_legal(problem, places):
+        return None
+    objective = wish.objective or "fill"
+    value = value_of(objective, problem, places, wish.work)
+    bound = value if objective == "fill" else min(value, bound_of(objective, problem, wish.work))
+    note = f"no order-keeping placement fits; this one changes device {count_hops(problem, places)} times"
+    status = "optimal" if value == bound else "time-limit"
+    return Found(model, places, objective, value, bound, status, (note,))
+
+
+def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
+    """Return the arrangement of the counts, or of others that keep as many bytes, with the fewest hops."""
+    simple = arrange(problem, counts, by_run=False)
+    kept = sum(atom.weight for atom in problem.atoms) - spilled_bytes(problem, simple)
+    devices = len({place.run for place in simple})
+    if count_hops(problem, simple) < devices:
+        return simple
+    better = fewest_hops(problem, policy, kept, wish.left(0.3))
+    if better is None:
+        return simple
+    places = arrange(problem, better, by_run=True)
+    if not is_legal(problem, places) or spilled_bytes(problem, places) > spilled_bytes(problem, simple):
+        return simple
+    return min((simple, places), key=lambda candidate: count_hops(problem, candidate))
+
+
+def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
+    """Keep the most bytes on the accelerators; `auto` takes the quicker of streaming and computing."""
+    if wish.offload != "auto":
+        return _spill_by(coarse, fine, wish, wish.offload)
+    found = [f for p in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, p)) is not None]
+    if len(found) < 2:
+        return found[0] if found else None
+    streamed, computed = (latency(f.model.problem, f.places, wish.work) for f in found)
+    chosen = found[0] if streamed <= computed * (1 + BETTER) else found[1]
+    note = f"predicted: {streamed:.3g}s when streamed, {computed:.3g}s when computed where stored"
+    return replace(chosen, notes=(*chosen.notes, note))
+
+
+def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
+    exact = _most_bytes(fine.problem, policy, wish.left(0.5))
+    if exact is None:
+        return None
+    counts, policy = exact
+    total = sum(atom.weight for atom in fine.problem.atoms)
+    room = sum(fine.problem.rooms[d] for d in fine.problem.accelerators)
+    goal = total - sum(_kept(fine.problem, counts))
+    for model, places in _whole_layers(coarse, fine, wish, policy):
+        spilled = spilled_bytes(model.problem, places)
+        if spilled - goal <= WORTH * room:
+            break
+    else:
+        model, places = fine, _fewest_changes(fine.problem, counts, policy, wish)
+    places = bring_closer(model.problem, places)
+    if not is_legal(model.problem, places):
+        return None
+    kept = total - spilled_bytes(model.problem, places)
+    status = "optimal" if counts.proven else "time-limit"
+    return Found(model, places, "accelerator-bytes", kept, max(kept, counts.bound), status)
+
+
+def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
+    mains = set(problem.accelerators)
+    for group, entry in zip(counts.groups, counts.table, strict=True):
+        yield sum(group.atom.weight * n for place, n in entry.items() if place.store in mains)
+
+
+def _most_bytes(problem: Problem, policy: str, seconds: float) -> tuple[Counts, str] | None:
+    """Solve under the policy; where it admits nothing, allow computing where the bytes are."""
+    for allowed in dict.fromkeys((policy, "any")):
+        counts = most_bytes(problem, allowed, seconds)
+        if counts is not None:
+            return counts, allowed
+    return None
+
+
+def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterator[tuple[Model, list[Place]]]:
+    """Yield placements that split no layer, then one layer a device, then as many as it takes."""
+    if coarse.grains == fine.grains:
+        return
+    found = most_bytes(coarse.problem, policy, wish.left(0.5))
+    if found is None:
+        return
+    whole = _fewest_changes(coarse.problem, found, policy, wish)
+    yield coarse, whole
+    places = carry_over(coarse, whole, fine)
+    if not is_legal(fine.problem, places):
+        return
+    layers, mains = _spilled_layers(coarse, whole, fine), fine.problem.accelerators
+    for device in mains:
+        nearest = min(layers, key=lambda layer: layer[0] != device, default=None)
+        if nearest is not None:
+            layers.remove(nearest)
+            places = move_in(fine.problem, places, nearest[1], (device,))
+    yield fine, places
+    yield fine, move_in(fine.problem, places, range(len(places)), mains)
+
+
+def carry_over(source: Model, places: list[Place], target: Model) -> list[Place]:
+    """Return the places of another model's atoms under the same placement."""
+    codes = tensor_places(source, places)
+    return [codes[target.grains[atom.grains[0]].start] for atom in target.problem.atoms]
+
+
+def tensor_places(model: Model, places: list[Place]) -> list[Place]:
+    """Return the place of every tensor."""
+    by_grain = dict(model.problem.fixed)
+    for atom, place in zip(model.problem.atoms, places, strict=True):
+        by_grain.update(dict.fromkeys(atom.grains, place))
+    codes: list[Place] = []
+    for index, grain in enumerate(model.grains):
+        codes += [by_grain[index]] * (grain.stop - grain.start)
+    return codes
+
+
+def _spilled_layers(coarse: Model, places: list[Place], fine: Model) -> list[tuple[int, set[int]]]:
+    """Return what runs every layer off the accelerators, and the atoms of the finer model inside it."""
+    mains = set(coarse.problem.accelerators)
+    starts = {fine.grains[atom.grains[0]].start: i for i, atom in enumerate(fine.problem.atoms)}
+    layers: list[tuple[int, set[int]]] = []
+    for atom, place in zip(coarse.problem.atoms, places, strict=True):
+        if place.store not in mains:
+            spans = [coarse.grains[g] for g in atom.grains]
+            inside = {starts[t] for span in spans for t in range(span.start, span.stop) if t in starts}
+            layers.append((place.run, inside))
+    return layers

@@ -1,0 +1,231 @@
+"""Which files a checkpoint has and where in them each tensor is.
+
+A checkpoint is one ``.safetensors`` file, an ``.index.json`` with its shards, or a folder with
+either. Everything is known from the headers; a loader needs nothing else to read in place.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.sources import (
+    AMBIGUOUS_INPUT,
+    DUPLICATE_TENSOR,
+    EMPTY_MODEL,
+    INVALID_INDEX,
+    MISSING_INPUT,
+    MISSING_SHARD,
+    MISSING_TENSOR,
+    PATH_OUTSIDE_FOLDER,
+    UNKNOWN_INPUT,
+    UNLISTED_TENSOR,
+    UNREADABLE_INPUT,
+)
+from .safetensors_header import StoredTensor, duplicated_names, read_header
+
+INDEX_SUFFIX: Final = ".safetensors.index.json"
+_PREFERRED: Final = ("model", "diffusion_pytorch_model")
+_SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
+_MAX_INDEX: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of a checkpoint as it was when its header was read."""
+
+    path: Path
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointIndex:
+    """Where every tensor of a checkpoint is: ``files[t.file]``, bytes ``t.offset`` to ``+ t.nbytes``.
+
+    ``tensors`` maps the tensor's path, as the checkpoint spells it, to a `StoredTensor` (path,
+    file number, absolute byte offset, nbytes, torch dtype name, shape). Bytes are little-endian and
+    contiguous in row-major order. The order is that of the files, and in a file that of the bytes.
+    """
+
+    files: tuple[StoredFile, ...]
+    tensors: Mapping[str, StoredTensor]
+
+    def file_of(self, tensor: StoredTensor) -> Path:
+        """Return the file that holds a tensor."""
+        return self.files[tensor.file].path
+
+
+def index_checkpoint(path: Path, diagnostics: Diagnostics) -> CheckpointIndex | None:
+    """Read the headers of a file, an index or a folder; None when ``diagnostics`` got an error."""
+    before = len(diagnostics.errors)
+    listed = _listed(path, diagnostics)
+    if listed is None:
+        return None
+    files, weight_map = listed
+    found = [read_header(file, number, diagnostics) for number, file in enumerate(files)]
+    if len(diagnostics.errors) > before:
+        return None
+    tensors = [tensor for header, _ in found for tensor in header]
+    for first, second in duplicated_names(tensors):
+        places = f"`{files[first.file].name}` and `{files[second.file].name}`"
+        message = f"`{first.path}` is in both {places}"
+        diagnostics.add(Diagnostic(DUPLICATE_TENSOR, message, help="remove the file that is not part of it"))
+    if weight_map is not None:
+        tensors = _as_listed(path, tensors, weight_map, diagnostics)
+    if not tensors and len(diagnostics.errors) == before:
+        diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
+    if len(diagnostics.errors) > before:
+        return None
+    stored = tuple(StoredFile(file, size) for file, (_, size) in zip(files, found, strict=True))
+    return CheckpointIndex(stored, {tensor.path: tensor for tensor in tensors})
+
+
+def _listed(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str, str] | None] | None:
+    if path.is_dir():
+        inner = _main_file(path, diagnostics)
+        if inner is None:
+            return None
+        if isinstance(inner, list):
+            return inner, None
+        path = inner
+    if not path.exists():
+        diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
+        return None
+    return _shards(path, diagnostics) if path.name.endswith(".json") else ([path], None)
+
+
+def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | None:
+    """Choose what to read in a folder: an index, the one file, or all shards of one series."""
+    try:
+        names = sorted(entry.name for entry in folder.iterdir())
+    except OSError as error:
+        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{folder}`: {error.strerror}"))
+        return None
+    indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
+    files = [name for name in names if name.endswith(".safetensors")]
+    usual = [stem + suffix for suffix in (INDEX_SUFFIX, ".safetensors") for stem in _PREFERRED]
+    best = next((name for name in usual if name in names), indexes[0] if len(indexes) == 1 else None)
+    if best is not None:
+        return folder / best
+    if indexes:
+        _several(folder, indexes, diagnostics)
+        return None
+    if not files:
+        _nothing_here(folder, names, diagnostics)
+        return None
+    series = {match[1] if (match := _SHARD.fullmatch(name)) else name for name in files}
+    if len(series) > 1:
+        _several(folder, files, diagnostics)
+        return None
+    return _whole_series(folder, files, diagnostics)
+
+
+def _several(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
+    listed = ", ".join(f"`{name}`" for name in names[:4]) + (", ..." if len(names) > 4 else "")
+    message = f"`{folder}` holds {len(names)} files that could be the model: {listed}"
+    diagnostics.add(
+        Diagnostic(AMBIGUOUS_INPUT, message, help=f"name the one you mean: `{folder / names[0]}`")
+    )
+
+
+def _whole_series(folder: Path, files: list[str], diagnostics: Diagnostics) -> list[Path] | None:
+    match = _SHARD.fullmatch(files[0])
+    if match is not None and len(files) != int(match[3]) <= 99_999:
+        there = {int(m[2]) for name in files if (m := _SHARD.fullmatch(name))}
+        gone = next(n for n in range(1, int(match[3]) + 2) if n not in there)
+        message = f"`{folder}` holds {len(files)} of {int(match[3])} shards"
+        missing = f"{match[1]}-{gone:05d}-of-{match[3]}.safetensors is missing"
+        diagnostics.add(
+            Diagnostic(MISSING_SHARD, message, notes=(missing,), help="download the missing files")
+        )
+        return None
+    return [folder / name for name in files]
+
+
+def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
+    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    notes = (f"`{pickles[0]}` is a pickle, which runs code when read",) if pickles else ()
+    help_ = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
+    message = f"`{folder}` holds no safetensors file"
+    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_ if pickles else None))
+
+
+def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str, str]] | None:
+    weight_map = _weight_map(path, diagnostics)
+    if weight_map is None:
+        return None
+    names = sorted(set(weight_map.values()))
+    outside = [name for name in names if not _stays_inside(name)]
+    if outside:
+        message = f"`{path}` names `{outside[0][:120]}`, which is outside its folder"
+        diagnostics.add(Diagnostic(PATH_OUTSIDE_FOLDER, message, help="list shards by their plain file name"))
+        return None
+    files = [path.parent / name for name in names]
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        listed = ", ".join(f"`{file.name}`" for file in missing[:3])
+        message = f"{len(missing)} of {len(files)} shards of `{path}` are missing: {listed}"
+        diagnostics.add(Diagnostic(MISSING_SHARD, message, help="download the missing files"))
+        return None
+    return files, weight_map
+
+
+def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
+    try:
+        content = _bounded_json(path)
+    except OSError as error:
+        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}"))
+        return None
+    except (ValueError, RecursionError) as error:
+        diagnostics.add(Diagnostic(INVALID_INDEX, f"`{path}` is not an index of shards: {error}"))
+        return None
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if isinstance(weight_map, dict) and all(isinstance(file, str) for file in weight_map.values()):
+        return weight_map
+    message = f"`{path}` is not an index of shards: no `weight_map` from names to files"
+    diagnostics.add(Diagnostic(INVALID_INDEX, message))
+    return None
+
+
+def _bounded_json(path: Path) -> object:
+    if path.stat().st_size > _MAX_INDEX:
+        raise ValueError("it is larger than 1GiB")
+    return json.loads(path.read_bytes())
+
+
+def _stays_inside(name: str) -> bool:
+    """Say whether a listed name is a plain relative path; links are followed, as caches are full of them."""
+    parts = PurePosixPath(name).parts
+    absolute = name.startswith("/") or "\\" in name or ":" in name or "\0" in name
+    return bool(parts) and not absolute and ".." not in parts
+
+
+def _as_listed(
+    path: Path,
+    tensors: list[StoredTensor],
+    weight_map: dict[str, str],
+    diagnostics: Diagnostics,
+) -> list[StoredTensor]:
+    """Return the tensors the index lists; report what only one of the two sides knows."""
+    names = sorted(set(weight_map.values()))
+    there = {(tensor.path, names[tensor.file]) for tensor in tensors}
+    gone = [name for name, file in weight_map.items() if (name, file) not in there]
+    extra = [tensor for tensor in tensors if tensor.path not in weight_map]
+    if gone:
+        message = f"`{path}` lists {len(gone)} tensors its shards do not hold: {_names(gone)}"
+        help_ = "write the index again, or download shard and index from one place"
+        diagnostics.add(Diagnostic(MISSING_TENSOR, message, help=help_))
+    if extra:
+        shown = _names([tensor.path for tensor in extra])
+        message = f"the shards of `{path}` hold {len(extra)} tensors it does not list: {shown}"
+        diagnostics.add(Diagnostic(UNLISTED_TENSOR, message, notes=("they are left out of the plan",)))
+    return [tensor for tensor in tensors if tensor.path in weight_map]
+
+
+def _names(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -1,0 +1,115 @@
+"""A model from a folder with a transformers ``config.json``, built on the meta device.
+
+Nothing is downloaded. Code that came with the configuration is imported only when that is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir import Diagnostic, PlanError, Rule
+from ...ir.rules.sources import (
+    CONFIG_FAILED,
+    INVALID_CONFIG,
+    MISSING_EXTRA,
+    MISSING_INPUT,
+    REMOTE_CODE_REFUSED,
+    UNREADABLE_INPUT,
+)
+from .script_errors import reads_values
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build_from_config(path: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
+    """Return the transformers model a configuration describes, without weights.
+
+    ``path`` is a ``config.json`` or the folder that holds one.
+
+    Raises:
+        PlanError: no configuration, transformers is missing or refuses, or foreign code is not allowed.
+
+    """
+    folder = _folder(Path(path))
+    content = _content(folder / "config.json")
+    transformers = _transformers()
+    kind = str(content.get("model_type", ""))
+    foreign = "auto_map" in content and kind not in transformers.CONFIG_MAPPING
+    if foreign and not trust_remote_code:
+        message = f"`{folder}` describes a `{kind}` model with code of its own, which was not run"
+        help_ = "read its Python files, then add `--trust-remote-code`"
+        raise _error(REMOTE_CODE_REFUSED, message, help_)
+    try:
+        return _build(transformers, folder, content, trust=foreign)
+    except Exception as error:
+        message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        raise _error(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",)) from error
+
+
+def _folder(path: Path) -> Path:
+    folder = path if path.is_dir() else path.parent
+    if not path.exists() or not (folder / "config.json").exists():
+        raise _error(MISSING_INPUT, f"there is no config.json in `{folder}`")
+    return folder
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise _error(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise _error(INVALID_CONFIG, f"`{path}` is not JSON: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("model_type"), str):
+        return content
+    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", "use the file saved with the model")
+
+
+def _transformers() -> Any:  # noqa: ANN401
+    try:
+        import transformers
+    except ImportError:
+        message = "building a model from its config.json needs transformers"
+        raise _error(MISSING_EXTRA, message, "run `pip install 'compile-plan[hub]'`") from None
+    return transformers
+
+
+def _build(transformers: Any, folder: Path, content: dict[str, Any], *, trust: bool) -> nn.Module:  # noqa: ANN401
+    """Build the class the configuration names, or the one transformers has for its type."""
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    match content.get("architectures"):
+        case [str(name), *_] if not trust and hasattr(transformers, name):
+            kind, options = getattr(transformers, name), {}
+            build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls
+        case _:
+            build, options = _auto_class(transformers, config).from_config, {"trust_remote_code": trust}
+    return _weightless(lambda: build(config, **options))
+
+
+def _weightless(build: Callable[[], nn.Module]) -> nn.Module:
+    """Build on meta, and in the gentler mode what computes small values while it is built."""
+    from .meta_mode import weightless
+
+    try:
+        with weightless(gentle=False):
+            return build()
+    except (NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        if not reads_values(error):
+            raise
+    with weightless(gentle=True):
+        return build()
+
+
+def _auto_class(transformers: Any, config: Any) -> Any:  # noqa: ANN401
+    causal = transformers.AutoModelForCausalLM
+    mapping = getattr(causal, "_model_mapping", {})
+    return causal if type(config) in mapping else transformers.AutoModel
+
+
+def _error(rule: Rule, message: str, help_: str | None = None, notes: tuple[str, ...] = ()) -> PlanError:
+    return PlanError((Diagnostic(rule, message, notes=notes, help=help_),))

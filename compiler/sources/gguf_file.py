@@ -1,0 +1,88 @@
+"""A GGUF file as a plan, read-only, through the ``gguf`` package: exact packed bytes, no weights read."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ...ir import Diagnostic, Diagnostics, Plan
+from ...ir.rules.sources import (
+    EMPTY_MODEL,
+    INVALID_CHECKPOINT,
+    MISSING_EXTRA,
+    MISSING_INPUT,
+    UNREADABLE_INPUT,
+)
+from .checkpoint import lower_tensors
+from .named_tensors import NamedTensor
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+_TORCH: Final = {
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
+    "BF16": "bfloat16",
+    "I8": "int8",
+    "I16": "int16",
+    "I32": "int32",
+    "I64": "int64",
+}
+
+
+def read_gguf(path: str | Path, diagnostics: Diagnostics) -> Plan:
+    """Return the lowered plan of a GGUF file.
+
+    Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements.
+
+    Raises:
+        PlanError: the file is missing or invalid, or the ``gguf`` package is not installed.
+
+    """
+    path = Path(path)
+    tensors = _tensors(path, diagnostics)
+    if not tensors and not diagnostics.errors:
+        diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
+    diagnostics.raise_errors()
+    return lower_tensors(path.stem, tensors, {})
+
+
+def _tensors(path: Path, diagnostics: Diagnostics) -> list[NamedTensor]:
+    try:
+        import gguf
+    except ImportError:
+        help_ = "run `pip install 'compile-plan[gguf]'`"
+        diagnostics.add(Diagnostic(MISSING_EXTRA, "reading a .gguf file needs the gguf package", help=help_))
+        return []
+    try:
+        with path.open("rb") as stream:
+            magic = stream.read(4)
+        if magic != b"GGUF":
+            message = f"`{path}` is not a GGUF file: it starts with {magic!r}"
+            diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))
+            return []
+        return list(_listed(gguf, path))
+    except FileNotFoundError:
+        diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
+    except OSError as error:
+        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror or error}"))
+    except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
+        message = f"`{path}` is not a valid GGUF file: {error}"
+        diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))
+    return []
+
+
+def _listed(gguf: ModuleType, path: Path) -> Iterator[NamedTensor]:
+    reader = gguf.GGUFReader(path)
+    for tensor in reader.tensors:
+        yield _named(tensor)
+
+
+def _named(tensor: Any) -> NamedTensor:  # noqa: ANN401  # the package has no types
+    nbytes = int(tensor.n_bytes)
+    dtype = _TORCH.get(tensor.tensor_type.name)
+    shape = tuple(int(size) for size in reversed(tensor.shape))
+    return NamedTensor(str(tensor.name), dtype or "uint8", shape if dtype else (nbytes,), nbytes)

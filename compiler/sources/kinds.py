@@ -1,0 +1,105 @@
+"""What an input is, decided by its name and by what is beside it; nothing is opened but JSON."""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
+
+
+class Kind(StrEnum):
+    """The kinds of input."""
+
+    SCRIPT = "script"
+    """``model.py`` or ``model.py:factory``."""
+    CHECKPOINT = "checkpoint"
+    """A safetensors file, an index, or a folder with either."""
+    CONFIG = "config"
+    """A ``config.json``, or a folder that holds one and no weights."""
+    PLAN_TEXT = "plan-text"
+    PLAN_FILE = "plan-file"
+    DEVICE_MAP = "device-map"
+    GGUF = "gguf"
+
+
+_SUFFIXES: Final = {
+    ".py": Kind.SCRIPT,
+    ".safetensors": Kind.CHECKPOINT,
+    ".plan": Kind.PLAN_TEXT,
+    ".msgpack": Kind.PLAN_FILE,
+    ".gguf": Kind.GGUF,
+}
+_PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_LISTED: Final = "inputs are .py, .safetensors, .plan, .msgpack, .json, .gguf files and model folders"
+
+
+def kind_of(spec: str | Path, diagnostics: Diagnostics) -> Kind | None:
+    """Return the kind of an input; None with an error in ``diagnostics``."""
+    from .script import split_spec
+
+    path, _ = split_spec(spec)
+    try:
+        if path.is_dir():
+            return _kind_of_folder(path, diagnostics)
+        if not path.exists():
+            diagnostics.add(_missing(path))
+            return None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{str(path)[:200]!s}`: {reason}"))
+        return None
+    kind = _kind_of_json(path) if path.suffix == ".json" else _SUFFIXES.get(path.suffix)
+    if kind is None:
+        diagnostics.add(_unknown(path))
+    return kind
+
+
+def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> Kind | None:
+    names = sorted(entry.name for entry in folder.iterdir())
+    if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
+        return Kind.CHECKPOINT
+    if "config.json" in names:
+        return Kind.CONFIG
+    inner = [name for name in names if Path(name).suffix in _SUFFIXES]
+    pickles = [name for name in names if Path(name).suffix in _PICKLES]
+    message = f"`{folder}` holds neither safetensors files nor a config.json"
+    help_ = f"name the file: `{folder / inner[0]}`" if inner else _PICKLE_HELP if pickles else None
+    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=(_LISTED,), help=help_))
+    return None
+
+
+_PICKLE_HELP: Final = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
+
+
+def _kind_of_json(path: Path) -> Kind:
+    """Tell the three kinds of JSON apart: an index, a configuration, a device map."""
+    if path.name.endswith(".index.json"):
+        return Kind.CHECKPOINT
+    if path.name != "config.json":
+        return Kind.DEVICE_MAP
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return Kind.CONFIG
+    places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())
+    return Kind.DEVICE_MAP if places and "model_type" not in content else Kind.CONFIG
+
+
+def _missing(path: Path) -> Diagnostic:
+    folder = path.parent
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    near = get_close_matches(path.name, names, n=1)
+    help_ = f"did you mean `{folder / near[0]}`?" if near else None
+    return Diagnostic(MISSING_INPUT, f"there is no `{str(path)[:200]}`", help=help_)
+
+
+def _unknown(path: Path) -> Diagnostic:
+    what = f"a `{path.suffix}` file" if path.suffix else "a file without a suffix"
+    help_ = _PICKLE_HELP if path.suffix in _PICKLES else None
+    message = f"`{path}` is {what}, which is no known kind of input"
+    return Diagnostic(UNKNOWN_INPUT, message, notes=(_LISTED,), help=help_)

@@ -1,0 +1,232 @@
+"""Lower a live module into the flat module tree, in one walk and without reading a weight.
+
+Modules are visited in the order torch itself visits them; a module that is registered under two
+names appears at both, and what its tensors share is found by storage, not by name. torch is never
+imported here: whoever has a module has torch.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from ...ir import Diagnostic, ModuleTree, PlanError, Role, group_storages
+from ...ir.rules.placement import CYCLIC_MODULE, LAZY_PARAMETER, OVERSIZED_MODEL
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    Visit: TypeAlias = tuple[str, nn.Module, int]
+
+MAX_MODULES: Final = 8_000_000
+"""More than any model has; modules that share modules that share modules grow without bound."""
+
+# torch tensors are declared as Any: subclasses override what the walk asks of them.
+_Tensor: TypeAlias = Any
+_PLAIN: Final = frozenset({"Tensor", "Parameter", "Buffer", "FakeTensor"})
+
+
+def lower_model(model: nn.Module) -> ModuleTree:
+    """Return the module tree of a live module; ``nbytes`` is set only where shapes do not tell it.
+
+    Raises:
+        PlanError: a parameter has no shape yet, or a module contains itself.
+
+    """
+    with paused_collection():
+        walk = _Walk()
+        walk.visit(model)
+        return walk.tree()
+
+
+@contextmanager
+def paused_collection() -> Iterator[None]:
+    """Keep the cyclic collector from scanning a large model again and again while it is walked."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
+
+
+class _Walk:
+    """The columns of the tree while they grow."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.idents: list[int] = []
+        self.classes: list[str] = []
+        self.parents: list[int] = []
+        self.first_tensors: list[int] = []
+        self.tensor_names: list[str] = []
+        self.tensors: list[_Tensor] = []
+        self.roles: list[Role] = []
+
+    def visit(self, root: nn.Module) -> None:
+        """Walk the modules in pre-order with a stack of our own: depth is not limited."""
+        names, tensors = self.names, self.tensors
+        seen: set[int] = set()
+        stack: list[Visit] = [("", root, -1)]
+        while stack:
+            name, module, parent = stack.pop()
+            index = len(names)
+            names.append(name)
+            self.classes.append(module.__class__.__name__)
+            self.parents.append(parent)
+            self.first_tensors.append(len(tensors))
+            self.idents.append(ident := id(module))
+            if ident in seen:
+                self._refuse_endless(index)
+            seen.add(ident)
+            if parameters := module._parameters:  # noqa: SLF001  # the public iterators cost ten times as much
+                for key, tensor in parameters.items():
+                    if tensor is not None:
+                        self.tensor_names.append(key)
+                        tensors.append(tensor)
+                        self.roles.append(Role.PARAMETER)
+            if module._buffers:  # noqa: SLF001
+                self._add_buffers(module)
+            if children := module._modules:  # noqa: SLF001
+                stack += [
+                    (key, child, index)
+                    for key, child in reversed(list(children.items()))
+                    if child is not None
+                ]
+        self.first_tensors.append(len(tensors))
+
+    def _add_buffers(self, module: nn.Module) -> None:
+        transient = module._non_persistent_buffers_set  # noqa: SLF001
+        for name, tensor in module._buffers.items():  # noqa: SLF001
+            if tensor is not None:
+                self.tensor_names.append(name)
+                self.tensors.append(tensor)
+                self.roles.append(Role.TRANSIENT if name in transient else Role.BUFFER)
+
+    def _refuse_endless(self, index: int) -> None:
+        if index > MAX_MODULES:
+            message = f"the model has more than {MAX_MODULES:,} modules, counting shared ones at every name"
+            raise PlanError([Diagnostic(OVERSIZED_MODEL, message, help="share modules at one level only")])
+        ancestor = self.parents[index]
+        while ancestor >= 0:
+            if self.idents[ancestor] == self.idents[index]:
+                inner, outer = self.path(index), self.path(ancestor) or "the root"
+                message = f"`{inner}` is the same module as `{outer}`, which contains it"
+                raise PlanError([Diagnostic(CYCLIC_MODULE, message, help=f"do not register `{inner}`")])
+            ancestor = self.parents[ancestor]
+
+    def path(self, module: int) -> str:
+        """Return the dotted path of one module."""
+        parts = []
+        while module > 0:
+            parts.append(self.names[module])
+            module = self.parents[module]
+        return ".".join(reversed(parts))
+
+    def tensor_path(self, tensor: int) -> str:
+        """Return the dotted path of one tensor."""
+        owner = next(i for i in range(len(self.names)) if self.first_tensors[i + 1] > tensor)
+        return ".".join(filter(None, (self.path(owner), self.tensor_names[tensor])))
+
+    def tree(self) -> ModuleTree:
+        """Freeze the columns and find out what shares storage."""
+        shapes = self._shapes()
+        objects = group_storages([id(tensor) for tensor in self.tensors])
+        storages = group_storages(self._storage_keys())
+        kinds = [tensor.dtype for tensor in self.tensors]
+        dtypes = {kind: str(kind).removeprefix("torch.") for kind in set(kinds)}
+        return ModuleTree(
+            names=tuple(self.names),
+            classes=tuple(self.classes),
+            parents=tuple(self.parents),
+            ends=self._ends(),
+            first_tensors=tuple(self.first_tensors),
+            tensor_names=tuple(self.tensor_names),
+            shapes=shapes,
+            dtypes=tuple([dtypes[kind] for kind in kinds]),
+            roles=tuple(self.roles),
+            storages=storages,
+            nbytes=self._exact_bytes(objects, storages),
+            objects=None if objects == storages else objects,
+            twins=group_storages(self.idents) if len(set(self.idents)) < len(self.idents) else None,
+        )
+
+    def _ends(self) -> tuple[int, ...]:
+        parents = self.parents
+        ends = list(range(1, len(parents) + 1))
+        for module in range(len(ends) - 1, 0, -1):
+            parent = parents[module]
+            if ends[parent] < ends[module]:  # noqa: PLR1730  # twice as fast as max, once a module
+                ends[parent] = ends[module]
+        return tuple(ends)
+
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        try:
+            shapes = [tensor.shape for tensor in self.tensors]
+        except RuntimeError:
+            raise PlanError([self._lazy(i) for i, t in enumerate(self.tensors) if _is_lazy(t)]) from None
+        plain = {shape: tuple(map(int, shape)) for shape in set(shapes)}
+        return tuple([plain[shape] for shape in shapes])
+
+    def _storage_keys(self) -> list[int]:
+        try:  # the whole column at once: a call per tensor would double its cost
+            return [tensor.untyped_storage()._cdata for tensor in self.tensors]  # noqa: SLF001
+        except (NotImplementedError, RuntimeError, ValueError):
+            return list(map(_storage_key, self.tensors))
+
+    def _lazy(self, index: int) -> Diagnostic:
+        message = f"`{self.tensor_path(index)}` has no shape yet: its lazy module has not been called"
+        return Diagnostic(LAZY_PARAMETER, message, help="call the model once before it is planned")
+
+    def _exact_bytes(self, objects: tuple[int, ...], storages: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return bytes where shape and dtype do not tell them: packed tensors and views of a storage."""
+        packed = any(kind.__name__ not in _PLAIN for kind in set(map(type, self.tensors)))
+        if objects == storages and not (packed and any(map(_parts, self.tensors))):
+            return None
+        sizes = [_nbytes(tensor) for tensor in self.tensors]
+        costs = [0] * len(sizes)
+        for index, (same, storage) in enumerate(zip(objects, storages, strict=True)):
+            if same == index:
+                costs[storage] += sizes[index]
+        for storage in {s for o, s in zip(objects, storages, strict=True) if o != s}:
+            costs[storage] = min(costs[storage], _storage_bytes(self.tensors[storage], costs[storage]))
+        return tuple(costs)
+
+
+def _is_lazy(tensor: _Tensor) -> bool:
+    try:
+        return tensor.shape is None
+    except RuntimeError:
+        return True
+
+
+def _storage_key(tensor: _Tensor) -> int:
+    """Return the address of the storage, or of the tensor where there is no single storage to ask."""
+    try:
+        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
+    except (NotImplementedError, RuntimeError, ValueError):
+        return id(tensor)
+
+
+def _storage_bytes(tensor: _Tensor, default: int) -> int:
+    try:
+        return int(tensor.untyped_storage().nbytes())
+    except (NotImplementedError, RuntimeError, ValueError):
+        return default
+
+
+def _parts(tensor: _Tensor) -> list[_Tensor]:
+    """Return the tensors a packed tensor subclass is made of; nothing for an ordinary tensor."""
+    flatten = getattr(type(tensor), "__tensor_flatten__", None)
+    if flatten is None or type(tensor).__name__ in _PLAIN:
+        return []
+    names, _ = tensor.__tensor_flatten__()
+    return [getattr(tensor, name) for name in names]
+
+
+def _nbytes(tensor: _Tensor) -> int:
+    parts = _parts(tensor)
+    return sum(map(_nbytes, parts)) if parts else int(tensor.numel()) * int(tensor.element_size())

@@ -1,0 +1,87 @@
+"""Building models without their weights: on the meta device, and a gentler mode for stubborn ones.
+
+Some constructors compute small things (``[x.item() for x in torch.linspace(0, rate, depth)]``), which
+the meta device cannot. The gentler mode makes small tensors for real, and large ones and every
+parameter on meta, so a model of any size still takes megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Final
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+LARGE: Final = 1 << 20
+"""Elements; smaller tensors are real in the gentler mode."""
+_SIZED: Final = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+
+@contextmanager
+def weightless(*, gentle: bool) -> Iterator[None]:
+    """Make what is built inside take no memory; defaults of torch that change inside are put back."""
+    dtype, grad = torch.get_default_dtype(), torch.is_grad_enabled()
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=[]))
+            if gentle:
+                stack.enter_context(_LargeOnMeta())
+                stack.enter_context(_parameters_on_meta())
+            else:
+                stack.enter_context(torch.device("meta"))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(grad)
+
+
+class _LargeOnMeta(TorchFunctionMode):
+    """Tensors made with a large size are made on meta."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        options = dict(kwargs or {})
+        if func in _SIZED and options.get("device") is None and _elements(args, options) >= LARGE:
+            options["device"] = "meta"
+        return func(*args, **options)
+
+
+def _elements(args: tuple[Any, ...], options: dict[str, Any]) -> int:
+    sizes = options.get("size", args[0] if args and isinstance(args[0], tuple | list) else args)
+    count = 1
+    for size in sizes if isinstance(sizes, tuple | list) else ():
+        count *= size if isinstance(size, int) else 1
+    return count
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, param: nn.Parameter | None) -> None:
+        if param is not None and type(param) is nn.Parameter and param.device.type != "meta":
+            param = _meta_of(param)
+        register(module, name, param)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
+
+
+def _meta_of(param: nn.Parameter) -> nn.Parameter:
+    """Return the one meta twin of a parameter, so that a tie stays a tie."""
+    twin: nn.Parameter | None = getattr(param, "_meta_twin", None)
+    if twin is None:
+        twin = nn.Parameter(param.detach().to("meta"), requires_grad=param.requires_grad)
+        param._meta_twin = twin  # type: ignore[attr-defined]  # noqa: SLF001  # lives as long as the parameter
+    return twin

@@ -1,0 +1,205 @@
+"""The header of a safetensors file, read with bounds and checked against the file: no weights, no torch.
+
+The format's own library needs numpy or torch to open a file. A header is eight bytes of length and
+then JSON, so it is read here, and nothing in it is believed before it has been checked.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.sources import (
+    DUPLICATE_TENSOR,
+    INVALID_CHECKPOINT,
+    TRUNCATED_CHECKPOINT,
+    UNKNOWN_TENSOR_DTYPE,
+    UNREADABLE_INPUT,
+)
+
+MAX_HEADER: Final = 100_000_000
+"""Bytes; the limit of the format's own library."""
+
+MAX_DEPTH: Final = 100
+"""Names in a path; no model is nested that deep, and trees are walked by recursion."""
+
+DTYPES: Final[dict[str, tuple[str, int]]] = {
+    "BOOL": ("bool", 8),
+    "U8": ("uint8", 8),
+    "I8": ("int8", 8),
+    "U16": ("uint16", 16),
+    "I16": ("int16", 16),
+    "U32": ("uint32", 32),
+    "I32": ("int32", 32),
+    "U64": ("uint64", 64),
+    "I64": ("int64", 64),
+    "F4": ("float4_e2m1fn_x2", 4),
+    "F6_E2M3": ("float6_e2m3fn", 6),
+    "F6_E3M2": ("float6_e3m2fn", 6),
+    "F8_E4M3": ("float8_e4m3fn", 8),
+    "F8_E4M3FNUZ": ("float8_e4m3fnuz", 8),
+    "F8_E5M2": ("float8_e5m2", 8),
+    "F8_E5M2FNUZ": ("float8_e5m2fnuz", 8),
+    "F8_E8M0": ("float8_e8m0fnu", 8),
+    "F16": ("float16", 16),
+    "BF16": ("bfloat16", 16),
+    "F32": ("float32", 32),
+    "F64": ("float64", 64),
+    "C64": ("complex64", 64),
+}
+"""The format's name of a dtype: torch's name, and bits per element."""
+
+
+class StoredTensor(NamedTuple):
+    """Where the bytes of one tensor are, and what they are."""
+
+    path: str
+    file: int
+    """Index into the files of the checkpoint."""
+    offset: int
+    """Absolute, from the start of the file."""
+    nbytes: int
+    dtype: str
+    """torch's name without the prefix."""
+    shape: tuple[int, ...]
+    """As torch has it: two packed 4-bit elements count as one."""
+
+
+class _Invalid(Exception):  # noqa: N818  (carries a finding to the one place that reports it)
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+
+
+def read_header(path: Path, file: int, diagnostics: Diagnostics) -> tuple[list[StoredTensor], int]:
+    """Return the tensors of one file in the order of their bytes, and the size of the file.
+
+    ``file`` is the number the tensors carry. What is wrong goes to ``diagnostics``, and then there
+    are no tensors.
+    """
+    try:
+        with path.open("rb") as stream:
+            size = path.stat().st_size
+            head = stream.read(8)
+            length = _header_length(path, head, size)
+            text = stream.read(length)
+        return _tensors(path, file, text, size), size
+    except OSError as error:
+        reason = error.strerror or str(error)
+        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {reason}"))
+    except _Invalid as invalid:
+        diagnostics.add(invalid.diagnostic)
+    return [], 0
+
+
+def _header_length(path: Path, head: bytes, size: int) -> int:
+    if len(head) < 8:
+        raise _truncated(path, f"the file has {size} bytes, a header alone needs more")
+    length = int.from_bytes(head, "little")
+    if length > MAX_HEADER:
+        raise _invalid(path, f"it announces a header of {length} bytes, the format allows {MAX_HEADER}")
+    if 8 + length > size:
+        raise _truncated(path, f"the header ends at byte {8 + length}, the file at byte {size}")
+    return length
+
+
+def _tensors(path: Path, file: int, text: bytes, size: int) -> list[StoredTensor]:
+    entries = _entries(path, text)
+    start = 8 + len(text)
+    tensors = [_tensor(path, file, name, value, start) for name, value in entries.items()]
+    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    _bytes_are_contiguous(path, tensors, start, size)
+    return tensors
+
+
+def _entries(path: Path, text: bytes) -> dict[str, object]:
+    duplicates: list[str] = []
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            names = [name for name, _ in pairs]
+            duplicates.extend(sorted({name for name in names if names.count(name) > 1}))
+        return found
+
+    try:
+        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise _invalid(path, f"its header is not JSON ({error})") from None
+    if duplicates:
+        names = ", ".join(f"`{name}`" for name in duplicates[:3])
+        help_ = "save the checkpoint again"
+        raise _Invalid(Diagnostic(DUPLICATE_TENSOR, f"`{path}` lists {names} twice", help=help_))
+    if not isinstance(entries, dict):
+        raise _invalid(path, "its header is not an object")
+    entries.pop("__metadata__", None)
+    return entries
+
+
+def _tensor(path: Path, file: int, name: str, value: object, start: int) -> StoredTensor:
+    match value:
+        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [int(begin), int(end)]}:
+            pass
+        case _:
+            raise _invalid(path, f"`{name}` lacks a dtype, a shape or two offsets")
+    if not all(type(n) is int and n >= 0 for n in sizes):
+        raise _invalid(path, f"the shape of `{name}` is {_short(sizes)}")
+    if not _is_tensor_name(name):
+        raise _invalid(path, f"`{name[:80]}` is not the name of a tensor")
+    if code not in DTYPES:
+        known = ", ".join(sorted(DTYPES))
+        message = f"`{name}` in `{path}` has the unknown dtype `{code[:40]}`"
+        raise _Invalid(Diagnostic(UNKNOWN_TENSOR_DTYPE, message, notes=(f"known are {known}",)))
+    dtype, bits = DTYPES[code]
+    if end < begin or prod(sizes) * bits != (end - begin) * 8:
+        detail = f"`{name}` is {code}{_short(sizes)} but has {end - begin} bytes"
+        raise _invalid(path, detail)
+    shape = tuple(sizes) if code != "F4" or not sizes else (*sizes[:-1], sizes[-1] // 2)
+    return StoredTensor(name, file, start + begin, end - begin, dtype, shape)
+
+
+def _is_tensor_name(name: str) -> bool:
+    whole = 0 < len(name) <= 4096 and ".." not in name and name[0] != "." and name[-1] != "."
+    return whole and name.isprintable() and name.count(".") < MAX_DEPTH
+
+
+def _bytes_are_contiguous(path: Path, tensors: list[StoredTensor], start: int, size: int) -> None:
+    at, last = start, "the header"
+    for tensor in tensors:
+        if tensor.offset != at:
+            what = "overlaps" if tensor.offset < at else "leaves a hole after"
+            raise _invalid(path, f"`{tensor.path}` {what} {last}")
+        at, last = at + tensor.nbytes, f"`{tensor.path}`"
+    if at > size:
+        cut = next(t.path for t in tensors if t.offset + t.nbytes > size)
+        detail = f"`{cut}` and what follows it end at byte {at}, the file at byte {size}"
+        raise _truncated(path, detail)
+    if at < size:
+        raise _invalid(path, f"{size - at} bytes follow the last tensor")
+
+
+def _short(sizes: list[object]) -> str:
+    return str(sizes) if len(sizes) <= 8 else f"{str(sizes[:8])[:-1]}, ...]"
+
+
+def _invalid(path: Path, detail: str) -> _Invalid:
+    message = f"`{path}` is not a valid safetensors file: {detail}"
+    return _Invalid(Diagnostic(INVALID_CHECKPOINT, message, help="download or save the file again"))
+
+
+def _truncated(path: Path, detail: str) -> _Invalid:
+    message = f"`{path}` is cut short: {detail}"
+    return _Invalid(Diagnostic(TRUNCATED_CHECKPOINT, message, help="download or copy the file again"))
+
+
+def duplicated_names(tensors: list[StoredTensor]) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+    """Yield pairs of tensors of the same name, from different files."""
+    seen: dict[str, StoredTensor] = {}
+    for tensor in tensors:
+        first = seen.setdefault(tensor.path, tensor)
+        if first is not tensor:
+            yield first, tensor

@@ -1,0 +1,255 @@
+"""A model from a person's Python file, built without its weights.
+
+The file is imported (its ``__main__`` block is not run) with its folder on the path, as python would.
+What goes wrong inside is the file's own error and is shown with the file's lines, not with ours.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final
+
+from ...ir import Diagnostic, Diagnostics, Rule
+from ...ir.rules import sources as rules
+from .script_errors import needs_values, report
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FACTORIES: Final = ("build", "build_model", "make_model", "create_model", "get_model", "load_model")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a script offers."""
+
+    model: nn.Module
+    name: str
+    """The file's name without its suffix."""
+    example_inputs: object = None
+    """The variable ``example_inputs``: arguments of one forward."""
+    no_split: tuple[str, ...] | None = None
+    """The variable ``no_split_module_classes``; None leaves it to the model."""
+
+
+def load_script(spec: str | Path, diagnostics: Diagnostics) -> nn.Module:
+    """Return the model of ``model.py`` or ``model.py:factory``, on the meta device.
+
+    Raises:
+        PlanError: there is no such file, it fails, or what it offers is not one model.
+
+    """
+    return read_script(spec, diagnostics).model
+
+
+def split_spec(spec: str | Path) -> tuple[Path, str | None]:
+    """Split ``model.py:build`` into its file and what is named after the colon."""
+    text = str(spec)
+    path, colon, attribute = text.rpartition(":")
+    dotted = all(part.isidentifier() for part in attribute.split("."))
+    if colon and path and dotted and not Path(text).exists() and len(path) > 1:
+        return Path(path), attribute
+    return Path(text), None
+
+
+def read_script(spec: str | Path, diagnostics: Diagnostics) -> Script:
+    """Return what a script offers; see `load_script`."""
+    path, attribute = split_spec(spec)
+    text = _source_text(path, diagnostics)
+    diagnostics.raise_errors()
+    first = Diagnostics()
+    script = _attempt(path, text, attribute, first, gentle=False)
+    if script is None and any(needs_values(finding) for finding in first):
+        first = Diagnostics()
+        script = _attempt(path, text, attribute, first, gentle=True)
+    diagnostics.extend(first)
+    diagnostics.raise_errors()
+    assert script is not None  # noqa: S101  # it is missing only with an error
+    return script
+
+
+def _source_text(path: Path, diagnostics: Diagnostics) -> str:
+    rule: Rule
+    try:
+        if path.is_dir():
+            rule, message = rules.UNKNOWN_INPUT, f"`{path}` is a folder, not a script"
+        else:
+            with path.open("rb") as stream:
+                return importlib.util.decode_source(stream.read())
+    except FileNotFoundError:
+        rule, message = rules.MISSING_INPUT, f"there is no `{path}`"
+    except OSError as error:
+        rule, message = rules.UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}"
+    except (SyntaxError, UnicodeDecodeError):
+        rule, message = rules.SCRIPT_FAILED, f"`{path}` is not Python text"
+    diagnostics.add(Diagnostic(rule, message))
+    return ""
+
+
+def _attempt(
+    path: Path, text: str, attribute: str | None, diagnostics: Diagnostics, *, gentle: bool
+) -> Script | None:
+    from .meta_mode import weightless
+
+    module = ModuleType(f"_script_{path.stem}")
+    module.__file__ = str(path)
+    with _as_the_script_expects(path, module), weightless(gentle=gentle):
+        try:
+            exec(compile(text, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102  # the user's own file
+            found = _find(module, path, attribute, diagnostics)
+            model = found() if found is not None else None
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  # whatever the script raises is the script's
+            diagnostics.add(report(error, path, text))
+            return None
+    if found is None:
+        return None
+    _check_model(model, path, diagnostics)
+    return None if diagnostics.errors else _script(module, path, model)
+
+
+@contextlib.contextmanager
+def _as_the_script_expects(path: Path, module: ModuleType) -> Iterator[None]:
+    """Give the script its folder on the path and its name in argv; its prints go to stderr.
+
+    The path and the module stay afterwards, for what a forward imports late.
+    """
+    folder, here = str(path.resolve().parent), Path.cwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    sys.modules[module.__name__] = module
+    argv, sys.argv = sys.argv, [str(path)]
+    try:
+        with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+            yield
+    finally:
+        sys.argv = argv
+        os.chdir(here)
+
+
+def _find(
+    module: ModuleType, path: Path, attribute: str | None, diagnostics: Diagnostics
+) -> Callable[[], object] | None:
+    """Return a function that makes the model; None when there is none, or more than one."""
+    if attribute is not None:
+        return _named(module, path, attribute, diagnostics)
+    offered = vars(module)
+    if "model" in offered:
+        return _made(offered["model"], path, "model", diagnostics)
+    candidates = _candidates(module)
+    if len(candidates) == 1:
+        return _made(offered[candidates[0]], path, candidates[0], diagnostics)
+    if candidates:
+        listed = ", ".join(f"`{name}`" for name in candidates[:6])
+        message = f"`{path}` offers {len(candidates)} models: {listed}"
+        help_ = f"name one: `{path}:{candidates[0]}`"
+        diagnostics.add(Diagnostic(rules.AMBIGUOUS_INPUT, message, help=help_))
+        return None
+    help_ = "add `model = ...` or `def build(): return ...`"
+    diagnostics.add(Diagnostic(rules.NO_MODEL, f"`{path}` defines neither a model nor a factory", help=help_))
+    return None
+
+
+def _named(
+    module: ModuleType, path: Path, attribute: str, diagnostics: Diagnostics
+) -> Callable[[], object] | None:
+    value: object = module
+    for part in attribute.split("."):
+        if not hasattr(value, part):
+            names = [
+                name for name, held in vars(module).items() if not name.startswith("_") and callable(held)
+            ]
+            help_ = _did_you_mean(attribute, names, path)
+            message = f"`{path}` defines no `{attribute}`"
+            diagnostics.add(Diagnostic(rules.NO_MODEL, message, help=help_))
+            return None
+        value = getattr(value, part)
+    return _made(value, path, attribute, diagnostics)
+
+
+def _did_you_mean(name: str, names: list[str], path: Path) -> str | None:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, names, n=1)
+    return f"did you mean `{path}:{near[0]}`?" if near else None
+
+
+def _candidates(module: ModuleType) -> list[str]:
+    """Return the first kind of candidate there is: usual factories, models, own classes without arguments."""
+    from torch import nn
+
+    offered = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    own = {
+        name: value for name, value in offered.items() if getattr(value, "__module__", "") == module.__name__
+    }
+    factories = [name for name in own if name in FACTORIES and inspect.isfunction(own[name])]
+    models = [name for name, value in offered.items() if isinstance(value, nn.Module)]
+    classes = [
+        name for name, value in own.items() if _is_model_class(value) and not _missing_arguments(value)
+    ]
+    return factories or models or classes
+
+
+def _is_model_class(value: object) -> bool:
+    from torch import nn
+
+    return isinstance(value, type) and issubclass(value, nn.Module)
+
+
+def _made(value: object, path: Path, name: str, diagnostics: Diagnostics) -> Callable[[], object] | None:
+    """Return how to get the model: as it is, or by a call; a class is built with its defaults."""
+    from torch import nn
+
+    if isinstance(value, nn.Module) or not callable(value):
+        return lambda: value
+    missing = _missing_arguments(value)
+    if missing:
+        message = f"`{name}` in `{path}` needs arguments: {missing}"
+        help_ = f"add `def build(): return {name}(...)` with the values you want"
+        diagnostics.add(Diagnostic(rules.FACTORY_NEEDS_ARGUMENTS, message, help=help_))
+        return None
+    return value
+
+
+def _missing_arguments(value: Callable[..., Any]) -> str:
+    try:
+        parameters = inspect.signature(value).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
+    return ", ".join(f"`{name}`" for name in needed)
+
+
+def _check_model(model: object, path: Path, diagnostics: Diagnostics) -> None:
+    from torch import nn
+
+    if not isinstance(model, nn.Module):
+        kind = "None" if model is None else f"a `{type(model).__name__}`"
+        if inspect.iscoroutine(model):
+            model.close()
+        help_ = "return the model from the factory" if model is None else "offer a `torch.nn.Module`"
+        message = f"what `{path}` offers as the model is {kind}"
+        diagnostics.add(Diagnostic(rules.NOT_A_MODEL, message, help=help_))
+    elif next(model.parameters(), None) is None and next(model.buffers(), None) is None:
+        inner = "no modules" if next(model.children(), None) is None else "no parameters and no buffers"
+        message = f"the `{type(model).__name__}` of `{path}` has {inner}, so there is nothing to place"
+        diagnostics.add(Diagnostic(rules.EMPTY_MODEL, message))
+
+
+def _script(module: ModuleType, path: Path, model: Any) -> Script:  # noqa: ANN401
+    no_split = getattr(module, "no_split_module_classes", None)
+    classes = (
+        (no_split,) if isinstance(no_split, str) else None if no_split is None else tuple(map(str, no_split))
+    )
+    return Script(model, path.stem, getattr(module, "example_inputs", None), classes)

@@ -1,0 +1,47 @@
+"""Puts what a trace teaches into a plan that is not placed yet: cuts and demands."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...ir import Atomic, Diagnostics, Plan
+from .atoms import cut_rules
+from .demands import demands
+from .forward import try_trace
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .inputs import Inputs
+
+
+def with_trace(
+    plan: Plan,
+    model: nn.Module,
+    inputs: Inputs,
+    diagnostics: Diagnostics,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+    cache_tokens: int | None = None,
+) -> Plan:
+    """Return the plan with safe cuts and real demands; as it was, with a finding, without a trace.
+
+    The classes the model itself declares whole are replaced by what its dataflow shows, except where
+    the forward did not go.
+    """
+    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq)
+    if trace is None:
+        return plan
+    own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
+    rules = cut_rules(trace, known=frozenset(rule.target for rule in own))
+    kept = tuple(rule for rule in plan.constraints if rule not in own)
+    full = None
+    if cache_tokens is not None and inputs is None:
+        full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens)
+    return replace(
+        plan,
+        constraints=kept + rules,
+        demands=plan.demands + demands(trace, full),
+    )

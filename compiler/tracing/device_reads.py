@@ -1,0 +1,128 @@
+"""Follows what a forward says about devices: ``x.device`` reads, ``.to``, ``device=`` arguments.
+
+A ``device`` object is new at each read, so its identity tells which tensor it was read from; an op
+made "on ``x.device``" follows ``x`` whatever the plan. Attention is recorded as the one fused op it
+is on every real device, not as the sequence that meta tensors would take.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .nesting import Untyped
+from .record import Args, Kwargs, Recorder
+from .trace import HOST, UNKNOWN, Op, Origin
+
+
+class DeviceReads(TorchFunctionMode):
+    """Remembers which tensor every ``device`` object was read from, and records moves."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self.recorder = recorder
+        self._origins: dict[int, tuple[torch.device, int]] = {}
+
+    def __torch_function__(
+        self, func: Untyped, types: Untyped, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Untyped:
+        """Run one function of torch, following the devices it reads and names."""
+        recorder, kwargs = self.recorder, kwargs or {}
+        if recorder.paused:
+            return func(*args, **kwargs)
+        if getattr(func, "__self__", None) is _DEVICE:
+            return self._read(args[0], func(*args))
+        if func is torch.Tensor.__getitem__:
+            return func(args[0], _index(args[1]))
+        if func in _MOVES:
+            return self._move(func, args, kwargs)
+        if func is _ATTENTION and (out := self._attention(*args, **kwargs)) is not None:
+            return out
+        if "device" not in kwargs:
+            return func(*args, **kwargs)
+        before, recorder.pending = recorder.pending, self.refer(kwargs["device"])
+        try:
+            return func(*args, **kwargs)
+        finally:
+            recorder.pending = before
+
+    def _read(self, tensor: Tensor, device: torch.device) -> torch.device:
+        self._origins[id(device)] = (device, self.recorder.number(tensor))
+        return device
+
+    def refer(self, device: object) -> int | None:
+        """Return the reference a device argument stands for; None when there is none."""
+        if device is None:
+            return None
+        known = self._origins.get(id(device))
+        if known is not None:
+            return known[1]
+        return HOST if str(device).partition(":")[0] == "cpu" else UNKNOWN
+
+    def _move(self, func: Untyped, args: Args, kwargs: Kwargs) -> Untyped:
+        reference, args, kwargs = self._target(func, args, kwargs)
+        out = args[0] if func in _PLAIN_MOVES else torch.Tensor.to(*args, **kwargs)
+        if reference is None or reference == UNKNOWN:
+            return out
+        recorder = self.recorder
+        number = recorder.number(out)
+        moved = recorder.again(out)
+        step = len(recorder.steps)
+        made = recorder.add(moved, Origin.OP, step=step)
+        recorder.steps.append(Op("to", recorder.call, (number,), (), (made,), reference))
+        return moved
+
+    def _target(self, func: Untyped, args: Args, kwargs: Kwargs) -> tuple[int | None, Args, Kwargs]:
+        if func is torch.Tensor.cpu:
+            return HOST, args, {}
+        if func in _PLAIN_MOVES:
+            return UNKNOWN, args, {}
+        target = kwargs.get("device", kwargs.get("other", args[1] if len(args) > 1 else None))
+        rest = {key: item for key, item in kwargs.items() if key not in {"device", "other"}}
+        if isinstance(target, Tensor):
+            return self.recorder.number(target), (args[0], target.dtype, *args[2:]), rest
+        if not isinstance(target, torch.device | str):
+            return None, args, kwargs
+        kept = (args[0], *(arg for arg in args[1:] if arg is not target))
+        if len(kept) == 1 and "dtype" not in rest:
+            rest["dtype"] = args[0].dtype
+        return self.refer(target), kept, rest
+
+    def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+                   dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
+        fused = query.dim() == 4 and query.shape[:2] == key.shape[:2] and not dropout_p
+        if not fused or query.device.type != "meta":
+            return None
+        recorder = self.recorder
+        used = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
+        numbers = [recorder.number(tensor) for tensor in used]
+        recorder.attempt = "scaled_dot_product_attention"
+        batch, heads, length, _ = query.shape
+        recorder.paused = True
+        try:
+            made = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
+            extra = [query.new_empty(batch, heads, length, dtype=torch.float32)]
+            if attn_mask is not None and attn_mask.dtype is torch.bool:
+                extra.append(query.new_empty(attn_mask.shape))
+        finally:
+            recorder.paused = False
+        flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+        recorder.record("scaled_dot_product_attention", used, numbers, (made, *extra), flops)
+        return made
+
+
+def _index(index: Untyped) -> Untyped:
+    """Return an index with lists of numbers as tensors, so that their values are not lost on the way."""
+    if isinstance(index, tuple):
+        return tuple(map(_index, index))
+    numbers = isinstance(index, list) and index and all(type(item) is int for item in index)
+    return torch.tensor(index) if numbers else index
+
+
+_DEVICE: Final = torch.Tensor.device
+_ATTENTION: Final = nn.functional.scaled_dot_product_attention
+_PLAIN_MOVES: Final = frozenset({torch.Tensor.cpu, torch.Tensor.cuda})
+_MOVES: Final = _PLAIN_MOVES | {torch.Tensor.to, torch.Tensor.type_as}

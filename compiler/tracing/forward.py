@@ -1,0 +1,155 @@
+"""Traces a model: copies its structure to meta, runs one forward under the recorder.
+
+The user's model is never touched. A forward that cannot run without values is not a failure: the
+finding names the op and the module, and everything still works from the module tree alone.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental import _config as fx_config
+
+from ...ir import Diagnostic, Diagnostics, PlanError
+from ...ir.rules.tracing import TRACE_FAILED
+from ..sources.live import lower_model
+from .device_reads import DeviceReads
+from .inputs import Inputs, example_inputs
+from .meta_copy import copy_to_meta
+from .nesting import Untyped, map_tensors, tensors_in
+from .record import Recorder
+from .results import cache_of, logits_of
+from .trace import Origin, Trace
+
+
+def trace_model(model: nn.Module, inputs: Inputs = None, *, batch: int = 1, seq: int | None = None) -> Trace:
+    """Run one forward of the model on the meta device and return what happened.
+
+    ``inputs`` are tensors (one, or a tuple, or a mapping by name), a text such as
+    ``input_ids=int64[1,128]``, or None to make them from the model's transformers config with
+    ``batch`` rows of ``seq`` tokens.
+
+    Raises:
+        PlanError: there are no inputs, or the forward cannot run on the meta device.
+
+    """
+    diagnostics = Diagnostics()
+    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq)
+    if trace is None:
+        raise PlanError(tuple(diagnostics))
+    return trace
+
+
+def try_trace(
+    model: nn.Module,
+    inputs: Inputs,
+    diagnostics: Diagnostics,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+) -> Trace | None:
+    """Trace as `trace_model` does; when that is not possible say why and return None."""
+    try:
+        shadow = copy_to_meta(model)
+    except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
+        message = f"`{type(model).__name__}` cannot be copied to the meta device"
+        diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP))
+        return None
+    failures: list[Diagnostic] = []
+    for given in example_inputs(model, inputs, diagnostics, batch=batch, seq=seq):
+        recorder = Recorder(lower_model(model))
+        try:
+            return _run(shadow, recorder, *given)
+        except Exception as error:  # noqa: BLE001  a forward may raise anything
+            failures.append(_failure(recorder, error))
+    diagnostics.extend(failures[:1])
+    return None
+
+
+_HELP: Final = "the plan is made from the module tree alone; give other inputs, or none"
+
+
+def _failure(recorder: Recorder, error: Exception) -> Diagnostic:
+    path = recorder.tree.paths[recorder.calls[recorder.call][0]] if recorder.stack else ""
+    where = f"`{path}`" if path else "the model's own forward"
+    at = f" at `{recorder.attempt}`" if recorder.attempt else ""
+    message = f"the forward does not run on the meta device: {where} stops{at}"
+    return Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {text}"
+
+
+def _run(
+    shadow: nn.Module, recorder: Recorder, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]
+) -> Trace:
+    modules = _number_weights(shadow, recorder)
+
+    def on_meta(tensor: Tensor) -> Tensor:
+        made = tensor.detach().to("meta")
+        made = made if made is not tensor else made.view_as(made)
+        recorder.shadows.learn(made, tensor)
+        return made
+
+    args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
+    given = [*tensors_in(args), *tensors_in(kwargs)]
+    recorder.keep(given)
+    for tensor in dict.fromkeys(given):
+        recorder.add(tensor, Origin.INPUT)
+    with _recording(recorder, modules):
+        result = shadow(*args, **kwargs)
+        containers = [i for module, i in modules.items() if _is_container(module)]
+        return recorder.finish(cache_of(result), logits_of(result), containers)
+
+
+def _is_container(module: nn.Module) -> bool:
+    return type(module).forward is nn.Module.forward
+
+
+def _number_weights(shadow: nn.Module, recorder: Recorder) -> dict[nn.Module, int]:
+    """Number the weights, and return the first place of each module in the tree."""
+    tree = recorder.tree
+    modules: dict[nn.Module, int] = {}
+    names: dict[int, tuple[Tensor, list[int]]] = {}
+    for path, module in shadow.named_modules(remove_duplicate=False):
+        index = tree.module_index[path]
+        modules.setdefault(module, index)
+        own = {**module._parameters, **module._buffers}  # noqa: SLF001
+        for number in tree.own_tensors(index):
+            tensor = own[tree.tensor_names[number]]
+            names.setdefault(id(tensor), (tensor, []))[1].append(number)  # type: ignore[arg-type]
+    for tensor, numbers in names.values():
+        recorder.keep((tensor,))
+        recorder.add(tensor, Origin.WEIGHT, tensors=tuple(numbers))
+    return modules
+
+
+@contextmanager
+def _recording(recorder: Recorder, modules: Mapping[nn.Module, int]) -> Iterator[None]:
+    def enter(module: nn.Module, args: Untyped, kwargs: Untyped) -> Untyped:
+        return recorder.enter(modules[module], args, kwargs)
+
+    def leave(_module: nn.Module, _args: Untyped, _kwargs: Untyped, result: Untyped) -> None:
+        recorder.leave(result)
+
+    hooks = []
+    for module in modules:
+        hooks.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+        hooks.append(module.register_forward_hook(leave, with_kwargs=True))
+    with ExitStack() as stack:
+        for hook in hooks:
+            stack.callback(hook.remove)
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.enter_context(fx_config.patch(meta_nonzero_assume_all_nonzero=True))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(DeviceReads(recorder))
+        stack.enter_context(recorder)
+        yield

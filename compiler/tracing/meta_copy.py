@@ -1,0 +1,40 @@
+"""A model's structure on the meta device: the same modules, the same ties, no weights copied.
+
+The user's model is only read. Tensors become meta tensors of the same shape, stride and dtype; the
+very same tensor under two names stays the very same tensor.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from .nesting import Untyped
+
+
+def copy_to_meta(model: nn.Module) -> nn.Module:
+    """Return a copy of the model on the meta device, in evaluation mode."""
+    memo: dict[int, Untyped] = {}
+    for module in model.modules():
+        for tensor in _tensors_of(module):
+            if id(tensor) not in memo:
+                memo[id(tensor)] = _on_meta(tensor)
+    return copy.deepcopy(model, memo).eval()
+
+
+def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
+    attributes = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]  # noqa: SLF001
+    return [item for item in attributes if isinstance(item, torch.Tensor)]
+
+
+def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout is torch.strided:
+        size, stride = tensor.size(), tensor.stride()
+        made = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
+    else:
+        made = torch.empty(tensor.size(), dtype=tensor.dtype, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(made, requires_grad=False)
+    return made

@@ -1,0 +1,185 @@
+"""The highest point of every device during a forward: weights, cache, activations, streamed weights."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...ir import DISK, ModuleTree, Plan, device_type, human_size, unit_of_tensors
+from .places import unit_modules
+from .replay import Labels
+from .trace import Enter, Leave, Op, Origin, Trace
+
+
+@dataclass(frozen=True, slots=True)
+class Peak:
+    """One device at its highest."""
+
+    device: str
+    path: str
+    """The module that was running."""
+    weights: int
+    cache: int
+    activations: int
+    streaming: int
+
+    @property
+    def nbytes(self) -> int:
+        """Everything at that moment."""
+        return self.weights + self.cache + self.activations + self.streaming
+
+    def account(self) -> str:
+        """Return the parts for people."""
+        parts = {
+            "weights": self.weights,
+            "cache": self.cache,
+            "activations": self.activations,
+            "streamed weights": self.streaming,
+        }
+        return ", ".join(f"{name} {human_size(size)}" for name, size in parts.items() if size)
+
+
+def tensor_nbytes(tree: ModuleTree) -> tuple[int, ...]:
+    """Return what each tensor costs; from shapes and dtypes where sizes are not annotated."""
+    if tree.nbytes is not None:
+        return tree.nbytes
+    import torch
+
+    sizes = []
+    for index, (shape, dtype, storage) in enumerate(
+        zip(tree.shapes, tree.dtypes, tree.storages, strict=True)
+    ):
+        numel = 1
+        for size in shape:
+            numel *= size
+        sizes.append(numel * getattr(torch, dtype).itemsize if storage == index else 0)
+    return tuple(sizes)
+
+
+def unit_nbytes(trace: Trace, plan: Plan) -> list[int]:
+    """Return the bytes of each unit of a plan, shared storage counted where it comes first."""
+    sizes = [0] * len(plan.units)
+    for unit, nbytes in zip(unit_of_tensors(trace.tree, plan.units), tensor_nbytes(trace.tree), strict=True):
+        if unit >= 0:
+            sizes[unit] += nbytes
+    return sizes
+
+
+def peaks(trace: Trace, plan: Plan, labels: Labels) -> tuple[Peak, ...]:
+    """Return the highest point of each device of the plan, in the plan's order."""
+    weights = _weights(trace, plan)
+    activations = _activations(trace, labels)
+    cache = _cache(trace, labels)
+    streaming = _streaming(trace, plan)
+    found = []
+    for device in plan.devices:
+        if device_type(device.name) == DISK:
+            continue
+        name = device.name
+        best = _highest(len(trace.steps), activations[name], cache[name], streaming[name])
+        step, active, cached, fetched = best
+        found.append(Peak(name, _path(trace, step), weights[name], cached, active, fetched))
+    return tuple(found)
+
+
+def _path(trace: Trace, step: int) -> str:
+    if not 0 <= step < len(trace.steps) or trace.steps[step].call < 0:
+        return ""
+    return trace.path(trace.steps[step].call)
+
+
+class _Timeline(defaultdict[int, int]):
+    """Changes in bytes by step."""
+
+    def __init__(self) -> None:
+        super().__init__(int)
+
+    def hold(self, nbytes: int, born: int, died: int) -> None:
+        """Count bytes from one step to another, both included."""
+        self[max(born, 0)] += nbytes
+        self[died + 1] -= nbytes
+
+
+def _highest(
+    end: int, activations: _Timeline, cache: _Timeline, streaming: _Timeline
+) -> tuple[int, int, int, int]:
+    best = (0, 0, 0, 0)
+    active = cached = fetched = 0
+    for step in sorted({*activations, *cache, *streaming}):
+        active += activations.get(step, 0)
+        cached += cache.get(step, 0)
+        fetched += streaming.get(step, 0)
+        if step <= end and active + cached + fetched > sum(best[1:]):
+            best = (step, active, cached, fetched)
+    return best
+
+
+def _weights(trace: Trace, plan: Plan) -> defaultdict[str, int]:
+    held: defaultdict[str, int] = defaultdict(int)
+    for unit, nbytes in zip(plan.units, unit_nbytes(trace, plan), strict=True):
+        held[str(unit.store)] += nbytes
+    return held
+
+
+def placed_roots(trace: Trace, labels: Labels) -> list[int]:
+    """Return the first value of each value's storage once copies between devices are storages of their own."""
+    moved = {hop.value for hop in labels.hops}
+    roots = list(range(len(trace.values)))
+    for outer, inner in _same_storage(trace):
+        if inner not in moved:
+            roots[inner] = roots[outer]
+    return roots
+
+
+def _same_storage(trace: Trace) -> Iterator[tuple[int, int]]:
+    for step in trace.steps:
+        if isinstance(step, Enter):
+            yield from step.arguments
+        elif isinstance(step, Op):
+            for made in step.outputs:
+                used = (v for v in (*step.inputs, *step.loose) if trace.roots[v] == trace.roots[made])
+                source = next(used, None)
+                if source is not None:
+                    yield source, made
+
+
+def _activations(trace: Trace, labels: Labels) -> defaultdict[str, _Timeline]:
+    roots, found = placed_roots(trace, labels), defaultdict[str, _Timeline](_Timeline)
+    lives: dict[int, tuple[int, int]] = {}
+    for value, root in zip(trace.values, roots, strict=True):
+        born, died = lives.get(root, (value.born, value.died))
+        lives[root] = (min(born, value.born), max(died, value.died))
+    kept = {roots[value] for value in trace.cache}
+    for root, (born, died) in lives.items():
+        value = trace.values[root]
+        if root not in kept and value.origin in {Origin.OP, Origin.ENTRY, Origin.INPUT}:
+            found[str(labels.values[root])].hold(value.nbytes, born, died)
+    return found
+
+
+def _cache(trace: Trace, labels: Labels) -> defaultdict[str, _Timeline]:
+    roots, found = placed_roots(trace, labels), defaultdict[str, _Timeline](_Timeline)
+    for root in dict.fromkeys(roots[value] for value in trace.cache):
+        value = trace.values[root]
+        if value.origin is Origin.OP:
+            found[str(labels.values[root])].hold(value.nbytes, value.born, len(trace.steps))
+    return found
+
+
+def _streaming(trace: Trace, plan: Plan) -> defaultdict[str, _Timeline]:
+    """Streamed modules are held while they run; streamed tensors of open modules throughout."""
+    found, sizes = defaultdict[str, _Timeline](_Timeline), unit_nbytes(trace, plan)
+    covering = unit_modules(trace, plan)
+    for step in trace.steps:
+        if not isinstance(step, Leave):
+            continue
+        call = trace.calls[step.call]
+        unit = covering[call.module]
+        outside = call.parent < 0 or covering[trace.calls[call.parent].module] != unit
+        if unit >= 0 and outside and plan.units[unit].store != plan.units[unit].run:
+            found[str(plan.units[unit].run)].hold(sizes[unit], call.first, call.last)
+    for number, item in enumerate(plan.units):
+        if item.store != item.run and item.path in trace.tree.tensor_index:
+            found[str(item.run)].hold(sizes[number], 0, len(trace.steps))
+    return found

@@ -1,0 +1,159 @@
+"""Labels every value of a trace with the device it would be on, for one assignment of devices.
+
+The loader's rules: on entering a placed unit its tensor arguments move to the device it runs on,
+results stay where they are made, the model's own inputs start where the first unit runs. A label is
+any hashable; ``None`` mixes with everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, assert_never
+
+from .trace import HOST, UNKNOWN, Enter, Leave, Op, Origin, Trace, Value
+
+Label: TypeAlias = Hashable
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """An assignment: where tensors can be read, and where calls take their arguments."""
+
+    tensors: Sequence[Label]
+    """Label of each tensor of the tree."""
+    units: Sequence[int]
+    """For each module the module whose entry moves arguments (itself or a container above); -1: none."""
+    runs: Sequence[Label]
+    """For each module the device of its unit; None when it is split."""
+    start: Label
+    """Where the model's inputs are."""
+    host: Label = None
+    """The label of the CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """An op that would see two devices."""
+
+    step: int
+    first: int
+    second: int
+    """Two values on different devices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """A tensor is copied from one device to another."""
+
+    step: int
+    value: int
+    """The copy."""
+    origin: Label
+    target: Label
+
+
+@dataclass(slots=True)
+class Labels:
+    """What a replay finds."""
+
+    values: list[Label]
+    meetings: list[Meeting] = field(default_factory=list)
+    hops: list[Hop] = field(default_factory=list)
+
+
+def replay(trace: Trace, places: Places) -> Labels:
+    """Label every value of the trace."""
+    return _Replay(trace, places).run()
+
+
+class _Replay:
+    def __init__(self, trace: Trace, places: Places) -> None:
+        self.trace = trace
+        self.places = places
+        self.labels = Labels([self._initial(value) for value in trace.values])
+
+    def run(self) -> Labels:
+        for index, step in enumerate(self.trace.steps):
+            match step:
+                case Op():
+                    self._op(index, step)
+                case Enter():
+                    self._enter(index, step)
+                case Leave():
+                    pass
+                case _:
+                    assert_never(step)
+        return self.labels
+
+    def _initial(self, value: Value) -> Label:
+        if value.origin is Origin.INPUT:
+            return self.places.start
+        if value.origin is Origin.WEIGHT:
+            return self.places.tensors[value.tensors[0]]
+        if value.origin is Origin.CONSTANT and value.reference == HOST:
+            return self.places.host
+        return None
+
+    def _enter(self, index: int, step: Enter) -> None:
+        labels, target = self.labels.values, self._entry(step.call)
+        for outer, inner in step.arguments:
+            origin = self._read(outer, step.call)
+            labels[inner] = origin if target is None else target
+            if target is not None and origin is not None and origin != target:
+                self.labels.hops.append(Hop(index, inner, origin, target))
+
+    def _entry(self, call: int) -> Label:
+        """Return where a call takes its arguments; None when they stay where they are."""
+        item = self.trace.calls[call]
+        unit = self.places.units[item.module]
+        return None if unit < 0 else self.places.runs[unit]
+
+    def _read(self, value: int, call: int) -> Label:
+        item = self.trace.values[value]
+        if item.origin is Origin.CONSTANT and item.reference >= 0:
+            return self.labels.values[item.reference]
+        if item.origin is not Origin.WEIGHT or len(item.tensors) == 1:
+            return self.labels.values[value]
+        return self.places.tensors[self._nearest(item.tensors, self.trace.calls[call].module)]
+
+    def _nearest(self, tensors: tuple[int, ...], module: int) -> int:
+        """Of the names of a tied tensor, take the one the running module knows it by."""
+        tree = self.trace.tree
+        while module >= 0:
+            inside = tree.tensors(module)
+            found = next((tensor for tensor in tensors if tensor in inside), None)
+            if found is not None:
+                return found
+            module = tree.parents[module]
+        return tensors[0]
+
+    def _op(self, index: int, step: Op) -> None:
+        seen = [(self._read(value, step.call), value) for value in step.inputs]
+        known = [(label, value) for label, value in seen if label is not None]
+        free = [(self._read(value, step.call), value) for value in step.loose]
+        distant = [(label, value) for label, value in free if label not in (None, self.places.host)]
+        together = known + distant
+        for label, value in together[1:]:
+            if label != together[0][0]:
+                self.labels.meetings.append(Meeting(index, together[0][1], value))
+                break
+        self._outputs(index, step, self._result(step, together, free))
+
+    def _result(self, step: Op, together: list[tuple[Label, int]], free: list[tuple[Label, int]]) -> Label:
+        if step.reference is None:
+            return together[0][0] if together else (free[0][0] if free and not step.inputs else None)
+        if step.reference == HOST:
+            return self.places.host
+        if step.reference == UNKNOWN:
+            return together[0][0] if together else None
+        return self._read(step.reference, step.call)
+
+    def _outputs(self, index: int, step: Op, result: Label) -> None:
+        labels = self.labels.values
+        moves = step.name == "to"
+        origin = self._read(step.inputs[0], step.call) if moves and step.inputs else None
+        for value in step.outputs:
+            labels[value] = result
+            if moves and None not in (origin, result) and origin != result:
+                self.labels.hops.append(Hop(index, value, origin, result))

@@ -1,0 +1,139 @@
+"""What the parser stumbled over, said in the words of the language: never its terminals or states."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from ..ir import Diagnostic, Label, Source, Span, parse_size
+from ..ir.near import near_name
+from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
+from .builder import MalformedWordError
+
+FORMS: Final = {
+    "atomic": "atomic PATTERN` or `atomic class NAME",
+    "buffer": "buffer PATH : DTYPE[SHAPE] SIZE transient",
+    "demand": 'demand SIZE with PATH for "PURPOSE"',
+    "device": "device NAME memory SIZE",
+    "model": 'model "NAME" digest DIGEST',
+    "module": "module PATH : CLASS",
+    "never": "never PATTERN on DEVICE",
+    "option": 'option NAME "VALUE"',
+    "parameter": "parameter PATH : DTYPE[SHAPE] SIZE",
+    "place": "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE",
+    "plan": "plan 1",
+    "reserve": 'reserve SIZE on DEVICE for "PURPOSE"',
+    "split": "split PATTERN",
+    "tie": "tie PATH = PATH",
+    "together": "together PATTERN PATTERN",
+    "unit": "unit PATH",
+}
+_KINDS: Final = {
+    "PATH": "a path",
+    "NAME": "a name",
+    "NUMBER": "a size such as `10GiB`",
+    "DEVICE_NAME": "a device such as `cuda:0`",
+    "TENSOR_TYPE": "a tensor type such as `float32[4,4]`",
+    "COLON": "`:`",
+    "EQUALS": "`=`",
+    "$END": "the end of the line",
+}
+_SILENT: Final = frozenset({"COMMENT", "STRING"})
+_WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:]|[^\s=:#]+|\S')
+_OPEN: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?')
+_LONGEST: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Where a line stops making sense, and the terminals that could stand there."""
+
+    column: int
+    expected: frozenset[str]
+
+
+def describe(mistake: Mistake, source: Source, start: int, row: str) -> Diagnostic:
+    """Turn the first mistake of a line into a diagnostic."""
+    indent = len(row) - len(row.lstrip())
+    first = re.compile(r"[^\s=:#\"]*").match(row, indent)
+    keyword = first[0] if first else ""
+    if keyword not in FORMS:
+        return _unknown_keyword(keyword, Span(source, start + indent, start + indent + max(1, len(keyword))))
+    found = _WORD.match(row, mistake.column)
+    end = found.end() if found else mistake.column
+    at = Span(source, start + mistake.column, start + end)
+    rewrite = f"write it as `{FORMS[keyword]}`"
+    if found is not None and _OPEN.fullmatch(found[0]):
+        return Diagnostic(UNEXPECTED_WORD, "a quote is opened and never closed", Label(at, "opened here"))
+    if mistake.expected == {keyword.upper()}:
+        message = f"`{_shown(found)}` runs into the word before it"
+        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "a blank is missing"), help=rewrite)
+    wanted = _wanted(mistake.expected)
+    before = row[: mistake.column].split()
+    if found is not None and before and parse_size(before[-1]) is not None and parse_size("1" + found[0]):
+        message = f"a size is one word, `{before[-1]}{found[0]}`"
+        hint = f"write `{before[-1]}{found[0]}`"
+        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint)
+    near = near_name(found[0], (name.lower() for name in mistake.expected)) if found else None
+    return Diagnostic(
+        UNEXPECTED_WORD,
+        f"expected {wanted} {_after(row, mistake.column)}, found {_found(found)}",
+        Label(at, f"expected {wanted}"),
+        help=f"did you mean `{near}`?" if near in FORMS or near in _inner() else rewrite,
+    )
+
+
+def _inner() -> frozenset[str]:
+    return frozenset({"on", "run", "for", "with", "class", "digest", "memory", "margin", "pool", "at",
+                      "bandwidth", "link", "flops", "transient", "shares"})  # fmt: skip
+
+
+def _unknown_keyword(word: str, span: Span) -> Diagnostic:
+    near = near_name(word, FORMS)
+    return Diagnostic(
+        UNKNOWN_KEYWORD,
+        f"no statement starts with `{word[:_LONGEST]}`" if word else "a line starts with a keyword",
+        Label(span, "not a keyword"),
+        notes=(f"statements: {', '.join(FORMS)}",),
+        help=f"did you mean `{near}`?" if near else "start a comment with `#`",
+    )
+
+
+def _wanted(expected: frozenset[str]) -> str:
+    kinds = [text for name, text in _KINDS.items() if name in expected]
+    words = sorted(f"`{name.lower()}`" for name in expected - _KINDS.keys() - _SILENT)
+    listed = words + kinds if words else kinds
+    if not listed:
+        return "the end of the line"
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
+
+
+def _after(row: str, column: int) -> str:
+    words = [match[0] for match in _WORD.finditer(row[:column])]
+    return f"after `{words[-1][:_LONGEST]}`" if words else "first"
+
+
+def _shown(found: re.Match[str] | None) -> str:
+    return found[0][:_LONGEST] if found else ""
+
+
+def _found(found: re.Match[str] | None) -> str:
+    return f"`{_shown(found)}`" if found else "the end of the line"
+
+
+def malformed_word(wrong: MalformedWordError, source: Source, start: int) -> Diagnostic:
+    """Say that an escape in a quoted word means nothing."""
+    span = Span(source, start + wrong.token.start, start + wrong.token.end)
+    return Diagnostic(
+        UNEXPECTED_WORD,
+        "a quoted word holds a `\\` that means nothing",
+        Label(span, "in here"),
+        help='write `\\\\` for a backslash; `\\"`, `\\n`, `\\t`, `\\r` and `\\u{2603}` are known',
+    )
+
+
+def many_mistakes(span: Span, count: int) -> Diagnostic:
+    """Say that reading stopped."""
+    message = f"reading stopped after {count} lines with mistakes"
+    return Diagnostic(UNEXPECTED_WORD, message, Label(span, "here"), help="check that this is a .plan text")

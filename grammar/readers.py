@@ -1,0 +1,155 @@
+"""Single words of a text to values: sizes, rates, devices, paths; each mistake is reported where it is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from ..ir import Device, Diagnostic, Diagnostics, Label, Span, parse_size
+from ..ir.near import near_name
+from ..ir.patterns import PatternError, expand_braces
+from ..ir.rules.language import MALFORMED_NUMBER, MALFORMED_PATTERN, REPEATED_LINE, UNKNOWN_DEVICE
+from .syntax import Attribute, DeviceLine, Path, Word
+from .words import device_name, parse_count, parse_rate, spell_path
+
+_EXAMPLES: Final = ("cuda:0", "cpu", "disk", "mps", "xpu:0", "npu:0", "hpu:0")
+_MOST_PATHS: Final = 2_000_000
+_MOST_CHARACTERS: Final = 256 * 1024 * 1024
+_EMPTY_NAME: Final = re.compile(r"\.(?:\.|$)|^\.")
+_TYPES: Final = {"gpu": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "host": "cpu", "ram": "cpu"}
+
+
+class Reader:
+    """Reads words; what all braces of one text may expand to is limited in number and in length."""
+
+    def __init__(self, diagnostics: Diagnostics) -> None:
+        self._diagnostics = diagnostics
+        self._paths_left = _MOST_PATHS
+        self._characters_left = _MOST_CHARACTERS
+        self._sizes: dict[str, int | None] = {}
+        self._devices: dict[str, str | None] = {}
+
+    def size(self, word: Word) -> int | None:
+        """Read a size in bytes."""
+        if word.text not in self._sizes:
+            self._sizes[word.text] = parse_size(word.text)
+        size = self._sizes[word.text]
+        return size if size is not None else self._malformed(word, "a size", "a size such as `10GiB`")
+
+    def _number(self, word: Word, read: Callable[[str], int | None], what: str, example: str) -> int | None:
+        number = read(word.text)
+        return number if number is not None else self._malformed(word, what, f"{what} such as `{example}`")
+
+    def _malformed(self, word: Word, what: str, hint: str) -> None:
+        self._diagnostics.add(
+            Diagnostic(
+                MALFORMED_NUMBER,
+                f"`{word.text[:40]}` is not {what} below 2^63",
+                _label(word.span, f"not {what}"),
+                help=f"write {hint}",
+            )
+        )
+
+    def device(self, word: Word) -> str | None:
+        """Read the name of a device."""
+        if word.text not in self._devices:
+            self._devices[word.text] = device_name(word.text)
+        name = self._devices[word.text]
+        if name is None:
+            self._diagnostics.add(
+                Diagnostic(
+                    UNKNOWN_DEVICE,
+                    f"`{word.text[:40]}` is not the name of a device",
+                    _label(word.span, "not a device"),
+                    notes=("devices are `cuda:0`, `xpu:0`, `mps`, `cpu`, `disk`, `host/cuda:0`, ...",),
+                    help=_device_hint(word.text),
+                )
+            )
+        return name
+
+    def expand(self, path: Path) -> list[str]:
+        """Return the paths a written path stands for; an empty list after a mistake."""
+        if path.literal:
+            return [path.text]
+        text = path.text
+        if _EMPTY_NAME.search(text) and "{" not in text:
+            return self._malformed_path(path, "it holds an empty name")
+        if "{" not in text and "}" not in text:
+            return [text]
+        try:
+            limit = min(self._paths_left, self._characters_left // len(text))
+            paths = expand_braces(text, limit)
+        except PatternError as error:
+            return self._malformed_path(path, str(error))
+        self._paths_left -= len(paths)
+        self._characters_left -= len(paths) * len(text)
+        if any(not each or _EMPTY_NAME.search(each) for each in paths):
+            return self._malformed_path(path, "it expands to an empty name")
+        return paths
+
+    def _malformed_path(self, path: Path, why: str) -> list[str]:
+        self._diagnostics.add(
+            Diagnostic(
+                MALFORMED_PATTERN,
+                f"`{spell_path(path)[:60]}` cannot be expanded: {why}",
+                _label(path.span, "here"),
+                help="write braces as `{0..3}` or `{a,b}`, and quote names with unusual characters",
+            )
+        )
+        return []
+
+    def attributes(self, line: DeviceLine, name: str, span: Span | None) -> tuple[Device, int | None]:
+        """Read a device line; the second value is its ``reserve``."""
+        device, reserve = Device(name, None, span=span), None
+        seen: set[str] = set()
+        for attribute in line.attributes:
+            if attribute.keyword in seen:
+                at = _label(attribute.value.span, "again")
+                message = f"device `{name}` has `{attribute.keyword}` twice"
+                self._diagnostics.add(Diagnostic(REPEATED_LINE, message, at, help="keep one of them"))
+            seen.add(attribute.keyword)
+            if attribute.keyword == "reserve":
+                reserve = self.size(attribute.value)
+            else:
+                device = self._with(device, attribute)
+        return device, reserve
+
+    def _with(self, device: Device, attribute: Attribute) -> Device:
+        word = attribute.value
+        match attribute.keyword:
+            case "memory":
+                device = replace(device, memory=self.size(word))
+            case "margin":
+                device = replace(device, margin=self.size(word) or 0)
+            case "pool":
+                memory = None if attribute.size is None else self.size(attribute.size)
+                device = replace(device, pool=word.text, pool_memory=memory)
+            case "at":
+                device = replace(device, at=word.text)
+            case "bandwidth":
+                device = replace(device, bandwidth=self._number(word, parse_rate, "a rate", "900GB/s"))
+            case "link":
+                device = replace(device, link=self._number(word, parse_rate, "a rate", "25GB/s"))
+            case "flops":
+                device = replace(device, flops=self._number(word, parse_count, "a count", "312T"))
+            case keyword:
+                raise ValueError(f"the grammar has an attribute `{keyword}` that is not read")
+        return device
+
+
+def _device_hint(text: str) -> str:
+    host, slash, local = text.rpartition("/")
+    kind = local.rstrip("0123456789").rstrip(":")
+    index = local[len(kind) :].lstrip(":")
+    meant = _TYPES.get(kind.lower(), kind.lower())
+    guess = f"{host}{slash}{meant}" + (f":{int(index)}" if index and len(index) < 6 else "")
+    if device_name(guess) and guess != text:
+        return f"did you mean `{guess}`?"
+    near = near_name(text, _EXAMPLES)
+    return f"did you mean `{near}`?" if near else "write `cuda:0`, `cpu` or `disk`"
+
+
+def _label(span: Span | None, text: str) -> Label | None:
+    return None if span is None else Label(span, text)

@@ -1,0 +1,265 @@
+"""Syntax to a plan: sizes become bytes, braces become paths, and what contradicts itself is reported.
+
+Whether a path exists is not known here: a text is read without its model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import assert_never
+
+from ..ir import (
+    Atomic,
+    Constraint,
+    Demand,
+    Device,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    Model,
+    Never,
+    Plan,
+    Reason,
+    Reserve,
+    Split,
+    TieGroup,
+    Together,
+    Unit,
+)
+from ..ir.rules.language import LINE_NEVER_WINS, MALFORMED_PATTERN, REPEATED_LINE, UNSUPPORTED_VERSION
+from ..ir.rules.laws import DUPLICATE_DEVICE
+from ..ir.source import Span
+from .readers import Reader
+from .syntax import (
+    AtomicClassLine,
+    AtomicLine,
+    DemandLine,
+    DeviceLine,
+    Document,
+    Header,
+    Line,
+    ModelLine,
+    ModuleLine,
+    NeverLine,
+    OptionLine,
+    PlaceLine,
+    ReserveLine,
+    SplitLine,
+    TensorLine,
+    TieLine,
+    TogetherLine,
+    UnitLine,
+    Word,
+)
+from .table import TableBuilder
+
+VERSION = "1"
+
+
+def resolve(document: Document, diagnostics: Diagnostics) -> Plan:
+    """Return what a document means; mistakes go to ``diagnostics`` and their lines are left out."""
+    resolver = _Resolver(diagnostics)
+    for line in document.lines:
+        resolver.read(line)
+    return resolver.plan()
+
+
+@dataclass
+class _Resolver:
+    diagnostics: Diagnostics
+    model: Model | None = None
+    devices: list[Device] = field(default_factory=list)
+    options: dict[str, str] = field(default_factory=dict)
+    constraints: list[Constraint] = field(default_factory=list)
+    ties: list[TieGroup] = field(default_factory=list)
+    reserves: list[Reserve] = field(default_factory=list)
+    demands: list[Demand] = field(default_factory=list)
+    units: list[Unit] = field(default_factory=list)
+    once: dict[str, Span | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.diagnostics)
+        self.table = TableBuilder(self.reader, self.diagnostics)
+
+    def plan(self) -> Plan:
+        """Return the plan of everything read so far."""
+        for warning in _never_winning(self.units):
+            self.diagnostics.add(warning)
+        return Plan(
+            model=self.model or Model(""),
+            devices=tuple(self.devices),
+            options=tuple(sorted(self.options.items())),
+            constraints=tuple(self.constraints),
+            ties=tuple(self.ties),
+            reserves=tuple(self.reserves),
+            demands=tuple(self.demands),
+            units=tuple(self.units),
+            tree=self.table.tree(self.ties),
+        )
+
+    def read(self, line: Line) -> None:
+        """Take in one line."""
+        statement, span = line.statement, line.span
+        match statement:
+            case Header() | ModelLine() | OptionLine():
+                self._head(statement, span)
+            case DeviceLine():
+                self._device(statement, span)
+            case AtomicClassLine() | AtomicLine() | SplitLine() | NeverLine() | TogetherLine():
+                self.constraints += self._constraint(statement, span)
+            case TieLine():
+                self.ties += self._tie(statement, span)
+            case ReserveLine() | DemandLine():
+                self._bytes(statement, span)
+            case UnitLine() | PlaceLine():
+                self.units += self._unit(statement, span)
+            case ModuleLine() | TensorLine():
+                self.table.read(statement, span)
+            case _:
+                assert_never(statement)
+
+    def _first(self, what: str, span: Span | None) -> bool:
+        """Say whether ``what`` stands here for the first time; report it otherwise."""
+        if what not in self.once:
+            self.once[what] = span
+            return True
+        here, there = _label(span, "again"), _label(self.once[what], "first here")
+        message = f"{what} is given twice"
+        self.diagnostics.add(
+            Diagnostic(REPEATED_LINE, message, here, (there,) if there else (), help="keep one of them")
+        )
+        return False
+
+    def _head(self, statement: Header | ModelLine | OptionLine, span: Span | None) -> None:
+        match statement:
+            case Header(version):
+                self._first("`plan`", span)
+                if version.text != VERSION:
+                    message = f"this text is version {version.text[:20]} of the language, version 1 is read"
+                    hint = "install the release that wrote it, or write `plan 1`"
+                    at = _label(version.span, "not 1")
+                    self.diagnostics.add(Diagnostic(UNSUPPORTED_VERSION, message, at, help=hint))
+            case ModelLine(name, digest):
+                if self._first("`model`", span):
+                    self.model = Model(name.text, digest.text if digest else None)
+            case OptionLine(name, value):
+                if self._first(f"option `{name.text}`", span):
+                    self.options[name.text] = value.text
+            case _:
+                assert_never(statement)
+
+    def _device(self, line: DeviceLine, span: Span | None) -> None:
+        name = self.reader.device(line.name)
+        if name is None:
+            return
+        earlier = next((device for device in self.devices if device.name == name), None)
+        if earlier is not None:
+            there = _label(earlier.span, "declared here")
+            message = f"device `{name}` is declared twice"
+            self.diagnostics.add(
+                Diagnostic(DUPLICATE_DEVICE, message, _label(span, "declared again"),
+                           (there,) if there else (), help="keep one line")
+            )  # fmt: skip
+            return
+        device, reserve = self.reader.attributes(line, name, span)
+        self.devices.append(device)
+        if reserve is not None:
+            self.reserves.append(Reserve(reserve, name, span=span))
+
+    def _constraint(
+        self,
+        statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | TogetherLine,
+        span: Span | None,
+    ) -> Iterator[Constraint]:
+        expand = self.reader.expand
+        match statement:
+            case AtomicClassLine(name):
+                yield Atomic(name.text, by_class=True, span=span)
+            case AtomicLine(path):
+                yield from (Atomic(each, span=span) for each in expand(path))
+            case SplitLine(path):
+                yield from (Split(each, span) for each in expand(path))
+            case NeverLine(path, word):
+                device = self.reader.device(word)
+                if device is not None:
+                    yield from (Never(each, device, span) for each in expand(path))
+            case TogetherLine(paths):
+                yield Together(tuple(each for path in paths for each in expand(path)), span)
+            case _:
+                assert_never(statement)
+
+    def _tie(self, line: TieLine, span: Span | None) -> Iterator[TieGroup]:
+        """One side ties all it names; several sides are tied member by member."""
+        sides = [self.reader.expand(path) for path in line.paths]
+        if not all(sides):
+            return
+        groups = [tuple(sides[0])] if len(sides) == 1 else list(zip(*sides, strict=False))
+        counts = {len(side) for side in sides}
+        if len(counts) > 1 or len(groups[0]) < 2:
+            many = " and ".join(str(len(side)) for side in sides)
+            self.diagnostics.add(
+                Diagnostic(
+                    MALFORMED_PATTERN,
+                    f"a tie joins at least two tensors, its sides equally many; these name {many}",
+                    _label(span, "here"),
+                    help="write `tie a.weight = b.weight`",
+                )
+            )
+            return
+        yield from (TieGroup(group, span) for group in groups)
+
+    def _bytes(self, statement: ReserveLine | DemandLine, span: Span | None) -> None:
+        nbytes = self.reader.size(statement.size)
+        match statement:
+            case ReserveLine(_, word, purpose):
+                device = self.reader.device(word)
+                if device is not None and nbytes is not None:
+                    text = purpose.text if purpose else ""
+                    self.reserves.append(Reserve(nbytes, device, text, span))
+            case DemandLine(_, path, purpose):
+                if nbytes is not None:
+                    paths = self.reader.expand(path)
+                    self.demands += (Demand(nbytes, each, purpose.text, span) for each in paths)
+            case _:
+                assert_never(statement)
+
+    def _unit(self, statement: UnitLine | PlaceLine, span: Span | None) -> Iterator[Unit]:
+        match statement:
+            case UnitLine(path):
+                yield from (Unit(each, span=span) for each in self.reader.expand(path))
+            case PlaceLine(path, store_word, run_word):
+                store, run = self._places(store_word, run_word)
+                if store is not None and run is not None:
+                    for each in self.reader.expand(path):
+                        yield Unit(each, store, run, Reason.WRITTEN, span)
+            case _:
+                assert_never(statement)
+
+    def _places(self, store: Word, run: Word | None) -> tuple[str | None, str | None]:
+        stored = self.reader.device(store)
+        return stored, stored if run is None else self.reader.device(run)
+
+
+def _label(span: Span | None, text: str) -> Label | None:
+    return None if span is None else Label(span, text)
+
+
+def _never_winning(units: list[Unit]) -> Iterator[Diagnostic]:
+    """Find lines whose every path a later line decides."""
+    winner = {unit.path: unit for unit in units}
+    if len(winner) == len(units):
+        return
+    decides = {unit.span.start for unit in winner.values() if unit.span}
+    for unit in units:
+        span, later = unit.span, winner[unit.path].span
+        if span is None or later is None or span.start in decides:
+            continue
+        decides.add(span.start)
+        yield Diagnostic(
+            LINE_NEVER_WINS,
+            f"this line for `{unit.path or '.'}` decides nothing",
+            Label(span, "never wins"),
+            (Label(later, "a later line decides"),),
+            help="remove the line",
+        )

@@ -1,0 +1,204 @@
+"""The syntax tree: what was written, word by word, with spans and comments.
+
+Nodes compare by what was written; spans take no part in equality, so formatting can be checked by
+comparing trees. A node keeps the spelling of numbers (``10GB`` stays ``10GB``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from ..ir import Role, Span
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word: a name, a number, a device. Of a quoted one the text between the quotes, decoded."""
+
+    text: str
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A path or pattern. A literal one was quoted because of its characters: its braces do not expand."""
+
+    text: str
+    literal: bool = False
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """``plan 1``."""
+
+    version: Word
+
+
+@dataclass(frozen=True, slots=True)
+class ModelLine:
+    """``model "gpt2" digest 1f0c9a``."""
+
+    name: Word
+    digest: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OptionLine:
+    """``option strategy "auto"``."""
+
+    name: Word
+    value: Word
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """A keyword of a device line with its value; ``size`` only for ``pool NAME SIZE``."""
+
+    keyword: str
+    value: Word
+    size: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLine:
+    """``device cuda:0 memory 10GiB``."""
+
+    name: Word
+    attributes: tuple[Attribute, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AtomicClassLine:
+    """``atomic class GPT2Block``."""
+
+    name: Word
+
+
+@dataclass(frozen=True, slots=True)
+class AtomicLine:
+    """``atomic PATTERN``."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class SplitLine:
+    """``split PATTERN``."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class NeverLine:
+    """``never PATTERN on DEVICE``."""
+
+    path: Path
+    device: Word
+
+
+@dataclass(frozen=True, slots=True)
+class TogetherLine:
+    """``together PATTERN PATTERN``."""
+
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TieLine:
+    """``tie PATH = PATH``."""
+
+    paths: tuple[Path, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReserveLine:
+    """``reserve SIZE on DEVICE for "PURPOSE"``."""
+
+    size: Word
+    device: Word
+    purpose: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DemandLine:
+    """``demand SIZE with PATH for "PURPOSE"``."""
+
+    size: Word
+    path: Path
+    purpose: Word
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLine:
+    """``unit PATH``: a unit without a place."""
+
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceLine:
+    """``place PATTERN on DEVICE run on DEVICE``."""
+
+    path: Path
+    store: Word
+    run: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleLine:
+    """``module PATH : CLASS``; with a size the module has one weight of that many bytes."""
+
+    path: Path
+    class_name: Word
+    size: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorLine:
+    """``parameter PATH : DTYPE[SHAPE] SIZE``, and ``buffer`` likewise."""
+
+    role: Role
+    path: Path
+    type: Word
+    size: Word | None = None
+    shares: Path | None = None
+
+
+Statement: TypeAlias = (
+    Header
+    | ModelLine
+    | OptionLine
+    | DeviceLine
+    | AtomicClassLine
+    | AtomicLine
+    | SplitLine
+    | NeverLine
+    | TogetherLine
+    | TieLine
+    | ReserveLine
+    | DemandLine
+    | UnitLine
+    | PlaceLine
+    | ModuleLine
+    | TensorLine
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A statement with its comments: lines above it (``""`` is a blank one) and one behind it."""
+
+    statement: Statement
+    before: tuple[str, ...] = ()
+    suffix: str = ""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A whole text; ``after`` are the comments behind the last statement."""
+
+    lines: tuple[Line, ...] = ()
+    after: tuple[str, ...] = ()

@@ -1,0 +1,201 @@
+"""A plan to syntax: one fact per line, regular stacks as ranges, and in comments what explains it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from typing import TypeVar, assert_never
+
+from ..ir import (
+    Account,
+    Atomic,
+    Constraint,
+    Demand,
+    Device,
+    Never,
+    Plan,
+    Reserve,
+    Split,
+    TieGroup,
+    Together,
+    exact_size,
+    human_size,
+)
+from .placements import place_lines
+from .ranges import fold_paths
+from .syntax import (
+    AtomicClassLine,
+    AtomicLine,
+    Attribute,
+    DemandLine,
+    DeviceLine,
+    Document,
+    Header,
+    Line,
+    ModelLine,
+    NeverLine,
+    OptionLine,
+    Path,
+    ReserveLine,
+    SplitLine,
+    Statement,
+    TieLine,
+    TogetherLine,
+    Word,
+)
+from .table_text import table_lines
+from .words import exact_count, exact_rate, path_of
+
+_Node = TypeVar("_Node")
+
+
+def unresolve(plan: Plan, *, with_modules: bool = False) -> Document:
+    """Write a plan as syntax; ``with_modules`` adds the module table."""
+    own, others = _device_reserves(plan.devices, plan.reserves)
+    blocks: list[Iterable[Line]] = [
+        _plain(_heads(plan)),
+        _device_lines(plan, own),
+        _plain([*_constraints(plan.constraints), *_ties(plan.ties)]),
+        _plain([*map(_reserve, others), *map(_demand, plan.demands)]),
+        _plain(table_lines(plan.tree, plan.ties) if with_modules and plan.tree else ()),
+        place_lines(plan),
+    ]
+    lines: list[Line] = []
+    for block in blocks:
+        first, *rest = [*block] or [None]
+        if first is not None:
+            lines.append(Line(first.statement, ("",) if lines else (), first.suffix))
+            lines += [line for line in rest if line is not None]
+    return Document(tuple(lines))
+
+
+def _plain(statements: Iterable[Statement]) -> Iterator[Line]:
+    return map(Line, statements)
+
+
+def _heads(plan: Plan) -> Iterator[Statement]:
+    yield Header(Word("1"))
+    if plan.model.name or plan.model.digest is not None:
+        digest = None if plan.model.digest is None else Word(plan.model.digest)
+        yield ModelLine(Word(plan.model.name), digest)
+    for name, value in plan.options:
+        yield OptionLine(Word(name), Word(value))
+
+
+def _device_reserves(
+    devices: Sequence[Device], reserves: Sequence[Reserve]
+) -> tuple[dict[str, int], Sequence[Reserve]]:
+    """Take the reserves without a purpose that lead the list in device order: they fit on device lines."""
+    order = [device.name for device in devices]
+    own: dict[str, int] = {}
+    at = 0
+    for count, reserve in enumerate(reserves):
+        if reserve.purpose or reserve.device not in order[at:]:
+            return own, reserves[count:]
+        at = order.index(reserve.device) + 1
+        own[reserve.device] = reserve.nbytes
+    return own, ()
+
+
+def _device_lines(plan: Plan, reserves: dict[str, int]) -> Iterator[Line]:
+    accounts = {account.device: account for account in plan.ledger}
+    for device in plan.devices:
+        attributes = tuple(_attributes(device, reserves.get(device.name)))
+        suffix = _account_comment(device, accounts.get(device.name))
+        yield Line(DeviceLine(Word(device.name), attributes), suffix=suffix)
+
+
+def _attributes(device: Device, reserve: int | None) -> Iterator[Attribute]:
+    if device.memory is not None:
+        yield Attribute("memory", Word(exact_size(device.memory)))
+    if device.margin:
+        yield Attribute("margin", Word(exact_size(device.margin)))
+    if reserve is not None:
+        yield Attribute("reserve", Word(exact_size(reserve)))
+    if device.pool is not None:
+        size = None if device.pool_memory is None else Word(exact_size(device.pool_memory))
+        yield Attribute("pool", Word(device.pool), size)
+    if device.at is not None:
+        yield Attribute("at", Word(device.at))
+    rates = (("bandwidth", device.bandwidth, exact_rate), ("link", device.link, exact_rate),
+             ("flops", device.flops, exact_count))  # fmt: skip
+    for keyword, value, spell in rates:
+        if value is not None:
+            yield Attribute(keyword, Word(spell(value)))
+
+
+def _account_comment(device: Device, account: Account | None) -> str:
+    notes = [" ".join(device.origin.split())] if device.origin.strip() else []
+    if account is not None and account.total:
+        notes.append(f"{human_size(account.total)} used")
+        notes += [f"{human_size(device.memory - account.total)} free"] if device.memory is not None else []
+    return f"# {', '.join(notes)}" if notes else ""
+
+
+def _constraints(constraints: Sequence[Constraint]) -> Iterator[Statement]:
+    for constraint, run in _runs(constraints, _kind):
+        match constraint:
+            case Together(patterns):
+                yield TogetherLine(tuple(folded.path for folded in fold_paths(patterns)))
+            case Atomic(target, by_class=True):
+                yield AtomicClassLine(Word(target))
+            case Atomic():
+                yield from _folded(run, AtomicLine)
+            case Split():
+                yield from _folded(run, SplitLine)
+            case Never(_, device):
+                yield from (NeverLine(path, Word(device)) for path in _paths(run))
+            case _:
+                assert_never(constraint)
+
+
+def _kind(constraint: Constraint) -> object:
+    """Say which neighbours may share a line: none for ``together`` and classes."""
+    match constraint:
+        case Atomic(by_class=False) | Split():
+            return type(constraint)
+        case Never():
+            return constraint.device
+        case _:
+            return object()
+
+
+def _runs(nodes: Sequence[_Node], key: Callable[[_Node], object]) -> Iterator[tuple[_Node, list[_Node]]]:
+    for _, group in groupby(nodes, key):
+        run = [*group]
+        yield run[0], run
+
+
+def _paths(run: Sequence[Constraint]) -> Iterator[Path]:
+    patterns = [
+        node.target if isinstance(node, Atomic) else node.pattern
+        for node in run
+        if isinstance(node, (Atomic, Split, Never))
+    ]
+    return (folded.path for folded in fold_paths(patterns))
+
+
+def _folded(run: Sequence[Constraint], line: Callable[[Path], Statement]) -> Iterator[Statement]:
+    return map(line, _paths(run))
+
+
+def _ties(ties: Sequence[TieGroup]) -> Iterator[TieLine]:
+    for first, run in _runs(ties, lambda tie: len(tie.tensors)):
+        members = fold_paths(first.tensors)
+        columns = [fold_paths(column) for column in zip(*(tie.tensors for tie in run), strict=True)]
+        if len(run) == 1 and len(members) == 1 and len(first.tensors) > 2:
+            yield TieLine((members[0].path,))
+        elif len({tuple(folded.count for folded in column) for column in columns}) == 1:
+            rows = zip(*([folded.path for folded in column] for column in columns), strict=True)
+            yield from map(TieLine, rows)
+        else:
+            yield from (TieLine(tuple(map(path_of, tie.tensors))) for tie in run)
+
+
+def _reserve(reserve: Reserve) -> ReserveLine:
+    purpose = Word(reserve.purpose) if reserve.purpose else None
+    return ReserveLine(Word(exact_size(reserve.nbytes)), Word(reserve.device), purpose)
+
+
+def _demand(demand: Demand) -> DemandLine:
+    return DemandLine(Word(exact_size(demand.nbytes)), path_of(demand.path), Word(demand.purpose))

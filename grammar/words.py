@@ -1,0 +1,120 @@
+"""How names, paths and numbers are spelled in a text, both ways.
+
+A path is bare when it holds only letters, digits, ``_``, ``-``, ``*`` and dots; any other is quoted.
+The root of a model is a single dot. Quotes take away the meaning of braces, not that of wildcards.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from ..ir import exact_size, is_device_name, parse_size
+from .syntax import Path
+
+_BARE_PATH: Final = re.compile(r"[\w\-*]+(?:\.[\w\-*]+)*")
+_BARE_NAME: Final = re.compile(r"[\w\-.]+")
+_ESCAPE: Final = re.compile(r"\\(?:u\{([0-9a-fA-F]{1,6})\}|(.))", re.DOTALL)
+_NAMED: Final = {"n": "\n", "t": "\t", "r": "\r"}
+_SPELLED: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
+_COUNT: Final = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)([KMGTPE]?)")
+_PREFIXES: Final = "KMGTPE"
+ROOT: Final = "."
+
+
+def quote(text: str) -> str:
+    """Write a text between quotes; what cannot be seen is escaped."""
+    return f'"{"".join(_SPELLED.get(char) or _visible(char) for char in text)}"'
+
+
+def _visible(char: str) -> str:
+    return char if char.isprintable() else f"\\u{{{ord(char):x}}}"
+
+
+def unquote(text: str) -> str | None:
+    """Read a quoted text, quotes included; None when an escape in it means nothing."""
+    body = text[1:-1]
+    if "\\" not in body:
+        return body
+    broken = False
+
+    def plain(match: re.Match[str]) -> str:
+        nonlocal broken
+        if match[1] is not None:
+            code = int(match[1], 16)
+            broken |= code > 0x10FFFF
+            return "" if broken else chr(code)
+        broken |= match[2] not in 'ntr"\\'
+        return _NAMED.get(match[2], match[2])
+
+    read = _ESCAPE.sub(plain, body)
+    return None if broken else read
+
+
+def spell_name(text: str) -> str:
+    """Write a name bare where that is possible, else between quotes."""
+    return text if _BARE_NAME.fullmatch(text) else quote(text)
+
+
+def spell_path(path: Path) -> str:
+    """Write a path: the root as a dot, a literal one between quotes."""
+    if path.literal:
+        return quote(path.text)
+    return path.text or ROOT
+
+
+def path_of(text: str) -> Path:
+    """Return the syntax of a path whose text stands for itself, as in a plan."""
+    return Path(text, literal=not is_bare(text))
+
+
+def is_bare(text: str) -> bool:
+    """Say whether a path reads back as itself without quotes (the root counts, ``class`` does not)."""
+    return not text or (text != "class" and _BARE_PATH.fullmatch(text) is not None)
+
+
+def device_name(text: str) -> str | None:
+    """Return the canonical name of a device, ``cuda:0`` for ``0``; None when it is none."""
+    name = f"cuda:{text}" if text.isascii() and text.isdigit() else text
+    return name if is_device_name(name) else None
+
+
+def parse_rate(text: str) -> int | None:
+    """Read bytes per second, ``900GB/s``."""
+    return parse_size(text.removesuffix("/s")) if text.endswith("/s") else None
+
+
+def exact_rate(rate: int) -> str:
+    """Write bytes per second so that `parse_rate` reads the same number, in decimal units if possible."""
+    for power in range(5, 0, -1):
+        scale = 1000**power
+        for digits in (1, 10):
+            if rate >= scale and rate * digits % scale == 0:
+                return f"{_decimal(rate * digits // scale, digits)}{_PREFIXES[power - 1]}B/s"
+    return f"{exact_size(rate)}/s"
+
+
+def parse_count(text: str) -> int | None:
+    """Read a decimal count, ``312T``; None when it is none or exceeds 2**63-1."""
+    match = _COUNT.fullmatch(text)
+    if match is None:
+        return None
+    whole, _, part = match[1].partition(".")
+    scale = 1000 ** (_PREFIXES.find(match[2]) + 1 if match[2] else 0)
+    count = int(whole + part) * scale // 10 ** len(part)
+    return count if count < 2**63 else None
+
+
+def exact_count(count: int) -> str:
+    """Write a count so that `parse_count` reads the same number."""
+    for power in range(6, 0, -1):
+        scale = 1000**power
+        for digits in (1, 10):
+            if count >= scale and count * digits % scale == 0:
+                return f"{_decimal(count * digits // scale, digits)}{_PREFIXES[power - 1]}"
+    return str(count)
+
+
+def _decimal(value: int, digits: int) -> str:
+    whole, tenth = divmod(value, digits)
+    return f"{whole}.{tenth}" if tenth else str(whole)

@@ -1,0 +1,116 @@
+"""The golden collector: a file under ``golden/`` whose first line says ``# run: ARGUMENTS`` is a test.
+
+The command runs in a copy of the file's folder. ``%`` stands for the file; without one the file is the
+input (a ``.run`` file is never an input). Beside it, ``NAME.expected`` holds the standard output, then
+``-- stderr --``, then ``-- exit N --`` unless 0. ``pytest --update-golden`` rewrites what differs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).parent / "golden"
+RUN = "# run:"
+INTERNAL_ERROR = 70
+
+
+def pytest_addoption(parser):
+    parser.addoption("--update-golden", action="store_true", help="rewrite golden files that differ")
+
+
+def pytest_configure(config):
+    if config.getoption("--update-golden") and os.environ.get("CI"):
+        raise pytest.UsageError("--update-golden is for people, not for CI")
+
+
+def pytest_collect_file(file_path, parent):
+    if not file_path.is_relative_to(GOLDEN):
+        return None
+    if file_path.suffix == ".expected":
+        cases = [
+            path for path in file_path.parent.glob(f"{glob_escaped(file_path.stem)}.*") if arguments_of(path)
+        ]
+        return None if cases else GoldenFile.from_parent(parent, path=file_path)
+    return GoldenFile.from_parent(parent, path=file_path) if arguments_of(file_path) else None
+
+
+def glob_escaped(stem):
+    return "".join(f"[{char}]" if char in "*?[" else char for char in stem)
+
+
+def arguments_of(path):
+    """Return the command line a case asks for, or None when the file is no case."""
+    if path.suffix == ".expected":
+        return None
+    with path.open(encoding="utf-8", errors="replace") as file:
+        first = file.readline()
+    if not first.startswith(RUN):
+        return None
+    words = shlex.split(first.removeprefix(RUN))
+    if path.suffix == ".run" or "%" in words:
+        return [path.name if word == "%" else word for word in words]
+    return [path.name, *words]
+
+
+class GoldenFile(pytest.File):
+    def collect(self):
+        yield GoldenCase.from_parent(self, name=self.path.stem)
+
+
+class GoldenCase(pytest.Item):
+    def runtest(self):
+        arguments = arguments_of(self.path)
+        expected = self.path.with_suffix(".expected")
+        if arguments is None:
+            raise GoldenError(f"{expected.name} has no case beside it; delete it")
+        actual = outcome(arguments, self.path.parent)
+        known = expected.read_text(encoding="utf-8") if expected.exists() else None
+        if actual == known:
+            return
+        if self.config.getoption("--update-golden"):
+            expected.write_text(actual, encoding="utf-8")
+            return
+        if known is None:
+            raise GoldenError(f"{expected.name} is missing; run pytest --update-golden and read it")
+        changes = difflib.unified_diff(
+            known.splitlines(), actual.splitlines(), "expected", "actual", lineterm=""
+        )
+        raise GoldenError("\n".join(changes))
+
+    def repr_failure(self, excinfo, style=None):
+        if isinstance(excinfo.value, GoldenError):
+            command = shlex.join(["compile-plan", *(arguments_of(self.path) or [])])
+            return f"{self.path}\n$ {command}\n{excinfo.value}"
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self):
+        return self.path, 0, f"golden: {self.path.relative_to(GOLDEN)}"
+
+
+class GoldenError(Exception):
+    """A golden case whose output is not what its file says."""
+
+
+def outcome(arguments, folder):
+    """Run the command in a copy of the folder and return what an ``.expected`` file holds."""
+    from command import run_command
+
+    with tempfile.TemporaryDirectory() as scratch:
+        copy = Path(scratch, folder.name)
+        shutil.copytree(folder, copy)
+        result = run_command(arguments, cwd=copy)
+    if result.code == INTERNAL_ERROR:
+        raise GoldenError(f"a bug of ours is no golden result:\n{result.err}")
+    text = result.out
+    if result.err:
+        text += f"-- stderr --\n{result.err}"
+    if result.code:
+        text += f"-- exit {result.code} --\n"
+    return text

@@ -1,0 +1,90 @@
+"""An oracle for placements: the real forward on torch's fake tensors, which know devices and check them.
+
+It shares nothing with the tracer: torch itself raises where tensors of two devices would meet. Run as a
+program, because it gives the process a pretended kind of device: `python fake_devices.py llama t5 ...`
+prints one JSON object with what happened for each model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from compile_plan.compiler.tracing import example_inputs, trace_model, verify_trace
+from compile_plan.compiler.tracing.places import places_of_plan
+from compile_plan.ir import Diagnostics, Plan, unit_of_tensors
+from random_cuts import bad_plan, random_plan
+from small_models import small_model
+from torch import Tensor, empty, nn, no_grad
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+SEEDS = 4
+
+
+def pretended(device: str) -> str:
+    """Translate a device into the kind torch lets us pretend to have."""
+    return device.replace("cuda", "npu")
+
+
+def moved(item, device):
+    """Move nested tensors as a loader does on entering a unit."""
+    if isinstance(item, Tensor):
+        return item.to(device)
+    if isinstance(item, list | tuple):
+        return type(item)(moved(part, device) for part in item)
+    if isinstance(item, dict):
+        return {key: moved(part, device) for key, part in item.items()}
+    return item
+
+
+def run_on_fake_devices(model: nn.Module, plan: Plan, inputs: dict[str, Tensor], start: str) -> None:
+    """Run the forward with every weight on its planned device; raises where devices meet."""
+    tree, modules = plan.tree, dict(model.named_modules(remove_duplicate=False))
+    owner = unit_of_tensors(tree, plan.units)
+    with no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
+        for index, module in enumerate(tree.owners):
+            home, name = modules[tree.paths[module]], tree.tensor_names[index]
+            group = home._parameters if name in home._parameters else home._buffers
+            old = group[name]
+            made = empty(old.shape, dtype=old.dtype, device=pretended(plan.units[owner[index]].run))
+            parameter = group is home._parameters
+            group[name] = nn.Parameter(made, requires_grad=False) if parameter else made
+        for unit in plan.units:
+            if unit.path in modules:
+                _enter_on(modules[unit.path], pretended(unit.run))
+        model(**{name: empty(t.shape, dtype=t.dtype, device=pretended(start)) for name, t in inputs.items()})
+
+
+def _enter_on(module: nn.Module, device: str) -> None:
+    module.register_forward_pre_hook(
+        lambda _module, args, kwargs: (moved(args, device), moved(kwargs, device)), with_kwargs=True
+    )
+
+
+def outcome(name: str, plan: Plan, trace, inputs) -> str:
+    start = places_of_plan(trace, plan).start
+    said = "runs" if verify_trace(plan, trace).lawful else "meets"
+    try:
+        run_on_fake_devices(small_model(name, use_cache=False), plan, inputs, start)
+    except (FakeTensorDeviceMismatchError, RuntimeError) as error:
+        met = isinstance(error, FakeTensorDeviceMismatchError) or "same device" in str(error)
+        return f"{said}/{'meets' if met else str(error)[:80]}"
+    return f"{said}/runs"
+
+
+def main() -> None:
+    _setup_privateuseone_for_python_backend("npu")
+    found = {}
+    for name in sys.argv[1:]:
+        model = small_model(name, use_cache=False)
+        inputs = example_inputs(model, None, Diagnostics(), seq=16)[0][1]
+        trace = trace_model(model, inputs)
+        good = [outcome(name, random_plan(trace, 2 + seed % 3, seed), trace, inputs) for seed in range(SEEDS)]
+        bad = [outcome(name, bad_plan(trace, seed), trace, inputs) for seed in range(SEEDS)]
+        found[name] = {"along the cuts": good, "across them": bad}
+    print(json.dumps(found))  # noqa: T201  the program's result
+
+
+if __name__ == "__main__":
+    main()

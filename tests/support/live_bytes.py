@@ -1,0 +1,51 @@
+"""Measures the live-tensor peak of a real forward on the CPU: storages alive, by weak references."""
+
+from __future__ import annotations
+
+import weakref
+
+from torch import Tensor, nn, no_grad
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class LiveBytes(TorchDispatchMode):
+    def __init__(self, known: set[int]) -> None:
+        super().__init__()
+        self.known = known
+        self.alive: dict[int, list] = {}
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for item in out if isinstance(out, list | tuple) else [out]:
+            if isinstance(item, Tensor):
+                self._see(item)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key in self.known:
+            return
+        if key not in self.alive:
+            self.alive[key] = [storage.nbytes(), 0, []]
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        entry = self.alive[key]
+        entry[1] += 1
+        entry[2].append(weakref.ref(tensor, lambda _: self._drop(key)))
+
+    def _drop(self, key: int) -> None:
+        entry = self.alive[key]
+        entry[1] -= 1
+        if entry[1] == 0:
+            self.now -= entry[0]
+            del self.alive[key]
+
+
+def measured_peak(model: nn.Module, inputs: dict[str, Tensor]) -> int:
+    tensors = [*model.parameters(), *model.buffers(), *inputs.values()]
+    live = LiveBytes({tensor.untyped_storage()._cdata for tensor in tensors})
+    with no_grad(), live:
+        model(**inputs)
+    return live.peak

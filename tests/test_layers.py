@@ -1,0 +1,116 @@
+"""Imports only point down, heavy libraries have one door, and doors stay shut until needed."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LADDER = ("ir", "grammar", "backends", "compiler")
+FILES = sorted(path for top in LADDER for path in (ROOT / top).rglob("*.py"))
+
+DOORS = {
+    "accelerate": {"compiler/loading/"},
+    "gguf": {"compiler/sources/gguf_file.py"},
+    "highspy": {"compiler/search/highs.py"},
+    "lark": {"grammar/parser.py"},
+    "msgpack": {"backends/msgpack_file.py"},
+    "networkx": {"compiler/passes/merge_ties.py", "compiler/tracing/graph.py"},
+    "rich": {"compiler/cli_terminal.py", "compiler/loading/progress.py"},
+    "transformers": {"compiler/sources/config.py", "compiler/loading/conversions.py"},
+    "torch": {
+        "compiler/accelerate_compat.py",
+        "compiler/loading/",
+        "compiler/memory.py",
+        "compiler/sources/",
+        "compiler/tracing/",
+    },
+}
+"""Which files, or folders, may import a heavy library."""
+
+
+def imports(path):
+    """Yield each import of a file as an absolute dotted name, ``compile_plan.ir.names``; not for types."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and "TYPE_CHECKING" in ast.unparse(block.test)
+        for node in ast.walk(block)
+    }
+    package = ("compile_plan", *path.relative_to(ROOT).parent.parts)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in for_types) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join((*start, *((node.module,) if node.module else ())))
+            if node.module:
+                yield base, node in for_types
+            else:
+                yield from ((f"{base}.{alias.name}", node in for_types) for alias in node.names)
+
+
+def shown(path):
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_imports_point_down(path):
+    own = LADDER.index(path.relative_to(ROOT).parts[0])
+    tops = {name.split(".")[1] for name, _ in imports(path) if name.startswith("compile_plan.")}
+    assert {top for top in tops if LADDER.index(top) > own} == set()
+
+
+@pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=shown)
+def test_nothing_imports_a_second_copy(path):
+    assert {name for name, _ in imports(path) if name.split(".")[0] in LADDER} == set()
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_heavy_library_comes_in_by_its_door(library):
+    users = {
+        shown(path)
+        for path in FILES
+        if any(name.split(".")[0] == library and not typing for name, typing in imports(path))
+    }
+    assert {user for user in users if not user.startswith(tuple(DOORS[library]))} == set()
+
+
+HEAVY = ("torch", "transformers", "accelerate", "highspy", "networkx", "numpy", "rich.console")
+
+
+def loaded_by(code):
+    """Return which heavy modules a fresh interpreter has loaded after running the code."""
+    probe = (
+        f"import sys\n{code}\nprint(*[name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    return run.stderr.splitlines()[-1].split()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import compile_plan.ir, compile_plan.grammar, compile_plan.backends, compile_plan.compiler",
+        "from compile_plan.compiler.cli import main; main(['--help'])",
+        "from compile_plan.compiler.cli import main; main(['--explain-code', 'tie-across-devices'])",
+        "from compile_plan.compiler.cli import main; main(['--memory', 'x'])",
+    ],
+    ids=["imports", "help", "explain-code", "usage-error"],
+)
+def test_what_needs_no_heavy_library_loads_none(code):
+    assert loaded_by(code) == []
+
+
+def test_text_to_text_loads_no_torch(tmp_path):
+    plan = tmp_path / "small.plan"
+    plan.write_text('plan 1\nmodel "m"\n\ndevice cpu memory 1GiB\n\nplace . on cpu\n')
+    arguments = [str(plan), "-o", str(tmp_path / "o.msgpack")]
+    code = f"from compile_plan.compiler.cli import main; main({arguments!r})"
+    assert "torch" not in loaded_by(code)
+    assert (tmp_path / "o.msgpack").exists()

@@ -1,0 +1,74 @@
+"""Whatever the architecture and wherever its weights are stored, the loaded model computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compile_plan.compiler.loading import load_model
+from compile_plan.compiler.sources.live import lower_model
+from compile_plan.ir import PlanError, Unit
+from tiny_checkpoints import TINY, on_meta, output, plan, save, tensors
+
+ON_CPU = Unit("", "cpu", "cpu")
+ON_DISK = Unit("", "disk", "cpu")
+
+
+@pytest.fixture(scope="module", params=TINY)
+def saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny = TINY[request.param]
+    model = save(tiny, folder, max_shard_size="40KB", **dict(tiny.options))
+    return tiny, folder, output(model, tiny)
+
+
+def units_of(place, tiny):
+    return {
+        "cpu": (ON_CPU,),
+        "disk": (ON_DISK,),
+        "one-layer-on-disk": (ON_CPU, Unit(tiny.one_layer, "disk", "cpu")),
+        "one-layer-in-memory": (ON_DISK, Unit(tiny.one_layer, "cpu", "cpu")),
+    }[place]
+
+
+@pytest.mark.parametrize("place", ["cpu", "disk", "one-layer-on-disk", "one-layer-in-memory"])
+def test_output_equals_plainly_loaded(saved, place):
+    tiny, folder, expected = saved
+    before = {file.name: file.stat().st_size for file in folder.iterdir()}
+    model = load_model(plan(*units_of(place, tiny)), on_meta(tiny), folder)
+    assert not any(tensor.is_meta for tensor in tensors(model))
+    assert torch.equal(output(model, tiny), expected)
+    assert torch.equal(output(model, tiny), expected)
+    assert {file.name: file.stat().st_size for file in folder.iterdir()} == before
+
+
+def test_ties_are_those_of_the_model(saved):
+    tiny, folder, _ = saved
+    model = on_meta(tiny)
+    before = lower_model(model).storages
+    assert lower_model(load_model(plan(ON_CPU), model, folder)).storages == before
+
+
+def test_values_of_another_precision_are_converted_on_the_way(saved):
+    tiny, folder, _ = saved
+    expected = load_model(plan(ON_CPU), on_meta(tiny), folder)
+    expected = {name: value.to(torch.bfloat16) for name, value in expected.state_dict().items()}
+    model = load_model(plan(ON_CPU), on_meta(tiny), folder, dtype="bfloat16")
+    for name, value in model.state_dict().items():
+        if value.is_floating_point():
+            assert value.dtype == torch.bfloat16
+            assert torch.equal(value, expected[name])
+
+
+def test_experts_stored_one_by_one_are_merged_while_they_are_read(tmp_path):
+    tiny = TINY["mixtral"]
+    expected = output(save(tiny, tmp_path, max_shard_size="40KB"), tiny)
+    model = load_model(plan(ON_CPU), on_meta(tiny), tmp_path)
+    assert torch.equal(output(model, tiny), expected)
+
+
+def test_experts_stored_one_by_one_cannot_stay_on_disk(tmp_path):
+    tiny = TINY["mixtral"]
+    save(tiny, tmp_path)
+    with pytest.raises(PlanError) as caught:
+        load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
+    assert [d.code for d in caught.value.diagnostics] == ["disk-needs-conversion"]

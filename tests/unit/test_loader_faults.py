@@ -1,0 +1,158 @@
+"""What breaks while a model is loaded, and how a loaded model runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.compiler.loading import load_model, reading, release_model
+from compile_plan.ir import Account
+from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards
+from tiny_checkpoints import plan
+
+
+@pytest.fixture(name="real")
+def _real():
+    return random_net()
+
+
+@pytest.fixture(name="folder")
+def _folder(real, tmp_path):
+    return save_in_two_shards(real, tmp_path)
+
+
+# What breaks
+
+
+def test_a_truncated_shard_is_named(folder):
+    shard = folder / "b.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-10])
+    (found,) = refused(plan(ON_CPU), meta(), folder).values()
+    assert "b.safetensors" in everything(found)
+
+
+@pytest.mark.parametrize("at", [0, 7, 8, 20])
+def test_a_damaged_header_is_named(folder, at):
+    shard = folder / "a.safetensors"
+    data = bytearray(shard.read_bytes())
+    data[at] ^= 0xFF
+    shard.write_bytes(data)
+    assert "a.safetensors" in "".join(everything(d) for d in refused(plan(ON_CPU), meta(), folder).values())
+
+
+def test_a_missing_shard_is_named(folder):
+    (folder / "b.safetensors").unlink()
+    assert "b.safetensors" in "".join(everything(d) for d in refused(plan(ON_CPU), meta(), folder).values())
+
+
+def test_an_index_does_not_lead_out_of_its_folder(folder):
+    index = folder / "model.safetensors.index.json"
+    text = json.loads(index.read_text())
+    text["weight_map"]["embed.weight"] = "../a.safetensors"
+    index.write_text(json.dumps(text))
+    found = refused(plan(ON_CPU), meta(), folder).values()
+    assert "../a.safetensors" in "".join(everything(d) for d in found)
+
+
+def test_a_file_that_changes_meanwhile_is_noticed(folder):
+    def touch(_done, _total):
+        os.utime(folder / "a.safetensors", ns=(1, 1))
+
+    found = refused(plan(ON_CPU), meta(), folder, progress=touch)
+    assert "a.safetensors" in found["changed-checkpoint"].message
+
+
+def test_a_failing_read_names_file_and_tensor(folder, monkeypatch):
+    def broken(_descriptor, _buffers, offset):
+        raise OSError(5, f"Input/output error at {offset}")
+
+    monkeypatch.setattr(reading.os, "preadv", broken)
+    found = refused(plan(ON_CPU), meta(), folder)
+    assert "Input/output error" in found["unreadable-weights"].message
+    assert ".safetensors" in found["unreadable-weights"].message
+
+
+def test_an_interrupt_ends_the_threads_and_leaves_the_model(folder):
+    def interrupt(_done, _total):
+        raise KeyboardInterrupt
+
+    model, descriptors = meta(), len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(KeyboardInterrupt):
+        load_model(plan(ON_CPU), model, folder, progress=interrupt)
+    assert all(tensor.is_meta for tensor in model.parameters())
+    assert not [t for t in threading.enumerate() if t.name.startswith("compile-plan-read")]
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+# How it runs
+
+
+def half(model):
+    """What `dtype` makes of a model: weights are converted, what a constructor makes is not."""
+    angles = model.rope.angles
+    model.to(torch.bfloat16).rope.angles = angles
+    return model
+
+
+def streamed(folder, *, streaming=0, **options):
+    given = plan(ON_DISK)
+    if streaming:
+        given = replace(given, ledger=(Account("cpu", streaming=streaming),))
+    return load_model(given, meta(**options), folder, dtype=torch.bfloat16)
+
+
+def test_converted_disk_units_are_in_the_wanted_precision_only_while_they_run(real, folder):
+    model = streamed(folder)
+    expected = half(real)(IDS)
+    for _ in range(3):
+        assert torch.equal(model(IDS), expected)
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+# With too small a buffer: the largest layer, and what its parent holds itself.
+@pytest.mark.parametrize(("streaming", "most"), [(100, 288 + 16), (900, 900), (10_000, 10_000)])
+def test_no_more_is_held_than_the_streaming_buffer(folder, streaming, most, monkeypatch):
+    model = streamed(folder, streaming=streaming)
+    stream = model._compile_plan_execution.stream
+    held, ahead = [], stream._ahead
+
+    def watch(number):
+        ahead(number)
+        held.append(stream._held + sum(stream._sizes[n] for n in stream._ready))
+
+    monkeypatch.setattr(stream, "_ahead", watch)
+    model(IDS)
+    model(IDS)
+    assert max(stream._sizes) < max(held) <= most
+    assert stream._held == 0
+    assert not stream._ready
+
+
+def test_an_error_in_a_forward_puts_weights_back(real, folder):
+    model = streamed(folder)
+    with pytest.raises(IndexError):
+        model(torch.tensor([[99]]))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert torch.equal(model(IDS), half(real)(IDS))
+
+
+def test_released_models_have_no_hooks_and_no_thread(folder):
+    model = streamed(folder)
+    model(IDS)
+    threads = list(model._compile_plan_execution.stream._pool._threads)
+    assert threads
+    release_model(model)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_loading_again_replaces_the_hooks(real, folder):
+    model = streamed(folder)
+    load_model(plan(ON_CPU), model, folder)
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert torch.equal(model(IDS), real(IDS))

@@ -1,0 +1,298 @@
+"""What an input is, models from a config.json, and GGUF files."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import write_file
+from compile_plan.compiler.sources.config import build_from_config
+from compile_plan.compiler.sources.gguf_file import read_gguf
+from compile_plan.compiler.sources.kinds import Kind, kind_of
+from compile_plan.ir import Atomic, Diagnostics, PlanError
+
+TINY = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "dtype": "bfloat16",
+}
+
+
+def kind(spec):
+    diagnostics = Diagnostics()
+    return kind_of(spec, diagnostics), list(diagnostics)
+
+
+def config(folder, content):
+    folder.mkdir(parents=True, exist_ok=True)
+    text = content if isinstance(content, str) else json.dumps(content)
+    (folder / "config.json").write_text(text)
+    return folder
+
+
+def failure(call, *arguments):
+    with pytest.raises(PlanError) as caught:
+        call(*arguments)
+    (finding,) = caught.value.diagnostics
+    return finding
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Make one package impossible to import."""
+
+    def hide(package):
+        real = builtins.__import__
+
+        def refuse(name, *more):
+            if name.partition(".")[0] == package:
+                raise ImportError(name)
+            return real(name, *more)
+
+        monkeypatch.setattr(builtins, "__import__", refuse)
+
+    return hide
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("model.py", Kind.SCRIPT),
+        ("a.safetensors", Kind.CHECKPOINT),
+        ("model.safetensors.index.json", Kind.CHECKPOINT),
+        ("a.plan", Kind.PLAN_TEXT),
+        ("a.msgpack", Kind.PLAN_FILE),
+        ("map.json", Kind.DEVICE_MAP),
+        ("a.gguf", Kind.GGUF),
+    ],
+)
+def test_the_suffix_decides(tmp_path, name, expected):
+    (tmp_path / name).write_text("")
+    assert kind(tmp_path / name) == (expected, [])
+
+
+def test_a_factory_after_the_colon_is_a_script(tmp_path):
+    (tmp_path / "model.py").write_text("")
+    assert kind(f"{tmp_path / 'model.py'}:build") == (Kind.SCRIPT, [])
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ('{"model_type": "llama"}', Kind.CONFIG),
+        ('{"": 0}', Kind.DEVICE_MAP),
+        ('{"a": 0, "b": "cpu"}', Kind.DEVICE_MAP),
+        ('{"a": [1]}', Kind.CONFIG),
+        ("{", Kind.CONFIG),
+    ],
+)
+def test_a_config_json_is_looked_into(tmp_path, content, expected):
+    folder = config(tmp_path, content)
+    assert kind(folder / "config.json") == (expected, [])
+
+
+def test_a_folder_is_what_it_holds(tmp_path):
+    folder = config(tmp_path / "m", TINY)
+    assert kind(folder) == (Kind.CONFIG, [])
+    write_file(folder / "model.safetensors", {"a": ("F32", (2,))})
+    assert kind(folder) == (Kind.CHECKPOINT, [])
+
+
+@pytest.mark.parametrize(
+    ("inner", "help_"), [("a.gguf", "a.gguf"), ("pytorch_model.bin", "save_pretrained"), (None, None)]
+)
+def test_a_folder_without_a_model(tmp_path, inner, help_):
+    if inner:
+        (tmp_path / inner).write_text("")
+    found, (finding,) = kind(tmp_path)
+    assert (found, finding.code) == (None, "unknown-input")
+    assert finding.help is None if help_ is None else help_ in finding.help
+
+
+@pytest.mark.parametrize(
+    ("name", "help_"), [("weights.bin", "safetensors"), ("notes.txt", None), ("README", None)]
+)
+def test_other_files_are_no_input(tmp_path, name, help_):
+    (tmp_path / name).write_text("")
+    found, (finding,) = kind(tmp_path / name)
+    assert (found, finding.code) == (None, "unknown-input")
+    assert ".safetensors" in finding.notes[0]
+    assert finding.help is None if help_ is None else help_ in finding.help
+
+
+def test_a_misspelled_file_gets_a_suggestion(tmp_path):
+    (tmp_path / "model.py").write_text("")
+    found, (finding,) = kind(tmp_path / "modle.py")
+    assert (found, finding.code) == (None, "missing-input")
+    assert finding.help == f"did you mean `{tmp_path / 'model.py'}`?"
+
+
+@pytest.mark.parametrize("name", ["nowhere/model.py", "", "x" * 5000 + ".py", "a\0b.py"])
+def test_what_is_not_there_is_an_error(tmp_path, name):
+    found, (finding,) = kind(str(tmp_path / "none") + name)
+    assert found is None
+    assert finding.code in {"missing-input", "unreadable-input"}
+    assert len(finding.message) < 400
+
+
+def test_a_config_becomes_a_model_without_weights(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was used"))
+    model = build_from_config(config(tmp_path / "m", TINY))
+    assert type(model).__name__ == "LlamaForCausalLM"
+    assert {(str(p.dtype), p.device.type) for p in model.parameters()} == {("torch.bfloat16", "meta")}
+    again = build_from_config(tmp_path / "m" / "config.json")
+    assert list(again.state_dict()) == list(model.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ({key: value for key, value in TINY.items() if key != "architectures"}, "LlamaForCausalLM"),
+        (TINY | {"architectures": ["LlamaModel"]}, "LlamaModel"),
+        (
+            {"model_type": "vit", "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+            "ViTModel",
+        ),
+    ],
+)
+def test_the_class_is_the_one_named_or_the_usual_one(tmp_path, content, name):
+    pytest.importorskip("transformers")
+    assert type(build_from_config(config(tmp_path, content))).__name__ == name
+
+
+def test_a_constructor_that_computes_small_values_is_built(tmp_path, monkeypatch):
+    transformers = pytest.importorskip("transformers")
+    real = transformers.LlamaModel.__init__
+
+    def computes(self, config):
+        self.rate = torch.linspace(0, 1, 4)[1].item()
+        real(self, config)
+
+    monkeypatch.setattr(transformers.LlamaModel, "__init__", computes)
+    model = build_from_config(config(tmp_path, TINY))
+    assert model.model.rate == pytest.approx(1 / 3, rel=0.01)
+    assert {p.device.type for p in model.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        ("{", "invalid-config"),
+        ("[]", "invalid-config"),
+        ({"hidden_size": 3}, "invalid-config"),
+        ({"model_type": 3}, "invalid-config"),
+        ({"model_type": "no-such-model"}, "config-failed"),
+        (TINY | {"hidden_size": 17}, "config-failed"),
+        ({"model_type": "mine", "auto_map": {"AutoConfig": "evil.Config"}}, "remote-code-refused"),
+    ],
+)
+def test_a_config_that_cannot_be_built(tmp_path, content, code):
+    pytest.importorskip("transformers")
+    (tmp_path / "evil.py").write_text("raise SystemExit('run')")
+    finding = failure(build_from_config, config(tmp_path, content))
+    assert finding.code == code
+    assert finding.help or finding.notes or code == "invalid-config"
+
+
+CUSTOM = """
+from transformers import PretrainedConfig, PreTrainedModel
+import torch
+
+class Config(PretrainedConfig):
+    model_type = "mine"
+
+class Model(PreTrainedModel):
+    config_class = Config
+    def __init__(self, config):
+        super().__init__(config)
+        self.linear = torch.nn.Linear(2, 3)
+        self.post_init()
+"""
+
+
+def test_code_of_its_own_runs_only_when_allowed(tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path / "cache"))
+    content = {"model_type": "mine", "auto_map": {"AutoConfig": "mine.Config", "AutoModel": "mine.Model"}}
+    folder = config(tmp_path / "m", content)
+    (folder / "mine.py").write_text(CUSTOM)
+    assert failure(build_from_config, folder).code == "remote-code-refused"
+    model = build_from_config(folder, trust_remote_code=True)
+    assert model.linear.weight.device.type == "meta"
+
+
+def test_a_folder_without_a_config(tmp_path):
+    assert failure(build_from_config, tmp_path).code == "missing-input"
+    assert failure(build_from_config, tmp_path / "nothing").code == "missing-input"
+
+
+def test_without_transformers_the_command_is_given(tmp_path, without):
+    without("transformers")
+    finding = failure(build_from_config, config(tmp_path, TINY))
+    assert finding.code == "missing-extra"
+    assert finding.help == "run `pip install 'compile-plan[hub]'`"
+
+
+def write_gguf(path):
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_tensor("token_embd.weight", np.zeros((32, 64), np.float32))
+    for block in range(3):
+        for name in ("attn_q", "ffn_up"):
+            packed = np.zeros((64, 68), np.uint8)
+            writer.add_tensor(f"blk.{block}.{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(f"blk.{block}.attn_norm.weight", np.zeros(64, np.float32))
+    writer.add_tensor("output_norm.weight", np.zeros(64, np.float32))
+    writer.add_tensor("output.weight", np.zeros((32, 64), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_a_plan_of_its_packed_bytes(tmp_path):
+    plan = read_gguf(write_gguf(tmp_path / "tiny.gguf"), Diagnostics())
+    tree = plan.tree
+    assert [tree.names[i] for i in tree.children(0)] == ["token_embd", "blk", "output_norm", "output"]
+    assert plan.constraints == (Atomic("Blk", by_class=True),)
+    embedding, packed = tree.tensor_index["token_embd.weight"], tree.tensor_index["blk.1.attn_q.weight"]
+    assert (tree.dtypes[embedding], tree.shapes[embedding]) == ("float32", (32, 64))
+    assert (tree.dtypes[packed], tree.nbytes[packed]) == ("uint8", 64 * 68)
+    assert sum(tree.nbytes) == 32 * 64 * 6 + 4 * 64 * 4 + 6 * 64 * 68
+
+
+def gguf_code(path):
+    return failure(read_gguf, path, Diagnostics()).code
+
+
+def test_gguf_files_that_are_wrong(tmp_path):
+    pytest.importorskip("gguf")
+    assert gguf_code(tmp_path / "nothing.gguf") == "missing-input"
+    assert gguf_code(tmp_path) == "unreadable-input"
+    path = tmp_path / "a.gguf"
+    path.write_bytes(b"PK\3\4")
+    assert gguf_code(path) == "invalid-checkpoint"
+    content = write_gguf(tmp_path / "tiny.gguf").read_bytes()
+    for length in (4, 8, 24, 60, 200, len(content) // 2):
+        path.write_bytes(content[:length])
+        assert gguf_code(path) == "invalid-checkpoint", length
+
+
+def test_without_the_package_the_command_is_given(tmp_path, without):
+    without("gguf")
+    finding = failure(read_gguf, tmp_path / "a.gguf", Diagnostics())
+    assert finding.code == "missing-extra"
+    assert finding.help == "run `pip install 'compile-plan[gguf]'`"
