@@ -114,7 +114,7 @@ def main():
             number(human),
             number(pipedream),
             number(program),
-            "–" if integer is None else f"{integer:.2f} ({bound:.2f})",
+            "-" if integer is None else f"{integer:.2f} ({bound:.2f})",
             number(busiest(graph, simple)),
             number(ours),
             f"{seconds:.1f}",
@@ -124,7 +124,7 @@ def main():
 
 
 def number(value):
-    return "–" if value is None or value == float("inf") else f"{value:.2f}"
+    return "-" if value is None or value == float("inf") else f"{value:.2f}"
 
 
 if __name__ == "__main__":

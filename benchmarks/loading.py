@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-TOOLS = ("compile-plan", "compile-plan mapped", "transformers", "accelerate")
+TOOLS = ("compile-plan", "compile-plan copied", "transformers", "accelerate")
 PLACES = ("cpu", "disk")
 LAYERS = 12
 
@@ -71,7 +71,7 @@ def load(tool: str, place: str, folder: Path, offload: Path):
             model = transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder))
         units = tuple(Unit(path, device, "cpu") for path, device in device_map(place).items())
         plan = Plan(Model("llama"), (Device("cpu", None), Device("disk", None)), units=units)
-        return load_model(plan, model, folder, progress=False, map_memory=tool.endswith("mapped"))
+        return load_model(plan, model, folder, progress=False, map_memory=not tool.endswith("copied"))
     places = device_map(place) if place == "disk" else {"": "cpu"}
     if tool == "transformers":
         return transformers.AutoModelForCausalLM.from_pretrained(
@@ -120,7 +120,8 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
         cold = time.perf_counter() - begin
     return {
         "load s": loaded - start, "first forward s": first - loaded, "load + forward s": first - start,
-        "forward warm s": min(warm), "forward cold s": cold, "peak MB": peak / 1024, "written MB": written / 1e6,
+        "forward warm s": min(warm), "forward cold s": cold, "peak MB": peak / 1024,
+        "written MB": written / 1e6,
     }  # fmt: skip
 
 
@@ -132,8 +133,8 @@ def table(place: str, rows: dict[str, dict[str, float]]) -> None:
         print(f"{tool:22}" + "".join(f"{row[column]:18.3f}" for column in columns))
     ours = rows["compile-plan"]
     for peer in ("transformers", "accelerate"):
-        ratios = "".join(f"{rows[peer][c] / ours[c]:17.2f}x" if ours[c] else f"{'-':>18}" for c in columns)
-        print(f"{peer + ' / ours':22}{ratios}")
+        ratios = (f"{rows[peer][c] / ours[c]:17.2f}x" if ours[c] else f"{'-':>18}" for c in columns)
+        print(f"{peer + ' / ours':22}" + "".join(ratios))
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ _MIXED = -1
 _LOG = logging.getLogger(__name__)
 
 
-class InvalidRequest(PlanError, ValueError):
+class InvalidRequestError(PlanError, ValueError):
     """What was asked cannot be planned; callers of accelerate expect a ``ValueError``."""
 
 
@@ -49,7 +49,7 @@ def infer_auto_device_map(
     """Return the device of every module, or parameter or buffer of an opened module, by path.
 
     Raises:
-        InvalidRequest: a size, device or dtype does not exist; a ``ValueError`` too, as accelerate's is.
+        InvalidRequestError: a size, device or dtype does not exist; a ``ValueError`` too, as accelerate's is.
 
     """
     with paused_collection():
@@ -74,9 +74,9 @@ def _lowered(
 
     accelerate falls back on an endless disk, so budgets that hold nothing are no mistake here.
     """
-    diagnostics = Diagnostics()
+    budgets, diagnostics = Diagnostics(), Diagnostics()
     sizes = None if max_memory is None else {key: _whole(size) for key, size in max_memory.items()}
-    devices = devices_from(sizes, diagnostics)
+    devices = devices_from(sizes, budgets)
     classes = [no_split] if isinstance(no_split, str) else sorted(no_split or ())
     tree = lower_model(model)
     plan = Plan(
@@ -86,14 +86,16 @@ def _lowered(
         tree=tree,
     )
     known = [
-        (path, _dtype_name(kind)) for path, kind in (special_dtypes or {}).items() if path in tree.tensor_index
+        (path, _dtype_name(kind))
+        for path, kind in (special_dtypes or {}).items()
+        if path in tree.tensor_index
     ]
     annotate = AnnotateSizes(None if dtype is None else _dtype_name(dtype), tuple(known))
     for step in (annotate, MergeTies(parameters_only=True)):
         plan = step.run(plan, diagnostics)
-    errors = [error for error in diagnostics.errors if error.rule is not NO_USABLE_DEVICE]
+    errors = [e for e in (*budgets.errors, *diagnostics.errors) if e.rule is not NO_USABLE_DEVICE]
     if errors:
-        raise InvalidRequest(errors)
+        raise InvalidRequestError(errors)
     return plan, plan.tree or tree
 
 
@@ -172,7 +174,9 @@ def _warn(plan: Plan, model: nn.Module, attempt: Attempt, *, offload_buffers: bo
     for device, nbytes in attempt.minima.items():
         _LOG.info("%s (%d bytes)", left_empty(plan.devices[device].name, nbytes).message, nbytes)
     if not plan.ties and _wants_ties(model):
-        _LOG.warning("the config of the model asks for tied weights, but no two parameters are the same tensor")
+        _LOG.warning(
+            "the config of the model asks for tied weights, but no two parameters are the same tensor"
+        )
 
 
 def _wants_ties(model: Any) -> bool:  # noqa: ANN401  # a transformers model, known only by its attributes

@@ -70,7 +70,7 @@ class AccelerateRules:
         return current
 
     def forward(self, work: Worklist, device: int, needed: int) -> int | None:
-        """Return the first waiting item that fits beside the larger of the waiting layers and the stuck one."""
+        """Return the first waiting item that fits beside the largest layer and the stuck item."""
         limit = self._limits[device]
         if not self._fallback or limit is None:
             return None
@@ -202,7 +202,9 @@ def buffer_sizes(tree: ModuleTree, item: int) -> int:
     if item < 0 or tree.eighths is None:
         return 0
     same = tree.objects or tree.storages
-    found = {same[t]: tree.eighths[t] for t in item_tensors(tree, item) if tree.roles[t] is not Role.PARAMETER}
+    found = {
+        same[t]: tree.eighths[t] for t in item_tensors(tree, item) if tree.roles[t] is not Role.PARAMETER
+    }
     return sum(found.values())
 
 

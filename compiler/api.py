@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from torch import dtype as torch_dtype
     from torch import nn
 
+    from .override_files import Override
     from .tracing import Verification
+    from .tracing.inputs import Inputs
 
     Dtype: TypeAlias = str | torch_dtype
-
-Override: TypeAlias = "Plan | str | Path"
 
 
 def compile_model(
@@ -32,7 +32,7 @@ def compile_model(
     objective: Objective | None = None,
     offload: Offload = "stream",
     overrides: Override | Sequence[Override] | None = None,
-    example_inputs: object = None,
+    example_inputs: Inputs = None,
     **more: Any,  # noqa: ANN401  # the remaining fields of Options, typed there
 ) -> Plan:
     """Compile a placement plan for a model; its weights are neither read nor moved.
@@ -60,8 +60,10 @@ def compile_model(
 
     Raises:
         PlanError: the request cannot be met; ``.diagnostics`` says why and what would help.
+
     """
-    from .driver import compile_live, read_overrides
+    from .driver import compile_live
+    from .override_files import read_overrides
 
     options = Options(
         max_memory=max_memory,
@@ -126,7 +128,7 @@ def load_model(
     return load(plan, model, checkpoint, strict=strict, progress=progress, **more)
 
 
-def verify_plan(plan: Plan | str | Path, model: nn.Module, inputs: object = None) -> Verification:
+def verify_plan(plan: Plan | str | Path, model: nn.Module, inputs: Inputs = None) -> Verification:
     """Replay the model's forward under a plan with every tensor labelled by its device.
 
     See `compile_plan.compiler.tracing.verify_plan`.

@@ -6,11 +6,23 @@ a device beyond its budget, first fit takes over.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import accumulate
+from itertools import accumulate, chain
 
-from ..ir import CPU, DISK, Device, Diagnostics, ModuleTree, Plan, Reason, Role, Unit, device_type, is_accelerator
+from ..ir import (
+    CPU,
+    DISK,
+    Device,
+    Diagnostics,
+    ModuleTree,
+    Plan,
+    Reason,
+    Role,
+    Unit,
+    device_type,
+    is_accelerator,
+)
 from .accelerate_rules import AccelerateRules, buffer_sizes
 from .accelerate_ties import OutOfReach
 from .first_fit import FirstFitRules, limits_of
@@ -68,7 +80,7 @@ def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attem
         greedy.run()
     except OutOfReach:
         return attempt_first_fit(plan, tree)
-    places = _complete(plan, tree, rules.counted, greedy.places, limits)
+    places = _complete(tree, rules.counted, greedy.places, limits)
     if not _is_lawful(plan, tree, rules.counted, places, limits):
         return attempt_first_fit(plan, tree)
     minima = {device: -(-size // 8) for device, size in greedy.minima.items()}
@@ -81,7 +93,9 @@ def attempt_first_fit(plan: Plan, tree: ModuleTree) -> Attempt:
     fixed = _fixed(plan, tree)
     for _ in range(3):
         rules = FirstFitRules(plan, tree, fixed, streaming)
-        units = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None]
+        units = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None] or opened(
+            tree, 0
+        )
         work = Worklist(tree, [item for item in units if item not in fixed], rules.parts)
         greedy = Greedy(rules, work, [0] * len(plan.devices), places=dict(fixed))
         for item, device in fixed.items():
@@ -106,7 +120,9 @@ def run_device(devices: tuple[Device, ...], stores: Iterable[int]) -> int | None
 
 def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt) -> Plan:
     """Return the plan with an attempt's places, in tree order and the fewest units."""
-    given = {item: unit for unit in plan.units if unit.store and (item := item_at(tree, unit.path)) is not None}
+    given = {
+        item: unit for unit in plan.units if unit.store and (item := item_at(tree, unit.path)) is not None
+    }
     names = [device.name for device in plan.devices]
     runner = run_device(plan.devices, attempt.places.values())
     on_host = CPU if runner is None else names[runner]
@@ -115,7 +131,10 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt) -> Plan:
         store = names[device]
         main = is_accelerator(store)
         place = Unit(
-            item_path(tree, item), store, store if main else on_host, Reason.GREEDY if main else Reason.SPILLED
+            item_path(tree, item),
+            store,
+            store if main else on_host,
+            Reason.GREEDY if main else Reason.SPILLED,
         )
         units.append(given.get(item, place))
     if not attempt.unplaced:
@@ -155,7 +174,7 @@ def _first_items(rules: AccelerateRules, tree: ModuleTree, fixed: dict[int, int]
 
 
 def _complete(
-    plan: Plan, tree: ModuleTree, counted: list[int], places: dict[int, int], limits: list[int | None]
+    tree: ModuleTree, counted: list[int], places: dict[int, int], limits: list[int | None]
 ) -> dict[int, int]:
     """Return the places with those tensors added that accelerate's rules leave out.
 
@@ -171,16 +190,34 @@ def _complete(
     used = [0] * len(limits)
     for tensor, device in enumerate(device_of):
         used[device] += counted[tensor] if device >= 0 else 0
-    tied = {tree.tensor_index[p]: tie.tensors for tie in plan.ties for p in tie.tensors}
     places = dict(places)
     for tensor in missing:
-        others = [device_of[tree.tensor_index[p]] for p in tied.get(tensor, ())]
-        near = [device_of[t] for t in tree.tensors(tree.owners[tensor])]
-        wanted = [device for device in (*others, *near) if device >= 0]
-        device = next(d for d in (*wanted, *range(len(limits))) if _has_room(limits[d], used[d], counted[tensor]))
+        device = next(
+            device
+            for device in chain(_near(tree, device_of, tensor), range(len(limits)))
+            if _has_room(limits[device], used[device], counted[tensor])
+        )
         places[~tensor] = device_of[tensor] = device
         used[device] += counted[tensor]
     return places
+
+
+def _near(tree: ModuleTree, device_of: list[int], tensor: int) -> Iterator[int]:
+    """Yield the device of what a tensor shares storage with, then those of its module's other parts."""
+    tried: set[int] = {-1}
+    module = tree.owners[tensor]
+    same = tree.storages[tensor]
+    candidates = chain([same], chain.from_iterable(map(tree.tensors, _upwards(tree, module))))
+    for other in candidates:
+        if device_of[other] not in tried:
+            tried.add(device_of[other])
+            yield device_of[other]
+
+
+def _upwards(tree: ModuleTree, module: int) -> Iterator[int]:
+    while module >= 0:
+        yield module
+        module = tree.parents[module]
 
 
 def _has_room(limit: int | None, used: int, nbytes: int) -> bool:
@@ -208,8 +245,10 @@ def _is_lawful(
 def _homeless_buffers(
     plan: Plan, tree: ModuleTree, greedy: Greedy, along: set[int], limits: list[int | None]
 ) -> int:
-    """Return the bytes of offloaded buffers if no accelerator has that much left; buffers of modules
-    that were placed along with a tied one are not counted, as accelerate does not."""
+    """Return the bytes of offloaded buffers if no accelerator has that much left.
+
+    Buffers of modules that were placed along with a tied one are not counted, as in accelerate.
+    """
     off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
     mains = [i for i in range(len(plan.devices)) if i not in off]
     if not mains or all(role is Role.PARAMETER for role in tree.roles):

@@ -163,9 +163,16 @@ def help_page(*, every: bool) -> str:
 
 
 def _row(flag: Flag) -> str:
-    short = f"{flag.names[0]}, " if len(flag.names) > 1 else "    "
-    value = {None: flag.value, "+": f"{flag.value}…", 2: f"{flag.value} {flag.value}"}[flag.nargs]  # type: ignore[index]
-    head = f"  {short}{flag.names[-1]} {value}".rstrip()
+    *shorter, name = flag.names
+    short = "".join(f"{each}, " for each in shorter) or "    "
+    match flag.nargs:
+        case "+":
+            value = f"{flag.value}…"
+        case 2:
+            value = f"{flag.value} {flag.value}"
+        case _:
+            value = flag.value
+    head = f"  {short}{name} {value}".rstrip()
     lines = list(_folded(flag.help))
     if len(head) >= _COLUMN:
         return "\n".join([head, *(" " * _COLUMN + line for line in lines)])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from ..backends import Backend, read_plan
 from ..ir import Diagnostic, Diagnostics, Model, Plan, PlanError, human_size, verify
 from ..ir.rules.usage import BAD_USAGE, CANNOT_REPLAN
 from .cli_console import Console
-from .cli_files import output_form, read_overrides, write_result
+from .cli_files import output_form, write_result
 from .cli_report import ASCII, BLOCKS, report, report_data
 from .cli_terminal import can_show
 from .cli_values import Request
+from .override_files import read_overrides
 from .sources.kinds import Kind, kind_of
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from .cli_passes import Chosen
     from .tracing import Verification
 
-_DONE = 0
-_FAILED = 1
+_DONE: Final = 0
+_FAILED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class _Input:
     plan: Plan | None = None
     model: nn.Module | None = None
     name: str | None = None
-    example_inputs: object = None
+    example_inputs: Any = None
     no_split: tuple[str, ...] | None = None
 
 
@@ -107,10 +108,9 @@ def _compile(
     if options.no_split is None and source.no_split is not None:
         options = replace(options, no_split=source.no_split)
     if source.model is not None:
-        from .driver import compile_live, wants_trace
+        from .driver import compile_live
 
-        traced = request.inputs is not None or wants_trace(options)
-        inputs = (request.inputs or source.example_inputs) if traced else None
+        inputs = request.inputs or source.example_inputs
         return compile_live(
             source.model, options, overrides, name=source.name, example_inputs=inputs, after=after
         )

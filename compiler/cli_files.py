@@ -5,47 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from ..backends import BACKENDS, Backend, backend_for, read_plan
+from ..backends import BACKENDS, Backend, backend_for
 from ..backends.files import write_whole
-from ..grammar import parse, print_plan
-from ..ir import Diagnostic, Diagnostics, Plan, PlanError, human_size
+from ..grammar import print_plan
+from ..ir import Diagnostic, Plan, PlanError, human_size
 from ..ir.near import near_name
-from ..ir.rules.planfile import NO_SUCH_FILE, NO_SUCH_FOLDER, NOT_TEXT, READ_FAILED, WRITE_FAILED
+from ..ir.rules.planfile import NO_SUCH_FOLDER, WRITE_FAILED
 from ..ir.rules.usage import BAD_OPTION_VALUE
 from .cli_console import Console
 from .cli_values import Request, wrong_value
 
 STANDARD_OUTPUT: Final = "-"
-
-
-def read_text(path: Path) -> str:
-    """Return the text of a file; raises `PlanError` when there is none."""
-    try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        message = f"`{path}` is not UTF-8 text: byte {error.start} cannot be read"
-        raise PlanError([Diagnostic(NOT_TEXT, message, help="save it as UTF-8")]) from None
-    except FileNotFoundError:
-        raise PlanError(
-            [Diagnostic(NO_SUCH_FILE, f"there is no file `{path}`", help="check the path")]
-        ) from None
-    except OSError as error:
-        message = f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}"
-        raise PlanError([Diagnostic(READ_FAILED, message, help="check the path")]) from error
-
-
-def read_overrides(paths: tuple[str, ...]) -> tuple[Plan, ...]:
-    """Read override files, all of them before anything wrong in them is reported."""
-    diagnostics = Diagnostics()
-    plans: list[Plan] = []
-    for path in paths:
-        try:
-            is_text = Path(path).suffix not in {b.suffix for b in BACKENDS.values() if b.name != "plan"}
-            plans.append(parse(read_text(Path(path)), name=path) if is_text else read_plan(path))
-        except PlanError as error:
-            diagnostics.extend(error.diagnostics)
-    diagnostics.raise_errors()
-    return tuple(plans)
 
 
 def output_form(request: Request) -> Backend | None:

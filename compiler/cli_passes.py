@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import Field, dataclass, fields
-from typing import Final
+from typing import Any, Final, cast
 
 from ..ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span
 from ..ir.near import near_name
@@ -61,7 +61,7 @@ def _make(name: str, options: str | None, span: Span, diagnostics: Diagnostics) 
     if kind is None:
         diagnostics.add(_no_such_pass(name, span, PASSES))
         return None
-    simple = {field.name.replace("_", "-"): field for field in fields(kind) if _is_simple(field)}
+    simple = {field.name.replace("_", "-"): field for field in fields(cast("Any", kind)) if _is_simple(field)}
     values: dict[str, object] = {}
     for option in filter(None, (part.strip() for part in (options or "").split(","))):
         key, _, text = option.partition("=")

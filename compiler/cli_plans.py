@@ -57,7 +57,7 @@ def _format_one(path: Path, *, check: bool) -> Diagnostic | None:
     """Format one file and return what was to change, or None."""
     from ..backends.files import write_whole
     from ..grammar import format_text
-    from .cli_files import read_text
+    from .override_files import read_text
 
     text = read_text(path)
     formatted = format_text(text, name=str(path))

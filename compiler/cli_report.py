@@ -129,14 +129,12 @@ def _details(
 ) -> Iterator[str]:
     facts = "; ".join(_budget_facts(device, account))
     yield from wrap(facts, width, 0) if facts else ()
-    parts = list(_contents(plan, device))
-    lines = wrap(", ".join(parts), width, 0) if parts else ["nothing is on it"]
-    if unfold or len(lines) <= _SHOWN_LINES:
-        yield from lines
-        return
-    yield from lines[:_SHOWN_LINES]
-    hidden = len(parts) - ", ".join(parts)[: len(" ".join(lines[:_SHOWN_LINES]))].count(", ")
-    yield f"and {hidden} more; `--all` shows them"
+    contents = "; ".join(_contents(plan, device))
+    lines = wrap(contents or "nothing is on it", width, 0)
+    yield from lines if unfold else lines[:_SHOWN_LINES]
+    if not unfold and len(lines) > _SHOWN_LINES:
+        hidden = sum(line.count(",") + 1 for line in lines[_SHOWN_LINES:])
+        yield f"and about {hidden:,} more; `--all` shows them"
 
 
 def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
@@ -159,8 +157,7 @@ def _contents(plan: Plan, device: Device) -> Iterator[str]:
             by_run.setdefault(unit.run, []).append(unit.path)
     for run, paths in by_run.items():
         suffix = "" if run in {None, device.name} else f" run on {run}"
-        for path, _ in compress(paths):
-            yield f"{visible(path) or 'the whole model'}{suffix}"
+        yield ", ".join(visible(path) or "the whole model" for path, _ in compress(paths)) + suffix
 
 
 def report_data(plan: Plan) -> dict[str, Any]:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ..backends import read_plan
-from ..grammar import parse
 from ..ir import Atomic, Diagnostics, Model, Plan, is_accelerator
 from .budgets import devices_from
 from .options import Options
@@ -22,24 +19,8 @@ if TYPE_CHECKING:
 
 After: TypeAlias = Callable[[Pass, Plan], None]
 
-
-def read_overrides(overrides: Plan | str | Path | Sequence[Plan | str | Path] | None) -> tuple[Plan, ...]:
-    """Read override plans; a text with a line break is a plan, any other text is a path."""
-    if overrides is None:
-        return ()
-    if isinstance(overrides, Plan | str | Path):
-        overrides = (overrides,)
-    return tuple(_read_override(override) for override in overrides)
-
-
-def _read_override(override: Plan | str | Path) -> Plan:
-    match override:
-        case Plan():
-            return override
-        case str() if "\n" in override:
-            return parse(override, name="<overrides>")
-        case _:
-            return read_plan(override)
+AUTOMATIC: Final = "auto"
+"""Example inputs made from the model's transformers config."""
 
 
 def compile_live(
@@ -63,13 +44,13 @@ def compile_live(
         tree=tree,
     )
     diagnostics = Diagnostics()
-    if example_inputs is not None or wants_trace(options):
+    if example_inputs is not None or _wants_trace(options):
         from .tracing import with_trace
 
         lowered = with_trace(
             lowered,
             model,
-            example_inputs,
+            None if isinstance(example_inputs, str) and example_inputs == AUTOMATIC else example_inputs,
             diagnostics,
             batch=options.batch or 1,
             seq=options.seq,
@@ -78,7 +59,7 @@ def compile_live(
     return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
 
 
-def wants_trace(options: Options) -> bool:
+def _wants_trace(options: Options) -> bool:
     """Say whether an option can only be met by running the forward on the meta device."""
     return options.batch is not None or options.seq is not None or options.cache_tokens is not None
 

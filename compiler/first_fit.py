@@ -24,7 +24,9 @@ class FirstFitRules:
     ``fixed`` are the devices of pinned items; ``streaming`` is kept free, in bytes by device index.
     """
 
-    def __init__(self, plan: Plan, tree: ModuleTree, fixed: dict[int, int], streaming: dict[int, int]) -> None:
+    def __init__(
+        self, plan: Plan, tree: ModuleTree, fixed: dict[int, int], streaming: dict[int, int]
+    ) -> None:
         self._tree, self._streaming = tree, streaming
         self.parts = openable(plan)
         self._before = list(accumulate(_with_demands(plan, tree), initial=0))
@@ -74,7 +76,7 @@ class FirstFitRules:
         banned = {device for t in tensors for device in self._banned.get(t, ())}
         return next((d for d in range(current, len(self._limits)) if d not in banned), len(self._limits))
 
-    def forward(self, work: Worklist, device: int, needed: int) -> int | None:
+    def forward(self, work: Worklist, device: int, needed: int) -> None:
         """Return nothing: first fit repairs empty devices afterwards."""
         del work, device, needed
 
@@ -150,7 +152,10 @@ def _pools(plan: Plan) -> list[tuple[list[int], int]]:
     for index, device in enumerate(plan.devices):
         if device.pool is not None:
             members.setdefault(device.pool, []).append(index)
-    kept = [(device.memory or 0) - (limit or 0) for device, limit in zip(plan.devices, limits_of(plan), strict=True)]
+    kept = [
+        (device.memory or 0) - (limit or 0)
+        for device, limit in zip(plan.devices, limits_of(plan), strict=True)
+    ]
     pools: list[tuple[list[int], int]] = []
     for indices in members.values():
         devices = [plan.devices[i] for i in indices]

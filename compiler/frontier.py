@@ -51,7 +51,8 @@ def whole_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> bytear
             paths = match_paths(tree, constraint.target)
             found += [tree.module_index[path] for path in paths if path in tree.module_index]
     for module in found:
-        whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
+        if module:  # the root is always opened: what is placed are its parts
+            whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
     return whole
 
 

@@ -14,7 +14,7 @@ def available_memory(root: Path = Path("/")) -> tuple[int, str]:
 
     ``root`` is the folder that holds ``proc`` and ``sys``.
     """
-    import psutil  # type: ignore[import-untyped]
+    import psutil
 
     free = int(psutil.virtual_memory().available)
     limits = list(_group_limits(root))

@@ -102,8 +102,8 @@ def summary(diagnostics: Iterable[Diagnostic]) -> str:
 
 def _order(diagnostic: Diagnostic) -> tuple[str, int, str, str]:
     span = None if diagnostic.at is None else diagnostic.at.span
-    place = ("", 0) if span is None else (span.source.name, span.start)
-    return (*place, str(diagnostic.severity), diagnostic.code)
+    name, offset = ("", 0) if span is None else (span.source.name, span.start)
+    return name, offset, str(diagnostic.severity), diagnostic.code
 
 
 def _start(label: Label) -> tuple[int, int]:

@@ -35,7 +35,11 @@ def refill(plan: Plan, tree: ModuleTree) -> Plan:
 
 
 def _moved(
-    plan: Plan, tree: ModuleTree, kept: dict[int, int], loose: dict[int, int | None], streaming: dict[int, int]
+    plan: Plan,
+    tree: ModuleTree,
+    kept: dict[int, int],
+    loose: dict[int, int | None],
+    streaming: dict[int, int],
 ) -> Attempt:
     """Return where everything is after each loose item took the first accelerator with room."""
     rules = FirstFitRules(plan, tree, kept, streaming)
@@ -48,11 +52,11 @@ def _moved(
     while (item := work.pop()) is not None:
         partners, extra = rules.partners(item, work)
         needed = rules.size(item) + extra
-        device = next((d for d in mains if _fits(rules, item, d, needed, used)), None)
-        if device is not None:
-            used[device] += needed
+        roomy = next((d for d in mains if _fits(rules, item, d, needed, used)), None)
+        if roomy is not None:
+            used[roomy] += needed
             for one in (item, *partners):
-                places[one] = device
+                places[one] = roomy
                 work.done(one)
         elif not work.open(item):
             left.append(item)

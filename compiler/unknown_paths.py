@@ -43,10 +43,13 @@ class Rename(NamedTuple):
 def report_unknown(tree: ModuleTree, unknown: Sequence[Unknown], diagnostics: Diagnostics) -> None:
     """Report paths that name nothing: a moved prefix once, the others line by line."""
     rename = find_rename(tree, [each.path for each in unknown])
-    moved = [each for each in unknown if rename is not None and _exists(tree, rename.apply(each.path))]
+    moved: list[Unknown] = []
+    left: list[Unknown] = []
+    for each in unknown:
+        fixed = rename is not None and _exists(tree, rename.apply(each.path))
+        (moved if fixed else left).append(each)
     if rename is not None and moved:
         diagnostics.add(_renamed(rename, moved))
-    left = [each for each in unknown if each not in moved] if moved else unknown
     for _, group in groupby(left, lambda each: each.span and (id(each.span.source), each.span.start)):
         diagnostics.add(_unknown(tree, [*group]))
 

@@ -36,11 +36,15 @@ class Reader:
         if word.text not in self._sizes:
             self._sizes[word.text] = parse_size(word.text)
         size = self._sizes[word.text]
-        return size if size is not None else self._malformed(word, "a size", "a size such as `10GiB`")
+        if size is None:
+            self._malformed(word, "a size", "a size such as `10GiB`")
+        return size
 
     def _number(self, word: Word, read: Callable[[str], int | None], what: str, example: str) -> int | None:
         number = read(word.text)
-        return number if number is not None else self._malformed(word, what, f"{what} such as `{example}`")
+        if number is None:
+            self._malformed(word, what, f"{what} such as `{example}`")
+        return number
 
     def _malformed(self, word: Word, what: str, hint: str) -> None:
         self._diagnostics.add(

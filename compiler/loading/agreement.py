@@ -41,10 +41,10 @@ def disagreement(plan: Plan, tree: ModuleTree) -> Diagnostic | None:
     if plan.model.digest is None or plan.model.digest == tree.digest:
         return None
     if plan.tree is None:
-        notes = (f"the plan is for {plan.model.digest}, the model is {tree.digest}",)
+        digests = (f"the plan is for {plan.model.digest}, the model is {tree.digest}",)
         help_ = "compile the plan again; with `--with-modules` it can say what differs"
         message = f"the plan is for another model than this one: `{plan.model.name}`"
-        return Diagnostic(ANOTHER_MODEL, message, notes=notes, help=help_)
+        return Diagnostic(ANOTHER_MODEL, message, notes=digests, help=help_)
     notes = tuple(_differences(_Table.of(plan.tree), _Table.of(tree), plan.tree, tree))
     if not notes:
         return None

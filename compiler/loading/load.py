@@ -19,6 +19,7 @@ from torch import nn
 
 from ...ir import DISK, Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Role, device_type, human_size
 from ...ir.rules.loading import DISK_NEEDS_CONVERSION, DISK_WITHOUT_CHECKPOINT, NO_MEMORY
+from ..host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
 from .agreement import disagreement
@@ -44,7 +45,7 @@ def load_model(
     progress: Wish = None,
     materialize: Materialize | None = None,
     devices: Mapping[str, str | torch.device] | None = None,
-    map_memory: bool = False,
+    map_memory: bool = True,
     diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Load a model as its plan says and return it.
@@ -61,8 +62,9 @@ def load_model(
         materialize: called with the path and the meta tensor of what is in no checkpoint; returns
             the value, or None to let the model's own code make it.
         devices: the torch device that stands for a device of the plan, where names differ.
-        map_memory: leave what is stored on ``cpu`` in the file's pages instead of copying it. Loads
-            at once and shares memory between processes, but the file must not be overwritten.
+        map_memory: leave what is stored and runs on ``cpu`` in the file's pages, where no conversion
+            is needed: loads at once, shares memory between processes, writes stay private, but the
+            file must not be overwritten while the model lives. False copies.
         diagnostics: receives warnings; without it they are logged to ``compile_plan``.
 
     Raises:
@@ -234,7 +236,7 @@ class _Loader:
         Execution.release(self.model)
         objects = installed(self.model, slots, staged)
         for module, name, value in self.attributes:
-            module.__dict__[name] = value
+            module.__dict__[name] = value.to(next((t.device for t in module.buffers()), value.device))
         runtime = Runtime(self.plan, self.plain, self.seats, self.devices, objects, staged.mapped)
         attach(self.model, runtime)
 
@@ -251,9 +253,7 @@ def _converted(tree: ModuleTree, dtype: torch.dtype | None) -> ModuleTree:
 def free_memory(device: torch.device) -> int | None:
     """Return the bytes free on a device now; None where nothing tells."""
     if device.type == "cpu":
-        import psutil
-
-        return int(psutil.virtual_memory().available)
+        return available_memory()[0]
     backend = getattr(torch, device.type, None)
     ask = getattr(backend, "mem_get_info", None)
     return None if ask is None else int(ask(device)[0])

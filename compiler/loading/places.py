@@ -20,13 +20,12 @@ from ...ir import (
     Plan,
     Role,
     TieGroup,
-    Unit,
     device_type,
     unit_of_tensors,
     verify,
 )
-from ...ir.patterns import is_pattern, match_paths
-from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST, UNIT_NOT_IN_MODEL
+from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
+from ..binding import bind_plan
 from .wrappers import Plain
 
 
@@ -67,19 +66,10 @@ class Seat:
 
 
 def bound_to(plan: Plan, plain: Plain, diagnostics: Diagnostics) -> Plan:
-    """Return the plan with the model's own tree and ties, wildcards resolved, and every law checked."""
-    units: list[Unit] = []
-    for unit in plan.units:
-        paths = [unit.path] if not is_pattern(unit.path) else match_paths(plain.tree, unit.path)
-        known = [path for path in paths if path in plain.tree.module_index or path in plain.tree.tensor_index]
-        if not known:
-            message = f"`{unit.path}` names no module and no tensor of the model"
-            diagnostics.add(
-                Diagnostic(UNIT_NOT_IN_MODEL, message, help="remove the line, or correct the name")
-            )
-        units += [replace(unit, path=path) for path in known]
-    bound = replace(plan, units=tuple(units), tree=plain.tree, ties=_ties(plain), ledger=plan.ledger)
-    diagnostics.extend(verify(bound))
+    """Return the plan as disjoint units that cover the model, with the model's ties; every law checked."""
+    bound = bind_plan(replace(plan, ties=_ties(plain)), plain.tree, diagnostics)
+    if not diagnostics.errors:
+        diagnostics.extend(verify(bound))
     return bound
 
 

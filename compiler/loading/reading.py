@@ -10,11 +10,11 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 
@@ -23,7 +23,7 @@ from ...ir.rules.loading import CHANGED_CHECKPOINT, UNREADABLE_WEIGHTS
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 
-PIECE: Final = 16 << 20
+PIECE: Final = 2 << 20
 """Bytes read at a time; the scratch of one thread. A multiple of every element size."""
 THREADS: Final = 4
 Progress: TypeAlias = Callable[[int, int], None]
@@ -138,10 +138,9 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
             for piece in pieces
         }
         done = 0
-        while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                future.result()
-                done += waiting.pop(future)
+        for future in as_completed(waiting):
+            future.result()
+            done += waiting[future]
             if progress is not None:
                 progress(done, total)
     finally:
@@ -160,7 +159,7 @@ def _read(piece: _Piece, descriptor: int, files: OpenFiles) -> None:
         part = job.target.view(-1)[start : start + count]
         direct = part.dtype == job.dtype and part.device.type == "cpu"
         landing = part if direct else torch.empty(count, dtype=job.dtype)
-        buffer = memoryview(landing.view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
+        buffer = memoryview(_array(landing))
         try:
             _read_fully(descriptor, buffer, job.source.offset + piece.first)
         except OSError as error:
@@ -168,6 +167,10 @@ def _read(piece: _Piece, descriptor: int, files: OpenFiles) -> None:
             raise PlanError([_unreadable(files.path(job.source), job.source, reason)]) from None
         if not direct:
             part.copy_(landing)
+
+
+def _array(tensor: torch.Tensor) -> Any:  # noqa: ANN401  # numpy's types do not say it is a buffer
+    return tensor.view(torch.uint8).numpy()
 
 
 def _read_fully(descriptor: int, buffer: memoryview, offset: int) -> None:

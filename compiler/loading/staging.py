@@ -77,10 +77,13 @@ class Stage:
         dtype = stored_dtype(source)
         on_disk = device_type(seat.store) == DISK
         whole = dtype == slot.dtype and not _misaligned(source, slot.dtype)
-        in_memory = self.map_memory and self.devices[seat.store].type == "cpu" and whole
-        if self.files is None or dtype is None or not (on_disk or in_memory):
+        stays = {self.devices[seat.store].type, self.devices[seat.run].type} == {"cpu"}
+        if self.files is None or dtype is None or not (on_disk or (self.map_memory and stays and whole)):
             return None
-        return self.files.mapped(source, dtype)
+        mapped = self.files.mapped(source, dtype)
+        if not on_disk:
+            mapped.read_ahead()
+        return mapped
 
     def _memory(self, seat: Seat, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         store, run = self.devices[seat.store], self.devices[seat.run]
@@ -156,7 +159,7 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
         for owner, name in _homes(slot):
             table = modules[owner]._parameters  # noqa: SLF001
             if name in table:
-                table[name] = value  # type: ignore[assignment]
+                table[name] = value
             else:
                 modules[owner]._buffers[name] = value  # noqa: SLF001
     return objects

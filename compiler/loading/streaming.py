@@ -158,7 +158,7 @@ class Stream:
         """Copy on a stream of its own, so that the card computes meanwhile."""
         if one.device.type != "cuda":
             return one.copy()
-        side = self._sides.setdefault(one.device, torch.cuda.Stream(one.device))
+        side = self._sides.setdefault(one.device, torch.cuda.Stream(one.device))  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
             copy = one.copy()
         side.synchronize()

@@ -44,7 +44,9 @@ class EmitWarnings:
         """Return the plan untouched."""
         if plan.tree is None or any(unit.store is None for unit in plan.units):
             return plan
-        said = {d.message.partition("`")[2].partition("`")[0] for d in diagnostics if d.rule is DEVICE_LEFT_EMPTY}
+        said = {
+            d.message.partition("`")[2].partition("`")[0] for d in diagnostics if d.rule is DEVICE_LEFT_EMPTY
+        }
         for device, nbytes in _empty_devices(plan, plan.tree):
             if device not in said:
                 diagnostics.add(left_empty(device, nbytes))
@@ -94,7 +96,11 @@ def _parts(plan: Plan, tree: ModuleTree, paths: list[str]) -> list[int]:
         if item >= 0 and not whole[item]:
             stack += opened(tree, item)
         elif tensors := item_tensors(tree, item):
-            shared = sum(tree.nbytes[s] for s in {tree.storages[t] for t in tensors} if s not in tensors) if tree.nbytes else 0
+            shared = (
+                sum(tree.nbytes[s] for s in {tree.storages[t] for t in tensors} if s not in tensors)
+                if tree.nbytes
+                else 0
+            )
             sizes.append(before[tensors.stop] - before[tensors.start] + shared)
     return [size for size in sizes if size]
 

@@ -1,4 +1,4 @@
-"""Repair what placing in order left behind: offloaded parts go to any accelerator with room.
+"""Repair what placing in order left behind: offloaded or unplaced parts go to any device with room.
 
 The same idea is a rule while placing: `bring_forward` finds a later unit for a device that would
 stay empty. What a person wrote is not moved.
@@ -13,8 +13,8 @@ Before:
     module b : Linear 2KiB
     module c : Linear 1KiB
     place a on cuda:0
-    place b on cpu run on cuda:0
-    place c on cpu run on cuda:0
+    unit b
+    unit c
 
 After:
     plan 1

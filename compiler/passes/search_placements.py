@@ -44,13 +44,14 @@ from typing import ClassVar
 from ...ir import Diagnostics, ModuleTree, Outcome, Plan, is_accelerator, unit_of_tensors
 from ..pipeline import Fact
 from ..search.accounts import keep_books
-from ..search.arrange import count_hops
+from ..search.arrange import count_hops, longest_cluster
 from ..search.atoms import build
+from ..search.carry import carry_over
 from ..search.emit import places_of, units_of
 from ..search.objective import Workload, value_of
 from ..search.problem import Place, Problem, is_legal
 from ..search.report import misfit_error, spill_warning
-from ..search.solve import BETTER, Found, Wish, carry_over, fill_score, search, spilled_bytes
+from ..search.solve import BETTER, Found, Wish, fill_score, search, spilled_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ def _is_enough(found: Found, problem: Problem, simple: list[Place], wish: Wish) 
     before, after = spilled_bytes(problem, simple), found.spilled
     hops = count_hops(problem, simple), count_hops(found.model.problem, found.places)
     if before != after or after:
-        return (before, hops[0]) <= (after, hops[1])
+        clusters = longest_cluster(simple), longest_cluster(found.places)
+        return (before, hops[0], clusters[0]) <= (after, hops[1], clusters[1])
     if found.objective == "fill":
         return fill_score(problem, simple)[:3] <= fill_score(found.model.problem, found.places)[:3]
     value = value_of(found.objective, problem, simple, wish.work)

@@ -7,7 +7,7 @@ before it, and behind a cluster of transfers there is nothing to hide.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from .outoforder import Counts
 from .problem import Loads, Place, Problem
@@ -21,6 +21,12 @@ def count_hops(problem: Problem, places: Sequence[Place]) -> int:
             runs[grain] = place.run
     order = [runs[grain] for grain in sorted(runs)]
     return sum(a != b for a, b in pairwise(order))
+
+
+def longest_cluster(places: Sequence[Place]) -> int:
+    """Return how many streamed atoms follow each other at most."""
+    runs = groupby(place.streamed for place in places)
+    return max((len(list(run)) for streamed, run in runs if streamed), default=0)
 
 
 def arrange(problem: Problem, counts: Counts, *, by_run: bool) -> list[Place]:

@@ -11,9 +11,10 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import product
 from math import exp, inf
 from time import monotonic
-from typing import Final
+from typing import Final, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Graph:
         return tuple(tuple(sorted(sources)) for sources in found)
 
 
+State: TypeAlias = tuple[int, int, int]
+"""Accelerators and CPUs used, groups placed."""
 HEATS: Final = ((0.02, 0.3), (0.005, 0.35), (0.0005, 0.35))
 """Starting temperature, relative to the load, and share of the time, by stage."""
 
@@ -122,44 +125,78 @@ def in_order(graph: Graph) -> list[int]:
 
 
 def _orders(graph: Graph) -> Iterator[tuple[tuple[int, ...], ...]]:
-    """Yield the given order, and the groups as they become ready: the oldest, then the newest first."""
+    """Yield orders of the groups: as given, as they become ready, and depth first from the sources."""
     yield graph.groups
+    yield _grouped(graph, _as_ready(graph, newest=False))
+    yield _grouped(graph, _as_ready(graph, newest=True))
+    yield _grouped(graph, _depth_first(graph, 1))
+    yield _grouped(graph, _depth_first(graph, -1))
+
+
+def _grouped(graph: Graph, nodes: list[int]) -> tuple[tuple[int, ...], ...]:
     group_of = {node: i for i, group in enumerate(graph.groups) for node in group}
-    for newest in (False, True):
-        waiting = [len(sources) for sources in graph.predecessors]
-        ready = [node for node, count in enumerate(waiting) if not count]
-        order: dict[int, None] = {}
-        while ready:
-            node = ready.pop(-1 if newest else 0)
-            order.setdefault(group_of[node])
-            for target in graph.successors[node]:
-                waiting[target] -= 1
-                if not waiting[target]:
-                    ready.append(target)
-        yield tuple(graph.groups[index] for index in order)
+    return tuple(graph.groups[i] for i in dict.fromkeys(group_of[node] for node in nodes))
+
+
+def _as_ready(graph: Graph, *, newest: bool) -> list[int]:
+    waiting = [len(sources) for sources in graph.predecessors]
+    ready = [node for node, count in enumerate(waiting) if not count]
+    order: list[int] = []
+    while ready:
+        order.append(ready.pop(-1 if newest else 0))
+        for target in graph.successors[order[-1]]:
+            waiting[target] -= 1
+            if not waiting[target]:
+                ready.append(target)
+    return order
+
+
+def _depth_first(graph: Graph, step: int) -> list[int]:
+    """Reverse postorder, children in ascending (1) or descending (-1) order."""
+    order: list[int] = []
+    seen: set[int] = set()
+    for root in range(len(graph.fast))[::step]:
+        if root in seen or graph.predecessors[root]:
+            continue
+        stack = [(root, iter(graph.successors[root][::step]))]
+        seen.add(root)
+        while stack:
+            node, rest = stack[-1]
+            following = next((target for target in rest if target not in seen), None)
+            if following is None:
+                order.append(node)
+                stack.pop()
+            else:
+                seen.add(following)
+                stack.append((following, iter(graph.successors[following][::step])))
+    return order[::-1]
 
 
 def _in_order(graph: Graph) -> list[int]:
     count = len(graph.groups)
     segments = [list(_segments(graph, start)) for start in range(count)]
-    best: dict[tuple[int, int, int], float] = {(0, 0, 0): 0.0}
-    last: dict[tuple[int, int, int], tuple[int, int, int]] = {}
-    for fast in range(graph.accelerators + 1):
-        for slow in range(graph.cpus + 1):
-            for start in range(count):
-                here = best.get((fast, slow, start), inf)
-                if here == inf:
-                    continue
-                for offset, loads in enumerate(segments[start]):
-                    for kind, load in enumerate(loads):
-                        state = (fast + (kind == 0), slow + kind, start + offset + 1)
-                        if state[0] > graph.accelerators or state[1] > graph.cpus:
-                            continue
-                        value = max(here, load)
-                        if value < best.get(state, inf):
-                            best[state], last[state] = value, (fast, slow, start)
-    ends = [state for state in best if state[2] == count]
-    state = min(ends, key=lambda s: (best[s], s))
+    best: dict[State, float] = {(0, 0, 0): 0.0}
+    last: dict[State, State] = {}
+    for fast, slow, start in product(range(graph.accelerators + 1), range(graph.cpus + 1), range(count)):
+        before = (fast, slow, start)
+        here = best.get(before, inf)
+        if here == inf:
+            continue
+        for offset, loads in enumerate(segments[start]):
+            for kind, load in enumerate(loads):
+                state = (fast + (kind == 0), slow + kind, start + offset + 1)
+                value = max(here, load)
+                if value < best.get(state, inf):
+                    best[state], last[state] = value, before
+    ends = [
+        state
+        for state in best
+        if state[2] == count and state[0] <= graph.accelerators and state[1] <= graph.cpus
+    ]
+    return _read_back(graph, last, min(ends, key=lambda state: (best[state], state)))
+
+
+def _read_back(graph: Graph, last: dict[State, State], state: State) -> list[int]:
     devices = [0] * len(graph.fast)
     while state[2]:
         before = last[state]
@@ -211,15 +248,14 @@ def _walk(graph: Graph, start: list[int], seconds: float, heat: float, chooser: 
     while (passed := monotonic() - begun) < seconds:
         scale = energy * (heat * (1 - passed / seconds) ** 2 + 1e-6)
         for _ in range(256):
-            index = chooser.randrange(len(graph.groups))
-            group = graph.groups[index]
-            before, device = state.devices[group[0]], _proposal(chooser, graph, state, neighbours[index])
-            if device == before:
-                continue
-            state.move(group, device)
+            moves = _proposal(chooser, graph, state, neighbours)
+            undo = [(group, state.devices[group[0]]) for group, _ in moves]
+            for group, device in moves:
+                state.move(group, device)
             after = _energy(state)
             if after > energy and chooser.random() >= exp((energy - after) / scale):
-                state.move(group, before)
+                for group, device in undo:
+                    state.move(group, device)
                 continue
             energy = after
             if max(state.loads) < least and max(state.sizes[: graph.accelerators]) <= graph.memory:
@@ -227,11 +263,21 @@ def _walk(graph: Graph, start: list[int], seconds: float, heat: float, chooser: 
     return best
 
 
-def _proposal(chooser: random.Random, graph: Graph, state: Assignment, near: tuple[int, ...]) -> int:
-    """Return a device to try: mostly one that holds a neighbour."""
+def _proposal(
+    chooser: random.Random, graph: Graph, state: Assignment, neighbours: list[tuple[int, ...]]
+) -> list[tuple[tuple[int, ...], int]]:
+    """Return moves to try: one group, mostly to a neighbour's device, or two groups that swap."""
+    index = chooser.randrange(len(graph.groups))
+    group, near = graph.groups[index], neighbours[index]
+    device = state.devices[group[0]]
     if near and chooser.random() < 0.7:
-        return state.devices[near[chooser.randrange(len(near))]]
-    return chooser.randrange(graph.accelerators + graph.cpus)
+        wanted = state.devices[near[chooser.randrange(len(near))]]
+    else:
+        wanted = chooser.randrange(graph.accelerators + graph.cpus)
+    if wanted == device or chooser.random() < 0.7:
+        return [(group, wanted)]
+    other = graph.groups[chooser.randrange(len(graph.groups))]
+    return [(group, state.devices[other[0]]), (other, device)]
 
 
 def _neighbours(graph: Graph) -> list[tuple[int, ...]]:

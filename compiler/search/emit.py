@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
 from .atoms import Model
+from .carry import tensor_places
 from .grains import is_pin, merge_units
 from .problem import Place
-from .solve import tensor_places
 
 
 def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
@@ -20,7 +20,10 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
     by_number = list(numbered)
     found: list[Unit] = []
     for path, code in merge_units(tree, [numbered[c] for c in codes], set(model.opened)):
-        found.append(pins.pop(path, None) or _unit(plan, path, by_number[code], tied=path in fixed))
+        if path in pins:
+            found.append(pins.pop(path))
+        else:
+            found.append(_unit(plan, path, by_number[code], tied=path in fixed))
     return _in_tree_order(tree, [*found, *pins.values()])
 
 

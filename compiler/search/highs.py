@@ -64,7 +64,7 @@ def solve(
     import highspy
     import numpy as np
 
-    solver = highspy.Highs()
+    solver = highspy.Highs()  # type: ignore[no-untyped-call]
     options = {
         "output_flag": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
         "mip_max_nodes": nodes, "mip_rel_gap": gap, "mip_abs_gap": 1e-9,

@@ -6,25 +6,15 @@ program keeps the most bytes on the accelerators, the second the order of the la
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import gcd
+from typing import Final
 
-from .highs import NODE_LIMIT, Program, solve
-from .problem import UNLIMITED, Atom, Place, Problem
+from .formulate import Builder, Group, kinds_of, runs_of
+from .highs import NODE_LIMIT, solve
+from .problem import UNLIMITED, Place, Problem
 
-EXACT_UNITS = 2_000_000
-MAX_HOP_COLUMNS = 3000
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Atoms that are alike: all of a kind, or consecutive ones."""
-
-    atom: Atom
-    members: tuple[int, ...]
-    """Positions in the problem's atoms."""
+MAX_HOP_COLUMNS: Final = 3000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,173 +28,12 @@ class Counts:
     proven: bool
 
 
-def kinds_of(problem: Problem) -> tuple[Group, ...]:
-    """Group all atoms that are alike."""
-    found: dict[object, list[int]] = {}
-    for index, atom in enumerate(problem.atoms):
-        found.setdefault(atom.kind, []).append(index)
-    return tuple(Group(problem.atoms[members[0]], tuple(members)) for members in found.values())
-
-
-def runs_of(problem: Problem) -> tuple[Group, ...]:
-    """Group consecutive atoms that are alike."""
-    runs: list[list[int]] = []
-    for index, atom in enumerate(problem.atoms):
-        if runs and problem.atoms[runs[-1][0]].kind == atom.kind:
-            runs[-1].append(index)
-        else:
-            runs.append([index])
-    return tuple(Group(problem.atoms[run[0]], tuple(run)) for run in runs)
-
-
-def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]:
-    """Return where an atom may be under an offload policy.
-
-    What is too large to be streamed through any accelerator is computed where it is stored.
-    """
-    mains, cpu = problem.accelerators, problem.cpu
-    resident = [Place(d, d) for d in mains]
-    streamed = [Place(h, d) for h in problem.hosts for d in mains if _can_stream(problem, atom, d)]
-    computed = [Place(h, cpu) for h in problem.hosts if cpu is not None]
-    match policy:
-        case "none":
-            offloaded: list[Place] = []
-        case "compute":
-            offloaded = computed or streamed
-        case "any":
-            offloaded = streamed + [place for place in computed if place not in streamed]
-        case _:
-            offloaded = streamed or computed
-    return tuple(p for p in resident + offloaded if atom.banned.isdisjoint(p))
-
-
-def _can_stream(problem: Problem, atom: Atom, device: int) -> bool:
-    buffer = max(0, atom.stream - (problem.buffers[device] if problem.buffers else 0))
-    peak = max(0, atom.peak - (problem.peaks[device] if problem.peaks else 0))
-    return device not in atom.banned and buffer + peak + atom.demand <= problem.rooms[device]
-
-
-class _Builder:
-    """Writes a placement of groups as a program; amounts are in ``unit`` bytes."""
-
-    def __init__(
-        self, problem: Problem, groups: tuple[Group, ...], policy: str, relieved: int | None = None
-    ) -> None:
-        self.problem, self.groups, self.program = problem, groups, Program()
-        self.unit, self.exact = _unit(problem)
-        self.columns: list[dict[Place, int]] = []
-        for group in groups:
-            places = legal_places(problem, group.atom, policy)
-            count = len(group.members)
-            self.columns.append({p: self.program.column(upper=count) for p in places})
-            self.program.equal(count, [(column, 1.0) for column in self.columns[-1].values()])
-        self.loads: list[list[tuple[int, float]]] = [[] for _ in problem.devices]
-        self._weights()
-        self._largest(streamed=False)
-        self._largest(streamed=True)
-        if relieved is not None:
-            extra = self.program.column(cost=1.0, upper=float("inf"), integer=False)
-            self.loads[relieved].append((extra, -1.0))
-        self._rooms()
-
-    def amount(self, nbytes: int) -> float:
-        """Return bytes in the program's unit."""
-        return nbytes / self.unit
-
-    def _weights(self) -> None:
-        for group, columns in zip(self.groups, self.columns, strict=True):
-            for place, column in columns.items():
-                if group.atom.weight:
-                    self.loads[place.store].append((column, self.amount(group.atom.weight)))
-                if group.atom.demand:
-                    self.loads[place.run].append((column, self.amount(group.atom.demand)))
-
-    def _largest(self, *, streamed: bool) -> None:
-        """Charge each device the largest peak (or streaming buffer) of what runs there."""
-        present = (self.problem.buffers if streamed else self.problem.peaks) or (0,) * len(self.loads)
-        for device, there in enumerate(present):
-            level = -1
-            for group, columns in zip(self.groups, self.columns, strict=True):
-                nbytes = group.atom.stream if streamed else group.atom.peak
-                here = [c for p, c in columns.items() if p.run == device and (p.streamed or not streamed)]
-                if nbytes <= there or not here:
-                    continue
-                if level < 0:
-                    level = self.program.column(upper=float("inf"), integer=False)
-                    self.loads[device].append((level, 1.0))
-                flag = self.program.column()
-                count = float(len(group.members))
-                self.program.at_most(0.0, [(flag, -count), *((c, 1.0) for c in here)])
-                self.program.at_most(0.0, [(level, -1.0), (flag, self.amount(nbytes - there))])
-
-    def _rooms(self) -> None:
-        for device, room in enumerate(self.problem.rooms):
-            if room < UNLIMITED and self.loads[device]:
-                self.program.at_most(self._floor(room), self.loads[device])
-        for pool in self.problem.pools:
-            terms: dict[int, float] = {}
-            for column, value in (term for d in pool.members for term in self.loads[d]):
-                terms[column] = terms.get(column, 0.0) + value
-            self.program.at_most(self._floor(pool.room), list(terms.items()))
-
-    def _floor(self, room: int) -> float:
-        return max(0, room) // self.exact * self.exact / self.unit
-
-    def order_equal_devices(self) -> None:
-        """Break the symmetry of interchangeable accelerators: the earlier holds no less."""
-        problem, mains = self.problem, self.problem.accelerators
-        pooled = {d for pool in problem.pools for d in pool.members}
-        for first, second in pairwise(mains):
-            if _twins(problem, first, second) and not pooled.intersection((first, second)):
-                rest = [(column, -value) for column, value in self.loads[first]]
-                self.program.at_most(0.0, [*self.loads[second], *rest])
-
-    def keep_bytes(self) -> list[tuple[int, float]]:
-        """Return the terms that add up to the bytes on accelerators."""
-        mains = set(self.problem.accelerators)
-        return [
-            (column, self.amount(group.atom.weight))
-            for group, columns in zip(self.groups, self.columns, strict=True)
-            for place, column in columns.items()
-            if place.store in mains and group.atom.weight
-        ]
-
-    def table(self, values: Sequence[float]) -> tuple[dict[Place, int], ...]:
-        """Return the counts of a solution."""
-        return tuple(
-            {place: round(values[column]) for place, column in columns.items() if round(values[column])}
-            for columns in self.columns
-        )
-
-
-def _twins(problem: Problem, first: int, second: int) -> bool:
-    def seen(device: int) -> tuple[object, ...]:
-        return (
-            problem.rooms[device],
-            problem.peaks[device] if problem.peaks else 0,
-            problem.buffers[device] if problem.buffers else 0,
-            tuple(device in atom.banned for atom in problem.atoms),
-        )
-
-    return seen(first) == seen(second)
-
-
-def _unit(problem: Problem) -> tuple[float, int]:
-    """Return the program's unit in bytes, and the bytes all sizes are a multiple of."""
-    exact = 0
-    for atom in problem.atoms:
-        exact = gcd(exact, atom.weight, atom.demand, atom.peak, atom.stream)
-    exact = gcd(exact, *problem.peaks, *problem.buffers) or 1
-    largest = max([room for room in problem.rooms if room < UNLIMITED], default=exact)
-    return exact * max(1.0, largest / exact / EXACT_UNITS), exact
-
-
 def most_bytes(problem: Problem, policy: str, seconds: float) -> Counts | None:
     """Return the counts that keep the most bytes on accelerators; None when nothing is legal."""
     groups = kinds_of(problem)
     tightened, bound = problem, sum(atom.weight for atom in problem.atoms)
     for attempt in range(5):
-        builder = _Builder(tightened, groups, policy)
+        builder = Builder(tightened, groups, policy)
         builder.order_equal_devices()
         kept = builder.keep_bytes()
         for column, value in kept:
@@ -241,7 +70,7 @@ def _tighten(problem: Problem, over: list[int], least: int) -> Problem:
 def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Counts | None:
     """Return counts by run of equal atoms that keep ``kept`` bytes with the fewest changes of device."""
     groups = runs_of(problem)
-    builder = _Builder(problem, groups, policy)
+    builder = Builder(problem, groups, policy)
     if len(builder.program.costs) > MAX_HOP_COLUMNS:
         return None
     builder.program.at_most(-builder.amount(kept), [(c, -v) for c, v in builder.keep_bytes()])
@@ -258,7 +87,7 @@ def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Cou
 def least_extra(problem: Problem, policy: str, device: int, seconds: float) -> int | None:
     """Return the bytes ``device`` lacks for a legal placement under a policy; None if no bytes help."""
     groups = kinds_of(problem)
-    builder = _Builder(problem, groups, policy, relieved=device)
+    builder = Builder(problem, groups, policy, relieved=device)
     answer = solve(builder.program, seconds=seconds, gap=1e-6)
     if not answer.values:
         return None
@@ -266,7 +95,7 @@ def least_extra(problem: Problem, policy: str, device: int, seconds: float) -> i
     return over[device] if not any(n for d, n in enumerate(over) if d != device) else None
 
 
-def _count_hops(builder: _Builder) -> None:
+def _count_hops(builder: Builder) -> None:
     program, before = builder.program, dict[int, int]()
     for group, columns in zip(builder.groups, builder.columns, strict=True):
         used: dict[int, int] = {}

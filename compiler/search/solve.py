@@ -14,6 +14,7 @@ from time import monotonic
 from . import inorder
 from .arrange import arrange, bring_closer, count_hops, move_in
 from .atoms import Model
+from .carry import carry_over, spilled_layers
 from .objective import Workload, bound_of, latency, rates, seconds_per_byte, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
 from .problem import Place, Problem, is_legal, usage
@@ -222,12 +223,22 @@ def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | No
             break
     else:
         model, places = fine, _fewest_changes(fine.problem, counts, policy, wish)
-    places = bring_closer(model.problem, places)
+        if not counts.proven and is_legal(fine.problem, places):
+            places = move_in(fine.problem, places, range(len(places)), fine.problem.accelerators)
+    places = bring_closer(model.problem, _fill_gaps(model.problem, places))
     if not is_legal(model.problem, places):
         return None
     kept = total - spilled_bytes(model.problem, places)
     status = "optimal" if counts.proven else "time-limit"
     return Found(model, places, "accelerator-bytes", kept, max(kept, counts.bound), status)
+
+
+def _fill_gaps(problem: Problem, places: list[Place]) -> list[Place]:
+    """Use the gaps that are left where that costs no change of device."""
+    if not is_legal(problem, places):
+        return places
+    fuller = move_in(problem, places, range(len(places)), problem.accelerators)
+    return fuller if count_hops(problem, fuller) <= count_hops(problem, places) else places
 
 
 def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
@@ -257,7 +268,7 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
     places = carry_over(coarse, whole, fine)
     if not is_legal(fine.problem, places):
         return
-    layers, mains = _spilled_layers(coarse, whole, fine), fine.problem.accelerators
+    layers, mains = spilled_layers(coarse, whole, fine), fine.problem.accelerators
     for device in mains:
         nearest = min(layers, key=lambda layer: layer[0] != device, default=None)
         if nearest is not None:
@@ -265,33 +276,3 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
             places = move_in(fine.problem, places, nearest[1], (device,))
     yield fine, places
     yield fine, move_in(fine.problem, places, range(len(places)), mains)
-
-
-def carry_over(source: Model, places: list[Place], target: Model) -> list[Place]:
-    """Return the places of another model's atoms under the same placement."""
-    codes = tensor_places(source, places)
-    return [codes[target.grains[atom.grains[0]].start] for atom in target.problem.atoms]
-
-
-def tensor_places(model: Model, places: list[Place]) -> list[Place]:
-    """Return the place of every tensor."""
-    by_grain = dict(model.problem.fixed)
-    for atom, place in zip(model.problem.atoms, places, strict=True):
-        by_grain.update(dict.fromkeys(atom.grains, place))
-    codes: list[Place] = []
-    for index, grain in enumerate(model.grains):
-        codes += [by_grain[index]] * (grain.stop - grain.start)
-    return codes
-
-
-def _spilled_layers(coarse: Model, places: list[Place], fine: Model) -> list[tuple[int, set[int]]]:
-    """Return what runs every layer off the accelerators, and the atoms of the finer model inside it."""
-    mains = set(coarse.problem.accelerators)
-    starts = {fine.grains[atom.grains[0]].start: i for i, atom in enumerate(fine.problem.atoms)}
-    layers: list[tuple[int, set[int]]] = []
-    for atom, place in zip(coarse.problem.atoms, places, strict=True):
-        if place.store not in mains:
-            spans = [coarse.grains[g] for g in atom.grains]
-            inside = {starts[t] for span in spans for t in range(span.start, span.stop) if t in starts}
-            layers.append((place.run, inside))
-    return layers

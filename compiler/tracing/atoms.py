@@ -53,15 +53,24 @@ class Cuts:
 
     def settle(self) -> Cuts:
         """Make modules whole until an assignment of all different devices meets nowhere."""
-        while (labels := replay(self.trace, self.places())).meetings or self._read_uncalled():
-            blamed: dict[int, set[Pair]] = {}
-            tops = self.tops()
-            for meeting in labels.meetings:
-                pair = labels.values[meeting.first], labels.values[meeting.second]
-                blamed.setdefault(self._blame(meeting, tops), set()).add(pair)
-            for module in _innermost(self.tree, blamed):
-                self._repair(module, blamed[module], tops)
+        clean = 0
+        moving = True
+        while clean < 2:
+            changed = self._settle_once(moving=moving) or self._read_uncalled()
+            clean = 0 if changed else clean + 1
+            moving = moving if changed else not moving
         return self
+
+    def _settle_once(self, *, moving: bool) -> bool:
+        labels = replay(self.trace, self.places(moving=moving))
+        blamed: dict[int, set[Pair]] = {}
+        tops = self.tops()
+        for meeting in labels.meetings:
+            pair = labels.values[meeting.first], labels.values[meeting.second]
+            blamed.setdefault(self._blame(meeting, tops), set()).add(pair)
+        for module in _innermost(self.tree, blamed):
+            self._repair(module, blamed[module], tops)
+        return bool(blamed)
 
     def _read_uncalled(self) -> bool:
         """Make whole what reads the weights of a child it does not call; say whether anything was.
@@ -78,10 +87,14 @@ class Cuts:
                 self.whole.add(reader)
         return len(self.whole) > before
 
-    def places(self) -> Places:
-        """Return the assignment that gives every piece a device of its own."""
+    def places(self, *, moving: bool) -> Places:
+        """Return the assignment that gives every piece a device of its own.
+
+        A module without tensors may be a unit of its own, whose arguments move, or none, which runs
+        where its arguments are: ``moving`` says which, and both have to be safe.
+        """
         tree = self.tree
-        tops = self.tops()
+        tops = [top if moving or top < 0 or len(tree.tensors(top)) else -1 for top in self.tops()]
         runs = [None if top < 0 else self._piece(top) for top in tops]
         labels = [
             self._piece(tops[owner] if tops[owner] >= 0 else -1 - tensor)

@@ -35,12 +35,16 @@ class DeviceReads(TorchFunctionMode):
             return func(*args, **kwargs)
         if getattr(func, "__self__", None) is _DEVICE:
             return self._read(args[0], func(*args))
-        if func is torch.Tensor.__getitem__:
-            return func(args[0], _index(args[1]))
-        if func in _MOVES:
-            return self._move(func, args, kwargs)
         if func is _ATTENTION and (out := self._attention(*args, **kwargs)) is not None:
             return out
+        if func in _MOVES:
+            return self._move(func, args, kwargs)
+        if func is torch.Tensor.__getitem__:
+            args = (args[0], _index(args[1]))
+        return self._call(func, args, kwargs)
+
+    def _call(self, func: Untyped, args: Args, kwargs: Kwargs) -> Untyped:
+        recorder = self.recorder
         if "device" not in kwargs:
             return func(*args, **kwargs)
         before, recorder.pending = recorder.pending, self.refer(kwargs["device"])
@@ -93,7 +97,8 @@ class DeviceReads(TorchFunctionMode):
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                    dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
-        fused = query.dim() == 4 and query.shape[:2] == key.shape[:2] and not dropout_p
+        same_heads = query.shape[:2] == key.shape[:2] or options.get("enable_gqa", False)
+        fused = query.dim() == 4 and same_heads and not dropout_p
         if not fused or query.device.type != "meta":
             return None
         recorder = self.recorder

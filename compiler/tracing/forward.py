@@ -9,11 +9,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Final
+from typing import Final, cast
 
 import torch
+import torch.fx.experimental._config
 from torch import Tensor, nn
-from torch.fx.experimental import _config as fx_config
 
 from ...ir import Diagnostic, Diagnostics, PlanError
 from ...ir.rules.tracing import TRACE_FAILED
@@ -124,7 +124,7 @@ def _number_weights(shadow: nn.Module, recorder: Recorder) -> dict[nn.Module, in
         own = {**module._parameters, **module._buffers}  # noqa: SLF001
         for number in tree.own_tensors(index):
             tensor = own[tree.tensor_names[number]]
-            names.setdefault(id(tensor), (tensor, []))[1].append(number)  # type: ignore[arg-type]
+            names.setdefault(id(tensor), (tensor, []))[1].append(number)
     for tensor, numbers in names.values():
         recorder.keep((tensor,))
         recorder.add(tensor, Origin.WEIGHT, tensors=tuple(numbers))
@@ -148,7 +148,8 @@ def _recording(recorder: Recorder, modules: Mapping[nn.Module, int]) -> Iterator
             stack.callback(hook.remove)
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")
-        stack.enter_context(fx_config.patch(meta_nonzero_assume_all_nonzero=True))
+        options = cast("Untyped", torch.fx.experimental._config)  # noqa: SLF001  its own way to be set
+        stack.enter_context(options.patch(meta_nonzero_assume_all_nonzero=True))
         stack.enter_context(torch.no_grad())
         stack.enter_context(DeviceReads(recorder))
         stack.enter_context(recorder)

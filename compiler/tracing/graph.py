@@ -18,7 +18,8 @@ def module_graph(trace: Trace) -> nx.DiGraph[str]:
     """
     import networkx as nx
 
-    tree, graph = trace.tree, nx.DiGraph()
+    tree = trace.tree
+    graph: nx.DiGraph[str] = nx.DiGraph()
     for order, module in enumerate(trace.order):
         graph.add_node(
             tree.paths[module],

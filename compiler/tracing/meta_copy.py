@@ -12,21 +12,33 @@ import torch
 from torch import nn
 
 from .nesting import Untyped
+from .shadows import MAX_NUMEL
 
 
 def copy_to_meta(model: nn.Module) -> nn.Module:
     """Return a copy of the model on the meta device, in evaluation mode."""
     memo: dict[int, Untyped] = {}
     for module in model.modules():
-        for tensor in _tensors_of(module):
+        for tensor in _registered(module):
             if id(tensor) not in memo:
                 memo[id(tensor)] = _on_meta(tensor)
+    for module in model.modules():
+        for item in vars(module).values():
+            if isinstance(item, torch.Tensor) and id(item) not in memo:
+                memo[id(item)] = _attribute(item)
     return copy.deepcopy(model, memo).eval()
 
 
-def _tensors_of(module: nn.Module) -> list[torch.Tensor]:
-    attributes = [*module._parameters.values(), *module._buffers.values(), *vars(module).values()]  # noqa: SLF001
-    return [item for item in attributes if isinstance(item, torch.Tensor)]
+def _registered(module: nn.Module) -> list[torch.Tensor]:
+    attributes = [*module._parameters.values(), *module._buffers.values()]  # noqa: SLF001
+    return [item for item in attributes if item is not None]
+
+
+def _attribute(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor no loader moves: where it is, and small ones with their values."""
+    if tensor.device.type == "cpu" and tensor.numel() <= MAX_NUMEL:
+        return tensor.detach().clone()
+    return _on_meta(tensor)
 
 
 def _on_meta(tensor: torch.Tensor) -> torch.Tensor:

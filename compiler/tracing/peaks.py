@@ -123,7 +123,7 @@ def _weights(trace: Trace, plan: Plan) -> defaultdict[str, int]:
 
 
 def placed_roots(trace: Trace, labels: Labels) -> list[int]:
-    """Return the first value of each value's storage once copies between devices are storages of their own."""
+    """Return the first value of each value's storage, a copy on another device being another storage."""
     moved = {hop.value for hop in labels.hops}
     roots = list(range(len(trace.values)))
     for outer, inner in _same_storage(trace):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -52,13 +52,11 @@ class _Reference(weakref.ref[Tensor]):
     value: int
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares nothing there
     """Collects calls, steps and values while it is the active dispatch mode."""
 
-    supports_higher_order_operators: ClassVar[bool] = True
-
     def __init__(self, tree: ModuleTree) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tree = tree
         self.calls: list[list[int]] = []
         self.steps: list[Step] = []

@@ -137,18 +137,6 @@ never handed out.
 Pass `materialize=function`: it is called with the path and the meta tensor and returns the value.
 Or build the model on the CPU, where its constructor makes the buffer.""",
 )
-UNIT_NOT_IN_MODEL: Final = Rule(
-    "unit-not-in-model",
-    Severity.ERROR,
-    "the plan places something the model does not have",
-    """\
-A line of a hand-written plan names a module or tensor that does not exist, or its wildcards match
-nothing, so what it was meant for would end up somewhere else.
-
-    place model.layerz.0 on cpu      # the model has `model.layers`
-
-Correct the name, or remove the line.""",
-)
 UNREADABLE_WEIGHTS: Final = Rule(
     "unreadable-weights",
     Severity.ERROR,
@@ -193,7 +181,6 @@ ALL: Final = (
     TENSOR_NOT_IN_CHECKPOINT,
     TENSOR_NOT_IN_MODEL,
     UNFILLED_TENSOR,
-    UNIT_NOT_IN_MODEL,
     UNREADABLE_WEIGHTS,
     WRONG_DTYPE,
     WRONG_SHAPE,

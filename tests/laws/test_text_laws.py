@@ -6,8 +6,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from compile_plan.grammar import parser
-from compile_plan.grammar import format_text, parse, parse_collecting, print_plan
+from compile_plan.grammar import format_text, parse, parse_collecting, parser, print_plan
 from compile_plan.grammar.parser import parse_document
 from compile_plan.grammar.ranges import fold_paths
 from compile_plan.ir import Diagnostics, ModuleTree, PlanError, Source
@@ -56,7 +55,7 @@ def test_folded_paths_expand_in_the_same_order(found):
 )
 def test_walking_a_tree_finds_what_matches_path_by_path(tree, names):
     pattern = ".".join(names)
-    everything = [path for path in (*tree.paths[1:], *tree.tensor_paths)]
+    everything = [*tree.paths[1:], *tree.tensor_paths]
     if pattern in everything:
         assert match_paths(tree, pattern) == [pattern]
     else:
@@ -65,7 +64,7 @@ def test_walking_a_tree_finds_what_matches_path_by_path(tree, names):
 
 def shaken(text: str, remarks: list[str], seed: int) -> str:
     """Put comments, blank lines and blanks where they do not matter."""
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - repeatable on purpose
     rows: list[str] = []
     for row in text.splitlines():
         while remarks and rng.random() < 0.3:
@@ -99,11 +98,12 @@ def test_the_formatter_agrees_with_the_printer(plan):
     assert format_text(print_plan(plan)) == print_plan(plan)
 
 
-WORDS = ["place", "on", "run", "device", "memory", "cuda:0", "cpu", "gpu7", "10GiB", "1e9", "{0..3}", "{0..999999999}",
-         "{", "}", "a.b", "a..b", ".", "=", ":", "tie", "split", "atomic", "class", "together", "never", "reserve",
-         "for", '"', '"x"', "\\", "#", "module", "parameter", "buffer", "transient", "shares", "float32[4]", "float32[",
-         "plan", "1", "2", "model", "option", "pool", "at", "flops", "312T", "\x00", "\u2028", "unit", "demand",
-         "with", "99999999999999999999999999999999999999999", "{a,{b,{c,d}}}", "**", "*", "é", "\ud800"]  # fmt: skip
+WORDS = ["place", "on", "run", "device", "memory", "cuda:0", "cpu", "gpu7", "10GiB", "1e9", "{0..3}", "{0..999999999}",  # noqa: E501
+         "{", "}", "a.b", "a..b", ".", "=", ":", "tie", "split", "atomic", "class", "together", "never", "reserve",  # noqa: E501
+         "for", '"', '"x"', "\\", "#", "module", "parameter", "buffer", "transient", "shares", "float32[4]", "float32[",  # noqa: E501
+         "plan", "1", "2", "model", "option", "pool", "at", "flops", "312T", "\x00", "\u2028", "unit", "demand",  # noqa: E501
+         "with", "99999999999999999999999999999999999999999",
+         "{a,{b,{c,d}}}", "**", "*", "é", "\ud800"]  # fmt: skip
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -130,7 +130,7 @@ def test_reading_by_shape_is_reading_by_grammar(text):
 
 
 def test_many_random_lines_end_quickly():
-    rng = random.Random(7)
+    rng = random.Random(7)  # noqa: S311 - repeatable on purpose
     for _ in range(3_000):
         text = "\n".join(" ".join(rng.choices(WORDS, k=rng.randrange(7))) for _ in range(rng.randrange(5)))
         plan, found = parse_collecting(text)

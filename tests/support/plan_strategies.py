@@ -22,8 +22,9 @@ from compile_plan.ir import (
 from hypothesis import strategies as st
 
 PLAIN = ["a", "b", "class", "layers", "on", "q_proj", "k_proj", "weight", "place", "0", "1", "2", "3", "10"]
-ODD = ["two words", 'qu"ote', "back\\slash", "{x,y}", "{", "}", "a,b", "#no", "a=b", "c:d", "*", "*x", "-", "日本", "ß",
-       "²", "tab\t", "line\nbreak", "\r", "\x00", "\u2028", "\ud800", "\x85", "00", "é", "\u00a0", "/", "'"]  # fmt: skip
+ODD = ["two words", 'qu"ote', "back\\slash", "{x,y}", "{", "}", "a,b", "#no", "a=b", "c:d", "*", "*x", "-", "日本", "ß",  # noqa: E501
+       "²", "tab\t", "line\nbreak", "\r", "\x00", "\u2028", "\ud800",
+       "\x85", "00", "é", "\u00a0", "/", "'"]  # fmt: skip
 SIZES = st.one_of(
     st.integers(0, 2**63 - 1), st.sampled_from([0, 1, 1024, 10 * 2**30, 10**10, 3 * 2**19, 2**63 - 1])
 )
@@ -128,7 +129,7 @@ def trees(draw) -> ModuleTree:
 
     def tensors(count):
         found = draw(st.lists(names, max_size=count, unique=True))
-        return [(name, draw(st.sampled_from([(), (4,), (2, 3)])), draw(st.sampled_from(["float32", "bfloat16"])),
+        return [(name, draw(st.sampled_from([(), (4,), (2, 3)])), draw(st.sampled_from(["float32", "bfloat16"])),  # noqa: E501
                  draw(st.sampled_from(list(Role)))) for name in found]  # fmt: skip
 
     def shape(depth):
@@ -169,7 +170,7 @@ def trees(draw) -> ModuleTree:
     sizes = tuple(0 if storages[i] != i else 64 * len(row[1]) for i, row in enumerate(own))
     return ModuleTree(
         tuple(row[0] for row in rows), tuple(row[1] for row in rows), tuple(row[2] for row in rows),
-        tuple(ends), tuple(first), tuple(t[0] for t in own), tuple(t[1] for t in own), tuple(t[2] for t in own),
+        tuple(ends), tuple(first), tuple(t[0] for t in own), tuple(t[1] for t in own), tuple(t[2] for t in own),  # noqa: E501
         tuple(t[3] for t in own), storages, sizes if sized else None,
     )  # fmt: skip
 

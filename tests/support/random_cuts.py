@@ -38,6 +38,8 @@ def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False)
     if offload:
         places += [("cpu", "cpu"), ("cpu", names[0]), ("cpu", names[-1])]
     pieces = pieces_of(trace.tree, rules)
+    if seed % 2:  # planners may leave out what holds nothing
+        pieces = [piece for piece in pieces if len(trace.tree.covered(piece))]
     leader = _joined(trace.tree, pieces, rules)
     chosen = {piece: draw.choice(places) for piece in pieces}
     units = tuple(Unit(piece, *chosen[leader[piece]]) for piece in pieces)

@@ -12,7 +12,9 @@ SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 CONFIGS = {
     "bert": {**TEXT, "num_hidden_layers": 2},
     "bloom": {"n_layer": 2, "hidden_size": 64, "n_head": 4, "vocab_size": 500},
-    "falcon": {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 500, **SPECIAL},
+    "falcon": {
+        "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "vocab_size": 500, **SPECIAL,
+    },
     "gemma2": {**DECODER, "head_dim": 16},
     "gpt2": {"n_layer": 3, "n_embd": 64, "n_head": 4, "vocab_size": 500, **SPECIAL},
     "gpt_neox": {**TEXT, "num_hidden_layers": 2, **SPECIAL},

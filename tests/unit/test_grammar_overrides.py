@@ -80,13 +80,13 @@ def test_wildcards_name_the_outermost_modules_they_match():
 
 
 def test_what_is_on_disk_runs_on_the_first_accelerator():
-    plan, found = applied("device disk at \"offload\"\nplace model.layers.0 on disk")
+    plan, found = applied('device disk at "offload"\nplace model.layers.0 on disk')
     assert found == ()
     assert places(plan) == [("model.layers.0", "disk", "cuda:0")]
 
 
 def test_applying_twice_is_applying_once():
-    override = parse("reserve 1KiB on cpu for \"x\"\nplace model.layers.* on cpu\natomic class Mlp")
+    override = parse('reserve 1KiB on cpu for "x"\nplace model.layers.* on cpu\natomic class Mlp')
     once = ApplyOverrides((override,)).run(parse(MODEL), Diagnostics())
     assert ApplyOverrides((override,)).run(once, Diagnostics()) == once
 
@@ -105,7 +105,9 @@ def test_device_lines_among_others_exchange_budgets():
 
 
 def test_the_same_reserve_of_a_later_file_replaces():
-    plan, _ = applied('reserve 1KiB on cuda:0 for "kv"\nsplit model', 'reserve 2KiB on cuda:0 for "kv"\nsplit model')
+    plan, _ = applied(
+        'reserve 1KiB on cuda:0 for "kv"\nsplit model', 'reserve 2KiB on cuda:0 for "kv"\nsplit model'
+    )
     assert plan.reserves == (Reserve(2048, "cuda:0", "kv"),)
 
 
@@ -172,10 +174,10 @@ def test_a_class_that_does_not_exist_is_an_error():
          ["place model.layers on cpu run on cuda:0", "never **.mlp on cuda:0"]),
         ("place lm_head on cuda:0\nplace model.embed on cuda:1", "contradiction",
          ["place lm_head on cuda:0", "place model.embed on cuda:1"]),
-        ("together model.layers.0 model.layers.1\nplace model.layers.0 on cpu\nplace model.layers.1 on cuda:0",
+        ("together model.layers.0 model.layers.1\nplace model.layers.0 on cpu\nplace model.layers.1 on cuda:0",  # noqa: E501
          "contradiction", ["place model.layers.1 on cuda:0", "place model.layers.0 on cpu",
                            "together model.layers.0 model.layers.1"]),
-        ("split model.layers.1\natomic class Block", "contradiction", ["split model.layers.1", "atomic class Block"]),
+        ("split model.layers.1\natomic class Block", "contradiction", ["split model.layers.1", "atomic class Block"]),  # noqa: E501
         ("atomic model.layers.*\nplace model.layers.2.mlp on cpu", "pin-inside-atomic",
          ["place model.layers.2.mlp on cpu", "atomic model.layers.*"]),
         ("split lm_head", "split-of-leaf", ["split lm_head"]),
@@ -195,20 +197,25 @@ def test_parts_that_make_a_whole_atomic_module_are_one_pin():
 
 
 def test_lines_that_overrun_a_budget_say_by_how_much():
-    lines = "device cuda:1 memory 5KiB\nreserve 1KiB on cuda:1\nplace model.layers.0 on cuda:1\nplace lm_head on cuda:1"
+    lines = "device cuda:1 memory 5KiB\nreserve 1KiB on cuda:1\nplace model.layers.0 on cuda:1\nplace lm_head on cuda:1"  # noqa: E501
     finding = only(applied(lines)[1], "pins-over-budget")
     assert finding.notes == ("8200 bytes placed + 1024 kept free = 9224 > 5120",)
     assert finding.help == "move 4.0KiB elsewhere, or give it `memory 9224B`"
 
 
 def test_after_the_change_the_help_suggests_the_lines_hold():
-    lines = "device cuda:1 memory 9224B\nreserve 1KiB on cuda:1\nplace model.layers.0 on cuda:1\nplace lm_head on cuda:1"
+    lines = "device cuda:1 memory 9224B\nreserve 1KiB on cuda:1\nplace model.layers.0 on cuda:1\nplace lm_head on cuda:1"  # noqa: E501
     assert applied(lines)[1] == ()
 
 
 def test_errors_are_collected():
     found = applied("place zzz on cpu\nplace lm_head on cuda:5\natomic class Nope\nsplit model.embed")[1]
-    assert {each.code for each in found} == {"unknown-path", "undeclared-device", "unknown-class", "split-of-leaf"}
+    assert {each.code for each in found} == {
+        "unknown-path",
+        "undeclared-device",
+        "unknown-class",
+        "split-of-leaf",
+    }
 
 
 def bound(text):

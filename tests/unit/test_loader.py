@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from compile_plan.backends import write_plan
+from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load, load_model
+from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Unit
 from safetensors.torch import save_file
@@ -77,16 +81,19 @@ def test_tensors_on_disk_are_in_the_file_and_nothing_is_written(real, folder):
     assert not torch.equal(model(IDS), real(IDS))
 
 
-def test_tensors_in_memory_do_not_depend_on_the_file(real, folder):
-    model = load_model(plan(ON_CPU), meta(), folder)
+def test_copied_tensors_do_not_depend_on_the_file(real, folder):
+    model = load_model(plan(ON_CPU), meta(), folder, map_memory=False)
     for name in ("a.safetensors", "b.safetensors"):
         (folder / name).write_bytes(bytes((folder / name).stat().st_size))
     assert torch.equal(model(IDS), real(IDS))
 
 
-def test_mapped_memory_computes_the_same(real, folder):
-    model = load_model(plan(ON_CPU), meta(), folder, map_memory=True)
+def test_mapped_tensors_are_changed_without_changing_the_file(real, folder):
+    before = (folder / "a.safetensors").read_bytes()
+    model = load_model(plan(ON_CPU), meta(), folder)
     assert torch.equal(model(IDS), real(IDS))
+    model.layers[0].up.weight.data.zero_()
+    assert (folder / "a.safetensors").read_bytes() == before
 
 
 def test_buffers_follow_their_module_to_disk(folder):
@@ -146,7 +153,13 @@ def test_bytes_at_an_odd_address_are_served_from_disk(real, tmp_path):
 
 def test_progress_reaches_the_total(folder):
     seen = []
-    load_model(plan(ON_CPU), meta(), folder, progress=lambda done, total: seen.append((done, total)))
+    load_model(
+        plan(ON_CPU),
+        meta(),
+        folder,
+        map_memory=False,
+        progress=lambda done, total: seen.append((done, total)),
+    )
     total = sum(v.nbytes for v in stored(Net()).values())
     assert seen[-1] == (total, total)
     assert seen == sorted(seen)
@@ -319,7 +332,7 @@ def test_adapters_around_layers_follow_them(real, folder):
 
 def test_a_unit_the_model_does_not_have_is_named(folder):
     found = refused(plan(ON_CPU, Unit("layerz.0", "cpu", "cpu")), meta(), folder)
-    assert "`layerz.0`" in found["unit-not-in-model"].message
+    assert "`layerz.0`" in found["unknown-path"].message
 
 
 def test_a_plan_that_forgets_a_module_is_refused(folder):
@@ -371,3 +384,26 @@ def test_other_shapes_and_kinds_are_refused(real, tmp_path):
     assert set(found) == {"wrong-shape", "wrong-dtype"}
     assert "`layers.0.scale` is [8], stored is [4]" in everything(found["wrong-shape"])
     assert "`layers.1.scale` is float32, stored is int32" in everything(found["wrong-dtype"])
+
+
+# Plans from the compiler
+
+
+@pytest.mark.parametrize("suffix", ["plan", "msgpack", "json"])
+def test_a_compiled_plan_is_loaded_from_every_form(real, folder, suffix):
+    budgets = {0: "1200B", "cpu": "1300B", "disk": "1MiB"}
+    given = compile_model(meta(), max_memory=budgets, offload="stream")
+    assert {unit.store for unit in given.units} == {"cuda:0", "cpu", "disk"}
+    write_plan(given, folder / f"net.{suffix}")
+    model = load_model(folder / f"net.{suffix}", meta(), folder, devices={"cuda:0": "cpu"})
+    assert torch.equal(model(IDS), real(IDS))
+
+
+def test_a_plan_made_from_the_checkpoint_alone_applies_to_the_model(real, folder):
+    found = Diagnostics()
+    read, _ = read_checkpoint(folder, found)
+    given = replace(read, devices=DEVICES, units=(ON_CPU,), constraints=())
+    given = replace(given, model=Model("net", read.tree.digest))
+    assert given.model.digest != lower_model(meta()).digest
+    assert torch.equal(load_model(given, meta(), folder)(IDS), real(IDS))
+    assert "another-model" in refused(given, meta(layers=4), folder)

@@ -30,11 +30,12 @@ def units_of(place, tiny):
     }[place]
 
 
+@pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("place", ["cpu", "disk", "one-layer-on-disk", "one-layer-in-memory"])
-def test_output_equals_plainly_loaded(saved, place):
+def test_output_equals_plainly_loaded(saved, place, mapped):
     tiny, folder, expected = saved
     before = {file.name: file.stat().st_size for file in folder.iterdir()}
-    model = load_model(plan(*units_of(place, tiny)), on_meta(tiny), folder)
+    model = load_model(plan(*units_of(place, tiny)), on_meta(tiny), folder, map_memory=mapped)
     assert not any(tensor.is_meta for tensor in tensors(model))
     assert torch.equal(output(model, tiny), expected)
     assert torch.equal(output(model, tiny), expected)

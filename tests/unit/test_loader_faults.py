@@ -7,11 +7,16 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from compile_plan.compiler.loading import load_model, reading, release_model
-from compile_plan.ir import Account
+from compile_plan.compiler.loading.execution import Runtime, boundaries, moved
+from compile_plan.compiler.loading.places import seats_of
+from compile_plan.compiler.loading.wrappers import unwrapped
+from compile_plan.compiler.sources.live import lower_model
+from compile_plan.ir import Account, Unit
 from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards
 from tiny_checkpoints import plan
 
@@ -63,7 +68,7 @@ def test_a_file_that_changes_meanwhile_is_noticed(folder):
     def touch(_done, _total):
         os.utime(folder / "a.safetensors", ns=(1, 1))
 
-    found = refused(plan(ON_CPU), meta(), folder, progress=touch)
+    found = refused(plan(ON_CPU), meta(), folder, map_memory=False, progress=touch)
     assert "a.safetensors" in found["changed-checkpoint"].message
 
 
@@ -72,7 +77,7 @@ def test_a_failing_read_names_file_and_tensor(folder, monkeypatch):
         raise OSError(5, f"Input/output error at {offset}")
 
     monkeypatch.setattr(reading.os, "preadv", broken)
-    found = refused(plan(ON_CPU), meta(), folder)
+    found = refused(plan(ON_CPU), meta(), folder, map_memory=False)
     assert "Input/output error" in found["unreadable-weights"].message
     assert ".safetensors" in found["unreadable-weights"].message
 
@@ -83,7 +88,7 @@ def test_an_interrupt_ends_the_threads_and_leaves_the_model(folder):
 
     model, descriptors = meta(), len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(KeyboardInterrupt):
-        load_model(plan(ON_CPU), model, folder, progress=interrupt)
+        load_model(plan(ON_CPU), model, folder, map_memory=False, progress=interrupt)
     assert all(tensor.is_meta for tensor in model.parameters())
     assert not [t for t in threading.enumerate() if t.name.startswith("compile-plan-read")]
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
@@ -156,3 +161,37 @@ def test_loading_again_replaces_the_hooks(real, folder):
     load_model(plan(ON_CPU), model, folder)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(model(IDS), real(IDS))
+
+
+def test_inputs_go_to_the_largest_modules_that_run_on_one_device():
+    model = meta()
+    tree = lower_model(model)
+    plain = unwrapped(tree)
+    units = [Unit(path, "cuda:0", "cuda:0") for path in ("embed", "rope", "layers.0", "layers.1", "head")]
+    placed = replace(plan(*units, Unit("layers.2", "cpu", "cpu")), tree=tree)
+    devices = {"cuda:0": torch.device("cuda:0"), "cpu": torch.device("cpu")}
+    seats = seats_of(placed, plain, model, None)
+    found = dict(boundaries(Runtime(placed, plain, seats, devices, {}, {})))
+    assert {tree.paths[module]: device.type for module, device in found.items()} == {
+        "embed": "cuda",
+        "rope": "cuda",
+        "layers.0": "cuda",
+        "layers.1": "cuda",
+        "layers.2": "cpu",
+        "head": "cuda",
+    }
+
+
+def test_whatever_holds_tensors_is_moved_and_keeps_its_type():
+    class Pair(NamedTuple):
+        first: torch.Tensor
+        second: str
+
+    here = torch.ones(2)
+    there = torch.device("meta")
+    result = moved(([here], {"a": here}, Pair(here, "x"), 3, None), there)
+    assert [result[0][0].device, result[1]["a"].device, result[2].first.device] == [there] * 3
+    assert isinstance(result[2], Pair)
+    assert result[2].second == "x"
+    assert result[3:] == (3, None)
+    assert moved(here, torch.device("cpu")) is here

@@ -1,0 +1,64 @@
+"""Override files: read as constraints, not as whole plans, and all of them before anything is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from ..backends import BACKENDS, read_plan
+from ..grammar import parse
+from ..ir import Diagnostic, Diagnostics, Plan, PlanError
+from ..ir.rules.planfile import NO_SUCH_FILE, NOT_TEXT, READ_FAILED
+
+Override: TypeAlias = Plan | str | Path
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file; raises `PlanError` when there is none."""
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        message = f"`{path}` is not UTF-8 text: byte {error.start} cannot be read"
+        raise PlanError([Diagnostic(NOT_TEXT, message, help="save it as UTF-8")]) from None
+    except FileNotFoundError:
+        raise PlanError(
+            [Diagnostic(NO_SUCH_FILE, f"there is no file `{path}`", help="check the path")]
+        ) from None
+    except OSError as error:
+        message = f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}"
+        raise PlanError([Diagnostic(READ_FAILED, message, help="check the path")]) from error
+
+
+def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Plan, ...]:
+    """Read override plans in order; a text with a line break is a plan, any other text is a path.
+
+    Raises:
+        PlanError: with everything that is wrong in any of them.
+
+    """
+    if overrides is None:
+        return ()
+    if isinstance(overrides, Plan | str | Path):
+        overrides = (overrides,)
+    diagnostics = Diagnostics()
+    plans: list[Plan] = []
+    for override in overrides:
+        try:
+            plans.append(_read(override))
+        except PlanError as error:
+            diagnostics.extend(error.diagnostics)
+    diagnostics.raise_errors()
+    return tuple(plans)
+
+
+def _read(override: Override) -> Plan:
+    if isinstance(override, Plan):
+        return override
+    if isinstance(override, str) and "\n" in override:
+        return parse(override, name="<overrides>")
+    # A text form is parsed, not read as a plan: the laws of a whole plan do not hold for a few lines.
+    others = {backend.suffix for backend in BACKENDS.values() if backend.name != "plan"}
+    if Path(override).suffix in others:
+        return read_plan(override)
+    return parse(read_text(Path(override)), name=str(override))

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.compiler.tracing import atomic_modules, cut_rules, trace_model, verify_trace
+from compile_plan.ir import Atomic, Together
+from random_cuts import bad_plan, random_plan
+from small_models import CONFIGS, small_model
+from tiny_modules import (
+    Borrowed,
+    Chain,
+    Following,
+    GatedMlp,
+    Polite,
+    Residual,
+    Scaled,
+    Stack,
+    SummedByChild,
+    TwoEmbeddings,
+)
+from torch import nn
+
+X = torch.zeros(2, 4)
+
+
+@pytest.mark.parametrize(
+    ("block", "whole"),
+    [
+        (Residual, ["Residual"]),
+        (GatedMlp, ["GatedMlp"]),
+        (Scaled, ["Scaled"]),
+        (Borrowed, ["Borrowed"]),
+        (SummedByChild, ["SummedByChild"]),
+        (Chain, []),
+        (Polite, []),
+        (Following, []),
+    ],
+)
+def test_a_block_is_whole_exactly_when_its_own_forward_mixes_its_parts(block, whole):
+    rules = cut_rules(trace_model(Stack(block), X))
+    assert [rule.target for rule in rules] == whole
+    assert all(rule.by_class for rule in rules)
+
+
+def test_parts_mixed_beside_a_stack_are_joined_and_the_stack_stays_open():
+    trace = trace_model(TwoEmbeddings(), torch.zeros(1, 5, dtype=torch.int64))
+    assert cut_rules(trace) == (Atomic("Residual", by_class=True), Together(("tokens", "positions")))
+
+
+def test_without_joining_the_module_that_mixes_is_whole():
+    trace = trace_model(TwoEmbeddings(), torch.zeros(1, 5, dtype=torch.int64))
+    assert atomic_modules(trace) == (Atomic("TwoEmbeddings", by_class=True),)
+
+
+def test_a_class_with_one_open_member_is_named_by_path():
+    class Loose(Residual):
+        def forward(self, x):
+            return self.down(self.up(x)) if getattr(self, "plain", False) else super().forward(x)
+
+    model = Stack(Loose)
+    model.blocks[1].plain = True
+    rules = cut_rules(trace_model(model, X))
+    assert rules == (Atomic("blocks.0"), Atomic("blocks.2"))
+
+
+def test_what_the_forward_did_not_reach_is_whole_unless_classes_are_known():
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.tower = Chain(), Stack(Residual)
+
+        def forward(self, x):
+            return self.used(x)
+
+    trace = trace_model(Unused(), X)
+    assert cut_rules(trace) == (Atomic("Stack", by_class=True),)
+    assert cut_rules(trace, known=frozenset({"Residual"})) == (Atomic("Residual", by_class=True),)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_no_devices_meet_whatever_goes_where_along_the_cuts(name):
+    trace = trace_model(small_model(name), seq=16)
+    for seed in range(8):
+        plan = random_plan(trace, 2 + 2 * (seed % 2), seed, offload=seed % 3 == 2)
+        assert verify_trace(plan, trace).diagnostics == ()
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "mixtral", "vit", "bert", "t5"])
+def test_cuts_are_at_least_as_fine_as_the_classes_the_model_lists(name):
+    model = small_model(name)
+    trace = trace_model(model, seq=16)
+    listed = set(model._no_split_modules)
+    classes = dict(zip(trace.tree.paths, trace.tree.classes, strict=True))
+    parents = trace.tree.parents
+    for rule in cut_rules(trace):
+        for module, kind in enumerate(classes.values()):
+            if kind != rule.target:
+                continue
+            above = []
+            while module >= 0:
+                above.append(trace.tree.classes[module])
+                module = parents[module]  # noqa: PLW2901  climbing to the root
+            assert listed.intersection(above)
+
+
+def test_torch_itself_agrees_on_pretended_devices():
+    names = ["bert", "gpt2", "llama", "gemma2", "t5", "vit", "whisper", "opt", "bloom", "resnet"]
+    support = Path(__file__).parents[1] / "support"
+    environment = {**os.environ, "PYTHONPATH": str(support)}
+    done = subprocess.run(
+        [sys.executable, support / "fake_devices.py", *names],
+        env=environment, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    for name in names:
+        assert set(found[name]["along the cuts"]) == {"runs/runs"}, name
+        assert set(found[name]["across them"]) <= {"meets/meets", "runs/runs"}, name
+        assert "meets/meets" in found[name]["across them"], name
+
+
+def test_cutting_a_residual_block_is_found():
+    trace = trace_model(small_model("llama"), seq=16)
+    found = verify_trace(bad_plan(trace, 0), trace).diagnostics
+    assert {d.code for d in found} == {"devices-meet"}
+    assert all("help" and d.help for d in found)
