@@ -34,6 +34,18 @@ def _lark() -> Lark:
     return Engine(grammar, start="line", parser="lalr", lexer="contextual")
 
 
+def next_terminals(words: str) -> frozenset[str]:
+    """Return the terminals that may follow the complete words of an unfinished line; none after a mistake."""
+    from lark.exceptions import LarkError
+
+    state = _lark().parse_interactive(words)
+    try:
+        state.exhaust_lexer()
+    except LarkError:
+        return frozenset()
+    return frozenset(state.accepts())
+
+
 def parse_document(source: Source, diagnostics: Diagnostics) -> Document:
     """Read every line of a text; lines with a mistake are reported and left out."""
     lines: list[Line] = []

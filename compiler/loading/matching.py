@@ -82,13 +82,7 @@ def match_seats(
     merged = frozenset(slot.paths[0] for slot in missing if not outputs.keys().isdisjoint(slot.paths))
     missing = [slot for slot in missing if slot.paths[0] not in merged]
     needed = [slot for slot in missing if slot.role is not Role.TRANSIENT]
-    used = {source.path for source in found.values()}
-    ignorable = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    left = [
-        tensor.path
-        for path, tensor in stored.items()
-        if tensor.path not in used and path not in known and not _matches_any(tensor.path, ignorable)
-    ]
+    left = _left_over(stored, found, known, model)
     _report_missing(needed, index, diagnostics, strict=strict)
     _report_left(left, diagnostics, strict=strict)
     kinds = {path: (source.shape, stored_dtype(source)) for path, source in found.items()}
@@ -96,6 +90,22 @@ def match_seats(
     _report_unfit(slots, kinds, diagnostics)
     absent = tuple(slot for slot in missing if slot.tensor.is_meta)
     return Match(found, absent, class_names.merges, merged)
+
+
+def _left_over(
+    stored: Mapping[str, StoredTensor],
+    found: Mapping[str, StoredTensor],
+    known: Collection[str],
+    model: nn.Module,
+) -> list[str]:
+    """Return the stored names that fill nothing and that the model's class does not expect to be left."""
+    used = {source.path for source in found.values()}
+    ignorable = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    return [
+        tensor.path
+        for path, tensor in stored.items()
+        if tensor.path not in used and path not in known and not _matches_any(tensor.path, ignorable)
+    ]
 
 
 def _source(slot: Slot, stored: dict[str, StoredTensor]) -> StoredTensor | None:

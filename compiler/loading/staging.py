@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
@@ -157,7 +158,7 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
         if value is slot.tensor:
             value.data = staged.tensors[slot.paths[0]]
         for owner, name in _homes(slot):
-            table = modules[owner]._parameters  # noqa: SLF001
+            table: dict[str, Any] = modules[owner]._parameters  # noqa: SLF001
             if name in table:
                 table[name] = value
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...ir import Never, Plan, Reserve, Together, Unit, is_accelerator
+from ...ir import Never, Plan, Together, Unit
 from ...ir.patterns import match_paths
 from ...ir.tree import ModuleTree
 from .grains import (
@@ -195,13 +195,3 @@ def demand_tensors(tree: ModuleTree, path: str) -> range:
         return tree.covered(path)
     before = max(0, tree.first_tensors[module] - 1)
     return range(before, before + 1) if tree.tensor_names else range(0)
-
-
-def reserved(reserves: Iterable[Reserve], device: str) -> int:
-    """Return the bytes reserved on a device."""
-    return sum(reserve.nbytes for reserve in reserves if reserve.device == device)
-
-
-def has_accelerator(plan: Plan) -> bool:
-    """Say whether any accelerator is listed."""
-    return any(is_accelerator(device.name) for device in plan.devices)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...ir import human_size, is_accelerator, size_up
 from . import inorder
 from .outoforder import least_extra
-from .problem import Place, Problem, usage, with_extra_room
+from .problem import Place, Problem, usage
 
 MAX_TRIED = 4
 
@@ -81,11 +81,3 @@ def proof(problem: Problem, places: list[Place]) -> tuple[str, ...]:
         f"largest unit outside {human_size(largest)}, smallest {human_size(smallest)}",
         f"largest gap left {human_size(max(gaps, default=0))}",
     )
-
-
-def works(problem: Problem, change: Change) -> bool:
-    """Say whether everything fits in order after a change."""
-    larger = with_extra_room(problem, change.device, change.nbytes)
-    line = inorder.line_of(larger)
-    rooms = [inorder.room_in_order(larger, d) for d in range(len(larger.devices))]
-    return next(inorder.packings(larger, line, rooms), None) is not None

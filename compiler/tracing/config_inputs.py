@@ -58,10 +58,12 @@ def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iter
     for names in ([*wanted, *media], wanted, [*wanted, *media[:1]], [n for n in _MAKERS if n in parameters]):
         if names and names not in tried:
             tried.append(names)
-            yield {name: _MAKERS[name](request) for name in names if name in _MAKERS}
-            if "input_features" in names:
-                made = {name: _MAKERS[name](request) for name in names if name in _MAKERS}
+            made = {name: _MAKERS[name](request) for name in names}
+            yield made
+            if "input_features" in made:
                 yield {**made, "input_features": made["input_features"].transpose(1, 2)}
+            if "pixel_values" in made:
+                yield {**made, "pixel_values": _video(request)}
 
 
 def _length(config: Untyped, seq: int | None) -> int:

@@ -80,6 +80,7 @@ class DeviceReads(TorchFunctionMode):
         return moved
 
     def _target(self, func: Untyped, args: Args, kwargs: Kwargs) -> tuple[int | None, Args, Kwargs]:
+        tensor = args[0]
         if func is torch.Tensor.cpu:
             return HOST, args, {}
         if func in _PLAIN_MOVES:
@@ -87,12 +88,12 @@ class DeviceReads(TorchFunctionMode):
         target = kwargs.get("device", kwargs.get("other", args[1] if len(args) > 1 else None))
         rest = {key: item for key, item in kwargs.items() if key not in {"device", "other"}}
         if isinstance(target, Tensor):
-            return self.recorder.number(target), (args[0], target.dtype, *args[2:]), rest
+            return self.recorder.number(target), (tensor, target.dtype, *args[2:]), rest
         if not isinstance(target, torch.device | str):
             return None, args, kwargs
-        kept = (args[0], *(arg for arg in args[1:] if arg is not target))
+        kept = (tensor, *(arg for arg in args[1:] if arg is not target))
         if len(kept) == 1 and "dtype" not in rest:
-            rest["dtype"] = args[0].dtype
+            rest["dtype"] = tensor.dtype
         return self.refer(target), kept, rest
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,

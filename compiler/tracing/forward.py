@@ -24,6 +24,7 @@ from .meta_copy import copy_to_meta
 from .nesting import Untyped, map_tensors, tensors_in
 from .record import Recorder
 from .results import cache_of, logits_of
+from .shadows import MAX_NUMEL
 from .trace import Origin, Trace
 
 
@@ -95,7 +96,7 @@ def _run(
     def on_meta(tensor: Tensor) -> Tensor:
         made = tensor.detach().to("meta")
         made = made if made is not tensor else made.view_as(made)
-        recorder.shadows.learn(made, tensor)
+        recorder.shadows.learn(made, _assumed(tensor))
         return made
 
     args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
@@ -107,6 +108,13 @@ def _run(
         result = shadow(*args, **kwargs)
         containers = [i for module, i in modules.items() if _is_container(module)]
         return recorder.finish(cache_of(result), logits_of(result), containers)
+
+
+def _assumed(tensor: Tensor) -> Tensor:
+    """Take whole numbers of which only the shape was given to be ones: ordinary tokens, nothing masked."""
+    if tensor.device.type != "meta" or tensor.is_floating_point() or tensor.numel() > MAX_NUMEL:
+        return tensor
+    return torch.ones(tensor.shape, dtype=tensor.dtype)
 
 
 def _is_container(module: nn.Module) -> bool:

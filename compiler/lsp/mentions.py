@@ -1,0 +1,100 @@
+"""The words of a text that name something: paths, devices and classes, each with its place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Final
+
+from ...grammar.parser import parse_document
+from ...grammar.syntax import (
+    AtomicClassLine,
+    DeviceLine,
+    Line,
+    ModuleLine,
+    NeverLine,
+    Path,
+    PlaceLine,
+    ReserveLine,
+    Statement,
+    Word,
+)
+from ...grammar.words import device_name
+from ...ir import Diagnostics, Source, Span
+
+
+class Kind(StrEnum):
+    """What a word names."""
+
+    PATH = "path"
+    DEVICE = "device"
+    CLASS = "class"
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """One word and what it names; a device by its canonical name, a path without its quotes."""
+
+    kind: Kind
+    name: str
+    start: int
+    end: int
+    literal: bool = False
+    """Whether a path was quoted, so that its braces stand for themselves."""
+
+
+_WORDS: Final[dict[tuple[type[Statement], str], Kind]] = {
+    (DeviceLine, "name"): Kind.DEVICE,
+    (NeverLine, "device"): Kind.DEVICE,
+    (ReserveLine, "device"): Kind.DEVICE,
+    (PlaceLine, "store"): Kind.DEVICE,
+    (PlaceLine, "run"): Kind.DEVICE,
+    (AtomicClassLine, "name"): Kind.CLASS,
+    (ModuleLine, "class_name"): Kind.CLASS,
+}
+
+
+def mentions(text: str) -> Iterator[Mention]:
+    """Yield what the readable lines of a text name, in order."""
+    for line in parse_document(Source("", text), Diagnostics()).lines:
+        yield from _of_line(line)
+
+
+def mention_at(text: str, offset: int) -> Mention | None:
+    """Return what the word at an offset names; only its line is read."""
+    start, end = line_around(text, offset)
+    for each in mentions(text[start:end]):
+        if each.start <= offset - start <= each.end:
+            return Mention(each.kind, each.name, each.start + start, each.end + start, each.literal)
+    return None
+
+
+def line_around(text: str, offset: int) -> tuple[int, int]:
+    """Return where the line of an offset starts and where it ends, without its line break."""
+    start = text.rfind("\n", 0, offset) + 1
+    end = text.find("\n", offset)
+    return start, len(text) if end < 0 else end
+
+
+def _of_line(line: Line) -> Iterator[Mention]:
+    statement = line.statement
+    for field in fields(statement):
+        value = getattr(statement, field.name)
+        for word in value if isinstance(value, tuple) else (value,):
+            found = _mention(word, _WORDS.get((type(statement), field.name)))
+            if found is not None:
+                yield found
+
+
+def _mention(word: object, kind: Kind | None) -> Mention | None:
+    match word:
+        case Path(text, literal, Span(_, start, end)):
+            return Mention(Kind.PATH, text, start, end, literal)
+        case Word(text, Span(_, start, end)) if kind is Kind.DEVICE:
+            name = device_name(text)
+            return None if name is None else Mention(kind, name, start, end)
+        case Word(text, Span(_, start, end)) if kind is not None:
+            return Mention(kind, text, start, end)
+        case _:
+            return None
