@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape
+from itertools import groupby
 
+from ..grammar.ranges import fold_paths
 from ..ir import (
     CPU,
     DISK,
@@ -43,8 +45,9 @@ def emit_report(plan: Plan) -> bytes:
     """Write the report; equal plans give equal pages."""
     facts = Facts(plan)
     colours = _colours(plan)
+    name = escape(plan.model.name or "unnamed model")
     parts = [
-        f"<h1>{escape(plan.model.name)}</h1>",
+        f"<h1>{name}</h1>",
         _subtitle(plan),
         _headline(facts),
         *map(_diagnostic, plan.diagnostics),
@@ -57,7 +60,7 @@ def emit_report(plan: Plan) -> bytes:
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         '<meta name="viewport" content="width=device-width">'
-        f"<title>{escape(plan.model.name)} - placement plan</title><style>{STYLE}</style>"
+        f"<title>{name} - placement plan</title><style>{STYLE}</style>"
     )
     body = "\n".join(part for part in parts if part)
     page = (
@@ -155,7 +158,7 @@ def _map(facts: Facts, colours: dict[str, str]) -> str:
     rows = []
     for row in in_rows(cells):
         nbytes = sum(cell.nbytes for cell in row)
-        height = max(24.0, _MAP_HEIGHT * nbytes / total)
+        height = max(30.0, _MAP_HEIGHT * nbytes / total)
         blocks = "".join(_cell(cell, colours, nbytes) for cell in row)
         rows.append(f'<div class="row" style="height:{height:.0f}px">{blocks}')
     stores = {store for cell in cells for store, _, _ in cell.shares}
@@ -182,13 +185,23 @@ def _cell(cell: Cell, colours: dict[str, str], row_bytes: int) -> str:
         start = end
     stops = stops or ["#000 0% 100%"]
     paint = ",".join([*stripes, f"linear-gradient(90deg,{','.join(stops)})"])
-    name = cell.path.split(".")[-2:]
-    label = ".".join(name) if any(part.isdigit() for part in name) else name[-1]
-    text = f"{escape(label)}<small>{human_size(cell.nbytes)}</small>" if 40 * cell.nbytes > row_bytes else ""
+    text = (
+        f"{escape(_short(cell.path))}<small>{human_size(cell.nbytes)}</small>"
+        if 40 * cell.nbytes > row_bytes
+        else ""
+    )
     return (
         f'<div class="cell" style="flex:{cell.nbytes} 0 0;background:{paint}" '
         f'title="{escape(describe_cell(cell))}">{text}</div>'
     )
+
+
+def _short(path: str) -> str:
+    """Return the end of a path that tells it from its neighbours: ``layers.3``, ``3.mlp.gate``, ``head``."""
+    names = path.split(".")
+    number = max((at for at, name in enumerate(names) if name.isdigit()), default=len(names) - 1)
+    start = number - 1 if 0 < number == len(names) - 1 and names[number].isdigit() else number
+    return ".".join(names[start:])
 
 
 def _stripes(start: float, share: float) -> str:
@@ -271,5 +284,7 @@ def _rules(plan: Plan) -> Iterator[tuple[str, str]]:
 def _needs(plan: Plan) -> Iterator[tuple[str, str]]:
     for reserve in plan.reserves:
         yield reserve.device, f"{human_size(reserve.nbytes)} kept free for {reserve.purpose or 'anything'}"
-    for demand in plan.demands:
-        yield demand.path or "the whole model", f"{human_size(demand.nbytes)} of {demand.purpose}"
+    for (nbytes, purpose), run in groupby(plan.demands, lambda demand: (demand.nbytes, demand.purpose)):
+        for each in fold_paths([demand.path for demand in run], ordered=False):
+            times = f"{each.count} x " if each.count > 1 else ""
+            yield each.path.text or "the whole model", f"{times}{human_size(nbytes)} of {purpose}"

@@ -28,13 +28,15 @@ code, .mono { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospa
 .facts { display: flex; flex-wrap: wrap; gap: 10px; margin-top: 16px; }
 .fact { background: var(--card); border: 1px solid var(--line); border-radius: 8px; padding: 8px 14px; }
 .fact b { display: block; font-size: 17px; } .fact span { color: var(--soft); font-size: 12px; }
+.facts + .note { margin-top: 16px; }
 .note { border-radius: 8px; padding: 9px 14px; margin: 8px 0; border-left: 4px solid; }
 .warning { background: var(--warnbg); border-color: var(--warn); }
 .error { background: var(--errbg); border-color: var(--err); }
 .note b { font-weight: 600; } .warning code:first-child { color: var(--warn); }
 .error code:first-child { color: var(--err); }
 .note div { color: var(--soft); font-size: 13px; }
-.devices { display: grid; grid-template-columns: repeat(auto-fill, minmax(340px, 1fr)); gap: 12px; }
+.devices { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(340px, 100%), 1fr));
+  gap: 12px; }
 .device { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
 .device header { display: flex; justify-content: space-between; gap: 10px; align-items: baseline; }
 .device header span { color: var(--soft); font-size: 12.5px; text-align: right; }
@@ -52,7 +54,8 @@ code, .mono { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospa
 .cell small { display: block; opacity: .85; overflow: hidden; text-overflow: ellipsis; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 8px 0; color: var(--soft);
   font-size: 12.5px; }
-details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 8px 0; }
+details { background: var(--card); border: 1px solid var(--line); border-radius: 10px; margin: 8px 0;
+  overflow-x: auto; }
 summary { cursor: pointer; padding: 9px 14px; font-weight: 600; }
 summary span { color: var(--soft); font-weight: 400; margin-left: 8px; }
 table { border-collapse: collapse; width: 100%; }
@@ -61,5 +64,8 @@ th { text-align: left; color: var(--soft); font-weight: 500; font-size: 12px; }
 th, td { padding: 4px 14px; border-top: 1px solid var(--line); vertical-align: top; }
 .num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 footer { color: var(--soft); font-size: 12px; margin-top: 30px; }
+@media (max-width: 640px) { main { padding: 20px 14px 40px; } th, td { padding: 4px 7px; }
+  .units { table-layout: auto; } .units th, .units th:first-child { width: auto; }
+  .cell { text-overflow: clip; padding-left: 3px; font-size: 10px; } .cell small { display: none; } }
 @media print { details { break-inside: avoid; } .cell, .bar i, .dot { print-color-adjust: exact; } }
 """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..grammar.ranges import fold_paths
 from ..ir import Account, ModuleTree, Plan, Role, human_size, unit_of_tensors
-from .ranges import compress
 
 _MOST_CELLS = 110
 
@@ -71,8 +71,11 @@ class Facts:
             groups.setdefault(key, []).append(unit.path)
         found: dict[str, list[Row]] = {}
         for (store, run, reason, size), paths in groups.items():
-            for pattern, count in compress(paths):
-                found.setdefault(store, []).append(Row(pattern, count, size, run, reason))
+            rows = (
+                Row(each.path.text, each.count, size, run, reason)
+                for each in fold_paths(paths, ordered=False)
+            )
+            found.setdefault(store, []).extend(rows)
         return found
 
     def cells(self) -> list[Cell]:

@@ -116,6 +116,15 @@ def run(kind, out):
         out.flush()
 
 
+def invalid(result):
+    return bool(result.get("missing")) or bool(result.get("over"))
+
+
+def share(used, possible):
+    """Return how much of what is possible is used; more than possible is an error of the bound."""
+    return used / possible if possible else float(used == 0)
+
+
 def table(rows):
     cases = [row for row in rows if "ours" in row]
     rows = [row for row in cases if "bound" in row["ours"]]
@@ -123,7 +132,7 @@ def table(rows):
     lines.append("|---|---|---|---|---|---|---|---|")
     for name in ("accelerate", "balanced", "ours"):
         done = [(row, row[name]) for row in rows if "used" in row[name]]
-        shares = [r["used"] / max(row["ours"]["bound"], 1) for row, r in done if row["total"]]
+        shares = [share(r["used"], row["ours"]["bound"]) for row, r in done if not invalid(r)]
         fits = [(row, r) for row, r in done if row["ours"]["off"] == 0]
         spills = sum(r["used"] < row["ours"]["used"] and not r.get("missing") for row, r in fits)
         cells = [

@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..ir import Atomic, Diagnostics, Model, ModuleTree, Plan, PlanError
 from ..ir.rules.budgets import NO_USABLE_DEVICE
-from .attempts import Attempt, attempt_accelerate, with_disk
+from .accelerate_attempt import attempt_accelerate, with_disk
+from .attempts import Attempt
 from .budgets import devices_from
 from .frontier import item_path
 from .passes.annotate_sizes import AnnotateSizes
 from .passes.emit_warnings import buffers_without_room, left_empty
 from .passes.merge_ties import MergeTies
-from .sources.live import lower_model, paused_collection
+from .sources.live import lower_model, paused_collection, untied
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,15 +174,5 @@ def _warn(plan: Plan, model: nn.Module, attempt: Attempt, *, offload_buffers: bo
         warnings.warn(buffers_without_room(attempt.homeless_buffers).message, UserWarning, stacklevel=4)
     for device, nbytes in attempt.minima.items():
         _LOG.info("%s (%d bytes)", left_empty(plan.devices[device].name, nbytes).message, nbytes)
-    if not plan.ties and _wants_ties(model):
-        _LOG.warning(
-            "the config of the model asks for tied weights, but no two parameters are the same tensor"
-        )
-
-
-def _wants_ties(model: Any) -> bool:  # noqa: ANN401  # a transformers model, known only by its attributes
-    config = getattr(model, "config", None)
-    if config is None or not hasattr(model, "get_output_embeddings"):
-        return False
-    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
-    return bool(getattr(text, "tie_word_embeddings", False)) and model.get_output_embeddings() is not None
+    if plan.tree is not None and (warning := untied(model, plan.tree)) is not None:
+        _LOG.warning("%s", warning.message)

@@ -128,15 +128,34 @@ def load_model(
     return load(plan, model, checkpoint, strict=strict, progress=progress, **more)
 
 
-def verify_plan(plan: Plan | str | Path, model: nn.Module, inputs: Inputs = None) -> Verification:
+def verify_plan(
+    plan: Plan | str | Path,
+    model: nn.Module,
+    inputs: Inputs = None,
+    *,
+    batch: int | None = None,
+    seq: int | None = None,
+) -> Verification:
     """Replay the model's forward under a plan with every tensor labelled by its device.
 
-    See `compile_plan.compiler.tracing.verify_plan`.
+    Args:
+        plan: a placed plan, or a path to one in any form.
+        model: the model it is for; only its structure is used.
+        inputs: arguments of one forward call; None makes them from the model's transformers config.
+        batch: rows of such inputs; None is what the plan was compiled for.
+        seq: tokens of such inputs; None is what the plan was compiled for.
+
+    Returns:
+        Where devices would meet, what moves, what is streamed and the peak of each device.
+
+    Raises:
+        PlanError: the plan cannot be read or the model cannot be traced.
+
     """
     from ..backends import read_plan
     from .tracing import verify_plan as verify
 
-    return verify(plan if isinstance(plan, Plan) else read_plan(plan), model, inputs)
+    return verify(plan if isinstance(plan, Plan) else read_plan(plan), model, inputs, batch=batch, seq=seq)
 
 
 def _names(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:

@@ -17,6 +17,7 @@ from ..ir import (
     Label,
     ModuleTree,
     Plan,
+    Role,
     Unit,
     device_type,
     is_accelerator,
@@ -48,6 +49,8 @@ def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics) -> Plan:
     """
     found = Diagnostics()
     pins = bind_units(tree, [unit for unit in plan.units if unit.store is not None], plan.devices, found)
+    if plan.model.digest is None:
+        pins = replace(pins, owners=_with_followers(pins))
     check_pins(replace(plan, tree=tree), pins.units, pins.owners, found)
     if not found.errors:
         found.extend(_missing(pins))
@@ -73,6 +76,27 @@ def bind_units(
     pins = Pins(tree, tuple(concrete), tuple(unit_of_tensors(tree, concrete)))
     diagnostics.extend(_never_winning(pins))
     return pins
+
+
+def _with_followers(pins: Pins) -> tuple[int, ...]:
+    """Return who decides each tensor, with what no checkpoint holds and so no plan made from one names.
+
+    Another name of a tensor goes where the tensor is; a buffer made by its constructor goes with the
+    tensor before it.
+    """
+    tree, owners = pins.tree, list(pins.owners)
+    placed: dict[int, int] = {}
+    for storage, owner in zip(tree.storages, owners, strict=True):
+        if owner >= 0:
+            placed.setdefault(storage, owner)
+    nearest = next((owner for owner in owners if owner >= 0), -1)
+    for tensor, owner in enumerate(owners):
+        if owner < 0 and tree.storages[tensor] in placed:
+            owners[tensor] = placed[tree.storages[tensor]]
+        elif owner < 0 and tree.roles[tensor] is Role.TRANSIENT:
+            owners[tensor] = nearest
+        nearest = owners[tensor] if owners[tensor] >= 0 else nearest
+    return tuple(owners)
 
 
 def _runner(unit: Unit, devices: Sequence[Device]) -> str | None:

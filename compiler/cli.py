@@ -50,6 +50,11 @@ def _run(argv: Sequence[str], console: Console) -> int:
         if arguments.version:
             console.text(f"compile-plan {_version()}\n")
             return DONE
+        if arguments.lsp:
+            from .lsp import serve
+
+            serve()
+            return DONE
         request = read_request(arguments, diagnostics)
         diagnostics.raise_errors()
     except PlanError as error:

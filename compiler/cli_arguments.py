@@ -136,6 +136,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
                 common=True,
             ),
             _switch("--check", "with --format-plan or --diff: change nothing, exit 3 if there is a change"),
+            _switch("--lsp", "answer an editor: a language server on standard input and output"),
         ),
     ),
     (

@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from ..backends import Backend, read_plan
-from ..ir import Diagnostic, Diagnostics, Model, Plan, PlanError, human_size, verify
-from ..ir.rules.usage import BAD_USAGE, CANNOT_REPLAN
+from ..ir import Diagnostic, Diagnostics, Model, Plan, PlanError, verify
+from ..ir.rules.usage import CANNOT_REPLAN
 from .cli_console import Console
 from .cli_files import output_form, write_result
 from .cli_report import ASCII, BLOCKS, report, report_data
 from .cli_terminal import can_show
 from .cli_values import Request
+from .options import AUTOMATIC
 from .override_files import read_overrides
 from .sources.kinds import Kind, kind_of
 
@@ -84,7 +85,10 @@ def _open(request: Request) -> _Input:
         case Kind.CHECKPOINT:
             from .sources.checkpoint import read_checkpoint
 
-            plan, _ = read_checkpoint(request.input, diagnostics)
+            asked = request.options
+            plan, _ = read_checkpoint(
+                request.input, diagnostics, cache_tokens=asked.cache_tokens, batch=asked.batch or 1
+            )
         case Kind.GGUF:
             from .sources.gguf_file import read_gguf
 
@@ -110,9 +114,13 @@ def _compile(
     if source.model is not None:
         from .driver import compile_live
 
-        inputs = request.inputs or source.example_inputs
         return compile_live(
-            source.model, options, overrides, name=source.name, example_inputs=inputs, after=after
+            source.model,
+            options,
+            overrides,
+            name=source.name,
+            example_inputs=_inputs(source, request),
+            after=after,
         )
     plan = source.plan
     assert plan is not None  # noqa: S101  # an input is a model or a plan
@@ -161,14 +169,27 @@ def _run_alone(source: _Input, request: Request, chosen: Chosen) -> Plan:
     return replace(plan, diagnostics=tuple(dict.fromkeys((*plan.diagnostics, *diagnostics))))
 
 
-def _verify(source: _Input, plan: Plan, request: Request) -> Verification:
-    if source.model is None:
-        help_ = "give the model: `compile-plan model.py --override plan.plan --verify`"
-        message = f"`{request.input}` has no forward to replay"
-        raise PlanError([Diagnostic(BAD_USAGE, message, help=help_)])
-    from .tracing import verify_plan
+def _inputs(source: _Input, request: Request) -> Any:  # noqa: ANN401  # whatever the user's forward takes
+    """Return what the forward is traced with: what is written, then the model's own, then made ones."""
+    if request.inputs is not None:
+        return request.inputs
+    sized = request.options.batch is not None or request.options.seq is not None
+    own = source.example_inputs
+    if own is not None and sized and not hasattr(source.model, "config"):
+        from .cli_verify import unchangeable
 
-    return verify_plan(plan, source.model, request.inputs or source.example_inputs)
+        raise unchangeable(request.options)
+    if own is not None and not sized:
+        return own
+    return AUTOMATIC if request.verify or sized else None
+
+
+def _verify(source: _Input, plan: Plan, request: Request) -> Verification:
+    from .cli_verify import no_forward, replay
+
+    if source.model is None:
+        raise no_forward(request.input or "")
+    return replay(plan, source.model, _inputs(source, request), request.options)
 
 
 def _show(
@@ -202,10 +223,16 @@ def _show(
 
 def _print_report(plan: Plan, verification: Verification | None, console: Console) -> None:
     if console.json:
-        console.data(report_data(plan))
+        data = report_data(plan)
+        if verification is not None:
+            from .cli_verify import as_data
+
+            data["verification"] = as_data(verification)
+        console.data(data)
     elif not console.quiet:
         bars = BLOCKS if can_show(console.out, "█▒░") else ASCII
         console.lines(report(plan, width=console.width, unfold=console.unfold, bars=bars))
         if verification is not None:
-            moved = human_size(verification.moved_nbytes)
-            console.text(f"replayed: {verification.hops} hops, {moved} of activations move, no mix-up\n")
+            from .cli_verify import summary
+
+            console.lines(summary(verification))

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Final
 
-from ..backends.ranges import compress
+from ..grammar.ranges import fold_paths
 from ..ir import Account, Device, Plan, Unit, human_size, is_accelerator
 from .cli_terminal import DEFAULT_WIDTH, Line, cell_width, clip, visible, wrap
 from .render import as_data, in_order
@@ -157,7 +157,8 @@ def _contents(plan: Plan, device: Device) -> Iterator[str]:
             by_run.setdefault(unit.run, []).append(unit.path)
     for run, paths in by_run.items():
         suffix = "" if run in {None, device.name} else f" run on {run}"
-        yield ", ".join(visible(path) or "the whole model" for path, _ in compress(paths)) + suffix
+        patterns = (visible(each.path.text) for each in fold_paths(paths, ordered=False))
+        yield ", ".join(pattern or "the whole model" for pattern in patterns) + suffix
 
 
 def report_data(plan: Plan) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ..ir import (
     Atomic,
     Constraint,
+    Device,
     Diagnostic,
     Diagnostics,
     Label,
@@ -44,6 +45,7 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
                 diagnostics.extend(_cannot_split(tree, rule, plan.constraints))
             case Atomic():
                 diagnostics.extend(_cut(tree, rule, units, owners))
+    diagnostics.extend(_nowhere(tree, plan))
     diagnostics.extend(_over_budget(plan, tree, units, owners))
 
 
@@ -75,6 +77,26 @@ def _forbidden(
             at, also = _labels((unit.span, "placed there"), (rule.span, "forbidden here"))
             message = f"`{_shown(unit.path)}` is placed on `{rule.device}`, where `{path}` may never be"
             yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the two lines")
+            return
+
+
+def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:
+    """Report what `never` lines keep away from every device there is."""
+    rules = [rule for rule in plan.constraints if isinstance(rule, Never)]
+    devices = {device.name for device in plan.devices}
+    if not devices or not devices <= {rule.device for rule in rules}:
+        return
+    forbidding: dict[int, dict[str, Never]] = {}
+    for rule in rules:
+        for path in match_paths(tree, rule.pattern):
+            for tensor in tree.covered(path):
+                forbidding.setdefault(tensor, {})[rule.device] = rule
+    for tensor, by_device in forbidding.items():
+        if devices <= by_device.keys():
+            last, *others = [by_device[name] for name in sorted(devices, reverse=True)]
+            at, also = _labels((last.span, "and not here"), *((each.span, "not here") for each in others))
+            message = f"`{tree.tensor_paths[tensor]}` may be on none of the devices"
+            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the lines")
             return
 
 
@@ -137,7 +159,8 @@ def _cannot_split(tree: ModuleTree, rule: Split, rules: Sequence[Constraint]) ->
             at, also = _labels((rule.span, "split here"), (other.span, "never split here"))
             what = f"class `{other.target}`" if other.by_class else f"`{other.target}`"
             message = f"`{tree.paths[clash]}` is to be split, but {what} is never split"
-            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the two lines")
+            hint = "remove one of the two lines" if also else "remove the line: the model itself says so"
+            yield Diagnostic(CONTRADICTION, message, at, also, help=hint)
             return
 
 
@@ -160,16 +183,22 @@ def _cut(
             continue
         within = [units[owner] for owner in inside if owner >= 0 and is_within(units[owner].path, path)]
         unit = max(within, key=lambda each: each.path.count("."), default=units[max(inside)])
-        at, also = _labels((unit.span, "inside"), (rule.span, "never split"))
+        others = [(each.span, "inside") for each in _one_per_line(within) if each.span != unit.span]
+        at, also = _labels((unit.span, "inside"), *others, (rule.span, "never split"))
         what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else f"`{path}`"
+        write = f"write `place {path} on {unit.store}`"
         yield Diagnostic(
             PIN_INSIDE_ATOMIC,
             f"`{unit.path}` cannot be placed alone: {what} is never split",
             at,
             also,
-            help=f"write `place {path} on {unit.store}`",
+            help=f"{write} in place of these lines" if others else write,
         )
         return
+
+
+def _one_per_line(units: Sequence[Unit]) -> list[Unit]:
+    return [*{(unit.span and unit.span.start, unit.store): unit for unit in units}.values()]
 
 
 def _over_budget(
@@ -188,7 +217,10 @@ def _over_budget(
         held = [(nbytes, owner) for owner, nbytes in by_unit.items() if units[owner].store == device.name]
         kept = device.margin + sum(each.nbytes for each in plan.reserves if each.device == device.name)
         placed = sum(nbytes for nbytes, _ in held)
-        if device.memory is None or not held or placed + kept <= device.memory:
+        if device.memory is None or placed + kept <= device.memory:
+            continue
+        if not held:
+            yield from _kept_over_budget(plan, device, kept - device.memory)
             continue
         largest = units[max(held, key=lambda item: (item[0], -item[1]))[1]]
         over = placed + kept - device.memory
@@ -201,3 +233,20 @@ def _over_budget(
             notes=(f"{placed} bytes placed + {kept} kept free = {placed + kept} > {device.memory}",),
             help=f"move {human_size(over)} elsewhere, or give it `memory {exact_size(placed + kept)}`",
         )
+
+
+def _kept_over_budget(plan: Plan, device: Device, over: int) -> Iterator[Diagnostic]:
+    """Report reserves that alone exceed a budget, when a line wrote the largest of them."""
+    reserves = [each for each in plan.reserves if each.device == device.name and each.span is not None]
+    if device.memory is None or not reserves:
+        return
+    largest = max(reserves, key=lambda each: each.nbytes)
+    at, also = _labels((largest.span, "more than there is"), (device.span, "this budget"))
+    kept = device.memory + over
+    yield Diagnostic(
+        PINS_OVER_BUDGET,
+        f"lines keep {human_size(kept)} free on `{device.name}`, which has {human_size(device.memory)}",
+        at,
+        also,
+        help=f"reserve {human_size(over)} less, or give it `memory {exact_size(kept)}`",
+    )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from ..backends.ranges import compress
+from ..grammar.ranges import fold_paths
 from ..ir import (
     Account,
     Atomic,
@@ -241,9 +241,9 @@ def _tensor_lines(changes: tuple[Change, ...]) -> list[str]:
     for change in changes:
         groups.setdefault((change.before, change.after), []).append(change.name)
     return [
-        _line("tensor", Change(pattern, before, after))
+        _line("tensor", Change(folded.path.text, before, after))
         for (before, after), names in groups.items()
-        for pattern, _ in compress(names)
+        for folded in fold_paths(names, ordered=False)
     ]
 
 
@@ -253,9 +253,10 @@ def _move_lines(moves: tuple[Move, ...]) -> list[str]:
         groups.setdefault((move.before, move.after, move.nbytes), []).append(move.path)
     lines = []
     for (before, after, nbytes), paths in groups.items():
-        for pattern, count in compress(paths):
-            size = "" if nbytes is None else f"  # {f'{count} x ' if count > 1 else ''}{human_size(nbytes)}"
-            lines.append(f"~ place {pattern or 'the whole model'}: {before} -> {after}{size}")
+        for folded in fold_paths(paths, ordered=False):
+            times = f"{folded.count} x " if folded.count > 1 else ""
+            size = "" if nbytes is None else f"  # {times}{human_size(nbytes)}"
+            lines.append(f"~ place {folded.path.text or 'the whole model'}: {before} -> {after}{size}")
     known = [move.nbytes for move in moves if move.nbytes is not None]
     return [*lines, f"  {human_size(sum(known))} moved"] if known else lines
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ..ir import Atomic, Diagnostics, Model, Plan, is_accelerator
 from .budgets import devices_from
-from .options import Options
+from .options import AUTOMATIC, Options
 from .pipeline import Pass, run_passes
 from .pipelines import passes_for
 
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from .tracing.inputs import Inputs
 
 After: TypeAlias = Callable[[Pass, Plan], None]
-
-AUTOMATIC: Final = "auto"
-"""Example inputs made from the model's transformers config."""
 
 
 def compile_live(
@@ -55,6 +52,7 @@ def compile_live(
             batch=options.batch or 1,
             seq=options.seq,
             cache_tokens=options.cache_tokens,
+            dtype=options.dtype,
         )
     return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
 

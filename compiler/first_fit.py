@@ -5,11 +5,11 @@ Sizes are bytes: a unit's own, and what its demands (a KV cache) need beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Final
 
-from ..ir import ModuleTree, Never, Plan, Together
+from ..ir import CPU, DISK, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
 from ..ir.patterns import match_paths
 from .frontier import Worklist, item_tensors
 from .passes.expand_splits import openable
@@ -29,11 +29,13 @@ class FirstFitRules:
     ) -> None:
         self._tree, self._streaming = tree, streaming
         self.parts = openable(plan)
-        self._before = list(accumulate(_with_demands(plan, tree), initial=0))
+        self._before = list(accumulate(sizes_with_demands(plan, tree), initial=0))
         self._group_of = {tensor: group for group in _groups(plan, tree) for tensor in group}
         self._pinned = {t: device for item, device in fixed.items() for t in item_tensors(tree, item)}
         self._banned = _banned(plan, tree)
         self._limits = limits_of(plan)
+        if run_device(plan.devices, ()) is None:  # what is on a disk could run nowhere
+            self._limits = [-1 if device_type(d.name) == DISK else 0 for d in plan.devices]
         self._pools = _pools(plan)
 
     def size(self, item: int) -> int:
@@ -89,9 +91,34 @@ class FirstFitRules:
     def placed(self, item: int, *, along: bool) -> None:
         """Remember nothing."""
 
+    def allow(self, places: Mapping[int, int]) -> bool:
+        """Say whether a whole placement made by other rules keeps these: room, ties, pins and bans."""
+        used, device_of = [0] * len(self._limits), [-1] * len(self._tree.tensor_names)
+        for item, device in places.items():
+            used[device] += self.size(item)
+            tensors = item_tensors(self._tree, item)
+            device_of[tensors.start : tensors.stop] = [device] * len(tensors)
+        groups = {id(group): group for group in self._group_of.values()}.values()
+        return (
+            all((room := self.room(device, used)) is None or room >= 0 for device in set(places.values()))
+            and all(len({device_of[tensor] for tensor in group}) == 1 for group in groups)
+            and all(device_of[tensor] == device for tensor, device in self._pinned.items())
+            and all(device_of[tensor] not in banned for tensor, banned in self._banned.items())
+        )
+
     def _tied(self, item: int) -> Iterable[int]:
         groups = {group[0]: group for t in item_tensors(self._tree, item) if (group := self._group_of.get(t))}
         return [tensor for group in groups.values() for tensor in group]
+
+
+def run_device(devices: tuple[Device, ...], stores: Iterable[int]) -> int | None:
+    """Return what streamed units run on: the first accelerator that holds something, else the CPU."""
+    held = set(stores)
+    mains = [i for i, device in enumerate(devices) if is_accelerator(device.name)]
+    holding = [i for i in mains if i in held]
+    usable = [i for i in mains if devices[i].memory != 0]
+    hosts = [i for i, device in enumerate(devices) if device_type(device.name) == CPU]
+    return next(iter((*holding, *usable, *hosts)), None)
 
 
 def limits_of(plan: Plan) -> list[int | None]:
@@ -103,7 +130,7 @@ def limits_of(plan: Plan) -> list[int | None]:
     return [None if d.memory is None else max(0, d.memory - kept[d.name] - peak) for d in plan.devices]
 
 
-def _with_demands(plan: Plan, tree: ModuleTree) -> list[int]:
+def sizes_with_demands(plan: Plan, tree: ModuleTree) -> list[int]:
     """Return the bytes of each tensor, a demand added to the first tensor of what needs it."""
     nbytes = list(tree.nbytes or ())
     for demand in plan.demands:

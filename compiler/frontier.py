@@ -34,6 +34,12 @@ def item_tensors(tree: ModuleTree, item: int) -> range:
     return tree.tensors(item) if item >= 0 else range(~item, ~item + 1)
 
 
+def item_bytes(tree: ModuleTree, item: int) -> int:
+    """Return the bytes of an item, shared storage counted where it comes first."""
+    tensors, before = item_tensors(tree, item), tree.prefix_bytes
+    return before[tensors.stop] - before[tensors.start]
+
+
 def opened(tree: ModuleTree, module: int) -> list[int]:
     """Return what takes a module's place when it is opened, in tree order."""
     own = tree.own_tensors(module)

@@ -18,6 +18,9 @@ STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequen
 OBJECTIVES: Final = ("fewest-devices", "balance", "headroom", "latency", "throughput")
 OFFLOADS: Final = ("stream", "compute", "auto", "none")
 
+AUTOMATIC: Final = "auto"
+"""Example inputs made from the model's transformers config."""
+
 
 @dataclass(frozen=True, slots=True)
 class Options:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from ..ir import Plan
 from .options import Options
 from .passes.account_memory import AccountMemory
 from .passes.annotate_sizes import AnnotateSizes
 from .passes.apply_overrides import ApplyOverrides
+from .passes.assign_balanced import AssignBalanced
 from .passes.assign_greedy import AssignGreedy
+from .passes.avoid_spills import AvoidSpills
 from .passes.emit_warnings import EmitWarnings
 from .passes.expand_splits import ExpandSplits
 from .passes.merge_ties import MergeTies
@@ -32,9 +36,25 @@ def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass
 
 
 def _placing(options: Options) -> tuple[Pass, ...]:
-    if options.strategy == "accelerate":
-        return (AssignGreedy(rules="accelerate", fallback=options.fallback),)
-    search = SearchPlacements(
+    match options.strategy:
+        case "accelerate":
+            greedy = AssignGreedy(rules="accelerate", fallback=options.fallback, offload=options.offload)
+            return (greedy,)
+        case "balanced" | "balanced_low_0":
+            spread = AssignBalanced(low_zero=options.strategy == "balanced_low_0")
+            wish = options.objective or "balance"
+            return (spread, RewriteFallbacks(), AvoidSpills(wish, options.offload, options.time_limit))
+        case "sequential":
+            search = AvoidSpills(options.objective, options.offload, options.time_limit)
+            return (AssignGreedy(), RewriteFallbacks(), search)
+        case "auto":
+            return (AssignGreedy(), RewriteFallbacks(), _search(options))
+        case _:
+            assert_never(options.strategy)
+
+
+def _search(options: Options) -> SearchPlacements:
+    return SearchPlacements(
         objective=options.objective,
         offload=options.offload,
         time_limit=options.time_limit,
@@ -42,4 +62,3 @@ def _placing(options: Options) -> tuple[Pass, ...]:
         prompt=options.prompt,
         generate=options.generate,
     )
-    return (AssignGreedy(), RewriteFallbacks(), search)

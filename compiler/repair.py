@@ -5,10 +5,13 @@ Nothing that is on an accelerator moves, so the repaired plan is never worse tha
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ..ir import ModuleTree, Plan, Reason, is_accelerator
-from .attempts import Attempt, place_units, streamed
+from .attempts import Attempt, place_units, with_streaming
 from .first_fit import FirstFitRules
 from .frontier import Worklist, item_at, item_tensors
+from .search.accounts import keep_books
 
 
 def refill(plan: Plan, tree: ModuleTree) -> Plan:
@@ -26,12 +29,11 @@ def refill(plan: Plan, tree: ModuleTree) -> Plan:
             loose[item] = index.get(unit.store or "")
     if not loose or not any(is_accelerator(device.name) for device in plan.devices):
         return plan
-    attempt = _moved(plan, tree, kept, loose, {})
-    needed = streamed(plan, tree, attempt.places)
-    if needed:
-        attempt = _moved(plan, tree, kept, loose, needed)
+    attempt, sound = with_streaming(plan, tree, lambda kept_free: _moved(plan, tree, kept, loose, kept_free))
     before = _offloaded(plan, tree, {**kept, **{i: d for i, d in loose.items() if d is not None}})
-    return place_units(plan, tree, attempt) if _offloaded(plan, tree, attempt.places) != before else plan
+    if not sound or _offloaded(plan, tree, attempt.places) == before:
+        return plan
+    return place_units(plan, tree, attempt, Reason.FALLBACK)
 
 
 def _moved(
@@ -45,48 +47,71 @@ def _moved(
     rules = FirstFitRules(plan, tree, kept, streaming)
     work = Worklist(tree, loose, rules.parts)
     mains = [i for i, device in enumerate(plan.devices) if is_accelerator(device.name)]
-    used = [0] * len(plan.devices)
+    state = _State(dict(kept), [0] * len(plan.devices))
     for item, device in kept.items():
-        used[device] += rules.size(item)
-    places, left = dict(kept), list[int]()
+        state.used[device] += rules.size(item)
+    left: list[list[int]] = []
     while (item := work.pop()) is not None:
         partners, extra = rules.partners(item, work)
-        needed = rules.size(item) + extra
-        roomy = next((d for d in mains if _fits(rules, item, d, needed, used)), None)
-        if roomy is not None:
-            used[roomy] += needed
-            for one in (item, *partners):
-                places[one] = roomy
+        group, needed = [item, *partners], rules.size(item) + extra
+        roomy = next((d for d in mains if _fits(rules, item, d, needed, state.used)), None)
+        if roomy is None and any(map(work.open, partners)):
+            work.push(item)
+        elif roomy is not None or not work.open(item):
+            for one in group:
                 work.done(one)
-        elif not work.open(item):
-            left.append(item)
-            work.done(item)
-    return _settled(plan, tree, rules, (places, used), left, loose)
+            if roomy is None:
+                left.append(group)
+            else:
+                state.put(group, roomy, needed)
+    return _settled(plan, tree, rules, state, left, loose)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """Where things are, and what each device holds."""
+
+    places: dict[int, int]
+    used: list[int]
+
+    def put(self, group: list[int], device: int, nbytes: int) -> None:
+        """Put items that belong together on a device."""
+        self.used[device] += nbytes
+        self.places.update(dict.fromkeys(group, device))
 
 
 def _settled(
     plan: Plan,
     tree: ModuleTree,
     rules: FirstFitRules,
-    state: tuple[dict[int, int], list[int]],
-    left: list[int],
+    state: _State,
+    left: list[list[int]],
     loose: dict[int, int | None],
 ) -> Attempt:
     """Give what stays offloaded its old place; what had none goes to the first host with room."""
-    places, used = state
-    home = {tensor: device for item, device in loose.items() for tensor in item_tensors(tree, item)}
+    home = {
+        tensor: device
+        for item, device in loose.items()
+        if device is not None
+        for tensor in item_tensors(tree, item)
+    }
     hosts = [i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)]
     unplaced: list[int] = []
-    for item in sorted(left, key=lambda item: home.get(item_tensors(tree, item).start) is None):
-        old = home.get(item_tensors(tree, item).start)
-        needed = rules.size(item)
-        new = next((d for d in hosts if _fits(rules, item, d, needed, used)), None) if old is None else old
+
+    def old_place(group: list[int]) -> int | None:
+        starts = (item_tensors(tree, item).start for item in group)
+        return next((home[start] for start in starts if start in home), None)
+
+    for group in sorted(left, key=lambda group: old_place(group) is None):
+        needed = sum(map(rules.size, group))
+        new = old_place(group)
         if new is None:
-            unplaced.append(item)
+            new = next((d for d in hosts if _fits(rules, group[0], d, needed, state.used)), None)
+        if new is None:
+            unplaced += group
         else:
-            places[item] = new
-            used[new] += needed
-    return Attempt(places, tuple(unplaced))
+            state.put(group, new, needed)
+    return Attempt(state.places, tuple(unplaced))
 
 
 def _fits(rules: FirstFitRules, item: int, device: int, needed: int, used: list[int]) -> bool:
@@ -103,3 +128,33 @@ def _offloaded(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> tuple[in
         counts[0] += size if is_accelerator(plan.devices[device].name) else 0
         counts[1] += size
     return counts[0], counts[1]
+
+
+def spills(plan: Plan) -> bool:
+    """Say whether something has no place, or lies elsewhere although there are accelerators to use.
+
+    What a person wrote is no spill.
+    """
+    usable = any(is_accelerator(device.name) and device.memory != 0 for device in plan.devices)
+    return any(
+        unit.store is None
+        or (usable and unit.reason is not Reason.WRITTEN and not is_accelerator(unit.store))
+        for unit in plan.units
+    )
+
+
+def is_settled(plan: Plan, tree: ModuleTree) -> bool:
+    """Say whether nothing spills and every device holds what it is given."""
+    if spills(plan):
+        return False
+    limits = {device.name: device.memory for device in plan.devices}
+    accounts = keep_books(plan, tree).ledger
+    return all(
+        (limit := limits[account.device]) is None or account.total <= limit for account in accounts
+    ) and FirstFitRules(plan, tree, {}, {}).allow(_places(plan, tree))
+
+
+def _places(plan: Plan, tree: ModuleTree) -> dict[int, int]:
+    index = {device.name: i for i, device in enumerate(plan.devices)}
+    placed = [(item_at(tree, unit.path), index[unit.store]) for unit in plan.units if unit.store in index]
+    return {item: device for item, device in placed if item is not None}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
 from ..grammar.ranges import fold_paths
-from ..grammar.words import path_of, spell_path
+from ..grammar.words import spell_path
 from ..ir import Diagnostic, Diagnostics, Label, ModuleTree, Span, join_path
 from ..ir.near import near_name
 from ..ir.patterns import match_paths
@@ -88,7 +89,9 @@ def _looks_misspelled(rename: Rename) -> bool:
 
 
 def _exists(tree: ModuleTree, path: str | None) -> bool:
-    return path is not None and bool(match_paths(tree, path))
+    if path is None or not path.strip("*."):  # stars alone match in every model
+        return False
+    return bool(match_paths(tree, path))
 
 
 def _renamed(rename: Rename, moved: Sequence[Unknown]) -> Diagnostic:
@@ -120,14 +123,43 @@ def _advice(old: str, new: str) -> str:
 def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
     span = group[0].span
     shown = ", ".join(f"`{spell_path(each.path)}`" for each in fold_paths([u.path for u in group])[:3])
-    meant = _correct(tree, group[0].path)
+    meant = _meant(tree, [each.path for each in group])
     return Diagnostic(
         UNKNOWN_PATH,
         f"{shown} names nothing in this model",
         Label(span, "matches nothing") if span else None,
         notes=tuple(_what_is_there(tree, group[0].path)),
-        help=f"did you mean `{spell_path(path_of(meant))}`?" if meant else "correct or remove the line",
+        help=f"did you mean `{meant}`?" if meant else "correct or remove the line",
     )
+
+
+def _meant(tree: ModuleTree, paths: Sequence[str]) -> str | None:
+    """Return the path or pattern that was probably meant by all of these; None when none is near."""
+    corrected = [_dotted(tree, path) or _correct(tree, path) for path in paths]
+    known = [*dict.fromkeys(path for path in corrected if path is not None)]
+    if len(known) < len(paths):
+        return _range(tree, paths)
+    folded = fold_paths(known)
+    return spell_path(folded[0].path) if len(folded) == 1 else None
+
+
+def _dotted(tree: ModuleTree, path: str) -> str | None:
+    """Read what other notations write for dots: ``h/3``, ``h[3]``, ``h:3``."""
+    dotted = re.sub(r"\[(\w+)\]|[/:](\w+)", r".\1\2", path)
+    return dotted if dotted != path and match_paths(tree, dotted) else None
+
+
+def _range(tree: ModuleTree, paths: Sequence[str]) -> str | None:
+    """Return the range that was meant by ``h.0-3``, or by one that goes on beyond the end of its stack."""
+    module, wrong, rest = _known_parent(tree, paths[0])
+    names = [tree.names[child] for child in tree.children(module)]
+    between = re.fullmatch(r"(\d+)-(\d+)", wrong)
+    if rest or not names or not all(name.isdigit() for name in names):
+        return None
+    if between is None and not (len(paths) > 1 and wrong.isdigit()):
+        return None
+    first, last = (between[1], between[2]) if between else (names[0], names[-1])
+    return join_path(tree.paths[module], f"{{{first}..{last}}}") if {first, last} <= {*names} else None
 
 
 def _known_parent(tree: ModuleTree, path: str) -> tuple[int, str, str]:

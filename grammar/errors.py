@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -10,6 +11,7 @@ from ..ir import Diagnostic, Label, Source, Span, parse_size
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from .builder import MalformedWordError
+from .words import device_name
 
 FORMS: Final = {
     "atomic": "atomic PATTERN` or `atomic class NAME",
@@ -40,7 +42,8 @@ _KINDS: Final = {
     "$END": "the end of the line",
 }
 _SILENT: Final = frozenset({"COMMENT", "STRING"})
-_WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:]|[^\s=:#]+|\S')
+_WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:](?=\s|$)|[^\s#"]+|\S')
+_PAIR: Final = re.compile(r'[{\s]*"?([\w.*{},-]+)"?\s*(?:[:=]|->)\s*"?([\w:/]+)"?[\s,}]*$')
 _OPEN: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?')
 _LONGEST: Final = 40
 
@@ -53,19 +56,25 @@ class Mistake:
     expected: frozenset[str]
 
 
-def describe(mistake: Mistake, source: Source, start: int, row: str) -> Diagnostic:
-    """Turn the first mistake of a line into a diagnostic."""
+def describe(
+    mistake: Mistake, source: Source, start: int, row: str, reads: Callable[[str], bool]
+) -> Diagnostic:
+    """Turn the first mistake of a line into a diagnostic; ``reads`` says whether a line would be read."""
     indent = len(row) - len(row.lstrip())
     first = re.compile(r"[^\s=:#\"]*").match(row, indent)
     keyword = first[0] if first else ""
     if keyword not in FORMS:
-        return _unknown_keyword(keyword, Span(source, start + indent, start + indent + max(1, len(keyword))))
+        span = Span(source, start + indent, start + indent + max(1, len(keyword)))
+        return _unknown_keyword(keyword, span, row)
     found = _WORD.match(row, mistake.column)
     end = found.end() if found else mistake.column
     at = Span(source, start + mistake.column, start + end)
-    rewrite = f"write it as `{FORMS[keyword]}`"
+    repaired = next(filter(reads, _repairs(mistake, row, found)), None)
+    rewrite = f"write `{repaired}`" if repaired else f"write it as `{FORMS[keyword]}`"
     if found is not None and _OPEN.fullmatch(found[0]):
-        return Diagnostic(UNEXPECTED_WORD, "a quote is opened and never closed", Label(at, "opened here"))
+        hint = 'close it with a second `"`, or write the name without quotes'
+        message = "a quote is opened and never closed"
+        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "opened here"), help=hint)
     if mistake.expected == {keyword.upper()}:
         message = f"`{_shown(found)}` runs into the word before it"
         return Diagnostic(UNEXPECTED_WORD, message, Label(at, "a blank is missing"), help=rewrite)
@@ -80,23 +89,45 @@ def describe(mistake: Mistake, source: Source, start: int, row: str) -> Diagnost
         UNEXPECTED_WORD,
         f"expected {wanted} {_after(row, mistake.column)}, found {_found(found)}",
         Label(at, f"expected {wanted}"),
-        help=f"did you mean `{near}`?" if near in FORMS or near in _inner() else rewrite,
+        help=f"did you mean `{near}`?" if near in FORMS or near in inner_words() else rewrite,
     )
 
 
-def _inner() -> frozenset[str]:
+def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterator[str]:
+    """Yield lines the writer may have meant: a keyword more, another keyword, a dot, quotes."""
+    if found is None:
+        return
+    comment = row.find("#", found.end())
+    row = (row if comment < 0 else row[:comment]).strip()
+    indent = found.start() - len(found.string[: found.start()].lstrip())
+    before, after = row[: found.start() - indent], row[found.end() - indent :]
+    if found[0].startswith(":"):
+        yield f"{before.rstrip()}.{found[0][1:]}{after}"
+    for keyword in sorted(mistake.expected & {"ON", "RUN", "WITH", "FOR", "MEMORY"}):
+        yield f"{before}{keyword.lower()}{after}"
+        yield f"{before}{keyword.lower()} {found[0]}{after}"
+    if before.count(" for ") == 1:
+        statement, _, purpose = f"{before}{found[0]}{after}".partition(" for ")
+        yield f'{statement} for "{purpose}"'
+
+
+def inner_words() -> frozenset[str]:
+    """Return the keywords that stand inside a line."""
     return frozenset({"on", "run", "for", "with", "class", "digest", "memory", "margin", "pool", "at",
                       "bandwidth", "link", "flops", "transient", "shares"})  # fmt: skip
 
 
-def _unknown_keyword(word: str, span: Span) -> Diagnostic:
+def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
     near = near_name(word, FORMS)
+    pair = _PAIR.fullmatch(row)
+    device = device_name(pair[2]) if pair else None
+    hint = f"write `place {pair[1]} on {device}`" if pair and device else "start a comment with `#`"
     return Diagnostic(
         UNKNOWN_KEYWORD,
         f"no statement starts with `{word[:_LONGEST]}`" if word else "a line starts with a keyword",
         Label(span, "not a keyword"),
         notes=(f"statements: {', '.join(FORMS)}",),
-        help=f"did you mean `{near}`?" if near else "start a comment with `#`",
+        help=f"did you mean `{near}`?" if near else hint,
     )
 
 

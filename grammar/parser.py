@@ -86,7 +86,7 @@ def _parse_line(
 ) -> Line | None:
     tokens = _shapes().read(row)
     if isinstance(tokens, Mistake):
-        diagnostics.add(describe(tokens, source, start, row))
+        diagnostics.add(describe(tokens, source, start, row, _reads))
         return None
     suffix = tokens.pop().text.rstrip() if tokens[-1].type == "COMMENT" else ""
     try:
@@ -139,6 +139,10 @@ class _Shapes:
 @cache
 def _shapes() -> _Shapes:
     return _Shapes()
+
+
+def _reads(row: str) -> bool:
+    return not isinstance(_read(row), Mistake)
 
 
 def _read(row: str) -> list[Token] | Mistake:

@@ -33,13 +33,18 @@ class _Piece:
     count: int
 
 
-def fold_paths(paths: Sequence[str]) -> list[Folded]:
-    """Compress paths to patterns that expand to the same paths in the same order."""
+def fold_paths(paths: Sequence[str], *, ordered: bool = True) -> list[Folded]:
+    """Compress paths to patterns that expand to the same paths in the same order.
+
+    Without ``ordered`` only the set is kept: for people, stacks that share many patterns join in each
+    of them, and an alternating mixture stays readable.
+    """
     folded: list[Folded] = []
     for foldable, run in groupby(paths, _foldable):
         if foldable:
             rows = [tuple(path.split(".")) for path in run]
-            folded += [Folded(Path(piece.text), piece.count) for piece in _fold(rows, 0, in_stack=False)]
+            pieces = _fold(rows, 0, in_stack=False, ordered=ordered)
+            folded += [Folded(Path(piece.text), piece.count) for piece in pieces]
         else:
             folded += [Folded(path_of(path), 1) for path in run]
     return folded
@@ -47,21 +52,23 @@ def fold_paths(paths: Sequence[str]) -> list[Folded]:
 
 def fold_names(names: Sequence[str], *, in_stack: bool) -> list[tuple[str, int]]:
     """Compress names of one level; each must be bare."""
-    return [(piece.text, piece.count) for piece in _fold([(name,) for name in names], 0, in_stack=in_stack)]
+    pieces = _fold([(name,) for name in names], 0, in_stack=in_stack, ordered=True)
+    return [(piece.text, piece.count) for piece in pieces]
 
 
 def _foldable(path: str) -> bool:
     return bool(path) and is_bare(path) and path.count(".") < _DEEPEST_PATH
 
 
-def _fold(rows: Sequence[tuple[str, ...]], depth: int, *, in_stack: bool) -> list[_Piece]:
+def _fold(rows: Sequence[tuple[str, ...]], depth: int, *, in_stack: bool, ordered: bool) -> list[_Piece]:
     pieces: list[_Piece] = []
     names: list[str] = []
     tails: list[_Piece] = []
     for name, group in _by_name(rows, depth):
         below = in_stack or name.isdigit()
-        own = _fold(group, depth + 1, in_stack=below) if len(group[0]) > depth + 1 else []
-        if names and own == tails and _joins(names, name, in_stack=in_stack) and _fits(tails):
+        own = _fold(group, depth + 1, in_stack=below, ordered=ordered) if len(group[0]) > depth + 1 else []
+        same = bool(names) and own == tails and (not ordered or _fits(tails))
+        if same and _joins(names, name, in_stack=in_stack):
             names.append(name)
             continue
         pieces += _spell(names, tails)
@@ -106,8 +113,8 @@ def _spell(names: list[str], tails: list[_Piece]) -> list[_Piece]:
     head = names[0] if len(names) == 1 else _brace(names)
     if not tails:
         return [_Piece(head, len(names))]
-    if len(names) == 1:
-        return [_Piece(f"{head}.{tail.text}", tail.count) for tail in tails]
+    if len(names) == 1 or not _fits(tails):
+        return [_Piece(f"{head}.{tail.text}", len(names) * tail.count) for tail in tails]
     tail = tails[0].text if len(tails) == 1 else f"{{{','.join(tail.text for tail in tails)}}}"
     return [_Piece(f"{head}.{tail}", len(names) * sum(tail.count for tail in tails))]
 

@@ -94,12 +94,14 @@ class Reader:
         return paths
 
     def _malformed_path(self, path: Path, why: str) -> list[str]:
+        named = spell_path(Path(".".join(filter(None, path.text.split("."))), path.literal))
+        hint = "write braces as `{0..3}` or `{a,b}`, and quote names with unusual characters"
         self._diagnostics.add(
             Diagnostic(
                 MALFORMED_PATTERN,
                 f"`{spell_path(path)[:60]}` cannot be expanded: {why}",
                 _label(path.span, "here"),
-                help="write braces as `{0..3}` or `{a,b}`, and quote names with unusual characters",
+                help=hint if "{" in path.text or "}" in path.text else f"write `{named}`",
             )
         )
         return []

@@ -260,6 +260,6 @@ def _never_winning(units: list[Unit]) -> Iterator[Diagnostic]:
             LINE_NEVER_WINS,
             f"this line for `{unit.path or '.'}` decides nothing",
             Label(span, "never wins"),
-            (Label(later, "a later line decides"),),
+            (Label(later, "this line decides"),),
             help="remove the line",
         )

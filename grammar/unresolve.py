@@ -56,7 +56,7 @@ def unresolve(plan: Plan, *, with_modules: bool = False) -> Document:
         _plain(_heads(plan)),
         _device_lines(plan, own),
         _plain([*_constraints(plan.constraints), *_ties(plan.ties)]),
-        _plain([*map(_reserve, others), *map(_demand, plan.demands)]),
+        _plain([*map(_reserve, others), *_demands(plan.demands)]),
         _plain(table_lines(plan.tree, plan.ties) if with_modules and plan.tree else ()),
         place_lines(plan),
     ]
@@ -196,5 +196,7 @@ def _reserve(reserve: Reserve) -> ReserveLine:
     return ReserveLine(Word(exact_size(reserve.nbytes)), Word(reserve.device), purpose)
 
 
-def _demand(demand: Demand) -> DemandLine:
-    return DemandLine(Word(exact_size(demand.nbytes)), path_of(demand.path), Word(demand.purpose))
+def _demands(demands: Sequence[Demand]) -> Iterator[DemandLine]:
+    for first, run in _runs(demands, lambda demand: (demand.nbytes, demand.purpose)):
+        size, purpose = Word(exact_size(first.nbytes)), Word(first.purpose)
+        yield from (DemandLine(size, each.path, purpose) for each in fold_paths([d.path for d in run]))

@@ -1,23 +1,24 @@
 """Run a loaded model as its plan says: inputs go to the weights, streamed weights come to the inputs.
 
-A plan with one device gets no hooks at all. Otherwise the largest modules that run on one device
-take their inputs there, and the root hands its output back to where its input came from.
+A plan with one device gets no hooks at all. Otherwise every unit takes its arguments where it runs,
+and the root hands its output back to where its input came from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
-from itertools import accumulate, pairwise
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
 from ...ir import Plan
+from .moves import Args, attach_moves
 from .places import Seat
 from .reading import Mapped
 from .sites import streaming_sites
+from .staging import registration
 from .streaming import Site, Stream, Streamed
 from .wrappers import Plain
 
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 _ATTRIBUTE: Final = "_compile_plan_execution"
-_Args: TypeAlias = tuple[Any, ...]
-_Kwargs: TypeAlias = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +66,12 @@ def attach(model: nn.Module, runtime: Runtime) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     live = [modules[path] for path in runtime.plain.modules]
     execution = Execution()
-    sites = _sites(runtime, live)
+    sites = _sites(model, runtime, live)
     if sites:
         _attach_sites(execution, runtime, live, sites)
     runs = {runtime.devices[seat.run] for seat in runtime.seats}
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
-        _attach_moves(execution, runtime, live)
+        execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices)
     if not execution.handles:
         return
     model.__dict__[_ATTRIBUTE] = execution
@@ -82,9 +81,10 @@ def attach(model: nn.Module, runtime: Runtime) -> None:
         model.__dict__["hf_device_map"] = to_device_map(runtime.plan)
 
 
-def _sites(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Site]:
+def _sites(model: nn.Module, runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Site]:
     """Return the sites of a plan by module index."""
     streamed: dict[int, Streamed] = {}
+    modules = dict(model.named_modules(remove_duplicate=False))
     index = runtime.plain.tree.tensor_index
     for seat in runtime.seats:
         if seat.store == seat.run:
@@ -92,7 +92,8 @@ def _sites(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Site]:
         for slot in seat.slots:
             tensor = runtime.objects[slot.paths[0]]
             mapped = runtime.mapped.get(slot.paths[0])
-            one = Streamed(tensor, tensor.data, runtime.devices[seat.run], slot.dtype, mapped)
+            homes = [registration(modules, path) for path in slot.live]
+            one = Streamed(tensor, tensor.data, runtime.devices[seat.run], slot.dtype, mapped, homes)
             if one.moves or mapped is not None:
                 streamed |= {index[path]: one for path in slot.paths}
     return streaming_sites(runtime.plan, runtime.plain.tree, live, streamed) if streamed else {}
@@ -125,7 +126,7 @@ class _Enter:
     stream: Stream
     number: int
 
-    def __call__(self, _module: nn.Module, _args: _Args) -> None:
+    def __call__(self, _module: nn.Module, _args: Args) -> None:
         self.stream.enter(self.number)
 
 
@@ -134,82 +135,5 @@ class _Leave:
     stream: Stream
     number: int
 
-    def __call__(self, _module: nn.Module, _args: _Args, _output: object) -> None:
+    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
         self.stream.leave(self.number)
-
-
-def _attach_moves(execution: Execution, runtime: Runtime, live: Sequence[nn.Module]) -> None:
-    for module, device in boundaries(runtime):
-        execution.handles.append(
-            live[module].register_forward_pre_hook(_ToDevice(device), with_kwargs=True, prepend=True)
-        )
-    execution.handles.append(
-        live[0].register_forward_hook(_back_to_input, with_kwargs=True, always_call=False)
-    )
-
-
-def boundaries(runtime: Runtime) -> Iterator[tuple[int, torch.device]]:
-    """Yield the largest modules that run on one device, and modules with tensors of their own."""
-    tree = runtime.plain.tree
-    runs: list[torch.device] = [torch.device("cpu")] * len(tree.tensor_names)
-    for seat in runtime.seats:
-        for slot in seat.slots:
-            for path in slot.paths:
-                runs[tree.tensor_index[path]] = runtime.devices[seat.run]
-    numbers = {device: number for number, device in enumerate(dict.fromkeys(runs))}
-    changes = [0, *accumulate(int(a != b) for a, b in pairwise(runs))]
-    inside = -1
-    for module in range(len(tree)):
-        tensors = tree.tensors(module)
-        if not tensors or module < inside:
-            continue
-        uniform = len(numbers) == 1 or changes[tensors.start] == changes[tensors.stop - 1]
-        own = tree.own_tensors(module)
-        if uniform:
-            inside = tree.ends[module]
-        if uniform or own:
-            yield module, runs[tensors.start]
-
-
-@dataclass(frozen=True, slots=True)
-class _ToDevice:
-    device: torch.device
-
-    def __call__(self, _module: nn.Module, args: _Args, kwargs: _Kwargs) -> tuple[_Args, _Kwargs]:
-        return moved(args, self.device), moved(kwargs, self.device)
-
-
-def _back_to_input(_module: nn.Module, args: _Args, kwargs: _Kwargs, output: object) -> object:
-    first = next(_tensors((args, kwargs)), None)
-    return output if first is None else moved(output, first.device)
-
-
-def _tensors(value: object) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _tensors(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
-
-
-def moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # arguments of any forward
-    """Return a value with every tensor in it on the device; what holds none is returned as it is."""
-    match value:
-        case torch.Tensor():
-            return value if value.device == device else value.to(device)
-        case tuple() if hasattr(value, "_fields"):
-            return type(value)(*(moved(item, device) for item in value))
-        case list() | tuple():
-            return type(value)(moved(item, device) for item in value)
-        case dict():
-            items = {key: moved(item, device) for key, item in value.items()}
-            return items if type(value) is dict else type(value)(items)
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            for field in fields(value):
-                setattr(value, field.name, moved(getattr(value, field.name), device))
-            return value
-        case _:
-            return value

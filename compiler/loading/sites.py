@@ -12,10 +12,8 @@ from torch import nn
 
 from ...ir import Atomic, ModuleTree, Plan
 from ...ir.patterns import matches
+from .moves import CONTAINERS, has_forward
 from .streaming import Site, Streamed
-
-_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-
 
 def streaming_sites(
     plan: Plan, tree: ModuleTree, live: Sequence[nn.Module], streamed: Mapping[int, Streamed]
@@ -38,7 +36,7 @@ def streaming_sites(
         here = [streamed[i] for i in tree.tensors(module) if i in streamed]
         if not here:
             continue
-        callable_ = _has_forward(live[module])
+        callable_ = has_forward(live[module]) and not isinstance(live[module], CONTAINERS)
         carrier = module if callable_ else carrier
         children = tree.children(module)
         whole = len(here) == len(tree.tensors(module)) and sum(one.nbytes for one in _once(here)) <= room
@@ -58,12 +56,8 @@ def _once(streamed: Sequence[Streamed]) -> list[Streamed]:
     return list({id(one): one for one in streamed}.values())
 
 
-def _has_forward(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward
-
-
 def _is_closed(plan: Plan, tree: ModuleTree, module: int, live: nn.Module) -> bool:
-    if type(live).__module__.startswith("torch.nn.") and not isinstance(live, _CONTAINERS):
+    if type(live).__module__.startswith("torch.nn.") and not isinstance(live, CONTAINERS):
         return True
     atoms = [c for c in plan.constraints if isinstance(c, Atomic)]
     return any(
@@ -77,7 +71,7 @@ def _largest_block(tree: ModuleTree, live: Sequence[nn.Module], streamed: Mappin
     largest = 0
     for module in range(len(tree)):
         parent = tree.parents[module]
-        block = parent >= 0 and isinstance(live[parent], _CONTAINERS)
+        block = parent >= 0 and isinstance(live[parent], CONTAINERS)
         leaf = tree.ends[module] == module + 1
         if block or leaf:
             here = _once([streamed[i] for i in tree.tensors(module) if i in streamed])

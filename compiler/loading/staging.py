@@ -6,7 +6,7 @@ A seat on a device gets memory there and a reading job; a seat on disk gets a vi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -157,12 +157,9 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
         value = objects[slot.paths[0]]
         if value is slot.tensor:
             value.data = staged.tensors[slot.paths[0]]
-        for owner, name in _homes(slot):
-            table: dict[str, Any] = modules[owner]._parameters  # noqa: SLF001
-            if name in table:
-                table[name] = value
-            else:
-                modules[owner]._buffers[name] = value  # noqa: SLF001
+        for path in slot.live:
+            table, name = registration(modules, path)
+            table[name] = value
     return objects
 
 
@@ -178,7 +175,8 @@ def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
     return parameter
 
 
-def _homes(slot: Slot) -> Iterator[tuple[str, str]]:
-    for path in slot.live:
-        owner, _, name = path.rpartition(".")
-        yield owner, name
+def registration(modules: Mapping[str, nn.Module], path: str) -> tuple[dict[str, Any], str]:
+    """Return the table of a module that a tensor is registered in, and its name there."""
+    owner, _, name = path.rpartition(".")
+    parameters: dict[str, Any] = modules[owner]._parameters  # noqa: SLF001
+    return (parameters if name in parameters else modules[owner]._buffers), name  # noqa: SLF001

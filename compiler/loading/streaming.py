@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -25,7 +26,26 @@ class Streamed:
     device: torch.device
     dtype: torch.dtype
     mapped: Mapped | None
+    homes: Sequence[tuple[dict[str, Any], str]] = ()
+    """Where it is registered: the tables of the modules that have it, and its name there."""
     users: int = 0
+
+    def become(self, value: torch.Tensor) -> None:
+        """Let the model compute with a value; the registered object stays itself where torch can do that."""
+        if torch._has_compatible_shallow_copy_type(self.tensor, value):  # noqa: SLF001
+            self.tensor.data = value
+            return
+        if isinstance(self.tensor, torch.nn.Parameter):
+            value = torch.nn.Parameter(value, requires_grad=False)
+        for table, name in self.homes:
+            table[name] = value
+
+    def settle(self) -> None:
+        """Put the tensor back as it is at rest."""
+        if self.tensor.data_ptr() != self.rest.data_ptr() or self.tensor.dtype != self.rest.dtype:
+            self.tensor.data = self.rest
+        for table, name in self.homes:
+            table[name] = self.tensor
 
     @property
     def moves(self) -> bool:
@@ -103,7 +123,7 @@ class Stream:
             copies = self._prepare(site) if prepared is None else prepared.result()
             for one, copy in zip(site.streamed, copies, strict=True):
                 if one.users == 0 and copy is not None:
-                    one.tensor.data = self._usable(copy)
+                    one.become(self._usable(copy))
                 one.users += 1
             self._held += self._sizes[number]
             self._ahead(self._next.get(number))
@@ -114,7 +134,7 @@ class Stream:
             for one in self.sites[number].streamed:
                 one.users -= 1
                 if one.users == 0 and one.moves:
-                    one.tensor.data = one.rest
+                    one.settle()
             self._held -= self._sizes[number]
             self._ahead(self._next.get(number))
 
@@ -127,7 +147,7 @@ class Stream:
         for site in self.sites:
             for one in site.streamed:
                 one.users = 0
-                one.tensor.data = one.rest
+                one.settle()
 
     def _ahead(self, number: int | None) -> None:
         """Prepare what follows as far as the buffer allows; each site once."""

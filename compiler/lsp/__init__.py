@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from .completion import complete
 from .features import check, format_edit, rename_device, renamed_word
-from .values import Completion, Edit, Fix, Hover
+from .fixes import fixes
+from .hovering import hover
+from .start import serve
+from .values import Completion, Edit, Fix, Hover, apply_edits
 
 __all__ = [
     "Completion",
     "Edit",
     "Fix",
     "Hover",
+    "apply_edits",
     "check",
+    "complete",
+    "fixes",
     "format_edit",
+    "hover",
     "rename_device",
     "renamed_word",
+    "serve",
 ]

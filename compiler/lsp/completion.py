@@ -11,7 +11,7 @@ from ...grammar.parser import next_terminals
 from ...grammar.words import path_of, spell_name, spell_path
 from ...ir import CPU, DISK, ModuleTree, Plan, human_size, join_path
 from ...ir.patterns import match_paths
-from .mentions import Kind, line_around, mentions
+from .mentions import Kind, expanded, line_around, mentions
 from .subject import read_subject
 from .values import Completion, Edit
 
@@ -51,13 +51,13 @@ def _candidates(text: str, before: str, word: str, base: Plan | None) -> Iterato
     allowed = next_terminals(before)
     inner = sorted(name.lower() for name in allowed if name.lower() in inner_words())
     tree = None if base is None else base.tree
-    previous = before.split()[-1]
+    previous = before.rsplit(maxsplit=1)[-1]
     if "DEVICE_NAME" in allowed:
         yield from ((name, "device", detail) for name, detail in _devices(text, base).items())
     if "PATH" in allowed and tree is not None:
         yield from _paths(tree, word)
     if previous in {"class", ":"} and tree is not None:
-        yield from ((spell_name(name), "class", f"{count} modules") for name, count in _classes(tree).items())
+        yield from ((spell_name(name), "class", _counted(count)) for name, count in _classes(tree).items())
     if previous == "for":
         yield from ((f'"{purpose}"', "purpose", "has a line in the ledger") for purpose in _PURPOSES)
     yield from ((name, "keyword", "") for name in inner)
@@ -81,10 +81,14 @@ def _classes(tree: ModuleTree) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
+def _counted(count: int) -> str:
+    return f"{count} module{'' if count == 1 else 's'}"
+
+
 def _paths(tree: ModuleTree, word: str) -> Iterator[tuple[str, str, str]]:
     """Yield the names below the module written so far; below a pattern, those of its first match."""
     parent = word.rpartition(".")[0]
-    found = match_paths(tree, _first_of(parent)) if parent else [""]
+    found = match_paths(tree, expanded(parent)[0]) if parent else [""]
     module = tree.module_index.get(found[0]) if found else None
     if module is None:
         return
@@ -98,16 +102,6 @@ def _paths(tree: ModuleTree, word: str) -> Iterator[tuple[str, str, str]]:
     for tensor in tree.own_tensors(module):
         shape = ", ".join(map(str, tree.shapes[tensor]))
         yield _spelled(parent, tree.tensor_names[tensor]), "tensor", f"{tree.dtypes[tensor]}[{shape}]"
-
-
-def _first_of(pattern: str) -> str:
-    """Return a path of a pattern with braces: the first it expands to."""
-    from ...ir.patterns import PatternError, expand_braces
-
-    try:
-        return expand_braces(pattern)[0]
-    except PatternError:
-        return pattern
 
 
 def _spelled(parent: str, name: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...grammar.errors import FORMS
-from ...grammar.readers import expand_quietly
 from ...ir import Account, Plan, PlanError, human_size
 from ...ir.patterns import match_paths, outermost
 from ..explain import explain
-from .mentions import Kind, Mention, line_around, mention_at
+from .mentions import Kind, Mention, expanded, line_around, mention_at
 from .subject import read_subject
 from .values import Hover
 
@@ -80,7 +79,7 @@ def _path(found: Mention, base: Plan | None) -> Iterator[str]:
     tree = None if base is None else base.tree
     if base is None or tree is None:
         return
-    patterns = [found.name] if found.literal else expand_quietly(found.name)
+    patterns = [found.name] if found.literal else expanded(found.name)
     paths = outermost([path for pattern in patterns for path in match_paths(tree, pattern)])
     if len(paths) == 1:
         yield from _one(paths[0], base)
@@ -97,7 +96,7 @@ def _path(found: Mention, base: Plan | None) -> Iterator[str]:
 
 def _one(path: str, base: Plan) -> Iterator[str]:
     try:
-        facts = explain(base, path).facts
+        facts = explain(base, path).facts if base.units else _unplaced(path, base)
     except PlanError:
         facts = _unplaced(path, base)
     yield f"**{path or '.'}**"

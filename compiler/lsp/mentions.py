@@ -22,6 +22,7 @@ from ...grammar.syntax import (
 )
 from ...grammar.words import device_name
 from ...ir import Diagnostics, Source, Span
+from ...ir.patterns import PatternError, expand_braces
 
 
 class Kind(StrEnum):
@@ -75,6 +76,14 @@ def line_around(text: str, offset: int) -> tuple[int, int]:
     start = text.rfind("\n", 0, offset) + 1
     end = text.find("\n", offset)
     return start, len(text) if end < 0 else end
+
+
+def expanded(pattern: str) -> list[str]:
+    """Expand the braces of a pattern; one whose braces are unfinished stands for itself."""
+    try:
+        return expand_braces(pattern)
+    except PatternError:
+        return [pattern]
 
 
 def _of_line(line: Line) -> Iterator[Mention]:

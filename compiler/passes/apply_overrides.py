@@ -32,6 +32,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from ...grammar.words import path_of, spell_path
 from ...ir import (
     CPU,
     DISK,
@@ -48,12 +49,13 @@ from ...ir import (
     Reserve,
     Span,
     Split,
+    TieGroup,
     Together,
     device_type,
 )
 from ...ir.near import near_name
 from ...ir.patterns import match_paths
-from ...ir.rules.language import UNKNOWN_CLASS
+from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
 from ...ir.rules.laws import UNDECLARED_DEVICE
 from ..binding import Pins, bind_units, disjoint_units
 from ..contradictions import atomic_modules, check_pins
@@ -82,6 +84,7 @@ class ApplyOverrides:
         for override in self.overrides:
             merged = _merge(merged, override)
             _check_rules(tree, override.constraints, found)
+            _check_ties(tree, override.ties, found)
         found.extend(_undeclared(merged.devices, self.overrides))
         written = pinned + [unit for each in self.overrides for unit in each.units if unit.store]
         pins = bind_units(tree, written, merged.devices, found)
@@ -94,14 +97,14 @@ class ApplyOverrides:
 
 def _merge(plan: Plan, override: Plan) -> Plan:
     """Add the rules, demands and reserves of one override, and exchange budgets."""
-    rules = dict.fromkeys(plan.constraints) | dict.fromkeys(override.constraints)
+    rules = {rule: rule for rule in (*plan.constraints, *override.constraints)}  # the span of the last
     again = {(reserve.device, reserve.purpose) for reserve in override.reserves}
     kept = [each for each in plan.reserves if (each.device, each.purpose) not in again]
     devices = override.devices if _is_machine(override) else _exchange(plan.devices, override.devices)
     return replace(
         plan,
         devices=devices,
-        constraints=tuple(rules),
+        constraints=tuple(rules.values()),
         demands=tuple(dict.fromkeys((*plan.demands, *override.demands))),
         reserves=_of_devices((*kept, *override.reserves), devices, again),
     )
@@ -144,6 +147,8 @@ def _check_rules(tree: ModuleTree, rules: Sequence[Constraint], diagnostics: Dia
             case Atomic(target, by_class=True):
                 if target not in tree.classes:
                     diagnostics.add(unknown_class(tree, target, rule.span))
+            case Atomic(target) if target in tree.classes and not match_paths(tree, target):
+                diagnostics.add(_class_as_path(target, rule.span))
             case Atomic():
                 unknown += _unmatched(tree, (rule.target,), rule.span)
             case Split() | Never():
@@ -172,13 +177,40 @@ def unknown_class(tree: ModuleTree, name: str, span: Span | None = None) -> Diag
     )
 
 
+def _class_as_path(name: str, span: Span | None) -> Diagnostic:
+    return Diagnostic(
+        UNKNOWN_PATH,
+        f"`{name}` is a class of this model, not a path",
+        Label(span, "a class") if span else None,
+        help=f"write `atomic class {name}`",
+    )
+
+
+def _check_ties(tree: ModuleTree, ties: Sequence[TieGroup], diagnostics: Diagnostics) -> None:
+    """Report ties the model does not have: a text cannot make two tensors share storage."""
+    unknown: list[Unknown] = []
+    for tie in ties:
+        missing = [path for path in tie.tensors if path not in tree.tensor_index]
+        unknown += (Unknown(path, tie.span) for path in missing)
+        storages = {tree.storages[tree.tensor_index[path]] for path in tie.tensors if path not in missing}
+        if len(storages) > 1:
+            named = " and ".join(f"`{path}`" for path in tie.tensors[:2])
+            message = f"{named} do not share storage in this model"
+            at = Label(tie.span, "not tied in the model") if tie.span else None
+            hint = f"write `together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}`"
+            diagnostics.add(Diagnostic(CONTRADICTION, message, at, help=f"{hint}, or remove the line"))
+    if unknown:
+        report_unknown(tree, unknown, diagnostics)
+
+
 def _undeclared(devices: Sequence[Device], overrides: Sequence[Plan]) -> Iterator[Diagnostic]:
     declared = [device.name for device in devices]
     listed = ", ".join(f"`{name}`" for name in declared) or "nothing"
     for name, span in _named_devices(overrides):
         if name in declared:
             continue
-        near = near_name(name, declared)
+        alike = [each for each in declared if device_type(each) == device_type(name)]
+        near = alike[0] if len(alike) == 1 else near_name(name, declared)
         yield Diagnostic(
             UNDECLARED_DEVICE,
             f"no device is named `{name}`",

@@ -34,20 +34,25 @@ from ..pipeline import Fact
 
 @dataclass(frozen=True, slots=True)
 class AssignGreedy:
-    """``rules``: ``first-fit``, or ``accelerate`` with its ``fallback`` for devices left empty."""
+    """``rules``: ``first-fit``, or ``accelerate`` with its ``fallback`` for devices left empty.
+
+    ``offload`` is what happens to what accelerate offloads; after first fit, `search-placements` asks.
+    """
 
     name: ClassVar[str] = "assign-greedy"
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED, Fact.OPENABLE})
     gives: ClassVar[frozenset[Fact]] = frozenset()
     rules: Literal["first-fit", "accelerate"] = "first-fit"
     fallback: bool = False
+    offload: str = "stream"
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit that fits somewhere."""
-        from ..attempts import first_fit, like_accelerate  # they use the rewrite rules of other passes
+        from ..accelerate_attempt import like_accelerate  # they use the rewrite rules of other passes
+        from ..attempts import first_fit
 
         if plan.tree is None or all(unit.store is not None for unit in plan.units):
             return plan
         if self.rules == "accelerate":
-            return like_accelerate(plan, plan.tree, diagnostics, fallback=self.fallback)
+            return like_accelerate(plan, plan.tree, diagnostics, fallback=self.fallback, offload=self.offload)
         return first_fit(plan, plan.tree)

@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import ClassVar
 
-from ...ir import Diagnostics, ModuleTree, Outcome, Plan, is_accelerator, unit_of_tensors
+from ...ir import Diagnostics, ModuleTree, Outcome, Plan, Reason, is_accelerator, unit_of_tensors
 from ..pipeline import Fact
 from ..search.accounts import keep_books
 from ..search.arrange import count_hops, longest_cluster
@@ -98,8 +98,10 @@ class SearchPlacements:
 
 def _kept(plan: Plan, tree: ModuleTree) -> Outcome | None:
     """Return the outcome of a plain plan nothing is wrong with: all on accelerators, none left out."""
-    if any(unit.store is None or unit.store != unit.run for unit in plan.units):
-        return None
+    if any(
+        unit.store is None or unit.store != unit.run or unit.reason is Reason.FALLBACK for unit in plan.units
+    ):
+        return None  # a repaired plan is out of order: the search may keep it
     books = keep_books(plan, tree)
     mains = [d.name for d in plan.devices if is_accelerator(d.name)]
     used = {unit.store: None for unit in plan.units}

@@ -23,9 +23,9 @@ class Grain(NamedTuple):
 
 
 def atomic_modules(plan: Plan, tree: ModuleTree) -> set[int]:
-    """Return the modules a constraint forbids to open."""
+    """Return the modules a constraint forbids to open; a class never closes the whole model."""
     classes = {c.target for c in plan.constraints if isinstance(c, Atomic) and c.by_class}
-    found = {i for i, name in enumerate(tree.classes) if name in classes} if classes else set[int]()
+    found = {i for i, name in enumerate(tree.classes) if i and name in classes} if classes else set[int]()
     for constraint in plan.constraints:
         if isinstance(constraint, Atomic) and not constraint.by_class:
             found |= _modules(tree, constraint.target)

@@ -33,12 +33,20 @@ class Program:
         return len(self.costs) - 1
 
     def at_most(self, limit: float, terms: list[tuple[int, float]]) -> None:
-        """Add the row ``sum(terms) <= limit``."""
-        self.rows.append((-inf, limit, terms))
+        """Add the row ``sum(terms) <= limit``; terms of one column are added up."""
+        self.rows.append((-inf, limit, _added_up(terms)))
 
     def equal(self, value: float, terms: list[tuple[int, float]]) -> None:
         """Add the row ``sum(terms) == value``."""
-        self.rows.append((value, value, terms))
+        self.rows.append((value, value, _added_up(terms)))
+
+
+def _added_up(terms: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """Return one term a column: the solver refuses rows that name a column twice."""
+    added: dict[int, float] = {}
+    for column, coefficient in terms:
+        added[column] = added.get(column, 0.0) + coefficient
+    return list(added.items())
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +94,9 @@ def solve(
     lp.a_matrix_.start_ = np.cumsum([0, *(len(row) for row in terms)], dtype=np.int32)
     lp.a_matrix_.index_ = np.array([col for row in terms for col, _ in row], dtype=np.int32)
     lp.a_matrix_.value_ = np.array([coefficient for row in terms for _, coefficient in row], dtype=np.double)
-    solver.passModel(lp)
+    if solver.passModel(lp) == highspy.HighsStatus.kError:
+        msg = "the solver refused the program"
+        raise ValueError(msg)
     if start is not None:
         guess = highspy.HighsSolution()
         guess.col_value = list(start)

@@ -8,34 +8,55 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ...ir import Atomic, Diagnostics, Model, Plan
+from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
+from ...ir.rules.sources import UNKNOWN_CACHE
 from .checkpoint_index import CheckpointIndex, index_checkpoint
 from .live import paused_collection
 from .named_tensors import PLAIN_CLASS, NamedTensor, tree_of_tensors
 
 _EMBEDDINGS: Final = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "tok_embeddings.weight",
-    "embed_in.weight",
-    "shared.weight",
-    "embeddings.weight",
+    ".embed_tokens.weight",
+    ".wte.weight",
+    ".word_embeddings.weight",
+    ".tok_embeddings.weight",
+    ".embed_in.weight",
+    ".shared.weight",
+    ".embeddings.weight",
 )
-_HEADS: Final = {"whisper": "proj_out.weight"}
+_HEADS: Final = {
+    "albert": "predictions.decoder.weight",
+    "bert": "cls.predictions.decoder.weight",
+    "camembert": "lm_head.decoder.weight",
+    "distilbert": "vocab_projector.weight",
+    "electra": "generator_lm_head.weight",
+    "mobilebert": "cls.predictions.decoder.weight",
+    "roberta": "lm_head.decoder.weight",
+    "whisper": "proj_out.weight",
+    "xlm-roberta": "lm_head.decoder.weight",
+}
 """Heads that are not called ``lm_head``, by model type."""
 _HEADED: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+_MASKED: Final = ("ForMaskedLM", "ForPreTraining")
+"""Classes with a head only where its name is known."""
 
 
-def read_checkpoint(path: str | Path, diagnostics: Diagnostics) -> tuple[Plan, CheckpointIndex]:
+def read_checkpoint(
+    path: str | Path,
+    diagnostics: Diagnostics,
+    *,
+    cache_tokens: int | None = None,
+    batch: int = 1,
+) -> tuple[Plan, CheckpointIndex]:
     """Return the lowered plan of a checkpoint and where each of its tensors is.
 
     ``path`` is a ``.safetensors`` file, a ``.safetensors.index.json``, or a folder with either. The
     plan has no digest: a file does not tell the buffers a constructor makes, so the digest of its
-    tree would never be that of the live model.
+    tree would never be that of the live model. With ``cache_tokens`` the plan demands room for the KV
+    cache of ``batch`` requests that long.
 
     Raises:
         PlanError: the checkpoint cannot be read; all that is wrong with its files is named.
@@ -48,7 +69,26 @@ def read_checkpoint(path: str | Path, diagnostics: Diagnostics) -> tuple[Plan, C
         index = index_checkpoint(path, diagnostics)
         diagnostics.raise_errors()
         assert index is not None  # noqa: S101  # an index is missing only with an error
-        return lower_tensors(name or "model", _named(index), read_config(folder / "config.json")), index
+        config = read_config(folder / "config.json")
+        plan = lower_tensors(name or "model", _named(index), config)
+    if cache_tokens is not None:
+        plan = with_cache(plan, config, cache_tokens, batch, diagnostics)
+    return plan, index
+
+
+def with_cache(
+    plan: Plan, config: Mapping[str, object], tokens: int, batch: int, diagnostics: Diagnostics
+) -> Plan:
+    """Return a lowered plan that demands room for its KV cache; a finding where nothing tells how much."""
+    from .config_cache import cache_demands
+
+    assert plan.tree is not None  # noqa: S101  # lowering gives a tree
+    demands = cache_demands(config, plan.tree, tokens, batch)
+    if not demands:
+        message = f"nothing in `{plan.model.name}` tells how large its KV cache is, so none is planned"
+        help_ = "say how much with `--kv-cache 2GiB`"
+        diagnostics.add(Diagnostic(UNKNOWN_CACHE, message, help=help_))
+    return replace(plan, demands=plan.demands + demands)
 
 
 def _named(index: CheckpointIndex) -> list[NamedTensor]:
@@ -87,17 +127,20 @@ def _architecture(config: Mapping[str, object]) -> str | None:
 
 def _tied_head(tensors: list[NamedTensor], config: Mapping[str, object]) -> dict[str, str]:
     """Return the head a language model ties to its embedding, if the file leaves it out."""
-    architecture = _architecture(config)
-    if architecture is None or not architecture.endswith(_HEADED) or not _ties_words(config):
+    architecture, known = _architecture(config) or "", _HEADS.get(str(config.get("model_type")))
+    headed = architecture.endswith(_HEADED) or (known is not None and architecture.endswith(_MASKED))
+    if not headed or not _ties_words(config):
         return {}
-    paths = [tensor.path for tensor in tensors]
-    if any(path.rpartition(".")[0].endswith(("lm_head", "embed_out")) for path in paths):
+    paths = {tensor.path for tensor in tensors}
+    if known is None and any(p.rpartition(".")[0].endswith(("lm_head", "embed_out")) for p in paths):
         return {}
-    embedding = min((path for path in paths if path.endswith(_EMBEDDINGS)), default=None, key=_depth)
+    embedding = min((path for path in paths if f".{path}".endswith(_EMBEDDINGS)), default=None, key=_depth)
     if embedding is None:
         return {}
-    head = _HEADS.get(str(config.get("model_type")), _head_of(embedding))
-    return {} if head in paths else {head: embedding}
+    head = known or _head_of(embedding)
+    inner, outer = f"{head.removesuffix('.weight')}.bias", f"{head.rsplit('.', 2)[0]}.bias"
+    biases = {inner: outer} if outer in paths and inner not in paths and known is not None else {}
+    return biases if head in paths else {head: embedding, **biases}
 
 
 def _depth(path: str) -> tuple[int, str]:

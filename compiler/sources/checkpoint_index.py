@@ -213,9 +213,9 @@ def _as_listed(
 ) -> list[StoredTensor]:
     """Return the tensors the index lists; report what only one of the two sides knows."""
     names = sorted(set(weight_map.values()))
-    there = {(tensor.path, names[tensor.file]) for tensor in tensors}
-    gone = [name for name, file in weight_map.items() if (name, file) not in there]
-    extra = [tensor for tensor in tensors if tensor.path not in weight_map]
+    there = {tensor.path: names[tensor.file] for tensor in tensors}
+    gone = [] if there == weight_map else [n for n, file in weight_map.items() if there.get(n) != file]
+    extra = [] if there == weight_map else [tensor for tensor in tensors if tensor.path not in weight_map]
     if gone:
         message = f"`{path}` lists {len(gone)} tensors its shards do not hold: {_names(gone)}"
         help_ = "write the index again, or download shard and index from one place"
@@ -224,7 +224,7 @@ def _as_listed(
         shown = _names([tensor.path for tensor in extra])
         message = f"the shards of `{path}` hold {len(extra)} tensors it does not list: {shown}"
         diagnostics.add(Diagnostic(UNLISTED_TENSOR, message, notes=("they are left out of the plan",)))
-    return [tensor for tensor in tensors if tensor.path in weight_map]
+    return [tensor for tensor in tensors if tensor.path in weight_map] if extra else tensors
 
 
 def _names(names: list[str]) -> str:

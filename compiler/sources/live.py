@@ -10,10 +10,10 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from ...ir import Diagnostic, ModuleTree, PlanError, Role, group_storages
-from ...ir.rules.placement import CYCLIC_MODULE, LAZY_PARAMETER, OVERSIZED_MODEL
+from ...ir.rules.placement import CYCLIC_MODULE, LAZY_PARAMETER, MODEL_NOT_TIED, OVERSIZED_MODEL
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MAX_MODULES: Final = 8_000_000
 """More than any model has; modules that share modules that share modules grow without bound."""
+_WRAPPERS: Final = 4
+"""Levels searched for the model inside a wrapper (PEFT, DDP, one of your own)."""
 
 # torch tensors are declared as Any: subclasses override what the walk asks of them.
 _Tensor: TypeAlias = Any
@@ -39,6 +41,43 @@ def lower_model(model: nn.Module) -> ModuleTree:
         walk = _Walk()
         walk.visit(model)
         return walk.tree()
+
+
+def no_split_classes(model: nn.Module) -> tuple[str, ...]:
+    """Return the classes a model says are never split, in alphabetical order.
+
+    transformers keeps them as a set, older models as a list, some people as one name; a wrapper has what
+    it wraps. Anything else, such as a method of that name, says nothing.
+    """
+    level: list[Any] = [model]
+    for _ in range(_WRAPPERS):
+        said = [getattr(module, "_no_split_modules", None) for module in level]
+        names = {name for own in said for name in ([own] if isinstance(own, str) else _strings(own))}
+        if names:
+            return tuple(sorted(names))
+        level = [child for module in level for child in module.children()]
+    return ()
+
+
+def _strings(value: object) -> list[str]:
+    many = isinstance(value, (set, frozenset, list, tuple))
+    return [name for name in value if isinstance(name, str)] if many else []
+
+
+def untied(model: nn.Module, tree: ModuleTree) -> Diagnostic | None:
+    """Return the warning for a model whose config asks for tied weights that it does not share yet."""
+    config, model_ = getattr(model, "config", None), cast("Any", model)
+    shares = any(first != i for i, first in enumerate(tree.storages))
+    if config is None or shares or not hasattr(model, "get_output_embeddings"):
+        return None
+    text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+    if not getattr(text, "tie_word_embeddings", False) or model_.get_output_embeddings() is None:
+        return None
+    return Diagnostic(
+        MODEL_NOT_TIED,
+        "the config of the model asks for tied weights, but no two parameters are the same tensor",
+        help="call `model.tie_weights()` before planning",
+    )
 
 
 @contextmanager

@@ -7,8 +7,11 @@ then JSON, so it is read here, and nothing in it is believed before it has been 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
 from math import prod
+from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -110,56 +113,99 @@ def _header_length(path: Path, head: bytes, size: int) -> int:
 def _tensors(path: Path, file: int, text: bytes, size: int) -> list[StoredTensor]:
     entries = _entries(path, text)
     start = 8 + len(text)
-    tensors = [_tensor(path, file, name, value, start) for name, value in entries.items()]
-    tensors.sort(key=lambda tensor: (tensor.offset, tensor.nbytes))
+    layouts: dict[tuple[str, tuple[int, ...]], _Layout] = {}
+    tensors = [_tensor(path, file, name, value, start, layouts) for name, value in entries.items()]
+    tensors.sort(key=_place)
     _bytes_are_contiguous(path, tensors, start, size)
     return tensors
 
 
+_place: Final = itemgetter(2, 3)
+"""The offset and the bytes of a tensor."""
+
+
 def _entries(path: Path, text: bytes) -> dict[str, object]:
-    duplicates: list[str] = []
-
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            names = [name for name, _ in pairs]
-            duplicates.extend(sorted({name for name in names if names.count(name) > 1}))
-        return found
-
     try:
-        entries = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+        entries = json.loads(text.decode("utf-8"))
+        if _pairs(entries) != text.count(b":"):  # a colon in a name, or a key twice
+            entries = json.loads(text.decode(), object_pairs_hook=partial(_unique, path))
     except (ValueError, RecursionError) as error:
         raise _invalid(path, f"its header is not JSON ({error})") from None
-    if duplicates:
-        names = ", ".join(f"`{name}`" for name in duplicates[:3])
-        help_ = "save the checkpoint again"
-        raise _Invalid(Diagnostic(DUPLICATE_TENSOR, f"`{path}` lists {names} twice", help=help_))
     if not isinstance(entries, dict):
         raise _invalid(path, "its header is not an object")
     entries.pop("__metadata__", None)
     return entries
 
 
-def _tensor(path: Path, file: int, name: str, value: object, start: int) -> StoredTensor:
-    match value:
-        case {"dtype": str(code), "shape": list(sizes), "data_offsets": [int(begin), int(end)]}:
-            pass
-        case _:
-            raise _invalid(path, f"`{name}` lacks a dtype, a shape or two offsets")
-    if not all(type(n) is int and n >= 0 for n in sizes):
-        raise _invalid(path, f"the shape of `{name}` is {_short(sizes)}")
+def _pairs(entries: object) -> int:
+    """Count keys and values; JSON in which no key is overwritten has at least a colon for each."""
+    if not isinstance(entries, dict):
+        return 0
+    return len(entries) + sum([len(value) for value in entries.values() if isinstance(value, dict)])
+
+
+def _unique(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    counts = Counter(name for name, _ in pairs)
+    twice = sorted(name for name, count in counts.items() if count > 1)
+    names = ", ".join(f"`{name[:80]}`" for name in twice[:3])
+    help_ = "save the checkpoint again"
+    raise _Invalid(Diagnostic(DUPLICATE_TENSOR, f"`{path}` lists {names} twice", help=help_))
+
+
+class _Layout(NamedTuple):
+    """What a dtype and a shape of the format are in torch."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int | None
+    """None where elements do not fill whole bytes."""
+
+
+def _tensor(
+    path: Path,
+    file: int,
+    name: str,
+    value: object,
+    start: int,
+    layouts: dict[tuple[str, tuple[int, ...]], _Layout],
+) -> StoredTensor:
+    try:
+        code, sizes, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]  # type: ignore[index]  # a KeyError or TypeError says so
+        key = code, tuple(sizes)
+        integers = type(begin) is type(end) is int
+    except (KeyError, TypeError, ValueError):
+        raise _invalid(path, f"`{name[:80]}` lacks a dtype, a shape or two offsets") from None
+    if not integers or type(code) is not str or type(sizes) is not list:
+        raise _invalid(path, f"`{name[:80]}` lacks a dtype, a shape or two offsets")
+    if not _ARE_INTEGERS(map(type, sizes)):
+        raise _invalid(path, f"the shape of `{name[:80]}` is {_short(sizes)}")
+    layout = layouts.get(key)
+    if layout is None:
+        layout = layouts[key] = _layout(path, name, code, sizes)
     if not _is_tensor_name(name):
         raise _invalid(path, f"`{name[:80]}` is not the name of a tensor")
+    if layout.nbytes != end - begin:
+        raise _invalid(path, f"`{name}` is {code}{_short(sizes)} but has {end - begin} bytes")
+    return StoredTensor(name, file, start + begin, layout.nbytes, layout.dtype, layout.shape)
+
+
+_ARE_INTEGERS: Final = frozenset({int}).issuperset
+
+
+def _layout(path: Path, name: str, code: str, sizes: list[int]) -> _Layout:
+    if any(size < 0 for size in sizes):
+        raise _invalid(path, f"the shape of `{name[:80]}` is {_short(sizes)}")
     if code not in DTYPES:
         known = ", ".join(sorted(DTYPES))
-        message = f"`{name}` in `{path}` has the unknown dtype `{code[:40]}`"
+        message = f"`{name[:80]}` in `{path}` has the unknown dtype `{code[:40]}`"
         raise _Invalid(Diagnostic(UNKNOWN_TENSOR_DTYPE, message, notes=(f"known are {known}",)))
     dtype, bits = DTYPES[code]
-    if end < begin or prod(sizes) * bits != (end - begin) * 8:
-        detail = f"`{name}` is {code}{_short(sizes)} but has {end - begin} bytes"
-        raise _invalid(path, detail)
     shape = tuple(sizes) if code != "F4" or not sizes else (*sizes[:-1], sizes[-1] // 2)
-    return StoredTensor(name, file, start + begin, end - begin, dtype, shape)
+    nbytes, rest = divmod(prod(sizes) * bits, 8)
+    return _Layout(dtype, shape, None if rest else nbytes)
 
 
 def _is_tensor_name(name: str) -> bool:
@@ -182,7 +228,7 @@ def _bytes_are_contiguous(path: Path, tensors: list[StoredTensor], start: int, s
         raise _invalid(path, f"{size - at} bytes follow the last tensor")
 
 
-def _short(sizes: list[object]) -> str:
+def _short(sizes: Sequence[object]) -> str:
     return str(sizes) if len(sizes) <= 8 else f"{str(sizes[:8])[:-1]}, ...]"
 
 

@@ -9,6 +9,7 @@ from ...ir import Atomic, Diagnostics, Plan
 from .atoms import cut_rules
 from .demands import demands
 from .forward import try_trace
+from .order import in_execution_order
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,13 +26,16 @@ def with_trace(
     batch: int = 1,
     seq: int | None = None,
     cache_tokens: int | None = None,
+    dtype: str | None = None,
 ) -> Plan:
-    """Return the plan with safe cuts and real demands; as it was, with a finding, without a trace.
+    """Return the plan with safe cuts, real demands and its modules in execution order.
+
+    Where there is no trace it comes back as it was, with a finding.
 
     The classes the model itself declares whole are replaced by what its dataflow shows, except where
     the forward did not go.
     """
-    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq)
+    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype)
     if trace is None:
         return plan
     own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
@@ -39,9 +43,10 @@ def with_trace(
     kept = tuple(rule for rule in plan.constraints if rule not in own)
     full = None
     if cache_tokens is not None and inputs is None:
-        full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens)
+        full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens, dtype=dtype)
     return replace(
         plan,
         constraints=kept + rules,
         demands=plan.demands + demands(trace, full),
+        tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )

@@ -8,14 +8,18 @@ meets two. What is left may be put anywhere: equal devices never meet where diff
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 from ...ir import Atomic, ModuleTree, Together
-from .places import entries, first_unit
+from .places import entries, first_name, start_device
 from .replay import Label, Meeting, Places, replay
 from .trace import Op, Trace
 
 Pair: TypeAlias = tuple[Label, Label]
+Moving: TypeAlias = Literal["pieces", "held pieces", "owners", "all"]
+"""Whose calls move their arguments: every piece; those with tensors; also cut modules with tensors of
+their own, to the first of them (the loader); also all cut modules, as if each were on one device."""
+_MOVING: Final[tuple[Moving, ...]] = get_args(Moving)
 
 
 def atomic_modules(
@@ -53,16 +57,15 @@ class Cuts:
 
     def settle(self) -> Cuts:
         """Make modules whole until an assignment of all different devices meets nowhere."""
-        clean = 0
-        moving = True
-        while clean < 2:
-            changed = self._settle_once(moving=moving) or self._read_uncalled()
+        clean = turn = 0
+        while clean < len(_MOVING):
+            changed = self._settle_once(_MOVING[turn]) or self._read_uncalled()
             clean = 0 if changed else clean + 1
-            moving = moving if changed else not moving
+            turn = turn if changed else (turn + 1) % len(_MOVING)
         return self
 
-    def _settle_once(self, *, moving: bool) -> bool:
-        labels = replay(self.trace, self.places(moving=moving))
+    def _settle_once(self, moving: Moving) -> bool:
+        labels = replay(self.trace, self.places(moving))
         blamed: dict[int, set[Pair]] = {}
         tops = self.tops()
         for meeting in labels.meetings:
@@ -87,22 +90,41 @@ class Cuts:
                 self.whole.add(reader)
         return len(self.whole) > before
 
-    def places(self, *, moving: bool) -> Places:
+    def places(self, moving: Moving) -> Places:
         """Return the assignment that gives every piece a device of its own.
 
-        A module without tensors may be a unit of its own, whose arguments move, or none, which runs
-        where its arguments are: ``moving`` says which, and both have to be safe.
+        Which modules move their arguments depends on what a plan puts together and on who runs it, so a
+        cut has to be safe in each case.
         """
-        tree = self.tree
-        tops = [top if moving or top < 0 or len(tree.tensors(top)) else -1 for top in self.tops()]
-        runs = [None if top < 0 else self._piece(top) for top in tops]
+        tree, tops = self.tree, self.tops()
         labels = [
             self._piece(tops[owner] if tops[owner] >= 0 else -1 - tensor)
             for tensor, owner in enumerate(tree.owners)
         ]
-        units = entries(self.trace, tops)
-        first = first_unit(self.trace, units)
-        return Places(labels, units, runs, None if first < 0 else runs[first])
+        targets: list[Label] = [None] * len(tree)
+        if moving == "pieces":
+            for module, unit in enumerate(entries(self.trace, tops)):
+                targets[first_name(tree, module)] = None if unit < 0 else self._piece(unit)
+        else:
+            for module, top in enumerate(tops):
+                if self._moves(module, top, moving):
+                    targets[first_name(tree, module)] = labels[tree.first_tensors[module]]
+        return Places(labels, targets, start_device(self.trace, targets))
+
+    def _moves(self, module: int, top: int, moving: Moving) -> bool:
+        if not self.tree.tensors(module) or module in self.trace.kinds.open:
+            return False
+        if top >= 0:
+            return module == top or self._through(module, top)
+        return moving == "all" or (moving == "owners" and len(self.tree.own_tensors(module)) > 0)
+
+    def _through(self, module: int, top: int) -> bool:
+        """Say whether only containers are between a module and the piece it belongs to."""
+        while module != top:
+            module = self.tree.parents[module]
+            if module not in self.trace.kinds.open:
+                return False
+        return True
 
     def tops(self) -> list[int]:
         """Return for each module the outermost whole module it belongs to; -1 while it is cut."""

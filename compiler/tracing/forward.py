@@ -15,7 +15,7 @@ import torch
 import torch.fx.experimental._config
 from torch import Tensor, nn
 
-from ...ir import Diagnostic, Diagnostics, PlanError
+from ...ir import Diagnostic, Diagnostics, ModuleTree, PlanError
 from ...ir.rules.tracing import TRACE_FAILED
 from ..sources.live import lower_model
 from .device_reads import DeviceReads
@@ -25,22 +25,29 @@ from .nesting import Untyped, map_tensors, tensors_in
 from .record import Recorder
 from .results import cache_of, logits_of
 from .shadows import MAX_NUMEL
-from .trace import Origin, Trace
+from .trace import Kinds, Origin, Trace
 
 
-def trace_model(model: nn.Module, inputs: Inputs = None, *, batch: int = 1, seq: int | None = None) -> Trace:
+def trace_model(
+    model: nn.Module,
+    inputs: Inputs = None,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+    dtype: str | None = None,
+) -> Trace:
     """Run one forward of the model on the meta device and return what happened.
 
     ``inputs`` are tensors (one, or a tuple, or a mapping by name), a text such as
     ``input_ids=int64[1,128]``, or None to make them from the model's transformers config with
-    ``batch`` rows of ``seq`` tokens.
+    ``batch`` rows of ``seq`` tokens. ``dtype`` is what wider floating-point weights will be loaded as.
 
     Raises:
         PlanError: there are no inputs, or the forward cannot run on the meta device.
 
     """
     diagnostics = Diagnostics()
-    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq)
+    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype)
     if trace is None:
         raise PlanError(tuple(diagnostics))
     return trace
@@ -53,17 +60,19 @@ def try_trace(
     *,
     batch: int = 1,
     seq: int | None = None,
+    dtype: str | None = None,
 ) -> Trace | None:
     """Trace as `trace_model` does; when that is not possible say why and return None."""
     try:
-        shadow = copy_to_meta(model)
+        shadow = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
         message = f"`{type(model).__name__}` cannot be copied to the meta device"
         diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP))
         return None
     failures: list[Diagnostic] = []
+    tree = lower_model(model)
     for given in example_inputs(model, inputs, diagnostics, batch=batch, seq=seq):
-        recorder = Recorder(lower_model(model))
+        recorder = Recorder(tree)
         try:
             return _run(shadow, recorder, *given)
         except Exception as error:  # noqa: BLE001  a forward may raise anything
@@ -72,6 +81,7 @@ def try_trace(
     return None
 
 
+_STACKS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 _HELP: Final = "the plan is made from the module tree alone; give other inputs, or none"
 
 
@@ -104,10 +114,10 @@ def _run(
     recorder.keep(given)
     for tensor in dict.fromkeys(given):
         recorder.add(tensor, Origin.INPUT)
+    kinds = _kinds(shadow, recorder.tree)  # before: some models exchange modules while they run
     with _recording(recorder, modules):
         result = shadow(*args, **kwargs)
-        containers = [i for module, i in modules.items() if _is_container(module)]
-        return recorder.finish(cache_of(result), logits_of(result), containers)
+        return recorder.finish(cache_of(result), logits_of(result), kinds)
 
 
 def _assumed(tensor: Tensor) -> Tensor:
@@ -117,8 +127,17 @@ def _assumed(tensor: Tensor) -> Tensor:
     return torch.ones(tensor.shape, dtype=tensor.dtype)
 
 
-def _is_container(module: nn.Module) -> bool:
-    return type(module).forward is nn.Module.forward
+def _kinds(shadow: nn.Module, tree: ModuleTree) -> Kinds:
+    containers, stacks, library = set[int](), set[int](), set[int]()
+    for path, module in shadow.named_modules(remove_duplicate=False):
+        index = tree.module_index[path]
+        if type(module).forward is nn.Module.forward:
+            containers.add(index)
+        if isinstance(module, _STACKS):
+            stacks.add(index)
+        elif type(module).__module__.startswith("torch.nn."):
+            library.add(index)
+    return Kinds(frozenset(containers), frozenset(stacks), frozenset(library))
 
 
 def _number_weights(shadow: nn.Module, recorder: Recorder) -> dict[nn.Module, int]:

@@ -15,13 +15,15 @@ from .nesting import Untyped
 from .shadows import MAX_NUMEL
 
 
-def copy_to_meta(model: nn.Module) -> nn.Module:
-    """Return a copy of the model on the meta device, in evaluation mode."""
+def copy_to_meta(model: nn.Module, dtype: str | None = None) -> nn.Module:
+    """Return a copy of the model on the meta device, in evaluation mode, wider floats narrowed to a dtype."""
+    narrow = getattr(torch, dtype or "", None)
+    kind = narrow if isinstance(narrow, torch.dtype) else None
     memo: dict[int, Untyped] = {}
     for module in model.modules():
         for tensor in _registered(module):
             if id(tensor) not in memo:
-                memo[id(tensor)] = _on_meta(tensor)
+                memo[id(tensor)] = _on_meta(tensor, kind)
     for module in model.modules():
         for item in vars(module).values():
             if isinstance(item, torch.Tensor) and id(item) not in memo:
@@ -41,12 +43,13 @@ def _attribute(tensor: torch.Tensor) -> torch.Tensor:
     return _on_meta(tensor)
 
 
-def _on_meta(tensor: torch.Tensor) -> torch.Tensor:
+def _on_meta(tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    narrower = dtype is not None and tensor.is_floating_point() and dtype.itemsize < tensor.itemsize
+    kind = dtype if narrower else tensor.dtype
     if tensor.layout is torch.strided:
-        size, stride = tensor.size(), tensor.stride()
-        made = torch.empty_strided(size, stride, dtype=tensor.dtype, device="meta")
+        made = torch.empty_strided(tensor.size(), tensor.stride(), dtype=kind, device="meta")
     else:
-        made = torch.empty(tensor.size(), dtype=tensor.dtype, device="meta")
+        made = torch.empty(tensor.size(), dtype=kind, device="meta")
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(made, requires_grad=False)
     return made

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...ir import DISK, ModuleTree, Plan, device_type, human_size, unit_of_tensors
-from .places import unit_modules
+from ...ir import DISK, Plan, device_type, human_size
 from .replay import Labels
-from .trace import Enter, Leave, Op, Origin, Trace
+from .sites import Streaming
+from .sizes import unit_nbytes
+from .trace import Enter, Op, Origin, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,38 +41,12 @@ class Peak:
         return ", ".join(f"{name} {human_size(size)}" for name, size in parts.items() if size)
 
 
-def tensor_nbytes(tree: ModuleTree) -> tuple[int, ...]:
-    """Return what each tensor costs; from shapes and dtypes where sizes are not annotated."""
-    if tree.nbytes is not None:
-        return tree.nbytes
-    import torch
-
-    sizes = []
-    for index, (shape, dtype, storage) in enumerate(
-        zip(tree.shapes, tree.dtypes, tree.storages, strict=True)
-    ):
-        numel = 1
-        for size in shape:
-            numel *= size
-        sizes.append(numel * getattr(torch, dtype).itemsize if storage == index else 0)
-    return tuple(sizes)
-
-
-def unit_nbytes(trace: Trace, plan: Plan) -> list[int]:
-    """Return the bytes of each unit of a plan, shared storage counted where it comes first."""
-    sizes = [0] * len(plan.units)
-    for unit, nbytes in zip(unit_of_tensors(trace.tree, plan.units), tensor_nbytes(trace.tree), strict=True):
-        if unit >= 0:
-            sizes[unit] += nbytes
-    return sizes
-
-
-def peaks(trace: Trace, plan: Plan, labels: Labels) -> tuple[Peak, ...]:
+def peaks(trace: Trace, plan: Plan, labels: Labels, streamed: Streaming) -> tuple[Peak, ...]:
     """Return the highest point of each device of the plan, in the plan's order."""
     weights = _weights(trace, plan)
     activations = _activations(trace, labels)
     cache = _cache(trace, labels)
-    streaming = _streaming(trace, plan)
+    streaming = _streaming(trace, streamed)
     found = []
     for device in plan.devices:
         if device_type(device.name) == DISK:
@@ -167,19 +142,18 @@ def _cache(trace: Trace, labels: Labels) -> defaultdict[str, _Timeline]:
     return found
 
 
-def _streaming(trace: Trace, plan: Plan) -> defaultdict[str, _Timeline]:
-    """Streamed modules are held while they run; streamed tensors of open modules throughout."""
-    found, sizes = defaultdict[str, _Timeline](_Timeline), unit_nbytes(trace, plan)
-    covering = unit_modules(trace, plan)
-    for step in trace.steps:
-        if not isinstance(step, Leave):
-            continue
-        call = trace.calls[step.call]
-        unit = covering[call.module]
-        outside = call.parent < 0 or covering[trace.calls[call.parent].module] != unit
-        if unit >= 0 and outside and plan.units[unit].store != plan.units[unit].run:
-            found[str(plan.units[unit].run)].hold(sizes[unit], call.first, call.last)
-    for number, item in enumerate(plan.units):
-        if item.store != item.run and item.path in trace.tree.tensor_index:
-            found[str(item.run)].hold(sizes[number], 0, len(trace.steps))
+def _streaming(trace: Trace, streaming: Streaming) -> defaultdict[str, _Timeline]:
+    """Weights read ahead fill the buffer throughout; sites that need more at once exceed it."""
+    found: defaultdict[str, _Timeline] = defaultdict(_Timeline)
+    held: defaultdict[str, _Timeline] = defaultdict(_Timeline)
+    for call in trace.calls:
+        for device, nbytes in streaming.nbytes(call.module).items():
+            held[device].hold(nbytes, call.first, call.last)
+    for device, buffer in streaming.buffers.items():
+        found[device][0] = level = buffer
+        now = 0
+        for step in sorted(held[device]):
+            now += held[device][step]
+            found[device][step] += max(now, buffer) - level
+            level = max(now, buffer)
     return found

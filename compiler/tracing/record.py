@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from ...ir import ModuleTree
 from .nesting import Untyped, map_tensors, tensors_in, to_meta
 from .shadows import Shadows
-from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
+from .trace import HOST, UNKNOWN, Call, Enter, Kinds, Leave, Op, Origin, Step, Trace, Value
 
 Args: TypeAlias = tuple[Untyped, ...]
 Kwargs: TypeAlias = dict[str, Untyped]
@@ -202,14 +202,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         finally:
             self.paused = paused
 
-    def finish(self, cache: Iterable[Tensor], logits: Iterable[Tensor], containers: Iterable[int]) -> Trace:
+    def finish(self, cache: Iterable[Tensor], logits: Iterable[Tensor], kinds: Kinds) -> Trace:
         """Freeze what was recorded; the results must still be alive."""
         end = len(self.steps)
         kept = tuple(dict.fromkeys(self.number(tensor) for tensor in cache))
         scores = tuple(dict.fromkeys(self.number(tensor) for tensor in logits))
         values = tuple(replace(value, died=self.deaths.get(i, end)) for i, value in enumerate(self.values))
         calls = tuple(Call(*row) for row in self.calls)
-        return Trace(self.tree, calls, tuple(self.steps), values, frozenset(containers), kept, scores)
+        return Trace(self.tree, calls, tuple(self.steps), values, kinds, kept, scores)
 
 
 def _storage(tensor: Tensor) -> tuple[int, int]:

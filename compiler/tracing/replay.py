@@ -1,8 +1,8 @@
 """Labels every value of a trace with the device it would be on, for one assignment of devices.
 
-The loader's rules: on entering a placed unit its tensor arguments move to the device it runs on,
-results stay where they are made, the model's own inputs start where the first unit runs. A label is
-any hashable; ``None`` mixes with everything.
+Calls of some modules take their arguments to a device (`places` says which), results stay where they
+are made, the model's own inputs start where the first such call takes them. A label is any hashable;
+``None`` mixes with everything.
 """
 
 from __future__ import annotations
@@ -22,10 +22,8 @@ class Places:
 
     tensors: Sequence[Label]
     """Label of each tensor of the tree."""
-    units: Sequence[int]
-    """For each module the module whose entry moves arguments (itself or a container above); -1: none."""
-    runs: Sequence[Label]
-    """For each module the device of its unit; None when it is split."""
+    targets: Sequence[Label]
+    """For each module the device its calls take their arguments to; None: they stay where they are."""
     start: Label
     """Where the model's inputs are."""
     host: Label = None
@@ -96,18 +94,12 @@ class _Replay:
         return None
 
     def _enter(self, index: int, step: Enter) -> None:
-        labels, target = self.labels.values, self._entry(step.call)
+        labels, target = self.labels.values, self.places.targets[self.trace.calls[step.call].module]
         for outer, inner in step.arguments:
             origin = self._read(outer, step.call)
             labels[inner] = origin if target is None else target
             if target is not None and origin is not None and origin != target:
                 self.labels.hops.append(Hop(index, inner, origin, target))
-
-    def _entry(self, call: int) -> Label:
-        """Return where a call takes its arguments; None when they stay where they are."""
-        item = self.trace.calls[call]
-        unit = self.places.units[item.module]
-        return None if unit < 0 else self.places.runs[unit]
 
     def _read(self, value: int, call: int) -> Label:
         item = self.trace.values[value]

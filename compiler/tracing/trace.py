@@ -106,6 +106,23 @@ class Call:
     """Steps of its `Enter` and `Leave`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What the tree's class names do not tell of its modules."""
+
+    containers: frozenset[int] = frozenset()
+    """Without a forward of their own (`ModuleList`): never called, entered through their children."""
+    stacks: frozenset[int] = frozenset()
+    """torch's lists, mappings and sequences of modules; their children are blocks."""
+    library: frozenset[int] = frozenset()
+    """Other modules of torch itself; many read the weights of their children without calling them."""
+
+    @property
+    def open(self) -> frozenset[int]:
+        """Modules that are entered through their children, whether or not they are called too."""
+        return self.containers | self.stacks
+
+
 @dataclass(frozen=True)
 class Trace:
     """One forward of a model on the meta device."""
@@ -114,8 +131,7 @@ class Trace:
     calls: tuple[Call, ...]
     steps: tuple[Step, ...]
     values: tuple[Value, ...] = field(repr=False)
-    containers: frozenset[int]
-    """Modules without a forward of their own (`ModuleList`): never called, entered through children."""
+    kinds: Kinds
     cache: tuple[int, ...] = ()
     """Values that outlive the call as state for the next one: keys, values, recurrent states."""
     logits: tuple[int, ...] = ()
@@ -125,6 +141,11 @@ class Trace:
     def order(self) -> tuple[int, ...]:
         """Modules in the order of their first call."""
         return tuple(dict.fromkeys(call.module for call in self.calls))
+
+    @property
+    def containers(self) -> frozenset[int]:
+        """Modules that are never called and are entered through their children."""
+        return self.kinds.containers
 
     @cached_property
     def calls_of(self) -> dict[int, int]:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, assert_never
 
-from ...ir import Diagnostic, Plan, Unit, human_size, is_within, size_up, unit_of_tensors
+from ...ir import Diagnostic, Plan, Reserve, human_size, is_within, size_up, unit_of_tensors
 from ...ir.rules.tracing import DEVICES_MEET, VERIFIED_PEAK_EXCEEDED, WEIGHTS_AWAY
-from .peaks import Peak, peaks, unit_nbytes
-from .places import places_of_plan, unit_modules
-from .replay import Hop, Labels, Meeting, replay
-from .trace import Op, Origin, Trace
+from .peaks import Peak, peaks
+from .places import places_of_map, places_of_plan
+from .replay import Hop, Labels, Meeting, Places, replay
+from .sites import Streaming, streaming_of
+from .trace import Enter, Leave, Op, Origin, Trace
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .inputs import Inputs
+
+
+_CACHE: Final = "kv cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +68,13 @@ class Verification:
         return sum(copy.nbytes for copy in self.copies)
 
 
-def verify_plan(plan: Plan, model: nn.Module, inputs: Inputs = None) -> Verification:
+def verify_plan(
+    plan: Plan, model: nn.Module, inputs: Inputs = None, *, batch: int | None = None, seq: int | None = None
+) -> Verification:
     """Trace the model and replay its forward under the plan.
+
+    Without ``inputs`` they are made from the model's config for ``batch`` rows of ``seq`` tokens; what
+    is not given is what the plan was compiled for.
 
     Raises:
         PlanError: the model cannot be traced.
@@ -73,16 +82,49 @@ def verify_plan(plan: Plan, model: nn.Module, inputs: Inputs = None) -> Verifica
     """
     from .forward import trace_model
 
-    return verify_trace(plan, trace_model(model, inputs))
+    asked = dict(plan.options)
+    trace = trace_model(
+        model,
+        inputs,
+        batch=batch or _number(asked, "batch") or 1,
+        seq=seq or _number(asked, "seq"),
+        dtype=asked.get("dtype"),
+    )
+    return verify_trace(plan, trace)
 
 
-def verify_trace(plan: Plan, trace: Trace) -> Verification:
-    """Replay a traced forward under a plan for the same model."""
-    labels = replay(trace, places_of_plan(trace, plan))
-    found = peaks(trace, plan, labels)
-    diagnostics = [*_meetings(trace, plan, labels), *_away(trace, plan), *_over(plan, found)]
-    streamed = tuple(sorted(_streamed(trace, plan).items()))
+def _number(options: dict[str, str], name: str) -> int | None:
+    """Read an option as a file may hold it: another program may have written anything."""
+    text = options.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() else None
+
+
+def verify_trace(plan: Plan, trace: Trace, *, as_map: bool = False) -> Verification:
+    """Replay a traced forward under a plan for the same model.
+
+    ``as_map`` replays it as a device map, where each entry moves its arguments whatever is around it.
+    """
+    places = places_of_map(trace, plan) if as_map else places_of_plan(trace, plan)
+    labels, streaming = replay(trace, places), streaming_of(trace, plan)
+    found = _with_cache(trace, plan, peaks(trace, plan, labels, streaming))
+    diagnostics = [*_meetings(trace, places, labels), *_away(trace, streaming), *_over(plan, found)]
+    streamed = tuple(sorted(streaming.fetched.items()))
     return Verification(tuple(diagnostics), tuple(_copies(trace, labels)), streamed, found)
+
+
+def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak, ...]:
+    """Return the peaks with the cache the plan provides for, where the traced one is shorter."""
+    owner = unit_of_tensors(trace.tree, plan.units)
+    planned: Counter[str] = Counter()
+    for item in (*plan.demands, *plan.reserves):
+        if item.purpose != _CACHE:
+            continue
+        if isinstance(item, Reserve):
+            planned[item.device] += item.nbytes
+        else:
+            held = trace.tree.covered(item.path)
+            planned[str(plan.units[owner[held.start]].run) if held else ""] += item.nbytes
+    return tuple(replace(peak, cache=max(peak.cache, planned[peak.device])) for peak in found)
 
 
 def _copies(trace: Trace, labels: Labels) -> Iterator[Copy]:
@@ -97,7 +139,7 @@ def _path_of_step(trace: Trace, item: Hop | Meeting) -> str:
     return trace.path(step.call) if step.call >= 0 else ""
 
 
-def _meetings(trace: Trace, plan: Plan, labels: Labels) -> Iterator[Diagnostic]:
+def _meetings(trace: Trace, places: Places, labels: Labels) -> Iterator[Diagnostic]:
     """Yield one finding for each op of each module, however often it is called."""
     told: set[tuple[str, str, str, str]] = set()
     for meeting in labels.meetings:
@@ -108,7 +150,7 @@ def _meetings(trace: Trace, plan: Plan, labels: Labels) -> Iterator[Diagnostic]:
         if (where, op.name, first, second) in told:
             continue
         told.add((where, op.name, first, second))
-        one, other = (_device(trace, labels, plan, op, value) for value in (meeting.first, meeting.second))
+        one, other = (_device(trace, labels, places, op, value) for value in (meeting.first, meeting.second))
         yield Diagnostic(
             DEVICES_MEET,
             f"`{op.name}` in {_module(where)} gets a tensor on {one} and one on {other}",
@@ -119,10 +161,9 @@ def _meetings(trace: Trace, plan: Plan, labels: Labels) -> Iterator[Diagnostic]:
         )
 
 
-def _device(trace: Trace, labels: Labels, plan: Plan, op: Op, value: int) -> str:
+def _device(trace: Trace, labels: Labels, places: Places, op: Op, value: int) -> str:
     label = labels.values[value]
     if trace.values[value].origin is Origin.WEIGHT:
-        places = places_of_plan(trace, plan)
         label = places.tensors[_known_as(trace, value, trace.path(op.call))]
     return str(label)
 
@@ -146,58 +187,38 @@ def _made_by(trace: Trace, value: int) -> str:
     return "an input of the model" if maker < 0 else f"made in {_module(trace.tree.paths[maker])}"
 
 
-def _away(trace: Trace, plan: Plan) -> Iterator[Diagnostic]:
-    """Yield weights of streamed modules that are read while the module is not running."""
-    owner = unit_of_tensors(trace.tree, plan.units)
-    covering = unit_modules(trace, plan)
+def _away(trace: Trace, streaming: Streaming) -> Iterator[Diagnostic]:
+    """Yield streamed weights that are read while no module that brings them is running."""
+    objects = trace.tree.objects or trace.tree.storages
+    running: list[int] = []
     told: set[tuple[str, str]] = set()
-    for step in trace.steps:
-        if not isinstance(step, Op) or step.call < 0:
-            continue
-        running = covering[trace.calls[step.call].module]
-        for value in (*step.inputs, *step.loose):
-            item = trace.values[value]
-            if item.origin is not Origin.WEIGHT:
-                continue
-            units = {owner[tensor] for tensor in item.tensors}
-            where, path = trace.path(step.call), trace.tree.tensor_paths[item.tensors[0]]
-            if running in units or not _only_streamed(plan, units, trace) or (where, path) in told:
-                continue
-            told.add((where, path))
-            yield Diagnostic(
-                WEIGHTS_AWAY,
-                f"{_module(where)} reads `{path}`, which is streamed and not loaded then",
-                notes=(f"`{step.name}` uses it without calling the module it belongs to",),
-                help=f"place `{path.rpartition('.')[0] or path}` on the device that runs {_module(where)}",
-            )
+    for step in trace.steps if streaming.sites else ():
+        match step:
+            case Enter():
+                running.append(trace.calls[step.call].module)
+            case Leave():
+                running.pop()
+            case Op():
+                for value in (*step.inputs, *step.loose):
+                    tensors = trace.values[value].tensors
+                    bringing = streaming.of_tensor.get(objects[tensors[0]]) if tensors else None
+                    where = trace.path(step.call) if step.call >= 0 else ""
+                    path = trace.tree.tensor_paths[tensors[0]] if tensors else ""
+                    if bringing is None or bringing.intersection(running) or (where, path) in told:
+                        continue
+                    told.add((where, path))
+                    yield _unreachable(where, path, step.name)
+            case _:
+                assert_never(step)
 
 
-def _only_streamed(plan: Plan, units: set[int], trace: Trace) -> bool:
-    """Say whether a weight is nowhere to be found unless a module of its own is running."""
-    return all(
-        unit >= 0 and _streams(plan.units[unit]) and plan.units[unit].path in trace.tree.module_index
-        for unit in units
+def _unreachable(where: str, path: str, op: str) -> Diagnostic:
+    return Diagnostic(
+        WEIGHTS_AWAY,
+        f"{_module(where)} reads `{path}`, which is streamed and not loaded then",
+        notes=(f"`{op}` uses it without calling the module it belongs to",),
+        help=f"place `{path.rpartition('.')[0] or path}` on the device that runs {_module(where)}",
     )
-
-
-def _streams(unit: Unit) -> bool:
-    return unit.store != unit.run
-
-
-def _streamed(trace: Trace, plan: Plan) -> Counter[str]:
-    """Return the bytes fetched per device: each streamed unit once for each time it is entered."""
-    sizes = unit_nbytes(trace, plan)
-    covering = unit_modules(trace, plan)
-    fetched: Counter[str] = Counter()
-    for call in trace.calls:
-        unit = covering[call.module]
-        outside = call.parent < 0 or covering[trace.calls[call.parent].module] != unit
-        if unit >= 0 and outside and _streams(plan.units[unit]):
-            fetched[str(plan.units[unit].run)] += sizes[unit]
-    for unit, item in enumerate(plan.units):
-        if _streams(item) and item.path in trace.tree.tensor_index:
-            fetched[str(item.run)] += sizes[unit]
-    return fetched
 
 
 def _over(plan: Plan, found: tuple[Peak, ...]) -> Iterator[Diagnostic]:

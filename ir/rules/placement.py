@@ -42,18 +42,6 @@ device keeps free for streaming.
 
 Raise the budget to at least that, allow the unit to be split, or use the strategy `auto`.""",
 )
-DOES_NOT_FIT: Final = Rule(
-    "does-not-fit",
-    Severity.ERROR,
-    "the devices together have no room for the model",
-    """\
-A unit fits on none of the devices that are listed. Disk is used only where a `device disk` line or
-`--memory disk=...` lists it.
-
-    compile-plan model.py --memory cuda:0=1GiB
-
-Add `cpu=` or `disk=` to the budgets, raise one of them, or load the weights in a smaller dtype.""",
-)
 LAZY_PARAMETER: Final = Rule(
     "lazy-parameter",
     Severity.ERROR,
@@ -84,18 +72,6 @@ share modules multiply, and soon have more places than any model needs.
 
 Register a shared module once and keep other references to it in a list.""",
 )
-SPILLED: Final = Rule(
-    "spilled",
-    Severity.WARNING,
-    "some units fit on no accelerator",
-    """\
-What fits on no accelerator is stored in the host's memory or on disk and brought in when it runs,
-which is far slower. The help names the budget that would avoid it.
-
-    compile-plan model.py --memory cuda:0=1GiB,cpu=8GiB
-
-Raise the budget as shown, or load the weights in a smaller dtype.""",
-)
 UNKNOWN_DTYPE: Final = Rule(
     "unknown-dtype",
     Severity.ERROR,
@@ -125,11 +101,9 @@ ALL: Final = (
     BUFFERS_WITHOUT_ROOM,
     CYCLIC_MODULE,
     DEVICE_LEFT_EMPTY,
-    DOES_NOT_FIT,
     LAZY_PARAMETER,
     MODEL_NOT_TIED,
     OVERSIZED_MODEL,
-    SPILLED,
     UNKNOWN_DTYPE,
     UNKNOWN_TENSOR,
 )

@@ -214,6 +214,18 @@ reason.
 
 Download or copy the file again.""",
 )
+UNKNOWN_CACHE: Final = Rule(
+    "unknown-cache",
+    Severity.WARNING,
+    "nothing tells how large a KV cache is",
+    """\
+The bytes of a KV cache follow from the attention layers of a checkpoint and its `config.json`. Encoders
+keep none, and some models keep what only their code knows.
+
+    compile-plan ./bert --cache-tokens 4096
+
+Give the bytes of the whole model with `--kv-cache`, or leave `--cache-tokens` out.""",
+)
 UNKNOWN_INPUT: Final = Rule(
     "unknown-input",
     Severity.ERROR,
@@ -275,6 +287,7 @@ ALL: Final = (
     REMOTE_CODE_REFUSED,
     SCRIPT_FAILED,
     TRUNCATED_CHECKPOINT,
+    UNKNOWN_CACHE,
     UNKNOWN_INPUT,
     UNKNOWN_TENSOR_DTYPE,
     UNLISTED_TENSOR,

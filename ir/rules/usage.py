@@ -55,6 +55,19 @@ of. Converting it works; placing it again needs sizes and children.
 Start from the model or checkpoint, or from a `.msgpack` plan or a text printed `--with-modules`: both
 carry the table.""",
 )
+CANNOT_VERIFY: Final = Rule(
+    "cannot-verify",
+    Severity.ERROR,
+    "the forward cannot be replayed under the plan",
+    """\
+`--verify` runs the model's forward once on the meta device and follows every tensor. That takes the
+model itself (a checkpoint or a plan has no forward) and inputs its forward can be called with.
+
+    compile-plan model.py --override plan.plan --verify --inputs "input_ids=int64[1,128]"
+
+Inputs are taken from `--inputs`, from `example_inputs` of the model's file, or made from a transformers
+config; `--batch` and `--seq` size the made ones.""",
+)
 INTERNAL_ERROR: Final = Rule(
     "internal-error",
     Severity.ERROR,
@@ -126,6 +139,7 @@ ALL: Final = (
     BAD_PIPELINE,
     BAD_USAGE,
     CANNOT_REPLAN,
+    CANNOT_VERIFY,
     INTERNAL_ERROR,
     NOT_FORMATTED,
     UNKNOWN_CODE,

@@ -106,6 +106,14 @@ def units(draw) -> tuple[Unit, ...]:
 
 
 @st.composite
+def demands(draw) -> tuple[Demand, ...]:
+    """Single demands, and equal ones of a regular stack as a trace finds them."""
+    run, nbytes, purpose = draw(regular_paths()), draw(SIZES), draw(texts)
+    single = draw(st.lists(st.builds(Demand, SIZES, paths, texts), max_size=3))
+    return (*(Demand(nbytes, path, purpose) for path in run), *single)
+
+
+@st.composite
 def plans(draw) -> Plan:
     """Any plan without a tree, lawful or not."""
     pairs = [[f"enc.{i}.w", f"dec.{i}.w"] for i in range(draw(st.integers(0, 4)))]
@@ -116,7 +124,7 @@ def plans(draw) -> Plan:
         constraints=tuple(draw(st.lists(constraints, max_size=5))),
         ties=(*draw(st.lists(ties, max_size=3)), *(TieGroup(tuple(pair)) for pair in pairs)),
         reserves=tuple(draw(st.lists(st.builds(Reserve, SIZES, device_names, texts), max_size=4))),
-        demands=tuple(draw(st.lists(st.builds(Demand, SIZES, paths, texts), max_size=3))),
+        demands=draw(demands()),
         units=draw(units()),
     )
 

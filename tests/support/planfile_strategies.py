@@ -175,3 +175,32 @@ def plans():
             )
         ),
     )
+
+
+@st.composite
+def placed_plans(draw) -> Plan:
+    """A lawful plan of a random model: every tensor placed, ties together, bytes within budgets."""
+    layers = draw(st.integers(1, 12))
+    inner = draw(st.lists(st.sampled_from(["q", "mlp.up", "mlp.down", "odd name"]), min_size=1, unique=True))
+    tensors = {"embed.weight": 64, "head.weight": 64}
+    tensors |= {f"h.{i}.{name}.weight": 32 for i in range(layers) for name in inner}
+    pair = ["embed.weight", "head.weight"]
+    tied = draw(st.booleans())
+    tree = tree_of(tensors, ties=dict.fromkeys(pair, pair) if tied else {})
+    devices = (Device("cuda:0", 2**20), Device("cuda:1", 2**20), Device("cpu", 2**30), Device("disk", None))
+    place = st.sampled_from(
+        [("cuda:0", "cuda:0"), ("cuda:1", "cuda:1"), ("cpu", "cpu"), ("cpu", "cuda:0"), ("disk", "cuda:1")]
+    )
+    ends = draw(place)
+    units = [
+        Unit("embed", *ends, Reason.WRITTEN),
+        Unit("head", *(ends if tied else draw(place)), Reason.TIED),
+    ]
+    for layer in range(layers):
+        if draw(st.booleans()):
+            units.append(Unit(f"h.{layer}", *draw(place), Reason.GREEDY))
+        else:
+            units += [Unit(f"h.{layer}.{name}", *draw(place), Reason.SEARCHED) for name in inner]
+    model = Model(draw(st.sampled_from(["m", 'a "b"', ""])), tree.digest)
+    ties = (TieGroup(tuple(pair)),) if tied else ()
+    return Plan(model, devices, ties=ties, units=tuple(units), tree=tree)

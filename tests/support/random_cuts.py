@@ -59,12 +59,13 @@ def bad_plan(trace: Trace, seed: int) -> Plan:
 
 
 def _joined(tree: ModuleTree, pieces: list[str], rules: tuple[Atomic | Together, ...]) -> dict[str, str]:
-    groups = [set(rule.patterns) for rule in rules if isinstance(rule, Together)]
+    known = set(pieces)
+    groups = [known.intersection(rule.patterns) for rule in rules if isinstance(rule, Together)]
     by_storage: dict[int, set[str]] = {}
     for piece in pieces:
         for tensor in tree.covered(piece):
             by_storage.setdefault(tree.storages[tensor], set()).add(piece)
-    groups += [group for group in by_storage.values() if len(group) > 1]
+    groups = [group for group in (*groups, *by_storage.values()) if len(group) > 1]
     leader = {piece: piece for piece in pieces}
     for group in groups:
         old = {leader[piece] for piece in group}

@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 
 import pytest
 from compile_plan.backends.html_report import emit_report
-from compile_plan.backends.ranges import compress
 from compile_plan.backends.report_data import Facts
+from compile_plan.grammar.ranges import fold_paths
 from compile_plan.ir import (
     Account,
     Atomic,
+    Demand,
     Device,
     Diagnostic,
     Model,
@@ -146,16 +147,40 @@ def test_a_large_mixture_stays_readable():
     assert len(data) < 120_000
 
 
+def test_blocks_are_labelled_so_that_neighbours_differ():
+    tensors = {f"h.{i}.{n}.weight": 2**20 for i in range(3) for n in ("mlp.up", "mlp.down")}
+    page = Page(emit_report(Plan(Model("m"), tree=tree_of({**tensors, "model.head.weight": 2**20}))))
+    assert "1.mlp.up" in page.text
+    assert "h.1.mlp.up" not in page.text
+    assert "head" in page.text
+
+
+def test_equal_demands_of_a_stack_are_one_line():
+    demands = tuple(Demand(2**20, f"h.{i}", "activations") for i in range(12))
+    page = Page(emit_report(replace(PLAN, demands=demands)))
+    assert "h.{0..11}12 x 1.0MiB of activations" in page.text
+
+
+def test_a_plan_without_a_name_has_a_heading():
+    page = emit_report(Plan(Model("")))
+    assert b"<h1>unnamed model</h1>" in page
+
+
 @pytest.mark.parametrize(
     ("paths", "patterns"),
     [
         ([f"h.{i}" for i in range(12)], [("h.{0..11}", 12)]),
-        (["h.0", "h.2", "h.3", "x"], [("h.0", 1), ("h.{2..3}", 2), ("x", 1)]),
-        ([f"l.{i}.e.{j}" for i in (3, 4) for j in range(3)], [("l.{3..4}.e.{0..2}", 6)]),
-        (["a.0.x", "a.1.x", "a.0.y"], [("a.{0..1}.x", 2), ("a.0.y", 1)]),
+        (["h.0", "h.2", "h.3", "x"], [("h.0", 1), ("h.{2,3}", 2), ("x", 1)]),
+        ([f"l.{i}.e.{j}" for i in (3, 4) for j in range(3)], [("l.{3,4}.e.{0..2}", 6)]),
+        (["a.0.x", "a.1.x", "a.0.y"], [("a.{0,1}.x", 2), ("a.0.y", 1)]),
         (["h.01", "h.02", ""], [("h.01", 1), ("h.02", 1), ("", 1)]),
-        (["l.0.e.0", "l.0.e.1", "l.1.e.0"], [("l.0.e.{0..1}", 2), ("l.1.e.0", 1)]),
+        (["l.0.e.0", "l.0.e.1", "l.1.e.0"], [("l.0.e.{0,1}", 2), ("l.1.e.0", 1)]),
+        ([f"l.{i}.{n}" for i in range(3) for n in ("q", "k")], [("l.{0..2}.{q,k}", 6)]),
+        (
+            [f"l.{i}.e.{j}" for i in range(3) for j in range(0, 99, 3)],
+            [(f"l.{{0..2}}.e.{j}", 3) for j in range(0, 99, 3)],
+        ),
     ],
 )
 def test_regular_stacks_become_ranges(paths, patterns):
-    assert compress(paths) == patterns
+    assert [(each.path.text, each.count) for each in fold_paths(paths, ordered=False)] == patterns

@@ -12,10 +12,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from compile_plan.compiler.loading import load_model, reading, release_model
-from compile_plan.compiler.loading.execution import Runtime, boundaries, moved
-from compile_plan.compiler.loading.places import seats_of
-from compile_plan.compiler.loading.wrappers import unwrapped
-from compile_plan.compiler.sources.live import lower_model
+from compile_plan.compiler.loading.moves import moved
 from compile_plan.ir import Account, Unit
 from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards
 from tiny_checkpoints import plan
@@ -161,25 +158,6 @@ def test_loading_again_replaces_the_hooks(real, folder):
     load_model(plan(ON_CPU), model, folder)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
     assert torch.equal(model(IDS), real(IDS))
-
-
-def test_inputs_go_to_the_largest_modules_that_run_on_one_device():
-    model = meta()
-    tree = lower_model(model)
-    plain = unwrapped(tree)
-    units = [Unit(path, "cuda:0", "cuda:0") for path in ("embed", "rope", "layers.0", "layers.1", "head")]
-    placed = replace(plan(*units, Unit("layers.2", "cpu", "cpu")), tree=tree)
-    devices = {"cuda:0": torch.device("cuda:0"), "cpu": torch.device("cpu")}
-    seats = seats_of(placed, plain, model, None)
-    found = dict(boundaries(Runtime(placed, plain, seats, devices, {}, {})))
-    assert {tree.paths[module]: device.type for module, device in found.items()} == {
-        "embed": "cuda",
-        "rope": "cuda",
-        "layers.0": "cuda",
-        "layers.1": "cuda",
-        "layers.2": "cpu",
-        "head": "cuda",
-    }
 
 
 def test_whatever_holds_tensors_is_moved_and_keeps_its_type():

@@ -63,9 +63,11 @@ def test_meeting_names_op_devices_and_both_modules():
 
 
 def test_streamed_units_count_their_bytes_each_time():
-    model = Chain()
-    model.second = model.first
-    found = verify_plan(plan(("first", "cpu", "cuda:0"), ("second", "cpu", "cuda:0")), model, X)
+    class Twice(Chain):
+        def forward(self, x):
+            return self.second(self.first(self.first(x)))
+
+    found = verify_plan(plan(("first", "cpu", "cuda:0"), ("second", "cuda:0", "cuda:0")), Twice(), X)
     weight = 4 * (4 * 4 + 4)
     assert found.lawful
     assert found.streamed == (("cuda:0", 2 * weight),)
@@ -76,7 +78,7 @@ def test_the_peak_adds_weights_activations_and_the_streaming_buffer():
     peak = found.peaks[0]
     weight = 4 * (4 * 4 + 4)
     assert (peak.device, peak.weights, peak.streaming) == ("cuda:0", weight, weight)
-    assert peak.activations == 2 * X.nbytes
+    assert peak.activations == 3 * X.nbytes
     assert found.peaks[2].weights == weight
 
 

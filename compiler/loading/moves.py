@@ -1,0 +1,162 @@
+"""Where the arguments of a placed module go: to the device it runs on, and results back at the end.
+
+The same rules as the replay of a traced forward: arguments move on entering a unit, results stay where
+they are made, and the model's own inputs start where its first unit runs. A container has no call of
+its own, so the modules directly in it are its entries.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import torch
+from torch import nn
+
+from ...ir import ModuleTree, Plan
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
+# Often iterated or indexed instead of being called.
+CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+
+
+def attach_moves(
+    plan: Plan, tree: ModuleTree, live: Sequence[nn.Module], devices: Mapping[str, torch.device]
+) -> list[RemovableHandle]:
+    """Make every unit take its arguments where it runs, and the model hand its output back.
+
+    Args:
+        plan: the bound plan.
+        tree: the model's tree without wrappers.
+        live: the module behind each module of the tree.
+        devices: the torch device behind each device of the plan.
+
+    """
+    ends = _Ends(devices[start_device(plan, tree)])
+    handles = [
+        live[module].register_forward_pre_hook(_ToDevice(devices[run]), with_kwargs=True, prepend=True)
+        for module, run in entries(plan, tree, live)
+    ]
+    handles.append(live[0].register_forward_pre_hook(ends.enter, with_kwargs=True, prepend=True))
+    handles.append(live[0].register_forward_hook(ends.leave))
+    return handles
+
+
+def entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:
+    """Yield the modules whose call moves its arguments, with the device they go to; each module once."""
+    seen: set[int] = set()
+    for unit in plan.units:
+        module = tree.module_index.get(unit.path)
+        if module is None or unit.run is None:
+            continue
+        for entry in _called(module, tree, live):
+            if id(live[entry]) not in seen:
+                seen.add(id(live[entry]))
+                yield entry, unit.run
+
+
+def _called(module: int, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[int]:
+    """Yield a module, or those directly in it where it is not what is called."""
+    if has_forward(live[module]):
+        yield module
+    if isinstance(live[module], CONTAINERS) or not has_forward(live[module]):
+        for child in tree.children(module):
+            yield from _called(child, tree, live)
+
+
+def has_forward(module: nn.Module) -> bool:
+    """Say whether a module can be called at all; lists and dicts of modules cannot."""
+    return type(module).forward is not nn.Module.forward
+
+
+def start_device(plan: Plan, tree: ModuleTree) -> str:
+    """Return where the model's own inputs start: where the first unit that is a module with tensors runs."""
+    units = [unit for unit in plan.units if unit.run is not None and tree.covered(unit.path)]
+    modules = (unit for unit in units if unit.path in tree.module_index)
+    first = next(modules, units[0])
+    return str(first.run)
+
+
+@dataclass(frozen=True, slots=True)
+class _ToDevice:
+    device: torch.device
+
+    def __call__(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        return moved(args, self.device), moved(kwargs, self.device)
+
+
+class _Ends:
+    """The model's own inputs go to its start, its output back to where the first input came from."""
+
+    def __init__(self, start: torch.device) -> None:
+        self._start = start
+        self._caller = threading.local()
+
+    def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        first = next(_tensors((args, kwargs)), None)
+        self._caller.device = None if first is None else first.device
+        return moved(args, self._start), moved(kwargs, self._start)
+
+    def leave(self, _module: nn.Module, _args: Args, output: object) -> object:
+        device = self._caller.device
+        return output if device is None else moved(output, device)
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _tensors(item)
+
+
+def moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # arguments of any forward
+    """Return a value with every tensor in it on the device; what holds none elsewhere is returned as it is.
+
+    Nothing of the caller's is changed: what has to change is copied.
+    """
+    match value:
+        case torch.Tensor():
+            return value if value.device == device else value.to(device)
+        case list() | tuple():
+            items = [moved(item, device) for item in value]
+            if all(new is old for new, old in zip(items, value, strict=True)):
+                return value
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        case dict():
+            changed = {key: moved(item, device) for key, item in value.items()}
+            return _replaced(value, {k: v for k, v in changed.items() if v is not value[k]})
+        case _ if is_dataclass(value) and not isinstance(value, type):
+            return _dataclass_moved(value, device)
+        case _:
+            return value
+
+
+def _replaced(value: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:
+    if not changed:
+        return value
+    result = copy.copy(value)
+    for key, item in changed.items():
+        result[key] = item
+    return result
+
+
+def _dataclass_moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401
+    before = {field.name: getattr(value, field.name, None) for field in fields(value)}
+    changed = {name: moved(item, device) for name, item in before.items()}
+    if all(changed[name] is before[name] for name in before):
+        return value
+    result = copy.copy(value)
+    for name, item in changed.items():
+        object.__setattr__(result, name, item)  # frozen ones too
+    return result

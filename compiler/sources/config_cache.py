@@ -1,0 +1,202 @@
+"""The KV cache of a model known by its tensors and its ``config.json``: bytes of every layer, as demands.
+
+Widths come from the projections where they are stored plainly, else from the configuration. What is
+counted is what transformers keeps: latents for MLA, the last tokens for a window, a state of fixed size
+(float32, and the inputs of its convolution) for recurrent layers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final, TypeAlias
+
+from ...ir import Demand, ModuleTree
+from .cache_sites import KEYS, VALUES, Keeps, Site, cache_sites
+
+Config: TypeAlias = Mapping[str, Any]
+
+_INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+_LAYERS: Final = (
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_hidden_layers",
+    "n_layers",
+    "n_layer",
+    "num_layers",
+)
+_HEADS: Final = ("num_attention_heads", "decoder_attention_heads", "n_heads", "n_head", "num_heads")
+_KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
+_HIDDEN: Final = ("hidden_size", "d_model", "n_embd", "dim")
+_STATE_HEADS: Final = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
+_STATE_HEAD_DIM: Final = ("mamba_d_head", "mamba_head_dim", "mamba_headdim", "head_dim")
+_STATE_SIZE: Final = ("mamba_d_state", "ssm_state_size", "state_size", "d_state")
+_EXPAND: Final = ("mamba_expand", "expand")
+_WIDTHS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_STATE_WIDTH: Final = 4
+_COUNTER: Final = 8
+"""Bytes of the number of tokens seen, which a window keeps beside them."""
+_PATTERNS: Final = {
+    "gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gemma3n_text": 5, "cohere2": 4, "llama4_text": 4,
+}  # fmt: skip
+"""Every how many layers one sees all tokens, for configurations that leave it to the code."""
+_NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "mlp", "moe"})
+_WINDOWED: Final = frozenset({"sliding_attention", "chunked_attention", "local_attention", "local"})
+
+
+def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
+    """Return the bytes each layer keeps for ``batch`` requests of ``tokens`` tokens; none if it cannot be told."""
+    text = _text_config(config)
+    layers = _first(text, _LAYERS)
+    names = config.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    cache = _Cache(text, tree, tokens, batch, _width(config, text, tree))
+    own = None if layers is None else layers - (_integer(text.get("num_kv_shared_layers")) or 0)
+    sites = [s for s in cache_sites(tree, layers, architecture) if own is None or s.layer < own]
+    sized = [(site, cache.nbytes(site)) for site in sites]
+    if any(nbytes is None for _, nbytes in sized):
+        return ()
+    return tuple(
+        Demand(nbytes, tree.paths[site.module], "kv cache") for site, nbytes in sized if nbytes
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """What is asked for, of which model."""
+
+    config: Config
+    tree: ModuleTree
+    tokens: int
+    batch: int
+    width: int
+
+    def nbytes(self, site: Site) -> int | None:
+        """Return the bytes of one module; None if nothing tells."""
+        if site.keeps is Keeps.STATE:
+            return self._state(site.module)
+        if _layer_kind(self.config, site.layer) in _NO_TOKENS:
+            return None
+        elements = self._token_elements(site.module)
+        if elements is None:
+            return None
+        window = _window(self.config, site.layer)
+        tokens = self.tokens if window is None else min(self.tokens, window - 1)
+        return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
+
+    def _token_elements(self, module: int) -> int | None:
+        """Return how many numbers a module keeps of one token."""
+        latent = _integer(self.config.get("kv_lora_rank"))
+        if latent:
+            return latent + (_integer(self.config.get("qk_rope_head_dim")) or 0)
+        keys = self._projected(module, KEYS)
+        if keys is not None:
+            return keys + (self._projected(module, VALUES) or keys)
+        heads, kv_heads = _first(self.config, _HEADS), _kv_heads(self.config)
+        hidden = _first(self.config, _HIDDEN)
+        size = _integer(self.config.get("head_dim") or self.config.get("d_kv"))
+        if size is None and hidden and heads:
+            size = hidden // heads
+        return 2 * kv_heads * size if kv_heads and size else None
+
+    def _projected(self, module: int, names: frozenset[str]) -> int | None:
+        """Return the outputs of a projection whose weight is stored as it is used, not packed."""
+        for child in self.tree.children(module):
+            if self.tree.names[child] in names:
+                for tensor in self.tree.own_tensors(child):
+                    plain = self.tree.dtypes[tensor].startswith(("float", "bfloat"))
+                    packed = self.tree.dtypes[tensor].startswith("float4")
+                    if self.tree.tensor_names[tensor] == "weight" and plain and not packed:
+                        return self.tree.shapes[tensor][0] if len(self.tree.shapes[tensor]) == 2 else None
+        return None
+
+    def _state(self, module: int) -> int | None:
+        window = self._convolution(module)
+        if window is None:
+            return None
+        names = {self.tree.tensor_names[tensor] for tensor in self.tree.own_tensors(module)}
+        recurrent = self._recurrent(module) if names & {"A_log", "ssm_a"} else 0
+        return None if recurrent is None else self.batch * (window * self.width + recurrent * _STATE_WIDTH)
+
+    def _convolution(self, module: int) -> int | None:
+        for child in self.tree.children(module):
+            if "conv" in self.tree.names[child]:
+                shapes = [self.tree.shapes[t] for t in self.tree.own_tensors(child)]
+                return max(map(prod, shapes), default=None)
+        return None
+
+    def _recurrent(self, module: int) -> int | None:
+        """Return the numbers in a state: of every head a matrix, whatever it is multiplied with."""
+        by_name = {self.tree.tensor_names[t]: self.tree.shapes[t] for t in self.tree.own_tensors(module)}
+        decay = by_name.get("A_log", ())
+        if len(decay) == 2:
+            return prod(decay)
+        linear = [self.config.get(f"linear_{name}") for name in _LINEAR_STATE]
+        if all(isinstance(size, int) for size in linear) and "mamba" not in self.tree.names[module]:
+            return prod(linear)
+        heads, size = _first(self.config, _STATE_HEADS), _first(self.config, _STATE_SIZE)
+        head_dim, hidden = _first(self.config, _STATE_HEAD_DIM), _first(self.config, _HIDDEN)
+        inner = heads * head_dim if heads and head_dim else (_first(self.config, _EXPAND) or 0) * (hidden or 0)
+        return inner * size if inner and size else None
+
+
+_LINEAR_STATE: Final = ("num_value_heads", "key_head_dim", "value_head_dim")
+
+
+def _text_config(config: Config) -> Config:
+    for name in _INNER:
+        inner = config.get(name)
+        if isinstance(inner, dict):
+            return _text_config(inner)
+    return config
+
+
+def _integer(value: object) -> int | None:
+    return value if type(value) is int and 0 < value < 1 << 40 else None
+
+
+def _first(config: Config, names: Sequence[str]) -> int | None:
+    return next((value for name in names if (value := _integer(config.get(name)))), None)
+
+
+def _kv_heads(config: Config) -> int | None:
+    one = config.get("multi_query") is True or config.get("multi_query_attention") is True
+    if one and not config.get("new_decoder_architecture") and not config.get("multi_query_group_num"):
+        return 1
+    return _first(config, _KV_HEADS) or _first(config, _HEADS)
+
+
+def _width(config: Config, text: Config, tree: ModuleTree) -> int:
+    """Return the bytes of a number: of the dtype the model computes in, which quantised weights do not show."""
+    for told in (text, config):
+        for name in ("dtype", "torch_dtype"):
+            width = _WIDTHS.get(str(told.get(name)).removeprefix("torch."))
+            if width is not None:
+                return width
+    found = Counter(dtype for dtype in tree.dtypes if dtype in _WIDTHS)
+    return _WIDTHS[found.most_common(1)[0][0]] if found else 2
+
+
+def _layer_kind(config: Config, layer: int) -> str | None:
+    for name in ("layer_types", "layers_block_type"):
+        kinds = config.get(name)
+        if isinstance(kinds, list) and layer < len(kinds):
+            return str(kinds[layer])
+    return None
+
+
+def _window(config: Config, layer: int) -> int | None:
+    """Return how many tokens back a layer sees, None if all."""
+    kind = _layer_kind(config, layer)
+    size = _first(config, ("attention_window_size", "sliding_window", "attention_chunk_size"))
+    if size is None or config.get("use_sliding_window") is False:
+        return None
+    if kind is not None:
+        chunk = _integer(config.get("attention_chunk_size")) if kind == "chunked_attention" else None
+        return (chunk or size) if kind in _WINDOWED else None
+    first = config.get("max_window_layers") if config.get("use_sliding_window") is True else 0
+    every = _first(config, ("sliding_window_pattern",)) or _PATTERNS.get(str(config.get("model_type")))
+    sees_all = (layer + 1) % every == 0 if every else layer < (first if isinstance(first, int) else 0)
+    return None if sees_all else size

@@ -1,0 +1,115 @@
+"""A real editor session: the command in a process of its own, JSON-RPC over its pipes."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+WAIT = 20
+
+
+class Session:
+    """One client; use it in a ``with`` block."""
+
+    def __init__(self, folder: Path, encodings: tuple[str, ...] = ("utf-16",)) -> None:
+        self.folder = folder
+        self.encodings = encodings
+        self._count = 0
+        self._arrived: queue.Queue[dict | None] = queue.Queue()
+        self._kept: list[dict] = []
+
+    def __enter__(self):
+        command = [sys.executable, "-m", "compile_plan.compiler", "--lsp"]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.folder)
+        threading.Thread(target=self._listen, daemon=True).start()
+        general = {"positionEncodings": list(self.encodings)}
+        self.capabilities = self.ask(
+            "initialize",
+            {"processId": None, "rootUri": self.folder.as_uri(), "capabilities": {"general": general}},
+        )["capabilities"]
+        self.tell("initialized", {})
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.ask("shutdown", None)
+            self.tell("exit", None)
+        self.code = self.process.wait(WAIT)
+        self.errors = self.process.stderr.read().decode()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            stream.close()
+
+    def uri(self, name):
+        return (self.folder / name).as_uri()
+
+    def open(self, name, text):
+        document = {"uri": self.uri(name), "languageId": "plan", "version": 1, "text": text}
+        self.tell("textDocument/didOpen", {"textDocument": document})
+        return self.findings(name)
+
+    def change(self, name, text, version=2):
+        document = {"uri": self.uri(name), "version": version}
+        self.tell("textDocument/didChange", {"textDocument": document, "contentChanges": [{"text": text}]})
+        return self.findings(name)
+
+    def findings(self, name):
+        def about(message):
+            return message.get("method") == "textDocument/publishDiagnostics" and message["params"][
+                "uri"
+            ] == self.uri(name)
+
+        return self._wait(about)["params"]["diagnostics"]
+
+    def at(self, method, name, line, character, **more):
+        place = {
+            "textDocument": {"uri": self.uri(name)},
+            "position": {"line": line, "character": character},
+        }
+        return self.ask(f"textDocument/{method}", {**place, **more})
+
+    def ask(self, method, params):
+        self._count += 1
+        number = self._count
+        self._send({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
+        answer = self._wait(lambda message: message.get("id") == number and "method" not in message)
+        if "error" in answer:
+            raise RefusedError(answer["error"]["message"])
+        return answer["result"]
+
+    def tell(self, method, params):
+        self._send({"jsonrpc": "2.0", "method": method, "params": params})
+
+    def _send(self, message):
+        body = json.dumps(message).encode()
+        self.process.stdin.write(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        self.process.stdin.flush()
+
+    def _wait(self, wanted):
+        for at, message in enumerate(self._kept):
+            if wanted(message):
+                return self._kept.pop(at)
+        while True:
+            message = self._arrived.get(timeout=WAIT)
+            if message is None:
+                raise EOFError(self.process.stderr.read().decode())
+            if wanted(message):
+                return message
+            self._kept.append(message)
+
+    def _listen(self):
+        stream = self.process.stdout
+        while header := stream.readline():
+            length = int(header.split(b":")[1])
+            while stream.readline().strip():
+                pass
+            self._arrived.put(json.loads(stream.read(length)))
+        self._arrived.put(None)
+
+
+class RefusedError(Exception):
+    """The server answered with an error."""

@@ -1,0 +1,123 @@
+"""A device that is not there: tensors on ``npu:N`` hold CPU memory and refuse to meet those of others.
+
+Importing this gives the process the device, so tests that use it run as programs. Values are computed,
+not faked: what is loaded and run there can be compared with the CPU's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+aten = torch.ops.aten
+COUNT = 4
+CROSSING = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
+
+
+class DevicesMeet(RuntimeError):
+    """An op got tensors of two devices."""
+
+
+class There(torch.Tensor):
+    """A tensor on a pretended device; ``elem`` has its values."""
+
+    @staticmethod
+    def __new__(cls, elem, device):
+        return torch.Tensor._make_wrapper_subclass(
+            cls, elem.shape, strides=elem.stride(), storage_offset=elem.storage_offset(),
+            dtype=elem.dtype, device=device,
+        )  # fmt: skip
+
+    def __init__(self, elem, device):
+        self.elem = elem
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        return run(func, args, kwargs or {})
+
+
+def run(func, args, kwargs):
+    """Run an op on the CPU for the device its tensors are on."""
+    flat, spec = tree_flatten((args, kwargs))
+    tensors = [x for x in flat if isinstance(x, torch.Tensor)]
+    device = _together(func, tensors, kwargs.get("device"))
+    args, kwargs = tree_unflatten([x.elem if isinstance(x, There) else x for x in flat], spec)
+    if kwargs.get("device") is not None:
+        kwargs = {**kwargs, "device": torch.device("cpu")}
+    if func is aten.histc.default:  # counts integers on accelerators only
+        args = (args[0].float(), *args[1:])
+    made = func(*args, **kwargs)
+    if func is aten.copy_.default or func.__name__.split(".")[0].endswith("_"):
+        return tensors[0]
+    if torch.device(device).type != "npu":
+        return made
+    return tree_map_only(torch.Tensor, lambda t: There(t, device), made)
+
+
+def _together(func, tensors, wanted):
+    """Return the device of the result; raises where devices meet."""
+    if func in CROSSING:
+        return wanted or tensors[0].device
+    named = {t.device for t in tensors if t.dim() or isinstance(t, There)}
+    if aten.index.Tensor in {func} or "index_put" in func.__name__:
+        named = {t.device for t in tensors if isinstance(t, There)} | {tensors[0].device}
+    if len(named) > 1:
+        raise DevicesMeet(f"{func} got tensors on {sorted(map(str, named))}")
+    return wanted or next(iter(named), "cpu")
+
+
+class Module:
+    """What torch asks of a kind of device."""
+
+    @staticmethod
+    def is_available():
+        return True
+
+    @staticmethod
+    def device_count():
+        return COUNT
+
+    @staticmethod
+    def current_device():
+        return 0
+
+    @staticmethod
+    def is_initialized():
+        return True
+
+    @staticmethod
+    def _is_in_bad_fork():
+        return False
+
+    @staticmethod
+    def manual_seed_all(_seed):
+        return None
+
+    @staticmethod
+    def get_amp_supported_dtype():
+        return [torch.bfloat16]
+
+
+def _empty(size, *, dtype=None, layout=None, device=None, pin_memory=None, memory_format=None):
+    del layout, pin_memory, memory_format
+    return There(torch.empty(size, dtype=dtype), device)
+
+
+def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_memory=None):
+    del layout, pin_memory
+    return There(torch.empty_strided(size, stride, dtype=dtype), device)
+
+
+def _copy_from(source, target, non_blocking=False):
+    del non_blocking
+    source, inside = (t.elem if isinstance(t, There) else t for t in (source, target))
+    inside.copy_(source)
+    return target
+
+
+_setup_privateuseone_for_python_backend("npu", backend_module=Module())
+LIBRARY = torch.library.Library("aten", "IMPL")
+LIBRARY.impl("empty.memory_format", _empty, "PrivateUse1")
+LIBRARY.impl("empty_strided", _empty_strided, "PrivateUse1")
+LIBRARY.impl("_copy_from", _copy_from, "PrivateUse1")

@@ -1,0 +1,162 @@
+"""The KV cache of a checkpoint: exactly what the traced model keeps, layer by layer."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from compile_plan.compiler.sources.checkpoint import read_checkpoint
+from compile_plan.compiler.sources.config_cache import cache_demands
+from compile_plan.compiler.sources.live import lower_model
+from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_tensors
+from compile_plan.compiler.tracing import with_trace
+from compile_plan.ir import Diagnostics, Model, Plan
+
+from ..support.checkpoints import write_shards
+
+BASE = {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 64,
+    "vocab_size": 96,
+}
+GPT = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 96}
+MAMBA = {"mamba_n_heads": 8, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1}
+LATENT = {
+    "kv_lora_rank": 16,
+    "q_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "n_group": 1,
+    "topk_group": 1,
+}
+MODELS = {
+    "llama": BASE,
+    "qwen3": {**BASE, "head_dim": 32},
+    "mistral": {**BASE, "sliding_window": 16},
+    "qwen2": {**BASE, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
+    "gemma2": {**BASE, "head_dim": 32, "sliding_window": 16},
+    "gpt2": {**GPT, "bos_token_id": 1, "eos_token_id": 1},
+    "gpt_bigcode": {**GPT, "multi_query": True, "bos_token_id": 1, "eos_token_id": 1},
+    "falcon": BASE,
+    "bloom": {**BASE, "n_layer": 3, "n_head": 4},
+    "phi3": {**BASE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1},
+    "deepseek_v3": {**BASE, **LATENT},
+    "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 96, "state_size": 8},
+    "bamba": {**BASE, **MAMBA, "attn_layer_indices": [1], "mamba_chunk_size": 8},
+    "falcon_h1": {**BASE, **MAMBA, "head_dim": 16, "mamba_d_ssm": 128, "mamba_chunk_size": 8},
+    "lfm2": {**BASE, "layer_types": ["conv", "full_attention"] * 2},
+}
+
+
+def weightless(kind):
+    config = transformers.AutoConfig.for_model(kind, **MODELS[kind])
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.config.architectures = [type(model).__name__]
+    return model
+
+
+@pytest.mark.parametrize("tokens", [8, 64])
+@pytest.mark.parametrize("kind", MODELS)
+def test_each_module_keeps_what_the_trace_saw(kind, tokens):
+    model = weightless(kind)
+    tree = lower_model(model)
+    lowered = Plan(model=Model(kind, tree.digest), tree=tree)
+    traced = with_trace(lowered, model, None, Diagnostics(), batch=2, cache_tokens=tokens)
+    seen = {demand.path: demand.nbytes for demand in traced.demands if demand.purpose == "kv cache"}
+    told = cache_demands(model.config.to_dict(), tree, tokens, batch=2)
+    assert {demand.path: demand.nbytes for demand in told} == seen
+    assert seen
+
+
+def named(*paths, shape=(8, 8), dtype="bfloat16"):
+    return [NamedTensor(path, dtype, shape, 2 * shape[0] * shape[1]) for path in paths]
+
+
+def hybrid(layers, every):
+    """Return names as a model has them that attends in every fourth layer."""
+    tensors = named("model.embed_tokens.weight")
+    for layer in range(layers):
+        if (layer + 1) % every == 0:
+            attention = f"model.layers.{layer}.self_attn"
+            tensors += named(f"{attention}.q_proj.weight")
+            tensors += named(f"{attention}.k_proj.weight", f"{attention}.v_proj.weight", shape=(1024, 64))
+        else:
+            tensors += named(f"model.layers.{layer}.linear_attn.conv1d.weight", shape=(64, 4))
+            tensors += named(f"model.layers.{layer}.linear_attn.A_log", shape=(4, 1))
+    return tree_of_tensors(tensors)[0]
+
+
+def test_a_hybrid_of_64_layers_pays_for_the_16_that_attend():
+    config = {"num_hidden_layers": 64, "dtype": "bfloat16"}
+    tree = hybrid(64, 4)
+    longer, shorter = (sum(d.nbytes for d in cache_demands(config, tree, n, 1)) for n in (1001, 1000))
+    assert longer - shorter == 65_536
+    attending = [d.path for d in cache_demands(config, tree, 1, 1) if d.path.endswith("self_attn")]
+    assert attending == [f"model.layers.{layer}.self_attn" for layer in range(3, 64, 4)]
+
+
+def attention(layer, prefix="model"):
+    return named(*(f"{prefix}.layers.{layer}.self_attn.{name}_proj.weight" for name in "qkv"))
+
+
+def demands(tensors, config, tokens=10):
+    tree, _ = tree_of_tensors(tensors)
+    return {demand.path: demand.nbytes for demand in cache_demands(config, tree, tokens, 1)}
+
+
+def test_layers_beyond_those_the_model_runs_keep_nothing():
+    tensors = [*attention(0), *attention(1), *attention(2)]
+    assert list(demands(tensors, {"num_hidden_layers": 2})) == [
+        f"model.layers.{layer}.self_attn" for layer in (0, 1)
+    ]
+
+
+def test_layers_that_share_the_cache_of_others_keep_nothing():
+    config = {"num_hidden_layers": 2, "num_kv_shared_layers": 1}
+    assert list(demands([*attention(0), *attention(1)], config)) == ["model.layers.0.self_attn"]
+
+
+def test_towers_for_pictures_keep_nothing():
+    tensors = [*attention(0), *attention(1)]
+    tensors += [tensor for layer in range(5) for tensor in attention(layer, "vision_tower.encoder")]
+    config = {"text_config": {"num_hidden_layers": 2}}
+    assert list(demands(tensors, config)) == [f"model.layers.{layer}.self_attn" for layer in (0, 1)]
+
+
+def test_packed_projections_are_counted_by_the_configuration():
+    names = [f"model.layers.{i}.self_attn.{name}_proj.qweight" for i in range(2) for name in "qkv"]
+    config = {"num_attention_heads": 8, "num_key_value_heads": 2, "hidden_size": 64, "torch_dtype": "float16"}
+    found = demands(named(*names, shape=(1, 64), dtype="int32"), config)
+    assert list(found.values()) == [2 * 2 * 8 * 10 * 2] * 2
+
+
+def test_quantised_weights_do_not_tell_the_width():
+    tensors = [tensor._replace(dtype="float8_e4m3fn", nbytes=64) for tensor in attention(0) + attention(1)]
+    assert set(demands(tensors, {"torch_dtype": "bfloat16"}).values()) == {(8 + 8) * 10 * 2}
+
+
+def test_a_checkpoint_demands_its_cache(tmp_path):
+    tensors = {f"model.layers.{i}.self_attn.{n}_proj.weight": ("BF16", (8, 8)) for i in range(2) for n in "qkv"}
+    folder = write_shards(tmp_path / "model", tensors, 1)
+    (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 2}))
+    plan, _ = read_checkpoint(folder, Diagnostics(), cache_tokens=100, batch=3)
+    assert [demand.nbytes for demand in plan.demands] == [16 * 100 * 3 * 2] * 2
+    assert not read_checkpoint(folder, Diagnostics())[0].demands
+
+
+def test_an_unknown_cache_is_a_warning(tmp_path):
+    folder = write_shards(tmp_path / "mlp", {"fc.weight": ("F32", (4, 4))}, 1)
+    diagnostics = Diagnostics()
+    plan, _ = read_checkpoint(folder, diagnostics, cache_tokens=100)
+    assert [finding.code for finding in diagnostics] == ["unknown-cache"]
+    assert not plan.demands
