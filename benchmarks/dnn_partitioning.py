@@ -1,6 +1,6 @@
 """Throughput on public dataflow graphs: ours beside the published algorithms, one cost model.
 
-    python benchmarks/dnn_partitioning.py PATH [--seconds 10]
+    python benchmarks/dnn_partitioning.py PATH [--steps 200000]
 
 PATH holds `throughput-inputs/`, `latency-inputs/` and `human-experts/` of the repository
 msr-fiddle/dnn-partitioning. Prints a Markdown table of the busiest device's time per sample.
@@ -95,7 +95,7 @@ PUBLISHED = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--steps", type=int, default=200_000)
     arguments = parser.parse_args()
     print("| workload | expert | PipeDream | DP | IP (bound) | ours, in order | ours | seconds | to IP |")
     print("|---|---|---|---|---|---|---|---|---|")
@@ -103,8 +103,7 @@ def main():
         graph, position = load(arguments.data / f"{name}.json")
         begun = time.perf_counter()
         simple = in_order(graph)
-        spent = time.perf_counter() - begun
-        best = anneal(graph, simple, max(0.1, arguments.seconds - spent - 0.3))
+        best = anneal(graph, simple, arguments.steps)
         seconds = time.perf_counter() - begun
         human = expert(arguments.data / "human-experts" / f"{Path(name).name}_expert.json", graph, position)
         ours = busiest(graph, best)

@@ -1,7 +1,10 @@
 """Load time, forward time, peak memory and bytes written, beside accelerate and transformers.
 
-Makes a random checkpoint (``--gb``), then measures each tool in a process of its own. Cold runs drop
-the checkpoint's and the offload folder's pages from the cache first. Run: python benchmarks/loading.py --gb 1
+Makes a random checkpoint (``--gb``), then measures each tool in processes of its own, the tools in turn,
+so that whatever else the machine does meets all of them; medians count. Cold runs drop the checkpoint's
+and the offload folder's pages from the cache first. Memory is told apart: what only swapping could take
+back (anonymous), and pages of files, which the system drops when it needs room.
+Run: python benchmarks/loading.py --gb 1
 """
 
 from __future__ import annotations
@@ -9,9 +12,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -53,10 +58,30 @@ def drop_cache(*folders: Path) -> None:
                 os.close(descriptor)
 
 
-def resident(line: str) -> int:
-    """Memory of this process in KiB; pages of mapped files count, though the system may take them back."""
+def memory(kind: str) -> float:
+    """Memory of this process in MB: ``RssAnon`` or ``RssFile``."""
     status = Path("/proc/self/status").read_text()
-    return int(next(row for row in status.splitlines() if row.startswith(line)).split()[1])
+    return int(next(row for row in status.splitlines() if row.startswith(kind)).split()[1]) / 1024
+
+
+class Watch:
+    """The most anonymous memory while something runs, looked at every five milliseconds."""
+
+    def __enter__(self):
+        self.before = self.most = memory("RssAnon")
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self):
+        while not self._done.wait(0.005):
+            self.most = max(self.most, memory("RssAnon"))
+
+    def __exit__(self, *_):
+        self._done.set()
+        self._thread.join()
+        self.most = max(self.most, memory("RssAnon")) - self.before
 
 
 def load(tool: str, place: str, folder: Path, offload: Path):
@@ -98,31 +123,29 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
         import compile_plan.compiler.loading  # noqa: F401
     with tempfile.TemporaryDirectory(dir=folder.parent) as name, torch.no_grad():
         offload, ids = Path(name), torch.arange(4)[None]
-        before = resident("VmRSS")
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts here
-        start = time.perf_counter()
-        model = load(tool, place, folder, offload)
-        loaded = time.perf_counter()
-        model(ids)
-        first = time.perf_counter()
-        warm = []
-        for _ in range(3):
-            begin = time.perf_counter()
+        with Watch() as watch:
+            start = time.perf_counter()
+            model = load(tool, place, folder, offload)
+            loaded = time.perf_counter()
             model(ids)
-            warm.append(time.perf_counter() - begin)
-        peak = resident("VmHWM") - before
+            first = time.perf_counter()
+            warm = [timed(model, ids) for _ in range(5)]
+        files = memory("RssFile")
         written = sum(file.stat().st_size for file in offload.rglob("*") if file.is_file())
         del model
         model = load(tool, place, folder, offload)  # and not run: pages in use would stay in the cache
         drop_cache(folder, offload)
-        begin = time.perf_counter()
-        model(ids)
-        cold = time.perf_counter() - begin
+        cold = timed(model, ids)
     return {
-        "load s": loaded - start, "first forward s": first - loaded, "load + forward s": first - start,
-        "forward warm s": min(warm), "forward cold s": cold, "peak MB": peak / 1024,
-        "written MB": written / 1e6,
+        "load s": loaded - start, "load + forward s": first - start, "warm forward s": statistics.median(warm),
+        "cold forward s": cold, "anonymous MB": watch.most, "of files MB": files, "written MB": written / 1e6,
     }  # fmt: skip
+
+
+def timed(model, ids) -> float:
+    begin = time.perf_counter()
+    model(ids)
+    return time.perf_counter() - begin
 
 
 def table(place: str, rows: dict[str, dict[str, float]]) -> None:
@@ -140,7 +163,7 @@ def table(place: str, rows: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, default=0.05, help="size of the checkpoint")
-    parser.add_argument("--repeat", type=int, default=3, help="runs of each; the fastest counts")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
     parser.add_argument("--one", nargs=3, metavar=("TOOL", "PLACE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -153,11 +176,12 @@ def main() -> None:
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         print(f"{size / 1e9:.2f} GB in {len(list(folder.glob('*.safetensors')))} shards")
         for place in PLACES:
-            rows = {}
-            for tool in TOOLS:
-                runs = [run(tool, place, folder) for _ in range(arguments.repeat)]
-                rows[tool] = {key: min(one[key] for one in runs) for key in runs[0]}
-            table(place, rows)
+            runs = [{tool: run(tool, place, folder) for tool in TOOLS} for _ in range(arguments.repeat)]
+            table(place, {tool: medians([one[tool] for one in runs]) for tool in TOOLS})
+
+
+def medians(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(one[key] for one in runs) for key in runs[0]}
 
 
 def run(tool: str, place: str, folder: Path) -> dict[str, float]:

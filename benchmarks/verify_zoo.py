@@ -11,6 +11,7 @@ was stopped goes on where it was; the table at the end covers everything in the 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import sys
@@ -38,6 +39,21 @@ def build(name: str) -> torch.nn.Module:
         if type(config) in factory._model_mapping:  # noqa: SLF001  the library's own table
             with torch.device("meta"):
                 return factory.from_config(config).eval()
+    with torch.device("meta"):
+        return class_for(type(config))(config).eval()
+
+
+def class_for(config: type) -> type[torch.nn.Module]:
+    """Find the model of a part (a vision tower, a text decoder), which the library lists nowhere."""
+    module = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    for kind in vars(module).values():
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, transformers.PreTrainedModel)
+            and kind.config_class is config
+            and "forward" in vars(kind)
+        ):
+            return kind
     raise LookupError("no model class")
 
 

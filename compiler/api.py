@@ -62,6 +62,7 @@ def compile_model(
         PlanError: the request cannot be met; ``.diagnostics`` says why and what would help.
 
     """
+    from .checked_options import checked
     from .driver import compile_live
     from .override_files import read_overrides
 
@@ -76,7 +77,7 @@ def compile_model(
         offload=offload,
         **more,
     )
-    return compile_live(model, options, read_overrides(overrides), example_inputs=example_inputs)
+    return compile_live(model, checked(options), read_overrides(overrides), example_inputs=example_inputs)
 
 
 def infer_auto_device_map(

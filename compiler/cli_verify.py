@@ -67,7 +67,7 @@ def summary(verification: Verification) -> Iterator[Line]:
         yield [("bold", "replayed"), ("", ": no mix-up; nothing moves between devices")]
     for device, nbytes in verification.streamed:
         yield [("", f"  {visible(device)} fetches {human_size(nbytes)} of weights in one forward")]
-    for peak in verification.peaks:
+    for peak in (each for each in verification.peaks if each.nbytes):
         where = f"in {visible(peak.path)}" if peak.path else "in the model's own forward"
         yield [("", f"  {visible(peak.device)} peaks at {human_size(peak.nbytes)} {where}: {peak.account()}")]
 

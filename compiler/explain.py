@@ -38,6 +38,8 @@ _REASONS: Final = {
     Reason.SPILLED: "no accelerator had room for it",
 }
 
+_LASTING: Final = "kv cache"
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -148,7 +150,7 @@ def _ties(plan: Plan, unit: Unit) -> Iterator[str]:
 
 
 def _needed(plan: Plan, unit: Unit) -> int:
-    """Return the bytes that would move with the unit: its own, and those it is tied to."""
+    """Return the bytes that would move with the unit: its own, its demands, and what is tied to it."""
     if plan.tree is None or plan.tree.nbytes is None:
         return 0
     index = plan.tree.tensor_index
@@ -157,7 +159,14 @@ def _needed(plan: Plan, unit: Unit) -> int:
         members = {index[path] for path in tie.tensors if path in index}
         if members & moving:
             moving |= members
-    return sum(plan.tree.nbytes[tensor] for tensor in moving)
+    return sum(plan.tree.nbytes[tensor] for tensor in moving) + _demanded(plan, unit)
+
+
+def _demanded(plan: Plan, unit: Unit) -> int:
+    """Return what a device needs more at most when the unit runs there: caches add up, moments do not."""
+    demands = [demand for demand in plan.demands if is_within(demand.path, unit.path)]
+    lasting = sum(demand.nbytes for demand in demands if demand.purpose == _LASTING)
+    return lasting + max((demand.nbytes for demand in demands if demand.purpose != _LASTING), default=0)
 
 
 def _free(plan: Plan, device: Device) -> int | None:
@@ -186,18 +195,28 @@ def _names(pattern: str, path: str) -> bool:
 
 
 def _change(plan: Plan, unit: Unit, needed: int) -> str:
-    room = {
-        device.name: free
+    """Return lines for an override file that move the unit, cheapest device first; they are enough."""
+    target = unit.path or "."
+    able = [
+        (max(0, needed - free), -free, device)
         for device in plan.devices
         if device.name != unit.store
         and is_accelerator(device.name)
+        and not _forbidden(plan, unit, device)
         and (free := _free(plan, device)) is not None
-    }
-    target = unit.path or "."
-    if not room:
+    ]
+    if not able:
         return f"`place {target} on DEVICE` in an override file"
-    best = max(room, key=lambda name: room[name])
-    if room[best] >= needed:
-        return f"`place {target} on {best}` in an override file"
-    short = size_up(needed - room[best])
-    return f"+{short} of memory on {best}, or move that much of what is on it elsewhere"
+    short, _, best = min(able, key=lambda each: each[:2])
+    place = f"`place {target} on {best.name}`"
+    if not short:
+        return f"{place} in an override file"
+    larger = size_up((best.memory or 0) + short)
+    return f"`device {best.name} memory {larger}` and {place} in an override file"
+
+
+def _forbidden(plan: Plan, unit: Unit, device: Device) -> bool:
+    return any(
+        isinstance(rule, Never) and rule.device == device.name and _names(rule.pattern, unit.path)
+        for rule in plan.constraints
+    )

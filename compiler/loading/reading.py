@@ -25,6 +25,8 @@ from ..sources.safetensors_header import StoredTensor
 
 PIECE: Final = 2 << 20
 """Bytes read at a time; the scratch of one thread. A multiple of every element size."""
+REQUEST: Final = 128 << 10
+"""Bytes of one request to read ahead: what Linux reads ahead on the slowest kinds of disk."""
 THREADS: Final = 4
 Progress: TypeAlias = Callable[[int, int], None]
 
@@ -56,12 +58,16 @@ class Mapped:
     offset: int
 
     def read_ahead(self) -> None:
-        """Ask the system to bring the bytes into its cache; returns before they are there."""
+        """Ask the system to bring the bytes into its cache; returns before they are there.
+
+        Systems serve only the first part of a large request, as much as they read ahead by themselves.
+        """
         advice = getattr(mmap, "MADV_WILLNEED", None)
         if self.pages is None or advice is None:
             return
-        start = self.offset - self.offset % mmap.PAGESIZE
-        self.pages.madvise(advice, start, self.offset + self.tensor.nbytes - start)
+        end = self.offset + self.tensor.nbytes
+        for start in range(self.offset - self.offset % mmap.PAGESIZE, end, REQUEST):
+            self.pages.madvise(advice, start, min(REQUEST, end - start))
 
 
 class OpenFiles:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from math import exp, inf
-from time import monotonic
 from typing import Final, TypeAlias
 
 
@@ -56,7 +55,7 @@ class Graph:
 State: TypeAlias = tuple[int, int, int]
 """Accelerators and CPUs used, groups placed."""
 HEATS: Final = ((0.02, 0.3), (0.005, 0.35), (0.0005, 0.35))
-"""Starting temperature, relative to the load, and share of the time, by stage."""
+"""Starting temperature, relative to the load, and share of the moves, by stage."""
 
 
 class Assignment:
@@ -233,33 +232,37 @@ def _segments(graph: Graph, start: int) -> Iterator[tuple[float, float]]:
         yield (inf if size > graph.memory else fast + moved), slow
 
 
-def anneal(graph: Graph, start: Sequence[int], seconds: float, *, seed: int = 0) -> list[int]:
-    """Return the best assignment met from ``start`` on: one warm walk, then one that hardly climbs."""
+def anneal(graph: Graph, start: Sequence[int], steps: int, *, seed: int = 0) -> list[int]:
+    """Return the best assignment met from ``start`` on: one warm walk, then one that hardly climbs.
+
+    The number of moves tried is fixed, not the time, so every machine gives the same answer.
+    """
     best = list(start)
     for heat, share in HEATS:
-        best = _walk(graph, best, seconds * share, heat, random.Random(seed))  # noqa: S311  # no secret
+        best = _walk(graph, best, int(steps * share), heat, random.Random(seed))  # noqa: S311  # no secret
     return best
 
 
-def _walk(graph: Graph, start: list[int], seconds: float, heat: float, chooser: random.Random) -> list[int]:
+def _walk(graph: Graph, start: list[int], steps: int, heat: float, chooser: random.Random) -> list[int]:
     """Move one group at a time; accept what is worse the less often the later it is."""
     state, best, least = Assignment(graph, start), start, busiest(graph, start)
-    energy, neighbours, begun = _energy(state), _neighbours(graph), monotonic()
-    while (passed := monotonic() - begun) < seconds:
-        scale = energy * (heat * (1 - passed / seconds) ** 2 + 1e-6)
-        for _ in range(256):
-            moves = _proposal(chooser, graph, state, neighbours)
-            undo = [(group, state.devices[group[0]]) for group, _ in moves]
-            for group, device in moves:
+    energy, neighbours = _energy(state), _neighbours(graph)
+    scale = 0.0
+    for step in range(steps):
+        if step % 256 == 0:
+            scale = energy * (heat * (1 - step / steps) ** 2 + 1e-6)
+        moves = _proposal(chooser, graph, state, neighbours)
+        undo = [(group, state.devices[group[0]]) for group, _ in moves]
+        for group, device in moves:
+            state.move(group, device)
+        after = _energy(state)
+        if after > energy and chooser.random() >= exp((energy - after) / scale):
+            for group, device in undo:
                 state.move(group, device)
-            after = _energy(state)
-            if after > energy and chooser.random() >= exp((energy - after) / scale):
-                for group, device in undo:
-                    state.move(group, device)
-                continue
-            energy = after
-            if max(state.loads) < least and max(state.sizes[: graph.accelerators]) <= graph.memory:
-                best, least = list(state.devices), max(state.loads)
+            continue
+        energy = after
+        if max(state.loads) < least and max(state.sizes[: graph.accelerators]) <= graph.memory:
+            best, least = list(state.devices), max(state.loads)
     return best
 
 

@@ -45,7 +45,7 @@ def most_bytes(problem: Problem, policy: str, seconds: float) -> Counts | None:
         if attempt == 0:
             bound = min(bound, int((1e-6 - answer.bound) * builder.unit) // builder.exact * builder.exact)
         table = builder.table(answer.values)
-        over = _overruns(problem, groups, table)
+        over = overruns(problem, groups, table)
         if not any(over):
             return Counts(groups, table, bound, answer.status == "optimal" and attempt == 0)
         tightened = _tighten(tightened, over, int(builder.unit * 1e-5 * 10**attempt))
@@ -79,7 +79,7 @@ def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Cou
     if not answer.values:
         return None
     table = builder.table(answer.values)
-    if any(_overruns(problem, groups, table)):
+    if any(overruns(problem, groups, table)):
         return None
     return Counts(groups, table, kept, answer.status == "optimal")
 
@@ -91,7 +91,7 @@ def least_extra(problem: Problem, policy: str, device: int, seconds: float) -> i
     answer = solve(builder.program, seconds=seconds, gap=1e-6)
     if not answer.values:
         return None
-    over = _overruns(problem, groups, builder.table(answer.values))
+    over = overruns(problem, groups, builder.table(answer.values))
     return over[device] if not any(n for d, n in enumerate(over) if d != device) else None
 
 
@@ -113,7 +113,7 @@ def _count_hops(builder: Builder) -> None:
         before = used
 
 
-def _overruns(
+def overruns(
     problem: Problem, groups: tuple[Group, ...], table: tuple[dict[Place, int], ...]
 ) -> list[int]:  # fmt: skip
     """Return by device how many bytes the counts exceed its room or its pool, exactly."""

@@ -7,7 +7,7 @@ from ...ir.rules.searching import DOES_NOT_FIT, SPILL
 from .change import describe_change, proof, smallest_change
 from .outoforder import least_extra
 from .problem import UNLIMITED, Place, Problem
-from .solve import Found
+from .found import Found
 
 
 def spill_warning(found: Found, problem: Problem, places: list[Place], seconds: float) -> Diagnostic:

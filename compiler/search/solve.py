@@ -7,14 +7,15 @@ before is one of the candidates: the answer is never worse.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice, pairwise, permutations
-from time import monotonic
 
 from . import inorder
 from .arrange import arrange, bring_closer, count_hops, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
+from .found import Found, Wish, spilled_bytes
+from .leaving import leave_order
 from .objective import Workload, bound_of, latency, rates, seconds_per_byte, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
 from .problem import Place, Problem, is_legal, usage
@@ -26,54 +27,13 @@ BETTER = 0.02
 """A continuous objective must gain this much to replace the simple plan."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the search is asked for."""
-
-    objective: str | None = None
-    offload: str = "stream"
-    seconds: float = 10.0
-    work: Workload = field(default_factory=Workload)
-    started: float = field(default_factory=monotonic)
-
-    def left(self, share: float) -> float:
-        """Return the seconds the next step may take: a share of what is left."""
-        return max(0.05, share * (self.seconds - (monotonic() - self.started)))
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A placement of a model's atoms, what it is worth, and what was proved."""
-
-    model: Model
-    places: list[Place]
-    objective: str
-    value: float
-    bound: float
-    status: str
-    """``optimal``, ``in-order`` (among placements that keep the order) or ``time-limit``."""
-    notes: tuple[str, ...] = ()
-
-    @property
-    def spilled(self) -> int:
-        """Bytes of free atoms that are not stored on an accelerator."""
-        return spilled_bytes(self.model.problem, self.places)
-
-
-def spilled_bytes(problem: Problem, places: list[Place]) -> int:
-    """Return the bytes stored off the accelerators."""
-    mains = set(problem.accelerators)
-    pairs = zip(problem.atoms, places, strict=True)
-    return sum(atom.weight for atom, place in pairs if place.store not in mains)
-
-
 def search(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     """Return the best placement found, with whole layers where that costs nothing; None if none is legal."""
     models = (coarse,) if coarse.grains == fine.grains else (coarse, fine)
     for model in models:
         found = _best_in_order(model, wish)
         if found is not None:
-            return found
+            return leave_order(found, wish)
     room = sum(inorder.room_in_order(fine.problem, d) for d in fine.problem.accelerators)
     if fine.problem.total <= room:
         for model in models:
@@ -176,8 +136,8 @@ def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     value = value_of(objective, problem, places, wish.work)
     bound = value if objective == "fill" else min(value, bound_of(objective, problem, wish.work))
     note = f"no order-keeping placement fits; this one changes device {count_hops(problem, places)} times"
-    status = "optimal" if value == bound else "time-limit"
-    return Found(model, places, objective, value, bound, status, (note,))
+    status = "optimal" if value == bound else "unproven"
+    return leave_order(Found(model, places, objective, value, bound, status, (note,)), wish)
 
 
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:

@@ -58,9 +58,7 @@ def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> 
     sized = [(site, cache.nbytes(site)) for site in sites]
     if any(nbytes is None for _, nbytes in sized):
         return ()
-    return tuple(
-        Demand(nbytes, tree.paths[site.module], "kv cache") for site, nbytes in sized if nbytes
-    )
+    return tuple(Demand(nbytes, tree.paths[site.module], "kv cache") for site, nbytes in sized if nbytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +136,9 @@ class _Cache:
             return prod(linear)
         heads, size = _first(self.config, _STATE_HEADS), _first(self.config, _STATE_SIZE)
         head_dim, hidden = _first(self.config, _STATE_HEAD_DIM), _first(self.config, _HIDDEN)
-        inner = heads * head_dim if heads and head_dim else (_first(self.config, _EXPAND) or 0) * (hidden or 0)
+        inner = (
+            heads * head_dim if heads and head_dim else (_first(self.config, _EXPAND) or 0) * (hidden or 0)
+        )
         return inner * size if inner and size else None
 
 

@@ -22,7 +22,12 @@ _BUFFERS: Final = frozenset(
 )
 _ORDER: Final = (
     (2, re.compile(r"^embedding_norm$")),
-    (4, re.compile(r"(?:^|_)heads?$|^output$|(?:embed|conv|proj)_out$|classifier|^score$|^fc$|^vocab_proj|^cls$")),
+    (
+        4,
+        re.compile(
+            r"(?:^|_)heads?$|^output$|(?:embed|conv|proj)_out$|classifier|^score$|^fc$|^vocab_proj|^cls$"
+        ),
+    ),
     (3, re.compile(r"pooler")),
     (-4, re.compile(r"^wte$|^shared$|^tok_|token_emb|word_emb|^embed_tokens$")),
     (-3, re.compile(r"embed|embd|^wpe$|patch|(?:^|_)stem$|^conv_?(?:in|1|2)$|rotary")),

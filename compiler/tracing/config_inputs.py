@@ -41,7 +41,7 @@ def _configs(config: Untyped) -> list[Untyped]:
     return [config, *(item for item in inner if item is not None and not isinstance(item, dict))]
 
 
-def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iterator[dict[str, Tensor]]:
+def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iterator[dict[str, Untyped]]:
     """Yield keyword arguments for the model's forward, the ones that reach most of it first.
 
     A signature does not tell everything (a picture may need its tokens in the text, features may have
@@ -60,10 +60,19 @@ def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iter
             tried.append(names)
             made = {name: _MAKERS[name](request) for name in names}
             yield made
-            if "input_features" in made:
-                yield {**made, "input_features": made["input_features"].transpose(1, 2)}
-            if "pixel_values" in made:
-                yield {**made, "pixel_values": _video(request)}
+            yield from _variants(request, made)
+    if wanted and getattr(config, "use_cache", False):
+        yield {**{name: _MAKERS[name](request) for name in wanted}, "use_cache": False}
+    dummy = getattr(model, "dummy_inputs", None)
+    if isinstance(dummy, dict) and set(dummy) <= set(parameters):
+        yield dummy
+
+
+def _variants(request: Request, made: Mapping[str, Tensor]) -> Iterator[dict[str, Untyped]]:
+    """Yield the same arguments with one of them in another of the shapes it is known to have."""
+    for name, makers in _OTHER_SHAPES.items():
+        if name in made:
+            yield from ({**made, name: maker(request)} for maker in makers)
 
 
 def _length(config: Untyped, seq: int | None) -> int:
@@ -137,11 +146,60 @@ def _features(request: Request) -> Tensor:
     return torch.empty(request.batch, bins, frames, device="meta")
 
 
+def _features_by_time(request: Request) -> Tensor:
+    return _features(request).transpose(1, 2)
+
+
+def _square_features(request: Request) -> Tensor:
+    bins = request.find("num_mel_bins", default=64)
+    return torch.empty(request.batch, 1, request.find("spec_size", default=1024), bins, device="meta")
+
+
+def _spectrogram(request: Request) -> Tensor:
+    bins = request.find("num_mel_bins", default=128)
+    return torch.empty(request.batch, request.find("max_length", default=1024), bins, device="meta")
+
+
+def _wave_in_channels(request: Request) -> Tensor:
+    channels = request.find("audio_channels", "channels", default=1)
+    return torch.empty(request.batch, channels, 16_000, device="meta")
+
+
+def _two_images(request: Request) -> Tensor:
+    image = _image(request)
+    return torch.empty(image.shape[0], 2, *image.shape[1:], device="meta")
+
+
+def _grid(_request: Request) -> Tensor:
+    return torch.tensor([[1, _PATCHES, _PATCHES]])
+
+
+def _patches(request: Request) -> Tensor:
+    side = request.find("patch_size", default=14)
+    channels = request.find("in_channels", "num_channels", "in_chans", default=3)
+    frames = request.find("temporal_patch_size", default=1)
+    return torch.empty(_PATCHES * _PATCHES, channels * frames * side * side, device="meta")
+
+
+def _row_of_features(request: Request) -> Tensor:
+    bins = request.find("num_mel_bins", default=80)
+    return torch.empty(request.batch, request.seq, bins, device="meta")
+
+
+_PATCHES: Final = 16
+_OTHER_SHAPES: Final[dict[str, tuple[Callable[[Request], Tensor], ...]]] = {
+    "input_features": (_features_by_time, _row_of_features, _square_features),
+    "input_values": (_wave_in_channels, _spectrogram),
+    "pixel_values": (_video, _two_images, _patches),
+}
 _MEDIA: Final = ("pixel_values", "input_features", "input_values")
 _MAKERS: Final[dict[str, Callable[[Request], Tensor]]] = {
     "attention_mask": _mask,
     "bbox": _boxes,
     "decoder_input_ids": _tokens,
+    "grid_thw": _grid,
+    "hidden_states": _patches,
+    "image_grid_thw": _grid,
     "input_features": _features,
     "input_ids": _tokens,
     "input_values": _wave,

@@ -11,7 +11,6 @@ from compile_plan.ir import Plan, PlanError, is_accelerator, unit_of_tensors, ve
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from module_strategies import modules, requests
-from torch import nn
 
 QUICK = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 LINES = (
@@ -26,7 +25,7 @@ LINES = (
 )
 
 
-def real_bytes(model: nn.Module) -> int:
+def real_bytes(model):
     tensors = {id(t): t for t in (*model.parameters(), *model.buffers())}
     return sum(t.numel() * t.element_size() for t in tensors.values())
 
@@ -69,7 +68,7 @@ def commands(draw: st.DrawFn):
     return request.model, options
 
 
-def compiles(model: nn.Module, options: dict) -> None:
+def compiles(model, options):
     try:
         plan = compile_model(model, **options)
     except PlanError as error:

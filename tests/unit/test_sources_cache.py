@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 import transformers
+from checkpoints import write_shards
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.config_cache import cache_demands
 from compile_plan.compiler.sources.live import lower_model
@@ -14,7 +15,6 @@ from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_ten
 from compile_plan.compiler.tracing import with_trace
 from compile_plan.ir import Diagnostics, Model, Plan
 
-from ..support.checkpoints import write_shards
 
 BASE = {
     "hidden_size": 64,
@@ -47,9 +47,9 @@ MODELS = {
     "gpt2": {**GPT, "bos_token_id": 1, "eos_token_id": 1},
     "gpt_bigcode": {**GPT, "multi_query": True, "bos_token_id": 1, "eos_token_id": 1},
     "falcon": BASE,
-    "bloom": {**BASE, "n_layer": 3, "n_head": 4},
+    "bloom": {"hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 96},
     "phi3": {**BASE, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1},
-    "deepseek_v3": {**BASE, **LATENT},
+    "deepseek_v3": {**BASE, **LATENT, "num_key_value_heads": 4},
     "mamba": {"hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 96, "state_size": 8},
     "bamba": {**BASE, **MAMBA, "attn_layer_indices": [1], "mamba_chunk_size": 8},
     "falcon_h1": {**BASE, **MAMBA, "head_dim": 16, "mamba_d_ssm": 128, "mamba_chunk_size": 8},
@@ -146,7 +146,9 @@ def test_quantised_weights_do_not_tell_the_width():
 
 
 def test_a_checkpoint_demands_its_cache(tmp_path):
-    tensors = {f"model.layers.{i}.self_attn.{n}_proj.weight": ("BF16", (8, 8)) for i in range(2) for n in "qkv"}
+    tensors = {
+        f"model.layers.{i}.self_attn.{n}_proj.weight": ("BF16", (8, 8)) for i in range(2) for n in "qkv"
+    }
     folder = write_shards(tmp_path / "model", tensors, 1)
     (folder / "config.json").write_text(json.dumps({"num_hidden_layers": 2}))
     plan, _ = read_checkpoint(folder, Diagnostics(), cache_tokens=100, batch=3)

@@ -1,0 +1,121 @@
+"""Objectives as integer programs: what they could reach if the order of the layers did not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+
+from .formulate import Builder, kinds_of
+from .highs import solve
+from .objective import Workload, atom_seconds
+from .outoforder import Counts, overruns
+from .problem import UNLIMITED, Problem
+
+GAP: Final = 1e-4
+"""Relative distance from the bound at which the solver may stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aimed:
+    """Counts that are best for an objective, and the value no placement can beat."""
+
+    counts: Counts
+    bound: float
+
+
+def best_counts(
+    problem: Problem, objective: str, work: Workload, policy: str, seconds: float, *, keep: int = 0
+) -> Aimed | None:
+    """Return the best counts in any order that keep ``keep`` bytes on accelerators; None if none is found."""
+    groups = kinds_of(problem)
+    builder = Builder(problem, groups, policy)
+    if keep:
+        builder.program.at_most(-builder.amount(keep), [(c, -v) for c, v in builder.keep_bytes()])
+    scale = _aim(builder, objective, work)
+    answer = solve(builder.program, seconds=seconds, gap=GAP)
+    if not answer.values:
+        return None
+    table = builder.table(answer.values)
+    if any(overruns(problem, groups, table)):
+        return None
+    return Aimed(Counts(groups, table, 0, answer.status == "optimal"), answer.bound * scale)
+
+
+def _aim(builder: Builder, objective: str, work: Workload) -> float:
+    """Add the objective to a program; returns what its value is to be multiplied with."""
+    match objective:
+        case "balance":
+            return _least_share(builder)
+        case "headroom":
+            return _most_headroom(builder)
+        case "throughput":
+            return _least_busy(builder, work)
+        case "latency":
+            return _least_time(builder, work)
+        case _:
+            return _fewest_devices(builder)
+
+
+def _least_share(builder: Builder) -> float:
+    """Minimise the fullest accelerator, as a share of its room."""
+    level = builder.program.column(cost=1.0, upper=inf, integer=False)
+    for device in builder.problem.accelerators:
+        room = builder.amount(builder.problem.rooms[device])
+        builder.program.at_most(0.0, [*builder.loads[device], (level, -room)])
+    return 1.0
+
+
+def _most_headroom(builder: Builder) -> float:
+    """Maximise the bytes that are free on the accelerator with the fewest."""
+    level = builder.program.column(cost=-1.0, upper=inf, integer=False)
+    for device in builder.problem.accelerators:
+        room = builder.problem.rooms[device]
+        if room < UNLIMITED:
+            builder.program.at_most(builder.amount(room), [*builder.loads[device], (level, 1.0)])
+    return builder.unit
+
+
+def _least_busy(builder: Builder, work: Workload) -> float:
+    """Minimise the time of the busiest device."""
+    times, scale = _times(builder, work)
+    level = builder.program.column(cost=1.0, upper=inf, integer=False)
+    for device in range(len(builder.problem.devices)):
+        here = [(column, time) for (run, column), time in times.items() if run == device]
+        if here:
+            builder.program.at_most(0.0, [*here, (level, -1.0)])
+    return scale
+
+
+def _least_time(builder: Builder, work: Workload) -> float:
+    """Minimise the time of everything, one after the other; changes of device are not priced here."""
+    times, scale = _times(builder, work)
+    for (_, column), time in times.items():
+        builder.program.costs[column] = time
+    return scale
+
+
+def _times(builder: Builder, work: Workload) -> tuple[dict[tuple[int, int], float], float]:
+    """Return the time of one member by (running device, column), relative to the scale."""
+    found = {
+        (place.run, column): atom_seconds(builder.problem, group.atom, place, work)
+        for group, columns in zip(builder.groups, builder.columns, strict=True)
+        for place, column in columns.items()
+    }
+    scale = max(found.values(), default=0.0) or 1.0
+    return {key: time / scale for key, time in found.items()}, scale
+
+
+def _fewest_devices(builder: Builder) -> float:
+    """Minimise how many devices run anything; those with pins do already."""
+    busy = {place.run for place in builder.problem.fixed.values()}
+    for device in range(len(builder.problem.devices)):
+        here = [c for columns in builder.columns for place, c in columns.items() if device in place]
+        if not here:
+            continue
+        used = builder.program.column(cost=1.0)
+        count = float(sum(len(group.members) for group in builder.groups))
+        builder.program.at_most(0.0, [*((column, 1.0) for column in here), (used, -count)])
+        if device in busy:
+            builder.program.equal(1.0, [(used, 1.0)])
+    return 1.0

@@ -1,0 +1,51 @@
+"""What the search is asked for, and what it found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from .atoms import Model
+from .objective import Workload
+from .problem import Place, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the search is asked for."""
+
+    objective: str | None = None
+    offload: str = "stream"
+    seconds: float = 10.0
+    work: Workload = field(default_factory=Workload)
+    started: float = field(default_factory=monotonic)
+
+    def left(self, share: float) -> float:
+        """Return the seconds the next step may take: a share of what is left."""
+        return max(0.05, share * (self.seconds - (monotonic() - self.started)))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A placement of a model's atoms, what it is worth, and what was proved."""
+
+    model: Model
+    places: list[Place]
+    objective: str
+    value: float
+    bound: float
+    status: str
+    """``optimal``, ``in-order`` (among placements that keep the order) or ``time-limit``."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spilled(self) -> int:
+        """Bytes of free atoms that are not stored on an accelerator."""
+        return spilled_bytes(self.model.problem, self.places)
+
+
+def spilled_bytes(problem: Problem, places: list[Place]) -> int:
+    """Return the bytes stored off the accelerators."""
+    mains = set(problem.accelerators)
+    pairs = zip(problem.atoms, places, strict=True)
+    return sum(atom.weight for atom, place in pairs if place.store not in mains)

@@ -1,0 +1,59 @@
+"""Leaving the order of the layers where an objective gains enough by it to pay for the hops."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from .aims import best_counts
+from .arrange import arrange, count_hops
+from .found import Found, Wish, spilled_bytes
+from .objective import value_of
+from .problem import Problem, is_legal
+
+PAYS: Final = 0.05
+"""An objective must gain this share to leave the order of the layers."""
+SPACIOUS: Final = 0.01
+"""Headroom must gain this share of the largest accelerator."""
+
+
+def leave_order(found: Found, wish: Wish) -> Found:
+    """Return a better placement in any order, if it is better by enough, and what was proved."""
+    problem = found.model.problem
+    if found.objective == "fill" or not _pays(found, found.bound, problem):
+        return found
+    aimed = best_counts(problem, found.objective, wish.work, "none", wish.left(0.5))
+    if aimed is None:
+        return found
+    bound = max(found.bound, min(aimed.bound, found.value))
+    found = replace(found, bound=bound, status="optimal" if found.value <= bound else found.status)
+    places = arrange(problem, aimed.counts, by_run=False)
+    value = value_of(found.objective, problem, places, wish.work)
+    if not is_legal(problem, places) or spilled_bytes(problem, places) or not _pays(found, value, problem):
+        return found
+    note = _note(found, value, count_hops(problem, found.places), count_hops(problem, places))
+    status = "optimal" if value <= bound + abs(bound) * 1e-3 else "unproven"
+    return replace(found, places=places, value=value, status=status, notes=(*found.notes, note))
+
+
+def _pays(found: Found, value: float, problem: Problem) -> bool:
+    """Say whether a value is enough better than what keeps the order has."""
+    gain = found.value - value
+    match found.objective:
+        case "fewest-devices":
+            return gain >= 1
+        case "headroom":
+            return gain > SPACIOUS * max(problem.rooms[d] for d in problem.accelerators)
+        case _:
+            return gain > PAYS * abs(found.value)
+
+
+def _note(found: Found, value: float, before: int, after: int) -> str:
+    match found.objective:
+        case "headroom":
+            gain = f"{(found.value - value) / 2**20:.1f}MiB of headroom"
+        case "fewest-devices":
+            gain = f"{found.value - value:.0f} of {found.value:.0f} devices"
+        case _:
+            gain = f"{1 - value / found.value:.0%} of {found.objective}"
+    return f"leaves the order of the layers: that saves {gain} for {after - before} more changes of device"

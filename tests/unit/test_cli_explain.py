@@ -1,0 +1,80 @@
+"""``--explain``: what it proposes is applied, and the module is there afterwards."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from command import run_command
+from compile_plan.backends import read_plan
+
+MODEL = """\
+plan 1
+model "tiny"
+
+device cuda:0 memory 12KiB
+device cuda:1 memory 9KiB
+device cpu memory 1MiB
+
+module embed : Embedding
+parameter embed.weight : uint8[4096] 4KiB
+module layers : ModuleList
+module layers.0 : Block
+module layers.0.attn : Linear 4KiB
+module layers.0.mlp : Linear 4KiB
+module layers.1 : Block
+module layers.1.attn : Linear 4KiB
+module layers.1.mlp : Linear 4KiB
+module norm : Norm 1KiB
+module lm_head : Linear
+parameter lm_head.weight : uint8[4096] 4KiB
+"""
+BUDGETS = ("--memory", "cuda:0=12KiB,cuda:1=9KiB,cpu=1MiB")
+TIE = "tie embed.weight = lm_head.weight\n"
+CACHE = 'demand 1KiB with layers.0 for "kv cache"\ndemand 512B with layers.1 for "activations"\n'
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "tiny.plan").write_text(MODEL, encoding="utf-8")
+    return tmp_path
+
+
+def units_of(folder):
+    assert run_command(["tiny.plan", *BUDGETS, "-o", "made.msgpack", "-q"], cwd=folder).code == 0
+    return read_plan(folder / "made.msgpack").units
+
+
+def proposal(folder, path):
+    """Return the lines `--explain` proposes for an override file."""
+    result = run_command(["made.msgpack", "--explain", path], cwd=folder)
+    assert result.code == 0, result.err
+    change = next(line for line in result.out.splitlines() if line.startswith("  to change"))
+    return re.findall(r"`([^`]+)`", change)
+
+
+@pytest.mark.parametrize("more", ["", TIE, CACHE, TIE + CACHE])
+def test_the_proposed_change_moves_the_module(folder, more):
+    (folder / "tiny.plan").write_text(MODEL + more, encoding="utf-8")
+    units = units_of(folder)
+    assert len({unit.store for unit in units}) > 1
+    for unit in units:
+        lines = proposal(folder, unit.path)
+        target = re.fullmatch(r"place (\S+) on (\S+)", lines[-1])
+        assert target is not None
+        assert target[1] == unit.path
+        (folder / "edit.plan").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        again = run_command(
+            ["tiny.plan", *BUDGETS, "--override", "edit.plan", "-o", "moved.msgpack", "-q"], cwd=folder
+        )
+        assert again.code == 0, (lines, again.err)
+        moved = read_plan(folder / "moved.msgpack")
+        holder = next(each for each in moved.units if unit.path.startswith(each.path))
+        assert holder.store == target[2] != unit.store
+
+
+def test_a_forbidden_device_is_not_proposed(folder):
+    (folder / "never.plan").write_text("never norm on cuda:0\nplace norm on cuda:1\n", encoding="utf-8")
+    result = run_command(["tiny.plan", *BUDGETS, "--override", "never.plan", "--explain", "norm"], cwd=folder)
+    assert "why not    cuda:0: a line says `never norm on cuda:0`" in result.out
+    assert "on cuda:0` in an override file" not in result.out

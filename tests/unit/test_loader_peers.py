@@ -1,0 +1,115 @@
+"""Our maps in accelerate and transformers as they are, and our loader under PEFT: the real libraries."""
+
+from __future__ import annotations
+
+import accelerate
+import peft
+import pytest
+import torch
+import transformers
+from compile_plan.backends import to_device_map
+from compile_plan.compiler import compile_model
+from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.ir import Unit, is_within
+from small_net import ON_CPU
+from tiny_checkpoints import TINY, on_meta, output, plan, save, tensors
+
+NAMES = ["llama", "gpt2", "bert", "t5", "opt", "qwen2", "vit", "bloom"]
+
+
+@pytest.fixture(scope="module", params=NAMES, name="saved")
+def _saved(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    tiny = TINY[request.param]
+    model = save(tiny, folder, max_shard_size="40KB", **dict(tiny.options))
+    return tiny, folder, output(model, tiny)
+
+
+def map_with_disk(tiny):
+    """Compile for half the bytes in memory, the rest on disk."""
+    model = on_meta(tiny)
+    nbytes = sum({id(t): t.nbytes for t in tensors(model)}.values())
+    compiled = compile_model(model, max_memory={"cpu": int(nbytes * 0.6), "disk": "1GiB"})
+    found = to_device_map(compiled)
+    assert set(found.values()) == {"cpu", "disk"}
+    return found
+
+
+def test_no_key_is_the_beginning_of_a_sibling_it_does_not_cover(saved):
+    """accelerate tells by `startswith` what a key covers, so `h.1` would also take `h.10`."""
+    tiny, *_ = saved
+    device_map = map_with_disk(tiny)
+    names = [name for name, _ in on_meta(tiny).named_parameters(remove_duplicate=False)]
+    for key, device in device_map.items():
+        taken = [name for name in names if name.startswith(key) and not is_within(name, key)]
+        assert all(any(device_map[k] == device for k in device_map if is_within(n, k)) for n in taken), key
+
+
+def test_dispatch_model_takes_our_map(saved, tmp_path):
+    tiny, folder, expected = saved
+    device_map = map_with_disk(tiny)
+    model = load_model(plan(ON_CPU), on_meta(tiny), folder, map_memory=False)
+    accelerate.dispatch_model(model, device_map, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
+    assert any(tensor.is_meta for tensor in tensors(model))
+    assert torch.equal(output(model, tiny), expected)
+
+
+def test_from_pretrained_takes_our_map(saved, tmp_path):
+    tiny, folder, expected = saved
+    device_map = map_with_disk(tiny)
+    loaded = type(on_meta(tiny)).from_pretrained(folder, device_map=device_map, offload_folder=tmp_path)
+    assert loaded.hf_device_map == device_map
+    assert torch.equal(output(loaded.eval(), tiny), expected)
+
+
+def adapted(model):
+    config = peft.LoraConfig(target_modules=["q_proj", "v_proj"], r=2, init_lora_weights=True)
+    return peft.get_peft_model(model, config).eval()
+
+
+@pytest.fixture(name="llama")
+def _llama(tmp_path):
+    tiny = TINY["llama"]
+    return tiny, tmp_path, output(save(tiny, tmp_path), tiny)
+
+
+UNITS = (ON_CPU, Unit("model.layers.1", "disk", "cpu"))
+
+
+def test_a_loaded_model_is_given_adapters(llama):
+    tiny, folder, expected = llama
+    model = adapted(load_model(plan(*UNITS), on_meta(tiny), folder))
+    assert torch.allclose(output(model, tiny), expected, atol=1e-6)
+
+
+def test_a_model_with_adapters_is_loaded_by_the_plan_of_its_base(llama):
+    tiny, folder, expected = llama
+    model = adapted(on_meta(tiny))
+    made = []
+
+    def materialize(path, tensor):
+        if "lora_" not in path:
+            return None
+        made.append(path)
+        return torch.zeros(tensor.shape) if "lora_B" in path else torch.ones(tensor.shape)
+
+    load_model(plan(*UNITS), model, folder, materialize=materialize)
+    assert not any(tensor.is_meta for tensor in tensors(model))
+    assert len(made) in {0, 12}
+    assert torch.allclose(output(model, tiny), expected, atol=1e-6)
+    release_model(model)
+
+
+def test_adapters_are_merged_into_mapped_weights_without_changing_the_file(llama):
+    tiny, folder, expected = llama
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    model = adapted(load_model(plan(ON_CPU), on_meta(tiny), folder))
+    for name, value in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.ones_(value)
+    with_adapters = output(model, tiny)
+    merged = model.merge_and_unload()
+    assert torch.allclose(output(merged, tiny), with_adapters, atol=1e-5)
+    assert not torch.allclose(with_adapters, expected, atol=1e-5)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert isinstance(merged, transformers.LlamaForCausalLM)
