@@ -35,17 +35,17 @@ MAX_FILE: Final = 2**30
 """No plan comes near it: a million modules are about 20 MiB."""
 
 _TABLE: Final = (
-    Backend("plan", ".plan", "places and rules as text; not the ledger", emit, read),
+    Backend("plan", ".plan", "places and rules as text, not the ledger", emit, read),
     Backend("msgpack", ".msgpack", "everything", encode_plan, decode),
     Backend(
         "device-map",
         ".json",
-        "where modules are stored; not budgets, rules or reasons",
+        "where modules are stored, not budgets, rules or reasons",
         emit_device_map,
         read_device_map,
         device_map_diagnostics,
     ),
-    Backend("html", ".html", "everything, for people; cannot be read back", emit_report),
+    Backend("html", ".html", "everything, but only for people", emit_report),
 )
 BACKENDS: Final[Mapping[str, Backend]] = {backend.name: backend for backend in _TABLE}
 """Every form a plan can be written in, by name."""
@@ -76,9 +76,9 @@ def backend_for(path: str | os.PathLike[str]) -> Backend:
     for backend in BACKENDS.values():
         if backend.suffix == suffix:
             return backend
-    known = ", ".join(f"`{b.suffix}` ({b.name})" for b in BACKENDS.values())
+    known = tuple(f"`{b.suffix}` ({b.name}) holds {b.expresses}" for b in BACKENDS.values())
     message = f"`{os.fspath(path)}` does not end in the suffix of a form of plans"
-    raise PlanError([Diagnostic(UNKNOWN_FORM, message, notes=(known,), help="use one of these suffixes")])
+    raise PlanError([Diagnostic(UNKNOWN_FORM, message, notes=known, help="use one of these suffixes")])
 
 
 def encode(plan: Plan, name: str) -> bytes:
@@ -99,7 +99,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if backend.read is None:
         message = f"`{os.fspath(path)}`: plans in the form `{backend.name}` can be written but not read"
         raise PlanError([Diagnostic(WRITE_ONLY_FORM, message, help="read the `.msgpack` or `.plan` file")])
-    plan = backend.read(_bytes_of(path), os.fspath(path))
+    plan = backend.read(read_bytes(path), os.fspath(path))
     broken = verify(plan)
     if broken:
         raise PlanError(broken)
@@ -108,7 +108,11 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write a plan in the form the suffix names: whole or, whatever happens, not at all."""
-    data = backend_for(path).emit(plan)
+    write_bytes(backend_for(path).emit(plan), path)
+
+
+def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
+    """Write a file as `write_whole` does; raises `PlanError` where that fails."""
     try:
         write_whole(data, Path(path))
     except OSError as error:
@@ -158,7 +162,8 @@ def _flush_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _bytes_of(path: str | os.PathLike[str]) -> bytes:
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return what a file holds, at most `MAX_FILE` bytes; raises `PlanError`."""
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE + 1)

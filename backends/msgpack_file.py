@@ -7,9 +7,7 @@ version, so that any version can name the one it cannot read.
 from __future__ import annotations
 
 import hashlib
-from typing import Final, cast
-
-import msgpack  # type: ignore[import-untyped]
+from typing import Any, Final, cast
 
 from ..ir import Diagnostic, Plan, PlanError
 from ..ir.rules.planfile import INVALID_PLAN_FILE, NOT_A_PLAN_FILE, OTHER_VERSION, PLAN_TOO_LARGE
@@ -47,7 +45,14 @@ def encode_plan(plan: Plan) -> bytes:
 
 
 def _packed(value: object) -> bytes:
-    return cast("bytes", msgpack.packb(value))
+    return cast("bytes", _msgpack().packb(value))
+
+
+def _msgpack() -> Any:  # noqa: ANN401 - the library has no types
+    """Return the library; it is opened when the first plan file is touched."""
+    import msgpack  # type: ignore[import-untyped]
+
+    return msgpack
 
 
 def decode(data: bytes, name: str = "<bytes>") -> Plan:
@@ -71,6 +76,7 @@ def _check_start(data: bytes, name: str) -> None:
         message = f"`{name}` is not a plan file: it is {_kind(data)}"
         help_ = "give the plan that `compile-plan -o plan.msgpack` wrote"
         raise PlanError([Diagnostic(NOT_A_PLAN_FILE, message, help=help_)])
+    msgpack = _msgpack()
     unpacker = msgpack.Unpacker(max_buffer_size=16)
     unpacker.feed(data[1 + len(_START) :][:9])
     try:
@@ -122,6 +128,7 @@ def _tables(data: bytes) -> dict[str, Table]:
 
 def _unpacked(data: bytes, fields: int) -> dict[str, object]:
     """Unpack a map of at most ``fields`` fields; nested values may be as large, never lists."""
+    msgpack = _msgpack()
     try:
         value = msgpack.unpackb(
             data,

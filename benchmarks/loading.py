@@ -137,9 +137,14 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
         drop_cache(folder, offload)
         cold = timed(model, ids)
     return {
-        "load s": loaded - start, "load + forward s": first - start, "warm forward s": statistics.median(warm),
-        "cold forward s": cold, "anonymous MB": watch.most, "of files MB": files, "written MB": written / 1e6,
-    }  # fmt: skip
+        "load s": loaded - start,
+        "load + forward s": first - start,
+        "warm forward s": statistics.median(warm),
+        "cold forward s": cold,
+        "anonymous MB": watch.most,
+        "of files MB": files,
+        "written MB": written / 1e6,
+    }
 
 
 def timed(model, ids) -> float:

@@ -35,6 +35,18 @@ def mixture(layers: int, experts: int) -> nn.Module:
     return model
 
 
+def tied_towers(layers: int) -> nn.Module:
+    """Return two stacks tied layer by layer."""
+    with torch.device("meta"):
+        model = nn.Module()
+        model.one, model.other = (
+            nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(layers)) for _ in range(2)
+        )
+    for one, other in zip(model.one, model.other, strict=True):
+        other.weight = one.weight
+    return model
+
+
 def seconds(call: Callable[[], object], times: int = 3) -> float:
     best = float("inf")
     for _ in range(times):
@@ -67,6 +79,10 @@ def main() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         print(f"{count:>9,} modules: {taken / count * 1e6:.2f} us and {peak / count:.0f} bytes a module")
+    for layers in (1_000, 10_000, 100_000):
+        model = tied_towers(layers)
+        taken = seconds(lambda model=model: infer_auto_device_map(model, BUDGETS), times=2)
+        print(f"{layers:>9,} ties: {taken / layers * 1e6:.2f} us a tie")
 
 
 if __name__ == "__main__":

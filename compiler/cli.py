@@ -94,6 +94,10 @@ def _dispatch(request: Request, console: Console) -> int:
         from .cli_plans import diff_plan_files
 
         return diff_plan_files(request.diff, console, check=request.check)
+    if request.calibrate:
+        from .cli_calibrate import calibrate
+
+        return calibrate(console)
     from .cli_compile import compile_input
 
     return compile_input(request, console)

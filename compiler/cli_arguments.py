@@ -142,6 +142,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
     (
         "other",
         (
+            _switch("--calibrate", "measure this machine's memory, links and disk: device lines"),
             _switch("--all", "show every warning and every unit, folded or not"),
             _switch("--quiet", "no table, no warnings; errors only", short="-q"),
             Flag(("--color",), "auto, always or never", "WHEN"),

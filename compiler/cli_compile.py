@@ -43,8 +43,8 @@ class _Input:
 def compile_input(request: Request, console: Console) -> int:
     """Compile, show and write; returns the exit code."""
     form = output_form(request)
-    chosen = _chosen_passes(request, console)
     overrides = read_overrides(request.overrides)
+    chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
         source = _open(request)
         plan = _compile(source, request, overrides, chosen)
@@ -52,13 +52,13 @@ def compile_input(request: Request, console: Console) -> int:
     return _show(plan, form, verification, request, console)
 
 
-def _chosen_passes(request: Request, console: Console) -> Chosen | None:
+def _chosen_passes(request: Request, overrides: tuple[Plan, ...], console: Console) -> Chosen | None:
     """Return what ``--passes`` and ``--print-after`` ask for; None, the rule, opens no pass yet."""
     if request.passes is None and not request.print_after:
         return None
     from .cli_passes import read_chosen
 
-    return read_chosen(request.passes, request.print_after, console)
+    return read_chosen(request.passes, request.print_after, overrides, console)
 
 
 def _open(request: Request) -> _Input:
@@ -92,7 +92,10 @@ def _open(request: Request) -> _Input:
         case Kind.GGUF:
             from .sources.gguf_file import read_gguf
 
-            plan = read_gguf(request.input, diagnostics)
+            asked = request.options
+            plan = read_gguf(
+                request.input, diagnostics, cache_tokens=asked.cache_tokens, batch=asked.batch or 1
+            )
         case _:
             plan = read_plan(request.input)
     diagnostics.raise_errors()
@@ -141,15 +144,25 @@ def _compile(
 
 def _accounted(plan: Plan) -> Plan:
     """Return a finished plan with its ledger, which texts do not hold; it must fit its budgets."""
-    if plan.tree is None or plan.tree.nbytes is None or plan.ledger:
+    if plan.ledger:
         return plan
-    from .passes.account_memory import AccountMemory
-
     diagnostics = Diagnostics()
-    plan = AccountMemory().run(plan, diagnostics)
-    diagnostics.extend(verify(plan))
+    if plan.tree is None:
+        from .sketch import contradictions_of_text
+
+        diagnostics.extend(contradictions_of_text(plan))
+    else:
+        from .binding import bind_plan
+
+        plan = bind_plan(plan, plan.tree, diagnostics)
     diagnostics.raise_errors()
-    return plan
+    if plan.tree is not None and plan.tree.nbytes is not None:
+        from .passes.account_memory import AccountMemory
+
+        plan = AccountMemory().run(plan, diagnostics)
+        diagnostics.extend(verify(plan))
+    diagnostics.raise_errors()
+    return replace(plan, diagnostics=tuple(dict.fromkeys((*plan.diagnostics, *diagnostics))))
 
 
 def _run_alone(source: _Input, request: Request, chosen: Chosen) -> Plan:

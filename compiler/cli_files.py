@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Final
 
 from ..backends import BACKENDS, Backend, backend_for
-from ..backends.files import write_whole
+from ..backends.files import write_bytes
 from ..grammar import print_plan
 from ..ir import Diagnostic, Plan, PlanError, human_size
 from ..ir.near import near_name
-from ..ir.rules.planfile import NO_SUCH_FOLDER, WRITE_FAILED
+from ..ir.rules.planfile import NO_SUCH_FOLDER
 from ..ir.rules.usage import BAD_OPTION_VALUE
 from .cli_console import Console
 from .cli_values import Request, wrong_value
@@ -52,16 +52,8 @@ def write_result(plan: Plan, form: Backend, request: Request, console: Console) 
     if target is None or target == STANDARD_OUTPUT:
         _print(data, form, console)
         return
-    _write(data, target)
+    write_bytes(data, target)
     console.note(f"wrote {target} ({human_size(len(data))}, {form.name})\n")
-
-
-def _write(data: bytes, target: str) -> None:
-    try:
-        write_whole(data, Path(target))
-    except OSError as error:
-        message = f"`{target}` cannot be written: {(error.strerror or str(error)).lower()}"
-        raise PlanError([Diagnostic(WRITE_FAILED, message, help="write to another path")]) from error
 
 
 def _print(data: bytes, form: Backend, console: Console) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any, Final, cast
 
-from ..ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span
+from ..ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span, parse_size
 from ..ir.near import near_name
 from ..ir.rules.usage import BAD_PIPELINE, UNKNOWN_PASS
 from .cli_console import Console
 from .passes import PASSES
+from .passes.apply_overrides import ApplyOverrides
 from .pipeline import Pass, PipelineError, run_passes
 
 _ITEM: Final = re.compile(r"\s*(?P<name>[^{},]*?)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
@@ -85,12 +87,11 @@ def _value(kind: str, text: str) -> bool | float | str | None:
     """Read the value of an option; None when the text cannot be one."""
     if "bool" in kind:
         return _WORDS.get(text)
-    for name, read in (("int", int), ("float", float)):
-        if name in kind:
-            try:
-                return read(text)
-            except ValueError:
-                continue
+    if "int" in kind and (size := parse_size(text)) is not None:
+        return size
+    if "float" in kind:
+        with contextlib.suppress(ValueError):
+            return float(text)
     return text if "str" in kind else None
 
 
@@ -120,10 +121,18 @@ class Chosen:
             self.console.err.write(f"# after {step.name}\n{print_plan(plan, with_modules=True)}\n")
 
 
-def read_chosen(passes: str | None, names: frozenset[str], console: Console) -> Chosen:
+def read_chosen(
+    passes: str | None, names: frozenset[str], overrides: tuple[Plan, ...], console: Console
+) -> Chosen:
     """Read ``--passes`` and ``--print-after``; raises `PlanError` with everything wrong in them."""
     diagnostics = Diagnostics()
     check_pass_names(names, diagnostics)
     made = None if passes is None else read_passes(passes, diagnostics)
+    if made is not None and overrides:
+        if not any(isinstance(step, ApplyOverrides) for step in made):
+            message = "the list has no `apply-overrides`, so `--override` would do nothing"
+            help_ = "`--passes merge-ties,apply-overrides,expand-splits,…`"
+            diagnostics.add(Diagnostic(BAD_PIPELINE, message, help=help_))
+        made = tuple(replace(p, overrides=overrides) if isinstance(p, ApplyOverrides) else p for p in made)
     diagnostics.raise_errors()
     return Chosen(made, names, console)

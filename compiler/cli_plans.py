@@ -55,7 +55,7 @@ def format_plans(paths: Sequence[str], console: Console, *, check: bool) -> int:
 
 def _format_one(path: Path, *, check: bool) -> Diagnostic | None:
     """Format one file and return what was to change, or None."""
-    from ..backends.files import write_whole
+    from ..backends.files import write_bytes
     from ..grammar import format_text
     from .override_files import read_text
 
@@ -64,7 +64,7 @@ def _format_one(path: Path, *, check: bool) -> Diagnostic | None:
     if formatted == text:
         return None
     if not check:
-        write_whole(formatted.encode("utf-8", "surrogatepass"), path)
+        write_bytes(formatted.encode("utf-8", "surrogatepass"), path)
     offset = next(
         (i for i, (old, new) in enumerate(zip(text, formatted, strict=False)) if old != new),
         min(len(text), len(formatted)),

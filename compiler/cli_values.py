@@ -40,6 +40,7 @@ class Request:
     diff: tuple[str, str] | None = None
     format_plan: tuple[str, ...] = ()
     check: bool = False
+    calibrate: bool = False
     passes: str | None = None
     print_after: frozenset[str] = frozenset()
     json: bool = False
@@ -69,6 +70,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         diff=None if arguments.diff is None else tuple(arguments.diff),
         format_plan=tuple(arguments.format_plan or ()),
         check=arguments.check,
+        calibrate=arguments.calibrate,
         passes=arguments.passes,
         print_after=frozenset(_listed(arguments.print_after or ())),
         json=_choice("--format", arguments.format, _FORMATS, diagnostics) == "json",
@@ -81,7 +83,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
 
 
 def _contradictions(request: Request) -> Iterator[Diagnostic]:
-    standalone = request.diff or request.format_plan or request.explain_code is not None
+    standalone = request.diff or request.format_plan or request.explain_code is not None or request.calibrate
     if request.input is None and not standalone:
         help_ = "name a model.py, a checkpoint folder or a plan; `--help` shows examples"
         yield Diagnostic(BAD_USAGE, "there is no INPUT", help=help_)

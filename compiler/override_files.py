@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TypeAlias
 
 from ..backends import BACKENDS, read_plan
+from ..backends.files import read_bytes
 from ..grammar import parse
 from ..ir import Diagnostic, Diagnostics, Plan, PlanError
-from ..ir.rules.planfile import NO_SUCH_FILE, NOT_TEXT, READ_FAILED
+from ..ir.rules.planfile import NOT_TEXT
 
 Override: TypeAlias = Plan | str | Path
 
@@ -17,17 +18,10 @@ Override: TypeAlias = Plan | str | Path
 def read_text(path: Path) -> str:
     """Return the text of a file; raises `PlanError` when there is none."""
     try:
-        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         message = f"`{path}` is not UTF-8 text: byte {error.start} cannot be read"
         raise PlanError([Diagnostic(NOT_TEXT, message, help="save it as UTF-8")]) from None
-    except FileNotFoundError:
-        raise PlanError(
-            [Diagnostic(NO_SUCH_FILE, f"there is no file `{path}`", help="check the path")]
-        ) from None
-    except OSError as error:
-        message = f"`{path}` cannot be read: {(error.strerror or str(error)).lower()}"
-        raise PlanError([Diagnostic(READ_FAILED, message, help="check the path")]) from error
 
 
 def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Plan, ...]:

@@ -48,8 +48,8 @@ def _moved(
     work = Worklist(tree, loose, rules.parts)
     mains = [i for i, device in enumerate(plan.devices) if is_accelerator(device.name)]
     state = _State(dict(kept), [0] * len(plan.devices))
-    for item, device in kept.items():
-        state.used[device] += rules.size(item)
+    for item, at in kept.items():
+        state.used[at] += rules.size(item)
     left: list[list[int]] = []
     while (item := work.pop()) is not None:
         partners, extra = rules.partners(item, work)
@@ -131,15 +131,15 @@ def _offloaded(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> tuple[in
 
 
 def spills(plan: Plan) -> bool:
-    """Say whether something has no place, or lies elsewhere although there are accelerators to use.
+    """Say whether something has no place, or is stored where nothing computes it.
 
-    What a person wrote is no spill.
+    The CPU's memory is such a place only beside accelerators to use. What a person wrote is no spill.
     """
     usable = any(is_accelerator(device.name) and device.memory != 0 for device in plan.devices)
+    decided = (unit for unit in plan.units if unit.reason is not Reason.WRITTEN)
     return any(
-        unit.store is None
-        or (usable and unit.reason is not Reason.WRITTEN and not is_accelerator(unit.store))
-        for unit in plan.units
+        unit.store is None or unit.store != unit.run or (usable and not is_accelerator(unit.store))
+        for unit in decided
     )
 
 

@@ -82,7 +82,8 @@ def describe(
     before = row[: mistake.column].split()
     if found is not None and before and parse_size(before[-1]) is not None and parse_size("1" + found[0]):
         message = f"a size is one word, `{before[-1]}{found[0]}`"
-        hint = f"write `{before[-1]}{found[0]}`"
+        joined = f"{row[: mistake.column].strip()}{row[mistake.column :].partition('#')[0].rstrip()}"
+        hint = f"write `{joined}`" if reads(joined) else "remove the blank"
         return Diagnostic(UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint)
     near = near_name(found[0], (name.lower() for name in mistake.expected)) if found else None
     return Diagnostic(

@@ -43,7 +43,7 @@ def next_terminals(words: str) -> frozenset[str]:
         state.exhaust_lexer()
     except LarkError:
         return frozenset()
-    return frozenset(state.accepts())
+    return frozenset(state.accepts())  # type: ignore[no-untyped-call]  # lark leaves it untyped
 
 
 def parse_document(source: Source, diagnostics: Diagnostics) -> Document:

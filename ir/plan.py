@@ -181,8 +181,8 @@ class Outcome:
     value: float
     bound: float
     status: str
-    """``optimal``, ``in-order`` (the best that keeps the order), ``time-limit`` or ``kept`` (the simple
-    plan was as good)."""
+    """``optimal``, ``in-order`` (the best that keeps the order), ``unproven`` (best known, any order),
+    ``time-limit`` (the solver's limit of nodes or time was met) or ``kept`` (the simple plan was as good)."""
     hops: int = 0
     """How often consecutive units run on different devices."""
     notes: tuple[str, ...] = ()

@@ -29,12 +29,17 @@ from .tree import ModuleTree
 def verify(plan: Plan) -> tuple[Diagnostic, ...]:
     """Return every broken law; an empty tuple means the plan is lawful at its stage."""
     found = [*_devices_are_declared_once(plan), *_named_devices_exist(plan), *_places_are_whole(plan)]
-    if plan.tree is not None and plan.units and all(unit.store for unit in plan.units):
+    if plan.tree is not None and plan.units and all(_decided(unit, plan.tree) for unit in plan.units):
         owner = unit_of_tensors(plan.tree, plan.units)
         found += _every_tensor_has_a_place(plan.tree, owner)
         found += _ties_share_a_device(plan, plan.tree, owner)
     found += _ledgers_fit(plan)
     return tuple(found)
+
+
+def _decided(unit: Unit, tree: ModuleTree) -> bool:
+    """Say whether a unit has a place and no wildcard: those are bound before they can be judged."""
+    return unit.store is not None and ("*" not in unit.path or bool(tree.covered(unit.path)))
 
 
 def _label(span: Span | None, text: str) -> Label | None:

@@ -11,12 +11,15 @@ import difflib
 import os
 import shlex
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
+TESTS = Path(__file__).parent
+GOLDEN = TESTS / "golden"
+TRIGGERED = pytest.StashKey[set[str]]()
 RUN = "# run:"
 INTERNAL_ERROR = 70
 
@@ -28,6 +31,40 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, not for CI")
+    config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
+    config.stash[TRIGGERED] = watch_diagnostics()
+
+
+def watch_diagnostics():
+    """Return a set that collects the code of every diagnostic made outside the tests themselves."""
+    from compile_plan.ir import Diagnostic
+
+    codes, make = set(), Diagnostic.__init__
+
+    def noting(self, rule, *arguments, **more):
+        if not Path(sys._getframe(1).f_code.co_filename).is_relative_to(TESTS):
+            codes.add(rule.code)
+        make(self, rule, *arguments, **more)
+
+    Diagnostic.__init__ = noting
+    return codes
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Move `after_all` tests behind the rest; in a partial run they have nothing to judge."""
+    judges = [item for item in items if item.get_closest_marker("after_all")]
+    others = [item for item in items if item not in judges]
+    if not set(TESTS.rglob("test_*.py")) <= {item.path for item in items}:
+        for judge in judges:
+            judge.add_marker(pytest.mark.skip(reason="only a run of all tests can tell"))
+    items[:] = others + judges
+
+
+@pytest.fixture
+def triggered(request):
+    """The codes of the diagnostics compile-plan made so far in this run."""
+    return frozenset(request.config.stash[TRIGGERED])
 
 
 def pytest_collect_file(file_path, parent):

@@ -18,7 +18,12 @@ import torch
 from torch import nn
 
 from ...ir import DISK, Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Role, device_type, human_size
-from ...ir.rules.loading import DISK_NEEDS_CONVERSION, DISK_WITHOUT_CHECKPOINT, NO_MEMORY
+from ...ir.rules.loading import (
+    DISK_NEEDS_CONVERSION,
+    DISK_WITHOUT_CHECKPOINT,
+    NO_MEMORY,
+    TIED_TENSORS_DIFFER,
+)
 from ..host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
@@ -204,6 +209,8 @@ class _Loader:
         files = None if self.index is None else OpenFiles(self.index)
         stage = Stage(self.match, made, self.devices, files, map_memory)
         with nullcontext() if files is None else files.opened():
+            if files is not None:
+                self._refuse_different_ties(files)
             staged = stage.seats([*self.seats, *self.extra])
             if files is not None:
                 with shown(progress) as report:
@@ -213,6 +220,14 @@ class _Loader:
         for target, value in staged.copies:
             target.copy_(value)
         return staged
+
+    def _refuse_different_ties(self, files: OpenFiles) -> None:
+        different = [pair for pair in self.match.again if not files.same(*pair)]
+        if different:
+            names = ", ".join(f"`{first.path}` and `{second.path}`" for first, second in different[:4])
+            message = f"the model ties {names}, the checkpoint has different values for them"
+            help_ = "build the model untied: `tie_word_embeddings=False`"
+            raise PlanError([Diagnostic(TIED_TENSORS_DIFFER, message, help=help_)])
 
     def _merge(self, staged: Staged, files: OpenFiles) -> None:
         """Read what must be converted, one group at a time, and copy the result to its place."""

@@ -7,7 +7,7 @@ checkpoint lack or have in excess (``transformer.``) is seen through. Nothing ha
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -43,6 +43,8 @@ class Match:
     """What must be converted before it is one of the model's tensors."""
     merged: frozenset[str] = frozenset()
     """First paths of the slots that merges fill."""
+    again: tuple[tuple[StoredTensor, StoredTensor], ...] = ()
+    """What fills a tied tensor, with what is stored under another of its names."""
 
 
 def match_seats(
@@ -89,7 +91,17 @@ def match_seats(
     kinds |= {slot.paths[0]: outputs[path] for slot in slots for path in slot.paths if path in outputs}
     _report_unfit(slots, kinds, diagnostics)
     absent = tuple(slot for slot in missing if slot.tensor.is_meta)
-    return Match(found, absent, class_names.merges, merged)
+    return Match(found, absent, class_names.merges, merged, tuple(_stored_again(slots, stored, found)))
+
+
+def _stored_again(
+    slots: Sequence[Slot], stored: Mapping[str, StoredTensor], found: Mapping[str, StoredTensor]
+) -> Iterator[tuple[StoredTensor, StoredTensor]]:
+    for slot in slots:
+        first = found.get(slot.paths[0])
+        if first is not None:
+            others = (stored[path] for path in slot.paths if path in stored)
+            yield from ((first, other) for other in others if other.path != first.path)
 
 
 def _left_over(

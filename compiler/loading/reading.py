@@ -117,6 +117,27 @@ class OpenFiles:
         flat = torch.frombuffer(self._maps[source.file], dtype=dtype, count=count, offset=source.offset)
         return Mapped(flat.view(source.shape), self._maps[source.file], source.offset)
 
+    def same(self, first: StoredTensor, second: StoredTensor) -> bool:
+        """Say whether two stored tensors have the same bytes; reads until they differ."""
+        if (first.nbytes, first.dtype, first.shape) != (second.nbytes, second.dtype, second.shape):
+            return False
+        pieces = [torch.empty(min(PIECE, first.nbytes), dtype=torch.uint8) for _ in range(2)]
+        for start in range(0, first.nbytes, PIECE):
+            count = min(PIECE, first.nbytes - start)
+            for source, piece in zip((first, second), pieces, strict=True):
+                self.read(source, start, memoryview(_array(piece[:count])))
+            if not torch.equal(pieces[0][:count], pieces[1][:count]):
+                return False
+        return True
+
+    def read(self, source: StoredTensor, start: int, buffer: memoryview) -> None:
+        """Fill a buffer with a tensor's bytes from ``start`` on."""
+        try:
+            _read_fully(self.descriptor(source), buffer, source.offset + start)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise PlanError([_unreadable(self.path(source), source, reason)]) from None
+
     def check_unchanged(self) -> None:
         """Raise `PlanError` if a file is not what it was when it was opened."""
         for number, (descriptor, before) in self._opened.items():
@@ -140,8 +161,7 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
     pool = ThreadPoolExecutor(min(THREADS, len(pieces)), thread_name_prefix="compile-plan-read")
     try:
         waiting: dict[Future[None], int] = {
-            pool.submit(_read, piece, files.descriptor(piece.job.source), files): piece.nbytes
-            for piece in pieces
+            pool.submit(_read, piece, files): piece.nbytes for piece in pieces
         }
         done = 0
         for future in as_completed(waiting):
@@ -150,7 +170,20 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
             if progress is not None:
                 progress(done, total)
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        _end(pool)
+
+
+def _end(pool: ThreadPoolExecutor) -> None:
+    """Wait until no thread reads, however often the user interrupts; then the interrupt goes on."""
+    interrupt: KeyboardInterrupt | None = None
+    while True:
+        try:
+            pool.shutdown(wait=True, cancel_futures=True)
+            break
+        except KeyboardInterrupt as error:
+            interrupt = error
+    if interrupt is not None:
+        raise interrupt
 
 
 def _pieces(job: Job) -> Iterator[_Piece]:
@@ -158,19 +191,14 @@ def _pieces(job: Job) -> Iterator[_Piece]:
         yield _Piece(job, first, min(PIECE, job.source.nbytes - first))
 
 
-def _read(piece: _Piece, descriptor: int, files: OpenFiles) -> None:
+def _read(piece: _Piece, files: OpenFiles) -> None:
     job = piece.job
     start, count = piece.first // job.dtype.itemsize, piece.nbytes // job.dtype.itemsize
     with torch.inference_mode(mode=False), torch.no_grad():
         part = job.target.view(-1)[start : start + count]
         direct = part.dtype == job.dtype and part.device.type == "cpu"
         landing = part if direct else torch.empty(count, dtype=job.dtype)
-        buffer = memoryview(_array(landing))
-        try:
-            _read_fully(descriptor, buffer, job.source.offset + piece.first)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise PlanError([_unreadable(files.path(job.source), job.source, reason)]) from None
+        files.read(job.source, piece.first, memoryview(_array(landing)))
         if not direct:
             part.copy_(landing)
 

@@ -7,13 +7,16 @@ are not, because many read the weights of their children without calling them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from ...ir import Atomic, ModuleTree, Plan
 from ...ir.patterns import matches
 from .moves import CONTAINERS, has_forward
 from .streaming import Site, Streamed
+
+if TYPE_CHECKING:
+    from torch import nn
+
 
 def streaming_sites(
     plan: Plan, tree: ModuleTree, live: Sequence[nn.Module], streamed: Mapping[int, Streamed]

@@ -32,7 +32,7 @@ class Streamed:
 
     def become(self, value: torch.Tensor) -> None:
         """Let the model compute with a value; the registered object stays itself where torch can do that."""
-        if torch._has_compatible_shallow_copy_type(self.tensor, value):  # noqa: SLF001
+        if _takes(self.tensor, value):
             self.tensor.data = value
             return
         if isinstance(self.tensor, torch.nn.Parameter):
@@ -65,6 +65,11 @@ class Streamed:
         if self.mapped is not None:
             self.mapped.read_ahead()
         return None
+
+
+def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    """Say whether torch can put a value into an existing tensor: not across every two kinds of device."""
+    return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # type: ignore[attr-defined]  # noqa: SLF001
 
 
 @dataclass(slots=True)

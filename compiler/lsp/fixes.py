@@ -9,7 +9,7 @@ from typing import Final
 from ...grammar import parse_collecting
 from ...grammar.errors import FORMS
 from ...ir import Diagnostic, Label
-from ...ir.rules.language import RENAMED_PREFIX
+from ...ir.rules.language import RENAMED_PREFIX, UNKNOWN_PATH
 from .mentions import Kind, line_around, mentions
 from .values import Edit, Fix
 
@@ -37,7 +37,9 @@ def _replaced(text: str, finding: Diagnostic, hint: str) -> Iterator[Fix]:
     start, end = finding.at.span.start, finding.at.span.end
     meant = _MEANT.search(hint)
     if meant is not None:
-        wrong = _wrong_word(text[start:end], finding.message)
+        wrong = _wrong_word(text[start:end], finding.message) or (
+            _only_path(text[start:end]) if finding.rule is UNKNOWN_PATH else None
+        )
         if wrong is not None:
             at = start + wrong[0]
             yield Fix(f"Change to `{meant[1]}`", (Edit(at, start + wrong[1], meant[1]),))
@@ -63,6 +65,12 @@ def _wrong_word(line: str, message: str) -> tuple[int, int] | None:
     return None
 
 
+def _only_path(line: str) -> tuple[int, int] | None:
+    """Return the place of a line's path when it has one only: a message may name a part of its range."""
+    paths = [(each.start, each.end) for each in mentions(line) if each.kind is Kind.PATH]
+    return paths[0] if len(paths) == 1 else None
+
+
 def _is_text(words: str) -> bool:
     """Say whether a hint is a text to be taken as it is, not a form with names to be filled in."""
     return not any(re.fullmatch(r'"?[A-Z]+"?', word) for word in words.split())
@@ -83,7 +91,7 @@ def _moved(text: str, finding: Diagnostic, hint: str) -> Iterator[Fix]:
     labels = [label for label in (finding.at, *finding.also) if label is not None]
     if hint.startswith(("remove the line", "correct or remove")) and finding.at is not None:
         yield Fix("Remove the line", (_without_line(text, finding.at),))
-    elif "one of the two lines" in hint or "keep one" in hint:
+    elif len(labels) > 1 and ("one of the two lines" in hint or "keep one" in hint):
         yield from (
             Fix(f"Remove `{_line_of(text, label)}`", (_without_line(text, label),))
             for label in labels

@@ -119,8 +119,13 @@ def busiest(graph: Graph, devices: Sequence[int]) -> float:
 
 def in_order(graph: Graph) -> list[int]:
     """Return the best assignment of contiguous segments, over a few orders that follow the edges."""
-    found = [_in_order(replace(graph, groups=groups)) for groups in _orders(graph)]
-    return min(found, key=lambda devices: busiest(graph, devices))
+    best: list[int] = []
+    limit = inf
+    for groups in _orders(graph):
+        found = _in_order(replace(graph, groups=groups), limit)
+        if found is not None and (not best or busiest(graph, found) < limit):
+            best, limit = found, busiest(graph, found)
+    return best or [0] * len(graph.fast)
 
 
 def _orders(graph: Graph) -> Iterator[tuple[tuple[int, ...], ...]]:
@@ -171,9 +176,18 @@ def _depth_first(graph: Graph, step: int) -> list[int]:
     return order[::-1]
 
 
-def _in_order(graph: Graph) -> list[int]:
+def _in_order(graph: Graph, limit: float) -> list[int] | None:
+    """Return the best segments of one order, or None if no segments stay below the limit."""
     count = len(graph.groups)
-    segments = [list(_segments(graph, start)) for start in range(count)]
+    segments = [
+        [
+            (start + length, kind, load)
+            for length, loads in enumerate(_segments(graph, start), 1)
+            for kind, load in enumerate(loads)
+            if load < limit
+        ]
+        for start in range(count)
+    ]
     best: dict[State, float] = {(0, 0, 0): 0.0}
     last: dict[State, State] = {}
     for fast, slow, start in product(range(graph.accelerators + 1), range(graph.cpus + 1), range(count)):
@@ -181,17 +195,18 @@ def _in_order(graph: Graph) -> list[int]:
         here = best.get(before, inf)
         if here == inf:
             continue
-        for offset, loads in enumerate(segments[start]):
-            for kind, load in enumerate(loads):
-                state = (fast + (kind == 0), slow + kind, start + offset + 1)
-                value = max(here, load)
-                if value < best.get(state, inf):
-                    best[state], last[state] = value, before
+        for stop, kind, load in segments[start]:
+            state = (fast + 1 - kind, slow + kind, stop)
+            value = max(here, load)
+            if value < best.get(state, inf):
+                best[state], last[state] = value, before
     ends = [
         state
         for state in best
         if state[2] == count and state[0] <= graph.accelerators and state[1] <= graph.cpus
     ]
+    if not ends:
+        return None
     return _read_back(graph, last, min(ends, key=lambda state: (best[state], state)))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Final
 
-NODE_LIMIT: Final = 20_000
+NODE_LIMIT: Final = 10_000
 
 
 @dataclass(slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from ...ir import human_size
 from .aims import best_counts
 from .arrange import arrange, count_hops
 from .found import Found, Wish, spilled_bytes
@@ -15,6 +16,11 @@ PAYS: Final = 0.05
 """An objective must gain this share to leave the order of the layers."""
 SPACIOUS: Final = 0.01
 """Headroom must gain this share of the largest accelerator."""
+_MEANING: Final = {
+    "balance": "fullest device",
+    "latency": "predicted time",
+    "throughput": "time of the busiest device",
+}
 
 
 def leave_order(found: Found, wish: Wish) -> Found:
@@ -51,9 +57,9 @@ def _pays(found: Found, value: float, problem: Problem) -> bool:
 def _note(found: Found, value: float, before: int, after: int) -> str:
     match found.objective:
         case "headroom":
-            gain = f"{(found.value - value) / 2**20:.1f}MiB of headroom"
+            gain = f"{human_size(int(found.value - value))} more are free"
         case "fewest-devices":
-            gain = f"{found.value - value:.0f} of {found.value:.0f} devices"
+            gain = f"{value:.0f} devices instead of {found.value:.0f}"
         case _:
-            gain = f"{1 - value / found.value:.0%} of {found.objective}"
-    return f"leaves the order of the layers: that saves {gain} for {after - before} more changes of device"
+            gain = f"{_MEANING[found.objective]} {1 - value / found.value:.0%} less"
+    return f"leaves the order of the layers: {gain}, {after} changes of device instead of {before}"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ...ir import Diagnostic, human_size, is_accelerator, size_up
 from ...ir.rules.searching import DOES_NOT_FIT, SPILL
 from .change import describe_change, proof, smallest_change
+from .found import Found
 from .outoforder import least_extra
 from .problem import UNLIMITED, Place, Problem
-from .found import Found
 
 
 def spill_warning(found: Found, problem: Problem, places: list[Place], seconds: float) -> Diagnostic:

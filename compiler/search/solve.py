@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import islice, pairwise, permutations
 
 from . import inorder
+from .aims import best_counts
 from .arrange import arrange, bring_closer, count_hops, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
@@ -157,16 +158,38 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
 
 
 def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
-    """Keep the most bytes on the accelerators; `auto` takes the quicker of streaming and computing."""
+    """Keep the most bytes on the accelerators; `auto` takes the quickest of three ways to use the rest."""
     if wish.offload != "auto":
         return _spill_by(coarse, fine, wish, wish.offload)
-    found = [f for p in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, p)) is not None]
+    found = [(p, f) for p in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, p)) is not None]
     if len(found) < 2:
-        return found[0] if found else None
-    streamed, computed = (latency(f.model.problem, f.places, wish.work) for f in found)
-    chosen = found[0] if streamed <= computed * (1 + BETTER) else found[1]
-    note = f"predicted: {streamed:.3g}s when streamed, {computed:.3g}s when computed where stored"
-    return replace(chosen, notes=(*chosen.notes, note))
+        return found[0][1] if found else None
+    mixed = _mixed(found[0][1], wish)
+    times = [
+        (latency(f.model.problem, f.places, wish.work), way, f)
+        for way, f in (*found, *(() if mixed is None else (("a mixture", mixed),)))
+    ]
+    chosen = times[0]
+    for other in times[1:]:
+        if other[0] * (1 + BETTER) < chosen[0]:
+            chosen = other
+    note = "predicted: " + ", ".join(f"{time:.3g}s by {way}" for time, way, _ in times)
+    return replace(chosen[2], notes=(*chosen[2].notes, note))
+
+
+def _mixed(streamed: Found, wish: Wish) -> Found | None:
+    """Return the quickest mixture of streaming and computing that keeps nearly as much on accelerators."""
+    problem = streamed.model.problem
+    kept = sum(atom.weight for atom in problem.atoms) - streamed.spilled
+    keep = 0 if wish.objective == "latency" else int(kept * (1 - WORTH))
+    aimed = best_counts(problem, "latency", wish.work, "any", wish.left(0.3), keep=keep)
+    if aimed is None:
+        return None
+    places = bring_closer(problem, arrange(problem, aimed.counts, by_run=False))
+    if not is_legal(problem, places):
+        return None
+    mixed = replace(streamed, places=places)
+    return replace(mixed, value=kept + streamed.spilled - mixed.spilled, status="unproven")
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:

@@ -47,7 +47,7 @@ _WINDOWED: Final = frozenset({"sliding_attention", "chunked_attention", "local_a
 
 
 def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
-    """Return the bytes each layer keeps for ``batch`` requests of ``tokens`` tokens; none if it cannot be told."""
+    """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told."""
     text = _text_config(config)
     layers = _first(text, _LAYERS)
     names = config.get("architectures")
@@ -131,8 +131,9 @@ class _Cache:
         decay = by_name.get("A_log", ())
         if len(decay) == 2:
             return prod(decay)
-        linear = [self.config.get(f"linear_{name}") for name in _LINEAR_STATE]
-        if all(isinstance(size, int) for size in linear) and "mamba" not in self.tree.names[module]:
+        sizes = [_integer(self.config.get(f"linear_{name}")) for name in _LINEAR_STATE]
+        linear = [size for size in sizes if size is not None]
+        if len(linear) == len(sizes) and "mamba" not in self.tree.names[module]:
             return prod(linear)
         heads, size = _first(self.config, _STATE_HEADS), _first(self.config, _STATE_SIZE)
         head_dim, hidden = _first(self.config, _STATE_HEAD_DIM), _first(self.config, _HIDDEN)
@@ -169,7 +170,7 @@ def _kv_heads(config: Config) -> int | None:
 
 
 def _width(config: Config, text: Config, tree: ModuleTree) -> int:
-    """Return the bytes of a number: of the dtype the model computes in, which quantised weights do not show."""
+    """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
     for told in (text, config):
         for name in ("dtype", "torch_dtype"):
             width = _WIDTHS.get(str(told.get(name)).removeprefix("torch."))

@@ -15,7 +15,7 @@ from ...ir.rules.sources import (
     MISSING_INPUT,
     UNREADABLE_INPUT,
 )
-from .checkpoint import lower_tensors
+from .checkpoint import lower_tensors, with_cache
 from .named_tensors import NamedTensor
 
 if TYPE_CHECKING:
@@ -33,10 +33,17 @@ _TORCH: Final = {
 }
 
 
-def read_gguf(path: str | Path, diagnostics: Diagnostics) -> Plan:
+def read_gguf(
+    path: str | Path,
+    diagnostics: Diagnostics,
+    *,
+    cache_tokens: int | None = None,
+    batch: int = 1,
+) -> Plan:
     """Return the lowered plan of a GGUF file.
 
-    Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements.
+    Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements. The KV
+    cache, in float16, is known where the projections are not quantised.
 
     Raises:
         PlanError: the file is missing or invalid, or the ``gguf`` package is not installed.
@@ -47,7 +54,10 @@ def read_gguf(path: str | Path, diagnostics: Diagnostics) -> Plan:
     if not tensors and not diagnostics.errors:
         diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
     diagnostics.raise_errors()
-    return lower_tensors(path.stem, tensors, {})
+    plan = lower_tensors(path.stem, tensors, {})
+    if cache_tokens is not None:
+        plan = with_cache(plan, {"dtype": "float16"}, cache_tokens, batch, diagnostics)
+    return plan
 
 
 def _tensors(path: Path, diagnostics: Diagnostics) -> list[NamedTensor]:

@@ -8,7 +8,7 @@ imported here: whoever has a module has torch.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
@@ -60,8 +60,9 @@ def no_split_classes(model: nn.Module) -> tuple[str, ...]:
 
 
 def _strings(value: object) -> list[str]:
-    many = isinstance(value, (set, frozenset, list, tuple))
-    return [name for name in value if isinstance(name, str)] if many else []
+    if not isinstance(value, set | frozenset | list | tuple):
+        return []
+    return [name for name in cast("Iterable[object]", value) if isinstance(name, str)]
 
 
 def untied(model: nn.Module, tree: ModuleTree) -> Diagnostic | None:

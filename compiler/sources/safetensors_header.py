@@ -189,7 +189,7 @@ def _tensor(
         raise _invalid(path, f"`{name[:80]}` is not the name of a tensor")
     if layout.nbytes != end - begin:
         raise _invalid(path, f"`{name}` is {code}{_short(sizes)} but has {end - begin} bytes")
-    return StoredTensor(name, file, start + begin, layout.nbytes, layout.dtype, layout.shape)
+    return StoredTensor(name, file, start + begin, end - begin, layout.dtype, layout.shape)
 
 
 _ARE_INTEGERS: Final = frozenset({int}).issuperset

@@ -1,15 +1,18 @@
-"""Puts what a trace teaches into a plan that is not placed yet: cuts and demands."""
+"""Puts what a trace teaches into a plan that is not placed yet: cuts, demands and the order."""
 
 from __future__ import annotations
 
+from bisect import bisect
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...ir import Atomic, Diagnostics, Plan
-from .atoms import cut_rules
+from ...ir import Atomic, Diagnostics, Plan, Split
+from .atoms import Cuts
 from .demands import demands
 from .forward import try_trace
 from .order import in_execution_order
+from .trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,23 +33,34 @@ def with_trace(
 ) -> Plan:
     """Return the plan with safe cuts, real demands and its modules in execution order.
 
-    Where there is no trace it comes back as it was, with a finding.
-
-    The classes the model itself declares whole are replaced by what its dataflow shows, except where
-    the forward did not go.
+    Without a trace it comes back as it was, with a finding. The classes the model itself declares whole
+    are replaced by what its dataflow shows, except where the forward did not go.
     """
     trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype)
     if trace is None:
         return plan
     own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
-    rules = cut_rules(trace, known=frozenset(rule.target for rule in own))
+    cuts = Cuts(trace, known=frozenset(rule.target for rule in own)).settle()
     kept = tuple(rule for rule in plan.constraints if rule not in own)
     full = None
     if cache_tokens is not None and inputs is None:
         full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens, dtype=dtype)
     return replace(
         plan,
-        constraints=kept + rules,
+        constraints=(*kept, *cuts.rules(), *_passed_by(trace, cuts)),
         demands=plan.demands + demands(trace, full),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )
+
+
+def _passed_by(trace: Trace, cuts: Cuts) -> Iterator[Split]:
+    """Yield modules whose children are called past them: as one unit they would move nothing."""
+    tree, tops = trace.tree, cuts.tops()
+    called = {call.module for call in trace.calls}
+    order = sorted(called)
+    for module in range(1, len(tree)):
+        if module in called or module in trace.kinds.open or tops[module] >= 0:
+            continue
+        following = bisect(order, module)
+        if following < len(order) and order[following] < tree.ends[module]:
+            yield Split(tree.paths[module])

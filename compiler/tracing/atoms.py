@@ -16,9 +16,10 @@ from .replay import Label, Meeting, Places, replay
 from .trace import Op, Trace
 
 Pair: TypeAlias = tuple[Label, Label]
-Moving: TypeAlias = Literal["pieces", "held pieces", "owners", "all"]
-"""Whose calls move their arguments: every piece; those with tensors; also cut modules with tensors of
-their own, to the first of them (the loader); also all cut modules, as if each were on one device."""
+Moving: TypeAlias = Literal["pieces", "held pieces", "registered first", "all"]
+"""Whose calls move their arguments, and where the model's own inputs start: every piece, or those with
+tensors, from the first that is called; from the first registered; also cut modules, as if each were on
+one device."""
 _MOVING: Final[tuple[Moving, ...]] = get_args(Moving)
 
 
@@ -39,8 +40,7 @@ def cut_rules(
     trace: Trace, *, together: bool = True, known: frozenset[str] = frozenset()
 ) -> tuple[Atomic | Together, ...]:
     """Return what must stay whole, and what an open module needs on one device."""
-    cuts = Cuts(trace, together=together, known=known).settle()
-    return (*_named(trace.tree, cuts.whole_modules()), *cuts.togethers())
+    return Cuts(trace, together=together, known=known).settle().rules()
 
 
 class Cuts:
@@ -102,29 +102,15 @@ class Cuts:
             for tensor, owner in enumerate(tree.owners)
         ]
         targets: list[Label] = [None] * len(tree)
-        if moving == "pieces":
-            for module, unit in enumerate(entries(self.trace, tops)):
-                targets[first_name(tree, module)] = None if unit < 0 else self._piece(unit)
-        else:
-            for module, top in enumerate(tops):
-                if self._moves(module, top, moving):
-                    targets[first_name(tree, module)] = labels[tree.first_tensors[module]]
-        return Places(labels, targets, start_device(self.trace, targets))
-
-    def _moves(self, module: int, top: int, moving: Moving) -> bool:
-        if not self.tree.tensors(module) or module in self.trace.kinds.open:
-            return False
-        if top >= 0:
-            return module == top or self._through(module, top)
-        return moving == "all" or (moving == "owners" and len(self.tree.own_tensors(module)) > 0)
-
-    def _through(self, module: int, top: int) -> bool:
-        """Say whether only containers are between a module and the piece it belongs to."""
-        while module != top:
-            module = self.tree.parents[module]
-            if module not in self.trace.kinds.open:
-                return False
-        return True
+        for module, unit in enumerate(entries(self.trace, tops)):
+            if unit >= 0 and (moving == "pieces" or tree.tensors(module)):
+                targets[first_name(tree, module)] = self._piece(unit)
+            elif moving == "all" and tops[module] < 0 and tree.tensors(module):
+                targets[first_name(tree, module)] = labels[tree.first_tensors[module]]
+        start = start_device(self.trace, targets)
+        if moving == "registered first":
+            start = next((self._piece(top) for top in tops if top >= 0 and tree.tensors(top)), start)
+        return Places(labels, targets, start)
 
     def tops(self) -> list[int]:
         """Return for each module the outermost whole module it belongs to; -1 while it is cut."""
@@ -133,6 +119,10 @@ class Cuts:
             above = tops[parent] if parent >= 0 else -1
             tops.append(above if above >= 0 else (module if module in self.whole else -1))
         return tops
+
+    def rules(self) -> tuple[Atomic | Together, ...]:
+        """Return the cut as rules of a plan."""
+        return (*_named(self.tree, self.whole_modules()), *self.togethers())
 
     def whole_modules(self) -> list[int]:
         """Return the outermost whole modules that could have been cut."""
@@ -147,7 +137,7 @@ class Cuts:
         for pieces in sorted(groups.values(), key=lambda group: min(map(self._position, group))):
             free = sorted((p for p in pieces if self._is_free(p, tops)), key=self._position)
             if len(free) > 1:
-                yield Together(tuple(map(self._path, free)))
+                yield Together(tuple(map(self.path, free)))
 
     def _is_free(self, piece: int, tops: list[int]) -> bool:
         return tops[piece] == piece if piece >= 0 else tops[self.tree.owners[-1 - piece]] < 0
@@ -155,7 +145,8 @@ class Cuts:
     def _position(self, piece: int) -> tuple[int, int]:
         return (piece, -1) if piece >= 0 else (self.tree.owners[-1 - piece], -1 - piece)
 
-    def _path(self, piece: int) -> str:
+    def path(self, piece: int) -> str:
+        """Return the path of a piece: a module, or a tensor as a negative number."""
         return self.tree.paths[piece] if piece >= 0 else self.tree.tensor_paths[-1 - piece]
 
     def _piece(self, piece: int) -> int:

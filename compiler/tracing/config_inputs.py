@@ -36,9 +36,11 @@ class Request:
 
 
 def _configs(config: Untyped) -> list[Untyped]:
-    names = ("vision_config", "audio_config", "text_config", "encoder", "decoder", "backbone_config")
-    inner = [getattr(config, name, None) for name in names]
-    return [config, *(item for item in inner if item is not None and not isinstance(item, dict))]
+    """Return a config and those inside it, the ones for pictures, sound and text first."""
+    first = ("vision_config", "audio_config", "text_config", "encoder", "decoder", "backbone_config")
+    named = [getattr(config, name, None) for name in first]
+    others = [item for name, item in vars(config).items() if name not in first]
+    return [config, *(item for item in (*named, *others) if hasattr(item, "model_type"))]
 
 
 def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iterator[dict[str, Untyped]]:

@@ -12,7 +12,8 @@ from typing import Final
 
 from ...ir import Demand
 from .atoms import Cuts
-from .trace import Origin, Trace
+from .replay import replay
+from .trace import Op, Origin, Trace
 
 UPCAST: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
@@ -74,26 +75,31 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
 
 def _activations(trace: Trace) -> Iterator[Demand]:
     """Yield the largest need of each piece that may get a device of its own."""
-    alive = _alive(trace)
-    peak: dict[int, int] = {}
-    tops = Cuts(trace).settle().tops()
+    alive, peak = _alive(trace), dict[int, int]()
+    cuts = Cuts(trace).settle()
+    tops = cuts.tops()
     for call in trace.calls:
-        top = tops[call.module]
-        if top < 0 or call.module != top:
-            continue
-        need = _largest(alive, call.first, call.last)
-        peak[top] = max(peak.get(top, 0), need)
-    for module, nbytes in sorted(peak.items()):
-        if nbytes and len(trace.tree.tensors(module)):
-            yield Demand(nbytes, trace.tree.paths[module], "activations")
+        if tops[call.module] == call.module:
+            need = _largest(alive, call.first, call.last)
+            peak[call.module] = max(peak.get(call.module, 0), need)
+    labels = replay(trace, cuts.places("held pieces")).values
+    for number, step in enumerate(trace.steps):
+        between = isinstance(step, Op) and (step.call < 0 or tops[trace.calls[step.call].module] < 0)
+        if isinstance(step, Op) and between:
+            made = next((labels[value] for value in (*step.outputs, *step.inputs)), None)
+            if isinstance(made, int):
+                peak[made] = max(peak.get(made, 0), alive[number])
+    for piece, nbytes in sorted(peak.items()):
+        if nbytes and (piece < 0 or len(trace.tree.tensors(piece))):
+            yield Demand(nbytes, cuts.path(piece), "activations")
 
 
 def _alive(trace: Trace) -> list[int]:
-    """Return the bytes of activations alive at each step, the cache left out."""
+    """Return the bytes of inputs and activations alive at each step, the cache left out."""
     change = [0] * (len(trace.steps) + 2)
     kept = {trace.roots[value] for value in trace.cache}
     for root, (born, died) in trace.lives.items():
-        if trace.values[root].origin is Origin.OP and root not in kept:
+        if trace.values[root].origin in {Origin.OP, Origin.INPUT} and root not in kept:
             change[max(born, 0)] += trace.values[root].nbytes
             change[died + 1] -= trace.values[root].nbytes
     return list(accumulate(change))

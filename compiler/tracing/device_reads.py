@@ -39,6 +39,8 @@ class DeviceReads(TorchFunctionMode):
             return out
         if func in _MOVES:
             return self._move(func, args, kwargs)
+        if func is torch.Tensor.tolist and (known := recorder.shadows.value_of(args[0])) is not None:
+            return known.tolist()
         if func is torch.Tensor.__getitem__:
             args = (args[0], _index(args[1]))
         return self._call(func, args, kwargs)

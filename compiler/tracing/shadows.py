@@ -52,7 +52,8 @@ class Shadows:
         if (value := self._values.get(id(old))) is not None:
             self._values[id(new)] = value
 
-    def _known(self, tensor: Tensor) -> Tensor | None:
+    def value_of(self, tensor: Tensor) -> Tensor | None:
+        """Return the value of a tensor if it is known."""
         if tensor.device.type == "cpu":
             return tensor if tensor.numel() <= MAX_NUMEL else None
         return self._values.get(id(tensor))
@@ -61,7 +62,7 @@ class Shadows:
         """Run an op that asks for values on the known values; None when it does not or they are not."""
         if func._overloadpacket not in _ASKS_VALUES:  # noqa: SLF001
             return None
-        known = [self._known(tensor) for tensor in used]
+        known = [self.value_of(tensor) for tensor in used]
         if any(value is None for value in known):
             return None
         found = self._run(func, args, kwargs)
@@ -76,7 +77,7 @@ class Shadows:
         if not made:
             return
         small = all(tensor.numel() <= MAX_NUMEL for tensor in made)
-        if not small or _RANDOM in func.tags or any(self._known(tensor) is None for tensor in used):
+        if not small or _RANDOM in func.tags or any(self.value_of(tensor) is None for tensor in used):
             for tensor in made:
                 self.forget(id(tensor))
             return
@@ -92,7 +93,7 @@ class Shadows:
 
     def _run(self, func: Untyped, args: Untyped, kwargs: Untyped) -> Untyped:
         def known(tensor: Tensor) -> Tensor:
-            value = self._known(tensor)
+            value = self.value_of(tensor)
             return tensor if value is None else value
 
         options = map_tensors(kwargs, known)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, assert_never
 from ...ir import Diagnostic, Plan, Reserve, human_size, is_within, size_up, unit_of_tensors
 from ...ir.rules.tracing import DEVICES_MEET, VERIFIED_PEAK_EXCEEDED, WEIGHTS_AWAY
 from .peaks import Peak, peaks
-from .places import places_of_map, places_of_plan
+from .places import places_of_plan
 from .replay import Hop, Labels, Meeting, Places, replay
 from .sites import Streaming, streaming_of
 from .trace import Enter, Leave, Op, Origin, Trace
@@ -99,12 +99,9 @@ def _number(options: dict[str, str], name: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() else None
 
 
-def verify_trace(plan: Plan, trace: Trace, *, as_map: bool = False) -> Verification:
-    """Replay a traced forward under a plan for the same model.
-
-    ``as_map`` replays it as a device map, where each entry moves its arguments whatever is around it.
-    """
-    places = places_of_map(trace, plan) if as_map else places_of_plan(trace, plan)
+def verify_trace(plan: Plan, trace: Trace) -> Verification:
+    """Replay a traced forward under a plan for the same model."""
+    places = places_of_plan(trace, plan)
     labels, streaming = replay(trace, places), streaming_of(trace, plan)
     found = _with_cache(trace, plan, peaks(trace, plan, labels, streaming))
     diagnostics = [*_meetings(trace, places, labels), *_away(trace, streaming), *_over(plan, found)]

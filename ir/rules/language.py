@@ -24,7 +24,8 @@ CONTRADICTION: Final = Rule(
     "two lines cannot both hold",
     """\
 Two decisions exclude each other: a place on a device a `never` line forbids, tied tensors or members
-of a `together` line placed apart, a module that is both split and atomic.
+of a `together` line placed apart, a module that is both split and atomic, `never` on every device,
+a `tie` the model does not have.
 
     never lm_head on cuda:0
     place lm_head on cuda:0

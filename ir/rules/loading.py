@@ -124,6 +124,17 @@ with tensors this class does not know. All of them are named before a byte is re
 
 Build the class the checkpoint is for, or pass `strict=False` to skip them.""",
 )
+TIED_TENSORS_DIFFER: Final = Rule(
+    "tied-tensors-differ",
+    Severity.ERROR,
+    "tensors the model ties are stored with different values",
+    """\
+The model has one tensor under two names; the checkpoint has one for each, and their bytes differ.
+Whichever were taken, the other would be lost. Equal copies are fine.
+
+Build the model untied (`tie_word_embeddings=False` in a transformers configuration), or store the
+checkpoint again with the tensors tied.""",
+)
 UNFILLED_TENSOR: Final = Rule(
     "unfilled-tensor",
     Severity.ERROR,
@@ -180,6 +191,7 @@ ALL: Final = (
     OTHER_HOST,
     TENSOR_NOT_IN_CHECKPOINT,
     TENSOR_NOT_IN_MODEL,
+    TIED_TENSORS_DIFFER,
     UNFILLED_TENSOR,
     UNREADABLE_WEIGHTS,
     WRONG_DTYPE,

@@ -11,7 +11,7 @@ import json
 import sys
 
 from compile_plan.compiler.tracing import example_inputs, trace_model, verify_trace
-from compile_plan.compiler.tracing.places import boundaries, places_of_plan
+from compile_plan.compiler.tracing.places import places_of_plan
 from compile_plan.ir import Diagnostics, Plan, unit_of_tensors
 from random_cuts import bad_plan, random_plan
 from small_models import small_model
@@ -50,21 +50,19 @@ def run_on_fake_devices(model: nn.Module, plan: Plan, inputs: dict[str, Tensor],
             made = empty(old.shape, dtype=old.dtype, device=pretended(plan.units[owner[index]].run))
             parameter = group is home._parameters
             group[name] = nn.Parameter(made, requires_grad=False) if parameter else made
-        runs = [plan.units[unit].run for unit in owner]
-        containers = [i for i, path in enumerate(tree.paths) if _is_container(modules[path])]
-        for module, device in boundaries(tree, runs, containers).items():
-            _enter_on(modules[tree.paths[module]], pretended(device))
+        for unit in plan.units:
+            if unit.path in modules:
+                _enter_on(modules[unit.path], pretended(unit.run))
         model(**{name: empty(t.shape, dtype=t.dtype, device=pretended(start)) for name, t in inputs.items()})
-
-
-def _is_container(module: nn.Module) -> bool:
-    return isinstance(module, nn.Sequential) or type(module).forward is nn.Module.forward
 
 
 def _enter_on(module: nn.Module, device: str) -> None:
     module.register_forward_pre_hook(
         lambda _module, args, kwargs: (moved(args, device), moved(kwargs, device)), with_kwargs=True
     )
+    if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential):
+        for child in module.children():
+            _enter_on(child, device)
 
 
 def outcome(name: str, plan: Plan, trace, inputs) -> str:

@@ -15,7 +15,7 @@ COUNT = 4
 CROSSING = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
 
 
-class DevicesMeet(RuntimeError):
+class DevicesMeetError(RuntimeError):
     """An op got tensors of two devices."""
 
 
@@ -29,7 +29,7 @@ class There(torch.Tensor):
             dtype=elem.dtype, device=device,
         )  # fmt: skip
 
-    def __init__(self, elem, device):
+    def __init__(self, elem, _device):
         self.elem = elem
 
     @classmethod
@@ -60,10 +60,10 @@ def _together(func, tensors, wanted):
     if func in CROSSING:
         return wanted or tensors[0].device
     named = {t.device for t in tensors if t.dim() or isinstance(t, There)}
-    if aten.index.Tensor in {func} or "index_put" in func.__name__:
+    if func is aten.index.Tensor or "index_put" in func.__name__:
         named = {t.device for t in tensors if isinstance(t, There)} | {tensors[0].device}
     if len(named) > 1:
-        raise DevicesMeet(f"{func} got tensors on {sorted(map(str, named))}")
+        raise DevicesMeetError(f"{func} got tensors on {sorted(map(str, named))}")
     return wanted or next(iter(named), "cpu")
 
 
@@ -109,8 +109,7 @@ def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_me
     return There(torch.empty_strided(size, stride, dtype=dtype), device)
 
 
-def _copy_from(source, target, non_blocking=False):
-    del non_blocking
+def _copy_from(source, target, *_non_blocking):
     source, inside = (t.elem if isinstance(t, There) else t for t in (source, target))
     inside.copy_(source)
     return target

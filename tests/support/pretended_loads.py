@@ -35,7 +35,7 @@ def outcome(tiny, plan: Plan, folder: Path, expected: torch.Tensor) -> str:
         at_rest = [t.device for t in tensors(model)]
         results = [output(model, tiny) for _ in range(3)]
     except RuntimeError as error:
-        if isinstance(error, pretend_device.DevicesMeet) or "same device" in str(error):
+        if isinstance(error, pretend_device.DevicesMeetError) or "same device" in str(error):
             return f"meets: {error}"
         raise
     if any(r.device.type != "cpu" for r in results):

@@ -7,6 +7,7 @@ import logging
 import accelerate
 import pytest
 import torch
+from compile_plan.compiler import compile_model
 from compile_plan.compiler.accelerate_compat import InvalidRequestError, infer_auto_device_map
 from torch import nn
 
@@ -119,3 +120,102 @@ def test_a_bad_argument_is_a_value_error_with_diagnostics(arguments):
         infer_auto_device_map(model_of(A=1), **{"max_memory": {"cpu": 10_000}, **arguments})
     assert isinstance(caught.value, InvalidRequestError)
     assert caught.value.diagnostics
+
+
+def tree_of(**children: nn.Module | int) -> nn.Module:
+    model = nn.Module()
+    for name, child in children.items():
+        model.add_module(name, layer(child) if isinstance(child, int) else child)
+    return model
+
+
+def tied(one: nn.Module, other: nn.Module) -> None:
+    other.weight = one.weight
+
+
+def fits_with_its_tie() -> nn.Module:
+    model = tree_of(A=4, T=tree_of(x=4, y=6, z=6))
+    tied(model.A, model.T.x)
+    return model
+
+
+def tied_to_a_leaf() -> nn.Module:
+    model = tree_of(A=4, T=nn.Module())
+    tied(model.A, model.T)
+    model.T.extra = nn.Parameter(torch.empty(256 * 12, device="meta"))
+    return model
+
+
+def too_large_and_tied(*more: int) -> nn.Module:
+    model = tree_of(A=tree_of(p=3, q=9), T=tree_of(x=3, **{f"y{i}": kib for i, kib in enumerate(more)}))
+    tied(model.A.p, model.T.x)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "budgets", "expected"),
+    [
+        pytest.param(fits_with_its_tie(), kib(g0=40, g1=40), {"A": 0, "T": 0}, id="TTT-allocate"),
+        pytest.param(
+            fits_with_its_tie(), kib(g0=20, g1=40),
+            {"A": 0, "T.x": 0, "T.y": 0, "T.z": 0}, id="TTF-split-the-tied-module",
+        ),
+        pytest.param(
+            fits_with_its_tie(), kib(g0=12, g1=40),
+            {"A": 0, "T.x": 0, "T.y": 1, "T.z": 1}, id="TFF-split-the-tied-module",
+        ),
+        pytest.param(tied_to_a_leaf(), kib(g0=20, g1=40), {"A": 1, "T": 1}, id="TTF-next-device"),
+        pytest.param(tied_to_a_leaf(), kib(g0=18, g1=40), {"A": 1, "T": 1}, id="TFF-next-device"),
+        pytest.param(
+            too_large_and_tied(2), kib(g0=13, g1=40),
+            {"A.p": 0, "T.x": 0, "A.q": 1, "T.y0": 1}, id="FTF-split-the-module",
+        ),
+        pytest.param(
+            too_large_and_tied(9, 9), kib(g0=14, g1=60),
+            {"A.p": 0, "T.x": 0, "A.q": 1, "T.y0": 1, "T.y1": 1}, id="FFF-split-the-module",
+        ),
+    ],
+)  # fmt: skip
+def test_s4_every_row_of_the_table(model, budgets, expected):
+    theirs = dict(accelerate.infer_auto_device_map(model, dict(budgets), clean_result=False))
+    ours = infer_auto_device_map(model, budgets, clean_result=False)
+    assert ours == theirs
+    assert ours == expected
+
+
+def test_b4_direct_parameters_are_placed_apart_if_they_fit():
+    model = model_of(linear=4, other=4)
+    for name in "ab":
+        model.register_parameter(name, nn.Parameter(torch.empty(256, device="meta")))
+    expected = {"a": "cpu", "b": "cpu", "linear": "disk", "other": "disk"}
+    assert infer_auto_device_map(model, kib(cpu=6), clean_result=False) == expected
+    plan = compile_model(model, max_memory=kib(cpu=6, disk=100))
+    assert {unit.path: unit.store for unit in plan.units} == expected
+
+
+@pytest.mark.parametrize("count", [2, 15])
+def test_b6_layers_that_are_all_tied_are_one_cost(count):
+    layers = nn.ModuleList(nn.Linear(64, 64, device="meta") for _ in range(count))
+    for other in layers[1:]:
+        other.weight, other.bias = layers[0].weight, layers[0].bias
+    model = nn.Module()
+    model.layers, model.head = layers, layer(16)
+    one = 64 * 65 * 4
+    budgets = {0: one + 16 * KIB, "cpu": 10**6}
+    assert infer_auto_device_map(model, budgets) == {"": 0}
+    assert dict(accelerate.infer_auto_device_map(model, dict(budgets))) == {"": 0}
+
+
+def test_b7_a_tied_head_is_stored_with_the_embedding_and_counted_once():
+    model = model_of(embed=8, body=4, head=8)
+    tied(model.embed, model.head)
+    plan = compile_model(model, max_memory=kib(g0=12, cpu=100))
+    assert {unit.store for unit in plan.units} == {"cuda:0"}
+    assert plan.ledger[0].weights == 12 * KIB
+
+
+def test_verbose_tells_each_place_and_nothing_else(capsys):
+    infer_auto_device_map(model_of(A=2, B=2), kib(g0=4, cpu=8), verbose=True, clean_result=False)
+    assert capsys.readouterr().out == "A -> 0\nB -> 0\n"
+    infer_auto_device_map(model_of(A=2, B=2), kib(g0=4, cpu=8))
+    assert capsys.readouterr().out == ""

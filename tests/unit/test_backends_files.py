@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command import run_command
 from compile_plan.backends import BACKENDS, backend_for, encode, read_plan, write_plan
 from compile_plan.backends import files as files_module
 from compile_plan.ir import Device, Model, Plan, PlanError, Unit
@@ -151,6 +152,16 @@ def test_new_files_get_the_mode_of_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "m.msgpack").stat().st_mode) == 0o640
 
 
+def test_the_forms_open_no_library_before_one_is_needed():
+    script = (
+        "import sys; from compile_plan import backends; from compile_plan.ir import Plan, Model; "
+        "backends.encode(Plan(Model('m')), 'plan'); backends.encode(Plan(Model('m')), 'html'); "
+        "print({'torch', 'lark', 'msgpack'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_neither_torch_nor_lark_is_loaded_for_the_plan_file():
     script = (
         "import sys; from compile_plan import backends; from compile_plan.ir import Plan, Model; "
@@ -168,3 +179,27 @@ def test_a_pipe_is_written_to(tmp_path):
     write_plan(PLAN, pipe)
     assert reader.communicate()[0] == encode(PLAN, "msgpack")
     assert stat.S_ISFIFO(Path(pipe).stat().st_mode)
+
+
+def test_formatting_on_a_full_disk_is_an_error_and_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "a.plan"
+    path.write_text("plan 1\nplace   a on cpu\n")
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    result = run_command(["--format-plan", str(path)])
+    assert result.code == 1
+    assert "error[disk-full]" in result.err
+    assert path.read_text() == "plan 1\nplace   a on cpu\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("arguments", [["--format-plan", "/dev/zero"], ["a.plan", "--override", "/dev/zero"]])
+def test_an_endless_text_is_not_read(tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr("compile_plan.backends.files.MAX_FILE", 1000)
+    (tmp_path / "a.plan").write_text("plan 1\nplace a on cpu\n")
+    result = run_command(arguments, cwd=tmp_path)
+    assert result.code == 1
+    assert "error[file-too-large]" in result.err

@@ -1,4 +1,4 @@
-"""Reported cases of hand-edited placements (H3 to H9, H12): what was silent or unreadable is one clear finding."""
+"""Reported cases of hand-edited placements: what was silent or unreadable is one clear finding."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_a_written_plan_that_exceeds_a_budget_is_refused(folder):
     (folder / "small.plan").write_text(PLAN.replace("memory 10KiB", "memory 7KiB"))
     result = run_command(["small.plan", "-o", "out.msgpack"], cwd=folder)
     assert result.code == 1
-    assert codes(result) == ["budget-exceeded"]
+    assert codes(result) == ["pins-over-budget"]
     assert not (folder / "out.msgpack").exists()
 
 

@@ -40,7 +40,7 @@ def folder(tmp_path):
 def test_a_replay_tells_hops_and_peaks(folder):
     result = run_command(["model.py", *MEMORY, *INPUTS, "--verify"], cwd=folder)
     assert result.code == 0, result.err
-    assert "replayed: no mix-up; 1 hop with 512B of activations\n" in result.out
+    assert "replayed: no mix-up; 2 hops with 1.0KiB of activations\n" in result.out
     assert "  cuda:0 peaks at " in result.out
     assert "0B" not in result.out.partition("replayed")[2]
 
@@ -49,14 +49,14 @@ def test_a_replay_tells_what_is_streamed(folder):
     memory = ("--memory", "cuda:0=52KiB,cpu=1MiB")
     result = run_command(["model.py", *memory, *INPUTS, "--verify"], cwd=folder)
     assert result.code == 0, result.err
-    assert "  cuda:0 fetches 48.8KiB of weights in one forward\n" in result.out
+    assert "  cuda:0 fetches 32.5KiB of weights in one forward\n" in result.out
 
 
 def test_a_replay_is_data_for_machines(folder):
     result = run_command(["model.py", *MEMORY, *INPUTS, "--verify", "--format", "json"], cwd=folder)
     found = json.loads(result.out)["verification"]
-    assert found["hops"] == 1
-    assert found["moved_nbytes"] == sum(copy["nbytes"] for copy in found["copies"]) == 512
+    assert found["hops"] == 2
+    assert found["moved_nbytes"] == sum(copy["nbytes"] for copy in found["copies"]) == 1024
     assert {peak["device"] for peak in found["peaks"]} >= {"cuda:0", "cuda:1"}
 
 

@@ -10,7 +10,6 @@ from compile_plan.backends import device_map_diagnostics, to_device_map
 from compile_plan.compiler import compile_model
 from tiny_checkpoints import TINY, output, save
 
-
 # accelerate says so of keys that name a parameter, which it then obeys
 pytestmark = pytest.mark.filterwarnings("ignore:The following device_map keys do not match any submodules")
 

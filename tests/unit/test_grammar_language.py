@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from compile_plan.grammar import format_text, parse, parse_collecting, print_plan
+from compile_plan.grammar.parser import next_terminals
 from compile_plan.ir import Account, Device, Model, Plan, Reason, Reserve, TieGroup, Unit
 from compile_plan.ir.patterns import PatternError, expand_braces
 from compile_plan.ir.rules import language
@@ -81,7 +82,7 @@ def test_a_wrong_line_is_one_finding(text, code, message):
         ("place a on gpu7", "did you mean `cuda:7`?"),
         ("place a on cudo:0", "did you mean `cuda:0`?"),
         ("device cpu memroy 1K", "did you mean `memory`?"),
-        ("device cpu memory 10 GiB", "write `10GiB`"),
+        ("device cpu memory 10 GiB", "write `device cpu memory 10GiB`"),
     ],
 )
 def test_the_help_names_what_was_meant(text, hint):
@@ -170,3 +171,24 @@ def test_the_formatter_keeps_spelling_order_and_comments():
 def test_braces_that_cannot_expand_say_so(pattern):
     with pytest.raises(PatternError):
         expand_braces(pattern)
+
+
+FORMATTED = sorted((Path(__file__).parent.parent / "golden" / "format").glob("*.formatted.plan"))
+
+
+@pytest.mark.parametrize("path", FORMATTED, ids=lambda path: path.name)
+def test_a_golden_text_is_laid_out_as_the_file_beside_it(path):
+    untidy = path.with_name(path.name.replace(".formatted", ""))
+    assert format_text(untidy.read_text(encoding="utf-8")) == path.read_text(encoding="utf-8")
+
+
+def test_a_hash_between_quotes_starts_no_comment():
+    text = 'place "c # no comment" on cpu # "a comment"\n'
+    assert format_text(text) == 'place "c # no comment" on cpu  # "a comment"\n'
+
+
+def test_every_keyword_of_the_grammar_may_follow_where_the_grammar_says():
+    assert next_terminals("place a") == {"ON"}
+    assert next_terminals("place a on cpu") >= {"RUN", "$END"}
+    assert next_terminals("atomic") == {"CLASS", "PATH", "STRING"}
+    assert next_terminals("plcae a") == frozenset()

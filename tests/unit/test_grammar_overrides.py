@@ -225,7 +225,7 @@ def bound(text):
     return plan, tuple(diagnostics)
 
 
-DEVICES = "device cuda:0 memory 20KiB\ndevice cpu memory 1MiB\n"
+DEVICES = 'model "m" digest 0\ndevice cuda:0 memory 20KiB\ndevice cpu memory 1MiB\n'
 
 
 def test_a_complete_plan_is_bound_to_disjoint_units():

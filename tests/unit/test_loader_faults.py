@@ -13,7 +13,7 @@ import pytest
 import torch
 from compile_plan.compiler.loading import load_model, reading, release_model
 from compile_plan.compiler.loading.moves import moved
-from compile_plan.ir import Account, Unit
+from compile_plan.ir import Account
 from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards
 from tiny_checkpoints import plan
 

@@ -42,8 +42,9 @@ def check(plan: Plan, strategy: str, offload: str) -> None:
     assert len(plan.ledger) == (len(plan.devices) if plan.units else 0)
     for device, account in zip(plan.devices, plan.ledger, strict=False):
         assert device.memory is None or account.total <= device.memory, (strategy, device, account)
-    streamed = [unit for unit in plan.units if is_accelerator(unit.run or "") and unit.store != unit.run]
-    assert not streamed or offload in {"stream", "auto"}
+    streamed = {unit.store for unit in plan.units if unit.store != unit.run}
+    allowed = {"stream": {"cpu", "disk"}, "auto": {"cpu", "disk"}, "compute": {"disk"}, "none": set()}
+    assert streamed <= allowed[offload]
 
 
 @st.composite

@@ -15,7 +15,6 @@ from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_ten
 from compile_plan.compiler.tracing import with_trace
 from compile_plan.ir import Diagnostics, Model, Plan
 
-
 BASE = {
     "hidden_size": 64,
     "num_hidden_layers": 4,

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import write_file
+from compile_plan.backends import read_plan
+from compile_plan.compiler.cli import main
 from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.compiler.sources.kinds import Kind, kind_of
@@ -272,6 +274,16 @@ def test_a_gguf_file_is_a_plan_of_its_packed_bytes(tmp_path):
     assert (tree.dtypes[embedding], tree.shapes[embedding]) == ("float32", (32, 64))
     assert (tree.dtypes[packed], tree.nbytes[packed]) == ("uint8", 64 * 68)
     assert sum(tree.nbytes) == 32 * 64 * 6 + 4 * 64 * 4 + 6 * 64 * 68
+
+
+def test_a_gguf_file_goes_through_the_command(tmp_path, capsys):
+    path, written = write_gguf(tmp_path / "tiny.gguf"), tmp_path / "out.msgpack"
+    budgets = ["--memory", "cuda:0=16KiB,cuda:1=1MiB,cpu=1MiB", "--cache-tokens", "10"]
+    assert main([str(path), "-q", *budgets, "-o", str(written)]) == 0
+    stores = {unit.path: unit.store for unit in read_plan(written).units}
+    assert (stores["token_embd"], stores["output"]) == ("cuda:0", "cuda:1")
+    assert main([str(path), *budgets]) == 0
+    assert "warning[unknown-cache]" in capsys.readouterr().err
 
 
 def gguf_code(path):

@@ -1,0 +1,83 @@
+"""Whatever the problem: a lawful plan no worse than the simple one, or an error."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from compile_plan.compiler.driver import compile_lowered
+from compile_plan.compiler.options import Options
+from compile_plan.ir import PlanError, is_accelerator, verify
+from hypothesis import HealthCheck, given, settings
+from search_problems import problems
+
+MISTAKES = {
+    "budget-exceeded",
+    "contradiction",
+    "does-not-fit",
+    "pin-inside-atomic",
+    "pins-over-budget",
+    "split-of-leaf",
+}
+"""What a random problem may be refused for."""
+
+
+def refusals(error):
+    return {d.code for d in error.diagnostics if d.severity == "error"}
+
+
+def compiled(lowered, written, options):
+    overrides = (written,) if written.units or written.constraints else ()
+    return compile_lowered(lowered, options, overrides)
+
+
+def on_accelerators(plan):
+    return sum(a.weights + a.buffers for a in plan.ledger if is_accelerator(a.device))
+
+
+@given(problems())
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+def test_every_problem_has_a_lawful_plan_or_an_error(problem):
+    try:
+        plan, refused = compiled(*problem), set()
+    except PlanError as error:
+        plan, refused = None, refusals(error)
+    assert refused <= MISTAKES
+    if plan is None:
+        return
+    assert verify(plan) == ()
+    assert all(unit.store and unit.run for unit in plan.units)
+    assert {account.device for account in plan.ledger} == {device.name for device in plan.devices}
+    if plan.outcome is not None:
+        assert plan.outcome.status in {"optimal", "in-order", "unproven", "time-limit", "kept"}
+    assert compiled(*problem) == plan
+
+
+@given(problems())
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+def test_the_search_keeps_no_less_on_accelerators_than_first_fit(problem):
+    lowered, written, options = problem
+    options = replace(options, objective=None, offload="stream")
+    try:
+        simple = compiled(lowered, written, replace(options, strategy="accelerate", fallback=False))
+    except PlanError:
+        return
+    listed = {device.name for device in lowered.devices}
+    if verify(simple) or simple.diagnostics or not listed.issuperset(unit.store for unit in simple.units):
+        return  # accelerate takes a disk nobody listed
+    assert on_accelerators(compiled(lowered, written, options)) >= on_accelerators(simple)
+
+
+def test_rows_that_name_a_column_twice_do_not_stop_the_solver():
+    """A cache and weights on one device of a pool that is too small once left the solver running."""
+    from compile_plan.ir import Demand, Device
+    from search_models import leaves, plan_of
+
+    devices = tuple(
+        Device(f"cuda:{i}", size, pool="u", pool_memory=47) for i, size in enumerate((32, 73, 59))
+    )
+    demands = (Demand(28, "a", "kv cache"), Demand(20, "c", "kv cache"))
+    plan = replace(plan_of(leaves(a=3, b=3, c=1), devices, demands=demands), units=())
+    with pytest.raises(PlanError) as caught:
+        compile_lowered(plan, Options())
+    assert refusals(caught.value) == {"does-not-fit"}
