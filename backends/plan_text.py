@@ -17,9 +17,13 @@ def read(data: bytes, name: str) -> Plan:
     """Read a plan from text; raises `PlanError` with everything found."""
     from ..grammar import parse
 
+    return parse(decode_text(data, name), name)
+
+
+def decode_text(data: bytes, name: str) -> str:
+    """Return the text of a file's bytes, line ends made plain; raises `PlanError` when it is not UTF-8."""
     try:
-        text = data.decode("utf-8-sig", "surrogatepass")
+        return data.decode("utf-8-sig", "surrogatepass").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         message = f"`{name}` is not UTF-8 text: byte {error.start} cannot be read"
         raise PlanError([Diagnostic(NOT_TEXT, message, help="save it as UTF-8")]) from None
-    return parse(text, name)

@@ -107,12 +107,17 @@ def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attem
     try:
         greedy.run()
     except OutOfReach:
-        return attempt_first_fit(plan, tree)
+        return _first_fit_anyway(plan, tree)
     places = _complete(tree, rules.counted, greedy.places, limits)
     if not _is_lawful(plan, tree, rules.counted, places, limits):
-        return attempt_first_fit(plan, tree)
+        return _first_fit_anyway(plan, tree)
     minima = {device: -(-size // 8) for device, size in greedy.minima.items()}
     return Attempt(places, (), minima, _homeless_buffers(plan, tree, greedy, rules.along, limits))
+
+
+def _first_fit_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
+    """Place by first fit, on a disk even if nothing that is listed computes: accelerate's callers have a CPU."""
+    return attempt_first_fit(replace(plan, devices=(*plan.devices, Device(CPU, 0))), tree)
 
 
 def _first_items(rules: AccelerateRules, tree: ModuleTree, fixed: dict[int, int]) -> list[int]:

@@ -75,7 +75,7 @@ def memory_rate() -> int:
 
 
 def disk_rate(folder: str) -> int:
-    """Return how fast a file is read back from a folder's disk, past the page cache where that is possible."""
+    """Return how fast a file is read back from a disk, past the page cache where that is possible."""
     with tempfile.TemporaryFile(dir=folder) as file:
         file.write(os.urandom(_BYTES))
         file.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from ..ir import Atomic, Diagnostics, Model, Plan, is_accelerator
 from .budgets import devices_from
@@ -30,17 +30,17 @@ def compile_live(
     after: After | None = None,
 ) -> Plan:
     """Compile a live module; see `compile_plan.compiler.compile_model`."""
-    from .sources.live import lower_model
+    from .sources.live import lower_model, no_split_classes, untied
 
     tree = lower_model(model)
-    own = getattr(model, "_no_split_modules", None) or ()
     present = set(tree.classes)
     lowered = Plan(
         model=Model(name or type(model).__name__, tree.digest),
-        constraints=tuple(Atomic(kind, by_class=True) for kind in sorted(set(own) & present)),
+        constraints=tuple(Atomic(kind, by_class=True) for kind in no_split_classes(model) if kind in present),
         tree=tree,
     )
-    diagnostics = Diagnostics()
+    warning = untied(model, tree)
+    diagnostics = Diagnostics(() if warning is None else (warning,))
     if example_inputs is not None or _wants_trace(options):
         from .tracing import with_trace
 

@@ -13,6 +13,7 @@ from ..ir import (
     CPU,
     Device,
     Diagnostic,
+    ModuleTree,
     Never,
     Plan,
     PlanError,
@@ -39,6 +40,7 @@ _REASONS: Final = {
 }
 
 _LASTING: Final = "kv cache"
+_LISTED: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,19 @@ def _unknown(plan: Plan, path: str) -> Diagnostic:
         known = [*plan.tree.paths, *plan.tree.tensor_paths]
     near = near_name(path, known)
     help_ = f"did you mean `{near}`?" if near else "give the full dotted path of a module or tensor"
-    return Diagnostic(UNKNOWN_UNIT, f"the plan has no `{path}`", help=help_)
+    notes = () if near or plan.tree is None else _children(plan.tree, path)
+    return Diagnostic(UNKNOWN_UNIT, f"the plan has no `{path}`", notes=notes, help=help_)
+
+
+def _children(tree: ModuleTree, path: str) -> tuple[str, ...]:
+    """Return what there is below the deepest module on the way to a path that does not exist."""
+    while path and path not in tree.module_index:
+        path = path.rpartition(".")[0]
+    above = tree.module_index.get(path, 0)
+    names = [name for name, parent in zip(tree.names, tree.parents, strict=True) if parent == above]
+    listed = ", ".join(f"`{name}`" for name in names[:_LISTED])
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (f"{f'`{path}`' if path else 'the model'} has {listed}{more}",) if names else ()
 
 
 def _size_facts(plan: Plan, path: str) -> Iterator[tuple[str, str]]:

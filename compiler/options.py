@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, cast
 
 from ..ir import Reserve
 
@@ -61,10 +61,16 @@ class Options:
             value = getattr(self, option.name)
             if option.name in _NOT_RECORDED or value == option.default:
                 continue
-            text = ",".join(value) if isinstance(value, tuple) else str(value)
-            kept.append((option.name.replace("_", "-"), text))
+            kept.append((option.name.replace("_", "-"), _spelled(value)))
         return tuple(sorted(kept))
 
 
-# Budgets and reserves are `device` and `reserve` lines of the plan; pairs would not read as text.
-_NOT_RECORDED: Final = frozenset({"max_memory", "reserves", "special_dtypes"})
+def _spelled(value: object) -> str:
+    if not isinstance(value, tuple):
+        return str(value)
+    items = cast("tuple[str | tuple[str, str], ...]", value)
+    return ",".join(item if isinstance(item, str) else "=".join(item) for item in items)
+
+
+# Budgets and reserves are `device` and `reserve` lines of the plan.
+_NOT_RECORDED: Final = frozenset({"max_memory", "reserves"})

@@ -8,20 +8,16 @@ from typing import TypeAlias
 
 from ..backends import BACKENDS, read_plan
 from ..backends.files import read_bytes
+from ..backends.plan_text import decode_text
 from ..grammar import parse
-from ..ir import Diagnostic, Diagnostics, Plan, PlanError
-from ..ir.rules.planfile import NOT_TEXT
+from ..ir import Diagnostics, Plan, PlanError
 
 Override: TypeAlias = Plan | str | Path
 
 
 def read_text(path: Path) -> str:
     """Return the text of a file; raises `PlanError` when there is none."""
-    try:
-        return read_bytes(path).decode("utf-8-sig").replace("\r\n", "\n")
-    except UnicodeDecodeError as error:
-        message = f"`{path}` is not UTF-8 text: byte {error.start} cannot be read"
-        raise PlanError([Diagnostic(NOT_TEXT, message, help="save it as UTF-8")]) from None
+    return decode_text(read_bytes(path), str(path))
 
 
 def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Plan, ...]:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import mmap
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -158,32 +160,69 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
     total = sum(piece.nbytes for piece in pieces)
     if not pieces:
         return
-    pool = ThreadPoolExecutor(min(THREADS, len(pieces)), thread_name_prefix="compile-plan-read")
+    readers = _Readers(pieces, files)
     try:
-        waiting: dict[Future[None], int] = {
-            pool.submit(_read, piece, files): piece.nbytes for piece in pieces
-        }
+        readers.start()
         done = 0
-        for future in as_completed(waiting):
-            future.result()
-            done += waiting[future]
+        for nbytes in readers.results():
+            done += nbytes
             if progress is not None:
                 progress(done, total)
     finally:
-        _end(pool)
+        readers.end()
 
 
-def _end(pool: ThreadPoolExecutor) -> None:
-    """Wait until no thread reads, however often the user interrupts; then the interrupt goes on."""
-    interrupt: KeyboardInterrupt | None = None
-    while True:
-        try:
-            pool.shutdown(wait=True, cancel_futures=True)
-            break
-        except KeyboardInterrupt as error:
-            interrupt = error
-    if interrupt is not None:
-        raise interrupt
+class _Readers:
+    """A few threads that read pieces until there are none, one fails or they are told to end.
+
+    The threads are known before they start: a pool's may be lost when an interrupt meets its start.
+    """
+
+    def __init__(self, pieces: Sequence[_Piece], files: OpenFiles) -> None:
+        self._count, self._files = len(pieces), files
+        self._waiting: SimpleQueue[_Piece] = SimpleQueue()
+        for piece in pieces:
+            self._waiting.put(piece)
+        self._results: SimpleQueue[int | BaseException] = SimpleQueue()
+        self._over = False
+        names = (f"compile-plan-read-{number}" for number in range(min(THREADS, len(pieces))))
+        self._threads = [threading.Thread(target=self._work, name=name) for name in names]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def results(self) -> Iterator[int]:
+        """Yield the bytes of each piece when it is read; raises what a thread raised."""
+        for _ in range(self._count):
+            result = self._results.get()
+            if isinstance(result, BaseException):
+                raise result
+            yield result
+
+    def end(self) -> None:
+        """Return when no thread is left, however often the user interrupts; then the interrupt goes on."""
+        self._over = True
+        interrupt: KeyboardInterrupt | None = None
+        for thread in self._threads:
+            while thread in threading.enumerate():
+                try:
+                    thread.join() if thread.is_alive() else time.sleep(0.001)
+                except KeyboardInterrupt as error:
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt
+
+    def _work(self) -> None:
+        with suppress(Empty):
+            while not self._over:
+                piece = self._waiting.get_nowait()
+                try:
+                    _read(piece, self._files)
+                except BaseException as error:  # noqa: BLE001  # raised where the results are taken
+                    self._results.put(error)
+                    return
+                self._results.put(piece.nbytes)
 
 
 def _pieces(job: Job) -> Iterator[_Piece]:

@@ -124,14 +124,18 @@ def move_in(
     problem: Problem, places: list[Place], wanted: Collection[int], onto: Sequence[int]
 ) -> list[Place]:
     """Bring those of the wanted atoms that are off the accelerators onto these, the largest first."""
-    mains, loads = problem.accelerators, Loads(problem, places)
-    for index in _largest_first(problem):
-        place = loads.places[index]
-        if index not in wanted or place.store in mains:
+    mains = frozenset(problem.accelerators)
+    outside = [index for index in wanted if places[index].store not in mains]
+    if not outside:
+        return places
+    loads, refused = Loads(problem, places), set[tuple[object, Place]]()
+    for index in sorted(outside, key=lambda i: (-problem.atoms[i].weight, i)):
+        kind, place = problem.atoms[index].kind, loads.places[index]
+        if (kind, place) in refused:
             continue
-        for device in sorted(onto, key=lambda d: (d != place.run, d)):
-            if loads.move(index, Place(device, device)):
-                break
+        moved = any(loads.move(index, Place(d, d)) for d in sorted(onto, key=lambda d: (d != place.run, d)))
+        if not moved:
+            refused.add((kind, place))
     return loads.places
 
 

@@ -49,11 +49,11 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
     atoms = [
         Atom(
             tuple(group),
-            sum(sizes[grains[g].stop] - sizes[grains[g].start] for g in group),
-            sum(demands[g] for g in group),
-            max(peaks[g] for g in group),
-            max(stream_bytes(tree, grains[g]) for g in group),
-            frozenset().union(*(bans.get(g, ()) for g in group)),
+            sum([sizes[grains[g].stop] - sizes[grains[g].start] for g in group]),
+            sum([demands[g] for g in group]),
+            max([peaks[g] for g in group]),
+            max([stream_bytes(tree, grains[g]) for g in group]),
+            frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
         )
         for group in members.values()
     ]

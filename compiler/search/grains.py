@@ -77,6 +77,8 @@ def walk_grains(tree: ModuleTree, closed: set[int], opened: set[int]) -> Iterato
 def stream_bytes(tree: ModuleTree, grain: Grain) -> int:
     """Return the bytes a grain takes when it is streamed: its shared storages too, each once."""
     sizes = tree.nbytes or ()
+    if grain.stop == grain.start + 1:
+        return sizes[tree.storages[grain.start]]
     storages = set(tree.storages[grain.start : grain.stop])
     return sum(sizes[index] for index in storages)
 

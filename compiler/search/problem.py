@@ -108,12 +108,13 @@ def usage(problem: Problem, places: list[Place]) -> list[int]:
     used = [0] * len(problem.devices)
     peaks = list(problem.peaks or used)
     buffers = list(problem.buffers or used)
-    for atom, place in zip(problem.atoms, places, strict=True):
-        used[place.store] += atom.weight
-        used[place.run] += atom.demand
-        peaks[place.run] = max(peaks[place.run], atom.peak)
-        if place.streamed:
-            buffers[place.run] = max(buffers[place.run], atom.stream)
+    for atom, (store, run) in zip(problem.atoms, places, strict=True):
+        used[store] += atom.weight
+        used[run] += atom.demand
+        if atom.peak > peaks[run]:
+            peaks[run] = atom.peak
+        if store != run and atom.stream > buffers[run]:
+            buffers[run] = atom.stream
     start = zip(problem.peaks or (0,) * len(used), problem.buffers or (0,) * len(used), strict=True)
     return [
         load + peak + buffer - old_peak - old_buffer
@@ -167,9 +168,11 @@ class Loads:
         return True
 
     def _raise(self, atom: Atom, place: Place) -> None:
-        self._peaks[place.run] = max(self._peaks[place.run], atom.peak)
-        if place.streamed:
-            self._buffers[place.run] = max(self._buffers[place.run], atom.stream)
+        store, run = place
+        if atom.peak > self._peaks[run]:
+            self._peaks[run] = atom.peak
+        if store != run and atom.stream > self._buffers[run]:
+            self._buffers[run] = atom.stream
 
     def _fits(self, change: dict[int, int]) -> bool:
         if any(n > 0 and self.used[d] + n > self.problem.rooms[d] for d, n in change.items()):

@@ -135,10 +135,11 @@ def test_tensors_without_elements_are_loaded(tmp_path):
 
 
 def test_control_c_while_reading_ends_threads_and_leaves_the_model(folder, monkeypatch):
-    read, main = os.preadv, threading.get_ident()
+    read, main, sent = os.preadv, threading.get_ident(), []
 
     def interrupting(descriptor, buffers, offset):
-        signal.pthread_kill(main, signal.SIGINT)
+        if not sent:
+            sent.append(signal.pthread_kill(main, signal.SIGINT))
         return read(descriptor, buffers, offset)
 
     monkeypatch.setattr(reading.os, "preadv", interrupting)

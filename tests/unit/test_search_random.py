@@ -36,7 +36,7 @@ def on_accelerators(plan):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 def test_every_problem_has_a_lawful_plan_or_an_error(problem):
     try:
         plan, refused = compiled(*problem), set()

@@ -72,6 +72,7 @@ def test_streamed_weights_come_at_the_loaders_sites(name, whole):
                 numbers.setdefault(id(one), tree.tensor_index[path])
     sites = streaming_sites(runtime.plan, tree, live, brought) if brought else {}
     expected = {
-        first_name(tree, module): {numbers[id(one)] for one in site.streamed} for module, site in sites.items()
+        first_name(tree, module): {numbers[id(one)] for one in site.streamed}
+        for module, site in sites.items()
     }
     assert streaming_of(trace, plan).sites == expected
