@@ -116,8 +116,10 @@ def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attem
 
 
 def _first_fit_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
-    """Place by first fit, on a disk even if nothing that is listed computes: accelerate's callers have a CPU."""
-    return attempt_first_fit(replace(plan, devices=(*plan.devices, Device(CPU, 0))), tree)
+    """Place by first fit; accelerate's callers have a CPU whether they list it or not."""
+    listed = any(device_type(device.name) == CPU for device in plan.devices)
+    host = () if listed else (Device(CPU, 0),)
+    return attempt_first_fit(replace(plan, devices=plan.devices + host), tree)
 
 
 def _first_items(rules: AccelerateRules, tree: ModuleTree, fixed: dict[int, int]) -> list[int]:

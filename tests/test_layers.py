@@ -25,6 +25,7 @@ DOORS = {
     "torch": {
         "compiler/accelerate_compat.py",
         "compiler/loading/",
+        "compiler/cli_calibrate.py",
         "compiler/memory.py",
         "compiler/sources/",
         "compiler/tracing/",

@@ -206,7 +206,7 @@ class _Readers:
         interrupt: KeyboardInterrupt | None = None
         for thread in self._threads:
             while thread in threading.enumerate():
-                try:
+                try:  # one that is just starting cannot be joined yet; it will see that all is over
                     thread.join() if thread.is_alive() else time.sleep(0.001)
                 except KeyboardInterrupt as error:
                     interrupt = error

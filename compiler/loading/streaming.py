@@ -69,7 +69,7 @@ class Streamed:
 
 def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Say whether torch can put a value into an existing tensor: not across every two kinds of device."""
-    return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # type: ignore[attr-defined]  # noqa: SLF001
+    return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
 
 
 @dataclass(slots=True)

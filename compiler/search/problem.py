@@ -111,10 +111,10 @@ def usage(problem: Problem, places: list[Place]) -> list[int]:
     for atom, (store, run) in zip(problem.atoms, places, strict=True):
         used[store] += atom.weight
         used[run] += atom.demand
-        if atom.peak > peaks[run]:
-            peaks[run] = atom.peak
-        if store != run and atom.stream > buffers[run]:
-            buffers[run] = atom.stream
+        if atom.peak:
+            peaks[run] = max(peaks[run], atom.peak)
+        if store != run:
+            buffers[run] = max(buffers[run], atom.stream)
     start = zip(problem.peaks or (0,) * len(used), problem.buffers or (0,) * len(used), strict=True)
     return [
         load + peak + buffer - old_peak - old_buffer
@@ -169,10 +169,10 @@ class Loads:
 
     def _raise(self, atom: Atom, place: Place) -> None:
         store, run = place
-        if atom.peak > self._peaks[run]:
-            self._peaks[run] = atom.peak
-        if store != run and atom.stream > self._buffers[run]:
-            self._buffers[run] = atom.stream
+        if atom.peak:
+            self._peaks[run] = max(self._peaks[run], atom.peak)
+        if store != run:
+            self._buffers[run] = max(self._buffers[run], atom.stream)
 
     def _fits(self, change: dict[int, int]) -> bool:
         if any(n > 0 and self.used[d] + n > self.problem.rooms[d] for d, n in change.items()):

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, assert_never
 
-from ...ir import Diagnostic, Plan, Reserve, human_size, is_within, size_up, unit_of_tensors
+from ...ir import Demand, Diagnostic, Plan, Reserve, human_size, is_within, size_up, unit_of_tensors
 from ...ir.rules.tracing import DEVICES_MEET, VERIFIED_PEAK_EXCEEDED, WEIGHTS_AWAY
 from .peaks import Peak, peaks
 from .places import places_of_plan
@@ -113,7 +113,8 @@ def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak
     """Return the peaks with the cache the plan provides for, where the traced one is shorter."""
     owner = unit_of_tensors(trace.tree, plan.units)
     planned: Counter[str] = Counter()
-    for item in (*plan.demands, *plan.reserves):
+    items: tuple[Demand | Reserve, ...] = (*plan.demands, *plan.reserves)
+    for item in items:
         if item.purpose != _CACHE:
             continue
         if isinstance(item, Reserve):

@@ -229,6 +229,37 @@ def test_d3_a_reserve_for_logits_has_its_line_on_the_device():
     assert [account.activations for account in plan.ledger] == [0, logits, 0]
 
 
+def test_d4_headroom_of_the_head_card_is_kept_and_nothing_spills():
+    layers = Flat(**{f"l{i}": 660 for i in range(30)}, head=510)  # 20,310 KiB
+    room, headroom = 13_100 * KIB, 4_104 * KIB
+    for card in ("cuda:0", "cuda:1"):
+        reserve = Reserve(headroom, card, "logits of a training step")
+        plan = compile_model(layers, max_memory={0: room, 1: room, "cpu": room * 9}, reserves=(reserve,))
+        accounts = {account.device: account for account in plan.ledger}
+        assert accounts[card].reserve == headroom
+        assert all(accounts[name].total <= room for name in ("cuda:0", "cuda:1"))
+        assert held(plan)["cpu"] == 0
+
+
+def test_cache_reserve_and_margin_of_the_command_have_their_ledger_lines(tmp_path):
+    from command import run_command
+    from compile_plan.backends import read_plan
+
+    script = tmp_path / "model.py"
+    script.write_text(
+        "from torch import nn\nmodel = nn.Sequential(*(nn.Linear(256, 10, bias=False) for _ in range(8)))\n"
+    )
+    target = tmp_path / "plan.msgpack"
+    memory = ["--memory", "cuda:0=64KiB,cuda:1=64KiB,cpu=1MiB"]
+    kept = ["--kv-cache", "16KiB", "--reserve", "cuda:0=3KiB", "--margin", "1KiB"]
+    done = run_command([str(script), "-o", str(target), *memory, *kept])
+    assert done.code == 0, done.err
+    first, second, host = read_plan(target).ledger
+    assert first.kv_cache + second.kv_cache + host.kv_cache == 16 * KIB
+    assert (first.reserve, second.reserve) == (3 * KIB, 0)
+    assert (first.margin, second.margin, host.margin) == (KIB, KIB, 0)
+
+
 def test_offload_none_is_refused_with_a_change_that_works():
     from compile_plan.ir import PlanError
 

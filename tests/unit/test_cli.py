@@ -268,7 +268,7 @@ def test_explain_code_suggests_the_nearest():
         (["small.plan", "--explain", "layers.7"], "unknown-unit"),
         (["small.plan", "--passes", "merge-tie"], "unknown-pass"),
         (["small.plan", "--print-after", "merge-tie"], "unknown-pass"),
-        (["small.plan", "--verify"], "bad-usage"),
+        (["small.plan", "--verify"], "cannot-verify"),
     ],
 )
 def test_bad_input_is_exit_1_with_a_code(folder, arguments, code):

@@ -134,6 +134,15 @@ def test_tensors_without_elements_are_loaded(tmp_path):
             assert torch.equal(model(torch.ones(2, 4)), torch.full((2, 4), 3.0))
 
 
+@pytest.fixture(name="interruptible")
+def _interruptible():
+    """Let SIGINT interrupt even where the shell that started the tests ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_control_c_while_reading_ends_threads_and_leaves_the_model(folder, monkeypatch):
     read, main, sent = os.preadv, threading.get_ident(), []
 
