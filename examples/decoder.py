@@ -16,7 +16,7 @@ class Attention(nn.Module):
 
     def __init__(self, width, heads, key_heads, length):
         super().__init__()
-        self.heads, self.key_heads, self.size = heads, key_heads, width // heads
+        self.heads, self.key_heads, self.size, self.length = heads, key_heads, width // heads, length
         self.query = nn.Linear(width, heads * self.size, bias=False)
         self.key = nn.Linear(width, key_heads * self.size, bias=False)
         self.value = nn.Linear(width, key_heads * self.size, bias=False)

@@ -84,6 +84,6 @@ class SearchPlacements:
         if chosen.spilled and any(is_accelerator(d.name) for d in plan.devices):
             places = carry_over(chosen.model, chosen.places, fine)
             diagnostics.add(spill_warning(chosen, fine.problem, places, wish.left(0.5)))
-        kept = chosen.status == "kept"
-        units = plan.units if kept else units_of(plan, chosen.model, chosen.places)
+        simple = chosen.status == "kept"
+        units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
         return replace(plan, units=units, outcome=outcome_of(chosen, wish))

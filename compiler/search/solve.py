@@ -161,20 +161,20 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     """Keep the most bytes on the accelerators; `auto` takes the quickest of three ways to use the rest."""
     if wish.offload != "auto":
         return _spill_by(coarse, fine, wish, wish.offload)
-    found = [(p, f) for p in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, p)) is not None]
+    found = {way: f for way in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, way))}
     if len(found) < 2:
-        return found[0][1] if found else None
-    mixed = _mixed(found[0][1], wish)
-    times = [
-        (latency(f.model.problem, f.places, wish.work), way, f)
-        for way, f in (*found, *(() if mixed is None else (("a mixture", mixed),)))
-    ]
-    chosen = times[0]
-    for other in times[1:]:
-        if other[0] * (1 + BETTER) < chosen[0]:
-            chosen = other
-    note = "predicted: " + ", ".join(f"{time:.3g}s by {way}" for time, way, _ in times)
-    return replace(chosen[2], notes=(*chosen[2].notes, note))
+        return next(iter(found.values()), None)
+    mixed = _mixed(found["stream"], wish)
+    if mixed is not None:
+        found["mixture"] = mixed
+    times = {way: latency(f.model.problem, f.places, wish.work) for way, f in found.items()}
+    chosen = "stream"
+    for way, time in times.items():
+        if time * (1 + BETTER) < times[chosen]:
+            chosen = way
+    note = "predicted: " + ", ".join(f"{time:.3g}s by {way}" for way, time in times.items())
+    best = found[chosen]
+    return replace(best, notes=(*best.notes, note))
 
 
 def _mixed(streamed: Found, wish: Wish) -> Found | None:
