@@ -60,8 +60,8 @@ def rate(step: Callable[[], object], nbytes: int) -> int:
 
 def _rounded(value: float) -> int:
     """Keep two digits: a third would not be the same twice."""
-    unit = 10 ** max(0, len(str(int(value))) - 2)
-    return round(value / unit) * unit
+    digits = max(0, len(str(int(value))) - 2)
+    return int(round(value, -digits))
 
 
 def memory_rate() -> int:

@@ -48,8 +48,8 @@ def _moved(
     work = Worklist(tree, loose, rules.parts)
     mains = [i for i, device in enumerate(plan.devices) if is_accelerator(device.name)]
     state = _State(dict(kept), [0] * len(plan.devices))
-    for item, at in kept.items():
-        state.used[at] += rules.size(item)
+    for fixed, at in kept.items():
+        state.used[at] += rules.size(fixed)
     left: list[list[int]] = []
     while (item := work.pop()) is not None:
         partners, extra = rules.partners(item, work)

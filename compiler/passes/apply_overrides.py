@@ -52,11 +52,12 @@ from ...ir import (
     TieGroup,
     Together,
     device_type,
+    verify,
 )
 from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
-from ...ir.rules.laws import UNDECLARED_DEVICE
+from ...ir.rules.laws import TENSOR_WITHOUT_PLACE, UNDECLARED_DEVICE
 from ..binding import Pins, bind_units, disjoint_units
 from ..contradictions import atomic_modules, check_pins
 from ..pipeline import Fact
@@ -92,7 +93,10 @@ class ApplyOverrides:
         diagnostics.extend(found)
         if found.errors:
             return plan
-        return replace(merged, units=tuple(disjoint_units(_whole(pins, merged.constraints))))
+        pinned_plan = replace(merged, units=tuple(disjoint_units(_whole(pins, merged.constraints))))
+        # What people wrote is theirs to mend, so a broken law is their finding here and not a bug of ours.
+        diagnostics.extend(law for law in verify(pinned_plan) if law.rule is not TENSOR_WITHOUT_PLACE)
+        return pinned_plan
 
 
 def _merge(plan: Plan, override: Plan) -> Plan:
