@@ -13,7 +13,8 @@ import json
 import time
 from pathlib import Path
 
-from compile_plan.compiler.search.dataflow import Graph, anneal, busiest, in_order
+from compile_plan.compiler.search.annealing import anneal
+from compile_plan.compiler.search.dataflow import Graph, busiest, in_order
 
 
 def load(path, accelerators=None):

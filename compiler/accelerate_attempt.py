@@ -23,12 +23,13 @@ from ..ir import (
     human_size,
     is_accelerator,
 )
+from ..ir.rules.placement import UNLISTED_DISK
 from ..ir.rules.searching import DOES_NOT_FIT
 from .accelerate_rules import AccelerateRules, buffer_sizes
 from .accelerate_ties import OutOfReach
 from .attempts import Attempt, attempt_first_fit, fixed_items, place_units, start
 from .first_fit import FirstFitRules, limits_of
-from .frontier import Worklist, item_bytes, item_path, item_tensors, opened
+from .frontier import Worklist, item_at, item_bytes, item_path, item_tensors, opened
 from .greedy import Greedy
 from .passes.emit_warnings import left_empty
 
@@ -54,7 +55,21 @@ def like_accelerate(
         return placed
     named = {name for unit in placed.units for name in (unit.store, unit.run)}
     kept = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
+    for added in kept[len(plan.devices) :]:
+        diagnostics.add(_unlisted(placed, tree, added.name))
     return _by_policy(replace(placed, devices=kept), offload, diagnostics)
+
+
+def _unlisted(plan: Plan, tree: ModuleTree, disk: str) -> Diagnostic:
+    """Return the warning for a disk that nobody listed, with the bytes it holds."""
+    items = [item_at(tree, unit.path) for unit in plan.units if unit.store == disk]
+    nbytes = sum(item_bytes(tree, item) for item in items if item is not None)
+    return Diagnostic(
+        UNLISTED_DISK,
+        f"`{disk}` holds {human_size(nbytes)} of the model, and nobody listed it",
+        notes=(f"{nbytes} bytes: accelerate falls back on a disk when everything else is full",),
+        help="list `disk`, raise another budget, or use another strategy",
+    )
 
 
 def _misfit(tree: ModuleTree, attempt: Attempt) -> Diagnostic:

@@ -33,11 +33,6 @@ _STORED: Final = {
 _TRAILING_BITS: Final = re.compile(r"\D(\d+)$")
 
 
-def known_dtypes() -> tuple[str, ...]:
-    """Return every name `parse_dtype` understands, in alphabetical order."""
-    return tuple(sorted({*_STORED, *_PACKED, *_ALIASES}))
-
-
 def stored_eighths(dtype: str) -> int | None:
     """Return the eighths of a byte an element takes in memory; None for a dtype torch has not."""
     return _STORED.get(dtype)

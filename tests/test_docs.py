@@ -36,6 +36,7 @@ MODULES = sorted(
 FENCE = re.compile(
     r"^(?P<before>[^\n]*\n)?```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
+LINK = re.compile(r"\]\((?!https?:)(?P<path>[^)#\s]*)#?(?P<anchor>[^)\s]*)\)")
 NOT_OURS = ("pip ", "git ", "python3 -m venv", ". ", "cd ", "bash ")
 
 
@@ -77,6 +78,30 @@ def test_the_examples_of_a_document_work(path, tmp_path, monkeypatch):
         except Exception as error:
             error.add_note(f"{shown(path)}:{block.line}: ```{block.kind}")
             raise
+
+
+def links(path):
+    """Yield the file and the anchor of every relative link outside the fenced blocks."""
+    for match in LINK.finditer(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        yield (path.parent / match["path"]).resolve() if match["path"] else path, match["anchor"]
+
+
+def anchors(path):
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", path.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=shown)
+def test_links_lead_somewhere(path):
+    for target, anchor in links(path):
+        assert target.exists(), f"{shown(path)} links to {target}"
+        assert not anchor or anchor in anchors(target), f"{shown(path)} links to #{anchor} of {target}"
+
+
+def test_every_document_is_linked_from_the_readme():
+    assert {*DOCUMENTS} - {ROOT / "README.md"} == {
+        target for target, _ in links(ROOT / "README.md") if target.suffix == ".md"
+    }
 
 
 def run_block(block, names):

@@ -137,7 +137,8 @@ def torch_devices(
             found[name] = torch.device(given[name])
         elif "/" in name:
             message = f"`{name}` is on another machine"
-            diagnostics.add(Diagnostic(OTHER_HOST, message, help="run the plan's stages under `torchrun`"))
+            help_ = f"compile for this machine, or pass `devices={{'{name}': 'cuda:0'}}`"
+            diagnostics.add(Diagnostic(OTHER_HOST, message, help=help_))
         elif device_type(name) in {CPU, DISK}:
             found[name] = torch.device("cpu")
         elif (why := _absence(name)) is not None:

@@ -1,19 +1,18 @@
 """Throughput on a dataflow graph: the least time per sample of the busiest device.
 
 A node takes its device's time; what crosses devices is paid once per producer and device, by sender
-and receiver, on accelerators only. A program over one order gives the start, a seeded annealing over
-single groups leaves the order where that pays.
+and receiver, on accelerators only. A program over a few orders finds the best contiguous segments;
+`annealing` leaves the order where that pays.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
-from math import exp, inf
-from typing import Final, TypeAlias
+from math import inf
+from typing import TypeAlias
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,6 @@ class Graph:
 
 State: TypeAlias = tuple[int, int, int]
 """Accelerators and CPUs used, groups placed."""
-HEATS: Final = ((0.02, 0.3), (0.005, 0.35), (0.0005, 0.35))
-"""Starting temperature, relative to the load, and share of the moves, by stage."""
 
 
 class Assignment:
@@ -245,74 +242,3 @@ def _segments(graph: Graph, start: int) -> Iterator[tuple[float, float]]:
                     entered.add(source)
                     moved += graph.costs[source]
         yield (inf if size > graph.memory else fast + moved), slow
-
-
-def anneal(graph: Graph, start: Sequence[int], steps: int, *, seed: int = 0) -> list[int]:
-    """Return the best assignment met from ``start`` on: one warm walk, then one that hardly climbs.
-
-    The number of moves tried is fixed, not the time, so every machine gives the same answer.
-    """
-    best = list(start)
-    for heat, share in HEATS:
-        best = _walk(graph, best, int(steps * share), heat, random.Random(seed))  # noqa: S311  # no secret
-    return best
-
-
-def _walk(graph: Graph, start: list[int], steps: int, heat: float, chooser: random.Random) -> list[int]:
-    """Move one group at a time; accept what is worse the less often the later it is."""
-    state, best, least = Assignment(graph, start), start, busiest(graph, start)
-    energy, neighbours = _energy(state), _neighbours(graph)
-    scale = 0.0
-    for step in range(steps):
-        if step % 256 == 0:
-            scale = energy * (heat * (1 - step / steps) ** 2 + 1e-6)
-        moves = _proposal(chooser, graph, state, neighbours)
-        undo = [(group, state.devices[group[0]]) for group, _ in moves]
-        for group, device in moves:
-            state.move(group, device)
-        after = _energy(state)
-        if after > energy and chooser.random() >= exp((energy - after) / scale):
-            for group, device in undo:
-                state.move(group, device)
-            continue
-        energy = after
-        if max(state.loads) < least and max(state.sizes[: graph.accelerators]) <= graph.memory:
-            best, least = list(state.devices), max(state.loads)
-    return best
-
-
-def _proposal(
-    chooser: random.Random, graph: Graph, state: Assignment, neighbours: list[tuple[int, ...]]
-) -> list[tuple[tuple[int, ...], int]]:
-    """Return moves to try: one group, mostly to a neighbour's device, or two groups that swap."""
-    index = chooser.randrange(len(graph.groups))
-    group, near = graph.groups[index], neighbours[index]
-    device = state.devices[group[0]]
-    if near and chooser.random() < 0.7:
-        wanted = state.devices[near[chooser.randrange(len(near))]]
-    else:
-        wanted = chooser.randrange(graph.accelerators + graph.cpus)
-    if wanted == device or chooser.random() < 0.7:
-        return [(group, wanted)]
-    other = graph.groups[chooser.randrange(len(graph.groups))]
-    return [(group, state.devices[other[0]]), (other, device)]
-
-
-def _neighbours(graph: Graph) -> list[tuple[int, ...]]:
-    found: list[tuple[int, ...]] = []
-    for group in graph.groups:
-        nodes = {n for node in group for n in (*graph.predecessors[node], *graph.successors[node])}
-        found.append(tuple(sorted(nodes.difference(group))))
-    return found
-
-
-def _energy(state: Assignment) -> float:
-    """Return the busiest load, softened by the others and by what exceeds the memory."""
-    graph = state.graph
-    over = sum(max(0.0, size / graph.memory - 1) for size in state.sizes[: graph.accelerators])
-    if inf in state.loads:
-        return inf
-    total = 0.0
-    for load in state.loads:
-        total += load**12
-    return float(total ** (1 / 12)) * (1 + 4 * over)

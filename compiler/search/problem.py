@@ -6,7 +6,7 @@ on their own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ...ir import Device, is_accelerator
@@ -182,12 +182,3 @@ class Loads:
             for pool in self.problem.pools
             if sum(change.get(d, 0) for d in pool.members) > 0
         )
-
-
-def with_extra_room(problem: Problem, device: int, extra: int) -> Problem:
-    """Return the problem with ``extra`` bytes more on one device and in its pool."""
-    rooms = tuple(room + extra if i == device else room for i, room in enumerate(problem.rooms))
-    pools = tuple(
-        replace(pool, room=pool.room + extra) if device in pool.members else pool for pool in problem.pools
-    )
-    return replace(problem, rooms=rooms, pools=pools)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ...ir import Diagnostic, human_size, is_accelerator, size_up
+from ...ir import DISK, Diagnostic, device_type, human_size, is_accelerator, size_up
+from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, SPILL
 from .change import describe_change, proof, smallest_change
 from .found import Found
@@ -27,6 +28,9 @@ def spill_warning(found: Found, problem: Problem, places: list[Place], seconds: 
 def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
     """Return the error of a problem without any legal placement."""
     mains = problem.accelerators
+    if all(device_type(device.name) == DISK for device in problem.devices):
+        message = "a disk stores but does not compute, and nothing else is listed"
+        return Diagnostic(NO_USABLE_DEVICE, message, help="list `cpu` or an accelerator as well")
     devices = mains if offload == "none" else (*mains, *problem.hosts)
     rooms = sum(max(0, problem.rooms[d]) for d in devices)
     has = "unlimited room" if rooms >= UNLIMITED else f"{human_size(rooms)} free"

@@ -87,7 +87,7 @@ def _length(config: Untyped, seq: int | None) -> int:
 def _wanted(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     """Return the arguments to pass: the main input, those without a default, and decoder tokens."""
     main = getattr(model, "main_input_name", "input_ids")
-    wanted = [main] if main in parameters else []
+    wanted = [main] if isinstance(main, str) and main in parameters else []
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and parameter.kind in _NAMED:
             wanted.append(name)

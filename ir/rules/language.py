@@ -53,9 +53,9 @@ MALFORMED_NUMBER: Final = Rule(
 Sizes are bytes: `10GiB` is 10 x 1024^3, `10GB` is 10^10, `512M` is binary. Rates end in `/s`
 (`900GB/s`), counts of operations are decimal (`312T`). Nothing may exceed 2^63 - 1.
 
-    device cuda:0 memory 10 GiB
+    device cuda:0 memory 10GiX
 
-Write `memory 10GiB`, without a blank.""",
+Write `memory 10GiB`, in one word.""",
 )
 MALFORMED_PATTERN: Final = Rule(
     "malformed-pattern",

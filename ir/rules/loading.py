@@ -97,10 +97,13 @@ OTHER_HOST: Final = Rule(
     Severity.ERROR,
     "the plan places units on another machine",
     """\
-A plan whose devices are named `host/cuda:0` runs as a pipeline of processes, one per stage. A
-single process loads only plans of its own machine.
+Devices named `node1/cuda:0` belong to several machines, which takes one process on each. A single
+process loads only plans of its own machine.
 
-Run the plan's stages under `torchrun`, or compile for the devices of this machine.""",
+    place model.layers.{0..9} on node1/cuda:0
+
+Compile for the devices of this machine, or say which device stands for it:
+`load_model(plan, model, checkpoint, devices={"node1/cuda:0": "cuda:0"})`.""",
 )
 TENSOR_NOT_IN_CHECKPOINT: Final = Rule(
     "tensor-not-in-checkpoint",

@@ -96,6 +96,18 @@ ignored without a word.
 
 Use the path the message suggests.""",
 )
+UNLISTED_DISK: Final = Rule(
+    "unlisted-disk",
+    Severity.WARNING,
+    "part of the model is stored on a disk that nobody listed",
+    """\
+accelerate falls back on a disk of any size when everything else is full, and the strategy
+`accelerate` does as it does. Reading weights from a disk in every forward is slow.
+
+    compile-plan model.py --strategy accelerate --memory cuda:0=1GiB,cpu=1GiB
+
+List `disk` if this is meant, raise another budget by the bytes shown, or use another strategy.""",
+)
 
 ALL: Final = (
     BUFFERS_WITHOUT_ROOM,
@@ -106,4 +118,5 @@ ALL: Final = (
     OVERSIZED_MODEL,
     UNKNOWN_DTYPE,
     UNKNOWN_TENSOR,
+    UNLISTED_DISK,
 )

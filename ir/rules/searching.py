@@ -19,7 +19,8 @@ unit that must stay whole is larger than any of them, or `--offload none` forbid
     # the model needs 12GiB
 
 The notes say what is needed and what is there, the help names one change that is enough. A disk is
-used only when it is listed: add `device disk at "offload/"`.""",
+used only when it is listed: add `device disk at "offload/"`. It only stores: a plan needs `cpu` or an
+accelerator to compute.""",
 )
 SPILL: Final = Rule(
     "spill",

@@ -14,7 +14,7 @@ BAD_OPTION_VALUE: Final = Rule(
 Sizes are `10GiB`, `512MiB`, `1.5GB` or plain bytes; lists are written `NAME=SIZE,NAME=SIZE`; options
 like `--strategy` take one of a few words. The message names the option and what it takes.
 
-    compile-plan model.py --memory cuda:0=10GiX
+    compile-plan model.py --margin 10GiX
 
 Write the value as the help line says.""",
 )
@@ -83,7 +83,7 @@ NOT_FORMATTED: Final = Rule(
     Severity.WARNING,
     "`--check` found a file that is not in the canonical layout",
     """\
-The formatter moves blanks and the order of options, never the meaning, and keeps every comment.
+The formatter changes blanks, quotes and empty lines, never the meaning, and keeps every comment.
 
     compile-plan --format-plan edits.plan --check
 

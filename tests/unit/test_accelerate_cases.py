@@ -219,3 +219,18 @@ def test_verbose_tells_each_place_and_nothing_else(capsys):
     assert capsys.readouterr().out == "A -> 0\nB -> 0\n"
     infer_auto_device_map(model_of(A=2, B=2), kib(g0=4, cpu=8))
     assert capsys.readouterr().out == ""
+
+
+def test_a_plan_says_when_it_uses_a_disk_that_nobody_listed():
+    plan = compile_model(model_of(a=4, b=4, c=4), max_memory=kib(g0=8), strategy="accelerate")
+    assert {unit.path: unit.store for unit in plan.units} == {"a": "cuda:0", "b": "disk", "c": "disk"}
+    told = plan.diagnostics
+    assert [(d.code, d.severity) for d in told] == [("unlisted-disk", "warning")]
+    assert told[0].message == "`disk` holds 8.0KiB of the model, and nobody listed it"
+    assert told[0].notes[0].startswith("8192 bytes")
+
+
+@pytest.mark.parametrize("budgets", [kib(g0=8, disk=8), kib(g0=8, cpu=8), kib(g0=12)])
+def test_a_plan_without_an_unlisted_disk_says_nothing(budgets):
+    plan = compile_model(model_of(a=4, b=4, c=4), max_memory=budgets, strategy="accelerate")
+    assert plan.diagnostics == ()

@@ -73,6 +73,18 @@ def test_a_buffer_of_an_opened_module_has_a_place():
     assert "block.scale" in ours(model, budgets)
 
 
+def test_a_forgotten_buffer_does_not_follow_its_empty_parent_beyond_a_budget():
+    """It places only the empty child on the full CPU, then merges it with the buffer it forgot."""
+    model = nn.Module()
+    model.block, model.other = nn.Module(), nn.Module()
+    model.block.child = nn.Module()
+    model.block.register_buffer("mask", torch.empty(KIB, device="meta"))
+    budgets = {"cpu": 0, "disk": 0}
+    assert theirs(model, budgets) == {"block.child": "cpu", "other": "cpu"}
+    assert dict(accelerate.infer_auto_device_map(model, dict(budgets))) == {"": "cpu"}
+    assert infer_auto_device_map(model, budgets)["block.mask"] == "disk"
+
+
 def test_a_plan_counts_a_bool_as_the_byte_it_is():
     """It counts a bool as a bit, so a mask of 8 KiB fits on a card of 3 KiB; a plan must hold."""
     model = model_of(a=1)

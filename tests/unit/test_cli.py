@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -355,7 +356,9 @@ def test_a_reader_that_leaves_is_no_error(folder):
 
 def test_ctrl_c_in_a_shell_is_exit_130(folder):
     (folder / "slow.py").write_text("import time\nprint('loading', flush=True)\ntime.sleep(60)\n")
-    process = shell(["slow.py", "-o", "out.plan"], folder)
+    # A shell that runs the tests in the background ignores SIGINT, and children inherit that.
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = shell(["slow.py", "-o", "out.plan"], folder, preexec_fn=heed)
     assert process.stderr.readline() == b"loading\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)

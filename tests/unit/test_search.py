@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_plan.compiler.search.dataflow import Graph, anneal, busiest, in_order
-from compile_plan.compiler.search.explain_facts import explain_facts
+from compile_plan.compiler.search.annealing import anneal
+from compile_plan.compiler.search.dataflow import Graph, busiest, in_order
 from compile_plan.ir import (
     Atomic,
     Demand,
@@ -189,17 +189,11 @@ def test_leaving_the_order_is_never_worse():
     assert busiest(graph, anneal(graph, start, 20_000)) <= busiest(graph, in_order(graph))
 
 
-def test_facts_say_what_each_other_device_lacks():
-    plan = placed(plan_of(leaves(a=30, b=20), {"cuda:0": 35, "cpu": 99}, constraints=(Never("b", "cpu"),)))
-    facts = explain_facts(plan, "a")
-    assert (facts.nbytes, facts.unit.store) == (30, where(plan)["a"])
-    others = {other.device: other for other in facts.elsewhere}
-    for device, other in others.items():
-        (account,) = [account for account in plan.ledger if account.device == device]
-        assert other.lacks == max(0, 30 - (35 if device == "cuda:0" else 99) + account.total)
-    assert explain_facts(plan, "nowhere") is None
-    (forbidden,) = [other for other in explain_facts(plan, "b").elsewhere if other.device == "cpu"]
-    assert forbidden.forbidden
+@pytest.mark.parametrize("offload", ["stream", "compute", "auto", "none"])
+def test_a_disk_alone_computes_nothing_whatever_its_room(offload):
+    plan = placed(plan_of(leaves(a=30, b=20), {"disk": None}), offload=offload)
+    (error,) = plan.diagnostics
+    assert (error.code, error.help) == ("no-usable-device", "list `cpu` or an accelerator as well")
 
 
 def test_a_written_plan_without_room_for_its_buffer_is_warned_about():
