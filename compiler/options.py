@@ -34,7 +34,8 @@ class Options:
     special_dtypes: tuple[tuple[str, str], ...] = ()
     strategy: Strategy = "auto"
     objective: Objective | None = None
-    """None: fewest devices for a plan that fits, most bytes on accelerators for one that does not."""
+    """None: the first devices in order, none of them empty, then fewest hops; where something spills, most
+    bytes on accelerators."""
     offload: Offload = "stream"
     offload_buffers: bool = False
     fallback: bool = True
