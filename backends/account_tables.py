@@ -7,7 +7,7 @@ import struct
 from ..ir import RULES, Account, Diagnostic, Outcome, Plan, Rule, Severity
 from .columns import MalformedError, Reader, Writer, grouped
 
-_LINES = ("weights", "buffers", "kv_cache", "activations", "streaming", "reserve", "margin")
+_LINES = ("weights", "buffers", "kv_cache", "activations", "streaming", "runtime", "reserve", "margin")
 TABLES = {
     "ledger": ("device", *_LINES),
     "outcome": ("objective", "value", "bound", "status", "hops", "notes"),

@@ -22,6 +22,7 @@ from ..ir import (
     TieGroup,
     Together,
     Unit,
+    Work,
 )
 from . import account_tables, tree_tables
 from .columns import MalformedError, Reader, Table, Writer, from_optional, grouped, pack_column, to_optional
@@ -37,6 +38,7 @@ TABLES = {
     "tie_tensors": ("path",),
     "reserves": ("nbytes", "device", "purpose"),
     "demands": ("nbytes", "path", "purpose"),
+    "work": ("flops", "path", "tokens"),
     "units": ("path", "store", "run", "reason"),
     **tree_tables.TABLES,
     **account_tables.TABLES,
@@ -74,7 +76,7 @@ def from_tables(tables: dict[str, Table]) -> Plan:
     """Return the plan of checked-for-shape tables; raises `MalformedError` for anything that cannot be."""
     reader = Reader(tables)
     model, options, devices = _read_head(reader)
-    reserves, demands, units = _read_needs(reader)
+    reserves, demands, work, units = _read_needs(reader)
     constraints, ties = _read_rules(reader)
     return Plan(
         model=model,
@@ -84,6 +86,7 @@ def from_tables(tables: dict[str, Table]) -> Plan:
         ties=ties,
         reserves=reserves,
         demands=demands,
+        work=work,
         units=units,
         tree=tree_tables.read_tree(reader),
         ledger=account_tables.read_ledger(reader),
@@ -185,6 +188,9 @@ def _write_needs(plan: Plan, writer: Writer) -> list[list[int]]:
         [demand.nbytes for demand in plan.demands],
         writer.paths(demand.path for demand in plan.demands),
         writer.strings(demand.purpose for demand in plan.demands),
+        [each.flops for each in plan.work],
+        writer.paths(each.path for each in plan.work),
+        [each.tokens for each in plan.work],
         writer.paths(unit.path for unit in units),
         writer.optional_strings(unit.store for unit in units),
         writer.optional_strings(unit.run for unit in units),
@@ -192,11 +198,15 @@ def _write_needs(plan: Plan, writer: Writer) -> list[list[int]]:
     ]
 
 
-def _read_needs(reader: Reader) -> tuple[tuple[Reserve, ...], tuple[Demand, ...], tuple[Unit, ...]]:
+def _read_needs(
+    reader: Reader,
+) -> tuple[tuple[Reserve, ...], tuple[Demand, ...], tuple[Work, ...], tuple[Unit, ...]]:
     nbytes, devices, purposes = reader.rows("reserves", *TABLES["reserves"])
     reserves = map(Reserve, nbytes, reader.devices(devices), reader.strings(purposes))
     needs, at, why = reader.rows("demands", *TABLES["demands"])
     demands = map(Demand, needs, reader.paths(at), reader.strings(why))
+    flops, where, tokens = reader.rows("work", *TABLES["work"])
+    work = map(Work, flops, reader.paths(where), tokens)
     paths, stores, runs, reasons = reader.rows("units", *TABLES["units"])
     units = map(
         Unit,
@@ -205,7 +215,7 @@ def _read_needs(reader: Reader) -> tuple[tuple[Reserve, ...], tuple[Demand, ...]
         reader.optional_devices(runs),
         [None if text is None else _reason(text) for text in reader.optional_strings(reasons)],
     )
-    return tuple(reserves), tuple(demands), tuple(units)
+    return tuple(reserves), tuple(demands), tuple(work), tuple(units)
 
 
 def _reason(text: str) -> Reason:

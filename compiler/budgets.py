@@ -30,6 +30,8 @@ from ..ir.sizes import MAX_SIZE
 from .options import DeviceKey, Size
 
 UNLIMITED: Final = "unlimited"
+FREE_BY_TOOL: Final = "free on this machine, by nvidia-smi"
+FREE_BY_TORCH: Final = "free on this machine, by torch"
 _SINGLE: Final = frozenset({CPU, DISK, "mps"})
 _TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", "mps", CPU, DISK)
 _RANK: Final = {"mps": 1, CPU: 2, DISK: 3}

@@ -25,7 +25,9 @@ def checked(options: Options) -> Options:
     objective = None
     if options.objective is not None:
         objective = _word("objective", options.objective, OBJECTIVES, diagnostics)
-    for name, least in (("margin", 0), ("kv_cache", 0), ("batch", 1), ("seq", 1), ("cache_tokens", 0)):
+    for name, least in (("margin", 0), ("runtime", 0), ("kv_cache", 0)):
+        _number(name, getattr(options, name), least, diagnostics)
+    for name, least in (("batch", 1), ("seq", 1), ("cache_tokens", 0)):
         _number(name, getattr(options, name), least, diagnostics)
     for name, least in (("prompt", 0), ("generate", 0), ("time_limit", 0)):
         _number(name, getattr(options, name), least, diagnostics)

@@ -78,6 +78,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
             _many("--memory", "LIST", "budgets, cuda:0=10GiB,cpu=64GiB; default: free here", common=True),
             _many("--reserve", "LIST", "bytes kept free, cuda:0=1GiB"),
             Flag(("--margin",), "bytes never planned with, on every accelerator", "SIZE"),
+            Flag(("--runtime",), "bytes the driver and its libraries take of every accelerator", "SIZE"),
             Flag(("--kv-cache",), "bytes of KV cache of the whole model", "SIZE"),
             Flag(("--dtype",), "what floating-point weights are loaded as, float16", "DTYPE"),
         ),

@@ -38,6 +38,7 @@ class _Input:
     name: str | None = None
     example_inputs: Any = None
     no_split: tuple[str, ...] | None = None
+    findings: tuple[Diagnostic, ...] = ()
 
 
 def compile_input(request: Request, console: Console) -> int:
@@ -80,8 +81,11 @@ def _open(request: Request) -> _Input:
         case Kind.CONFIG:
             from .sources.config import build_from_config
 
-            trust = request.options.trust_remote_code
-            return _Input(model=build_from_config(request.input, trust_remote_code=trust))
+            asked, unless = request.options, diagnostics if request.options.dtype is None else None
+            model = build_from_config(
+                request.input, trust_remote_code=asked.trust_remote_code, diagnostics=unless
+            )
+            return _Input(model=model, findings=tuple(diagnostics))
         case Kind.CHECKPOINT:
             from .sources.checkpoint import read_checkpoint
 
@@ -117,7 +121,7 @@ def _compile(
     if source.model is not None:
         from .driver import compile_live
 
-        return compile_live(
+        live = compile_live(
             source.model,
             options,
             overrides,
@@ -125,6 +129,7 @@ def _compile(
             example_inputs=_inputs(source, request),
             after=after,
         )
+        return replace(live, diagnostics=(*source.findings, *live.diagnostics))
     plan = source.plan
     assert plan is not None  # noqa: S101  # an input is a model or a plan
     finished = bool(plan.units) and all(unit.store is not None for unit in plan.units)

@@ -112,6 +112,7 @@ def _options(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Options
         "fallback": fallback,
         "reserves": _reserves(arguments.reserve, diagnostics),
         "margin": _size("--margin", arguments.margin, diagnostics),
+        "runtime": _size("--runtime", arguments.runtime, diagnostics),
         "kv_cache": _size("--kv-cache", arguments.kv_cache, diagnostics),
         "time_limit": _seconds("--time-limit", arguments.time_limit, diagnostics),
         **{

@@ -19,6 +19,7 @@ from ..ir import (
     Split,
     Together,
     Unit,
+    atomic_modules,
     exact_size,
     human_size,
     is_within,
@@ -47,13 +48,6 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
                 diagnostics.extend(_cut(tree, rule, units, owners))
     diagnostics.extend(_nowhere(tree, plan))
     diagnostics.extend(_over_budget(plan, tree, units, owners))
-
-
-def atomic_modules(tree: ModuleTree, rule: Atomic) -> list[int]:
-    """Return the modules one `atomic` line makes whole."""
-    if rule.by_class:
-        return [module for module, name in enumerate(tree.classes) if name == rule.target]
-    return [tree.module_index[path] for path in match_paths(tree, rule.target) if path in tree.module_index]
 
 
 def _labels(*spans: tuple[Span | None, str]) -> tuple[Label | None, tuple[Label, ...]]:
@@ -185,16 +179,20 @@ def _cut(
         unit = max(within, key=lambda each: each.path.count("."), default=units[max(inside)])
         others = [(each.span, "inside") for each in _one_per_line(within) if each.span != unit.span]
         at, also = _labels((unit.span, "inside"), *others, (rule.span, "never split"))
-        what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else f"`{path}`"
-        write = f"write `place {path} on {unit.store}`"
+        what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else _named(path)
+        write = f"write `place {path or '.'} on {unit.store}`"
         yield Diagnostic(
             PIN_INSIDE_ATOMIC,
-            f"`{unit.path}` cannot be placed alone: {what} is never split",
+            f"{_named(unit.path)} cannot be placed alone: {what} is never split",
             at,
             also,
             help=f"{write} in place of these lines" if others else write,
         )
         return
+
+
+def _named(path: str) -> str:
+    return f"`{path}`" if path else "the model"
 
 
 def _one_per_line(units: Sequence[Unit]) -> list[Unit]:

@@ -132,6 +132,9 @@ def _rules(plan: Plan) -> Iterable[str]:
         yield f'reserve {exact_size(reserve.nbytes)} on {reserve.device} for "{reserve.purpose}"'
     for demand in plan.demands:
         yield f'demand {exact_size(demand.nbytes)} at {demand.path or "the root"} for "{demand.purpose}"'
+    for work in plan.work:
+        tokens = f" for {work.tokens} tokens" if work.tokens else ""
+        yield f"work {work.flops} at {work.path or 'the root'}{tokens}"
 
 
 def _rule(constraint: Constraint) -> str:

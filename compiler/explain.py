@@ -6,11 +6,12 @@ Everything said is read off the plan: its ledger, its constraints, its reasons. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from ..ir import (
     CPU,
+    Atomic,
     Device,
     Diagnostic,
     ModuleTree,
@@ -20,6 +21,7 @@ from ..ir import (
     Reason,
     Together,
     Unit,
+    atomic_modules,
     human_size,
     is_accelerator,
     is_within,
@@ -64,8 +66,10 @@ def explain(plan: Plan, path: str) -> Explanation:
     holder = _holder(plan, path)
     if holder is not None and holder.path != path:
         _check_exists(plan, path)
-        part = ("part of", f"`{holder.path or 'the whole model'}`, which is placed whole")
-        return Explanation(path, (*_size_facts(plan, path), part, *_unit_facts(plan, holder)))
+        part = ("part of", f"{f'`{holder.path}`' if holder.path else 'the model'}, which is in one place")
+        unit = replace(holder, path=_movable(plan, path, holder))
+        whole = [("goes with", f"`{unit.path or '.'}`, which is never split")] if unit.path != path else []
+        return Explanation(path, (*_size_facts(plan, path), part, *whole, *_unit_facts(plan, unit)))
     if holder is not None and len(units) == 1:
         return Explanation(path, (*_size_facts(plan, path), *_unit_facts(plan, holder)))
     if not units:
@@ -77,6 +81,20 @@ def _holder(plan: Plan, path: str) -> Unit | None:
     """Return the unit that holds a path whole: the deepest one at or above it."""
     above = [unit for unit in plan.units if is_within(path, unit.path)]
     return max(above, key=lambda unit: len(unit.path), default=None)
+
+
+def _movable(plan: Plan, path: str, holder: Unit) -> str:
+    """Return the smallest part of a unit that holds a path and may have a place of its own."""
+    tree = plan.tree
+    if tree is None:
+        return holder.path
+    rules = [rule for rule in plan.constraints if isinstance(rule, Atomic)]
+    whole = {tree.paths[module] for rule in rules for module in atomic_modules(tree, rule)}
+    if path in tree.tensor_index:
+        owner = tree.owners[tree.tensor_index[path]]
+        whole |= {tree.paths[owner]} if tree.ends[owner] == owner + 1 else set()
+    above = [each for each in whole if each != path and is_within(path, each)]
+    return min(above, key=len, default=path)
 
 
 def _check_exists(plan: Plan, path: str) -> None:

@@ -52,14 +52,19 @@ def whole_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> bytear
     atomic = [c for c in constraints if isinstance(c, Atomic)]
     classes = {c.target for c in atomic if c.by_class}
     found = [i for i, kind in enumerate(tree.classes) if kind in classes] if classes else []
+    found = [module for module in found if module]  # a list of classes that names the model's is about parts
     for constraint in atomic:
         if not constraint.by_class:
             paths = match_paths(tree, constraint.target)
             found += [tree.module_index[path] for path in paths if path in tree.module_index]
     for module in found:
-        if module:  # the root is always opened: what is placed are its parts
-            whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
+        whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
     return whole
+
+
+def is_whole(constraints: Iterable[Constraint]) -> bool:
+    """Say whether the model is one unit: a rule names the root by its path."""
+    return any(isinstance(rule, Atomic) and not rule.by_class and not rule.target for rule in constraints)
 
 
 def merge_units(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from ..ir import CPU, Device, Diagnostic, Diagnostics, parse_size
 from ..ir.rules.budgets import SKIPPED_DEVICE
-from .budgets import in_filling_order
+from .budgets import FREE_BY_TOOL, FREE_BY_TORCH, in_filling_order
 from .host_memory import available_memory
 
 POOL: Final = "host"
@@ -89,7 +89,7 @@ def _card(torch: Any, name: str, index: int, host_memory: int) -> Device:  # noq
     module = torch.get_device_module(name.partition(":")[0])
     free = int(module.mem_get_info(index)[0])
     if not getattr(module.get_device_properties(index), "is_integrated", False):
-        return Device(name, free, origin="free on this machine, by torch")
+        return Device(name, free, origin=FREE_BY_TORCH)
     origin = "free on this machine, by torch; shared with the host"
     return Device(name, min(free, host_memory), pool=POOL, pool_memory=host_memory, origin=origin)
 
@@ -141,7 +141,7 @@ def cards_of_tool(
         if memory is None:
             _skip(f"cuda:{index}", f"nvidia-smi says its free memory is `{free}`", diagnostics)
         else:
-            cards.append(Device(f"cuda:{index}", memory, origin="free on this machine, by nvidia-smi"))
+            cards.append(Device(f"cuda:{index}", memory, origin=FREE_BY_TOOL))
     return cards
 
 

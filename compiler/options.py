@@ -43,6 +43,9 @@ class Options:
     reserves: tuple[Reserve, ...] = ()
     margin: int = 0
     """Bytes never planned with, on every accelerator."""
+    runtime: int | None = None
+    """Bytes of every accelerator that its driver and libraries take; None: 0 of a given budget, and what is
+    usual of one read from this machine."""
     kv_cache: int = 0
     """Bytes of KV cache for the whole model, shared out over its repeated layers."""
     batch: int | None = None

@@ -15,6 +15,7 @@ from .passes.avoid_spills import AvoidSpills
 from .passes.emit_warnings import EmitWarnings
 from .passes.expand_splits import ExpandSplits
 from .passes.merge_ties import MergeTies
+from .passes.reserve_runtime import ReserveRuntime
 from .passes.rewrite_fallbacks import RewriteFallbacks
 from .passes.search_placements import SearchPlacements
 from .passes.share_cache import ShareCache
@@ -28,6 +29,7 @@ def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass
         MergeTies(),
         *((ShareCache(options.kv_cache),) if options.kv_cache else ()),
         *((ApplyOverrides(overrides),) if overrides else ()),
+        ReserveRuntime(options.runtime),
         ExpandSplits(),
         *_placing(options),
         AccountMemory(),

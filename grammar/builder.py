@@ -27,6 +27,7 @@ from .syntax import (
     TogetherLine,
     UnitLine,
     Word,
+    WorkLine,
 )
 from .words import ROOT, is_bare, unquote
 
@@ -159,6 +160,12 @@ def _demand(words: _Words) -> DemandLine:
     return DemandLine(size, path, words.word())
 
 
+def _work(words: _Words) -> WorkLine:
+    flops = words.word()
+    words.skip("WITH")
+    return WorkLine(flops, words.path(), words.word() if words.skip("TOKENS") else None)
+
+
 def _place(words: _Words) -> PlaceLine:
     path = words.path()
     words.skip("ON")
@@ -196,6 +203,7 @@ _BUILDERS: Final[dict[str, Callable[[_Words], Statement]]] = {
     "TIE": lambda words: TieLine(_paths(words)),
     "RESERVE": _reserve,
     "DEMAND": _demand,
+    "WORK": _work,
     "UNIT": lambda words: UnitLine(words.path()),
     "PLACE": _place,
     "MODULE": _module,

@@ -30,6 +30,7 @@ FORMS: Final = {
     "tie": "tie PATH = PATH",
     "together": "together PATTERN PATTERN",
     "unit": "unit PATH",
+    "work": "work COUNT with PATH tokens COUNT",
 }
 _KINDS: Final = {
     "PATH": "a path",
@@ -115,7 +116,7 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
 def inner_words() -> frozenset[str]:
     """Return the keywords that stand inside a line."""
     return frozenset({"on", "run", "for", "with", "class", "digest", "memory", "margin", "pool", "at",
-                      "bandwidth", "link", "flops", "transient", "shares"})  # fmt: skip
+                      "bandwidth", "link", "flops", "tokens", "transient", "shares"})  # fmt: skip
 
 
 def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:

@@ -27,6 +27,7 @@ from .syntax import (
     TieLine,
     TogetherLine,
     UnitLine,
+    WorkLine,
 )
 from .words import quote, spell_name, spell_path
 
@@ -48,7 +49,7 @@ def _words(statement: Statement) -> Iterator[str]:
             return _head(statement)
         case AtomicClassLine() | AtomicLine() | SplitLine() | NeverLine() | TogetherLine():
             return _rule(statement)
-        case TieLine() | ReserveLine() | DemandLine() | UnitLine() | PlaceLine():
+        case TieLine() | ReserveLine() | DemandLine() | WorkLine() | UnitLine() | PlaceLine():
             return _fact(statement)
         case ModuleLine() | TensorLine():
             return _row(statement)
@@ -103,7 +104,7 @@ def _rule(statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | Toge
             assert_never(statement)
 
 
-def _fact(statement: TieLine | ReserveLine | DemandLine | UnitLine | PlaceLine) -> Iterator[str]:
+def _fact(statement: TieLine | ReserveLine | DemandLine | WorkLine | UnitLine | PlaceLine) -> Iterator[str]:
     match statement:
         case TieLine(paths):
             yield from ("tie", " = ".join(map(spell_path, paths)))
@@ -113,6 +114,10 @@ def _fact(statement: TieLine | ReserveLine | DemandLine | UnitLine | PlaceLine) 
                 yield from ("for", quote(purpose.text))
         case DemandLine(size, path, purpose):
             yield from ("demand", size.text, "with", spell_path(path), "for", quote(purpose.text))
+        case WorkLine(flops, path, tokens):
+            yield from ("work", flops.text, "with", spell_path(path))
+            if tokens is not None:
+                yield from ("tokens", tokens.text)
         case UnitLine(path):
             yield from ("unit", spell_path(path))
         case PlaceLine(path, store, run):

@@ -6,13 +6,14 @@ A wrong line becomes a diagnostic and the next line is read as if nothing had ha
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Final, cast
 
 from ..ir import Diagnostics, Source, Span
 from .builder import MalformedWordError, Token, build
 from .errors import Mistake, describe, malformed_word, many_mistakes
+from .known_shapes import SHAPES, TERMINALS
 from .syntax import Document, Line, Statement
 
 if TYPE_CHECKING:
@@ -23,15 +24,23 @@ _TOUCHING: Final = frozenset({"COLON", "EQUALS", "COMMENT"})
 _MOST_ERRORS: Final = 100
 _MOST_SHAPES: Final = 1_000
 _MARKS: Final = '"#'
+_LISTED_MARKS: Final = {"STRING": '"', "COMMENT": "#"}
 _WORDS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|#.*|[^\s"#]+|"')
 
 
 @cache
 def _lark() -> Lark:
+    from importlib import resources
+
     from lark import Lark as Engine
 
     grammar = resources.files(__package__ or "compile_plan.grammar").joinpath("plan.lark").read_text("utf-8")
     return Engine(grammar, start="line", parser="lalr", lexer="contextual")
+
+
+def grammar_terminals() -> dict[str, str]:
+    """Return the pattern of every terminal of the grammar, by name."""
+    return {each.name: each.pattern.to_regexp() for each in _lark().terminals}
 
 
 def next_terminals(words: str) -> frozenset[str]:
@@ -97,18 +106,23 @@ def _parse_line(
     return Line(statement, before, suffix, Span(source, start + tokens[0].start, start + tokens[-1].end))
 
 
-class _Shapes:
+class Shapes:
     """Lines that differ only in their names have the same words in the same order: lark reads one of them.
 
     A shape is a line with its names left out; it holds the terminals of its words, and a word that is
-    not of its terminal sends the line to lark.
+    not of its terminal sends the line to lark. With the usual shapes known, usual texts need no lark.
     """
 
-    def __init__(self) -> None:
-        terminals = {each.name: each.pattern.to_regexp() for each in _lark().terminals}
+    def __init__(self, terminals: Mapping[str, str], known: Iterable[str]) -> None:
         self._tests = {name: re.compile(regexp).fullmatch for name, regexp in terminals.items()}
         self._keywords = {name.lower() for name in terminals if name.lower() in terminals.values()}
-        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.known = dict(map(self._listed, known))
+
+    def _listed(self, shape: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return a shape written with its keywords and terminals, and the terminals."""
+        words = shape.split()
+        names = tuple(word if word in self._keywords else _LISTED_MARKS.get(word, "") for word in words)
+        return names, tuple(word.upper() for word in words)
 
     def read(self, row: str) -> list[Token] | Mistake:
         """Return the words of a line with their terminals, or where it stops making sense."""
@@ -123,22 +137,22 @@ class _Shapes:
                 return _read(row)
             end = start + len(word)
             words.append((word, start, end))
-        types = self._known.get(tuple(shape))
+        types = self.known.get(tuple(shape))
         if types is not None:
             tokens = [Token(kind, *word) for kind, word in zip(types, words, strict=True)]
             if all(self._tests[token.type](token.text) for token in tokens):
                 return tokens
         read = _read(row)
         if not isinstance(read, Mistake) and [token[1:] for token in read] == words:
-            if len(self._known) == _MOST_SHAPES:
-                self._known.clear()
-            self._known[tuple(shape)] = tuple(token.type for token in read)
+            if len(self.known) == _MOST_SHAPES:
+                self.known.clear()
+            self.known[tuple(shape)] = tuple(token.type for token in read)
         return read
 
 
 @cache
-def _shapes() -> _Shapes:
-    return _Shapes()
+def _shapes() -> Shapes:
+    return Shapes(TERMINALS, SHAPES)
 
 
 def _reads(row: str) -> bool:

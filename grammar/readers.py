@@ -40,6 +40,10 @@ class Reader:
             self._malformed(word, "a size", "a size such as `10GiB`")
         return size
 
+    def count(self, word: Word) -> int | None:
+        """Read a decimal count."""
+        return self._number(word, parse_count, "a count", "312T")
+
     def _number(self, word: Word, read: Callable[[str], int | None], what: str, example: str) -> int | None:
         number = read(word.text)
         if number is None:
@@ -139,7 +143,7 @@ class Reader:
             case "link":
                 device = replace(device, link=self._number(word, parse_rate, "a rate", "25GB/s"))
             case "flops":
-                device = replace(device, flops=self._number(word, parse_count, "a count", "312T"))
+                device = replace(device, flops=self.count(word))
             case keyword:
                 raise ValueError(f"the grammar has an attribute `{keyword}` that is not read")
         return device

@@ -26,6 +26,7 @@ from ..ir import (
     TieGroup,
     Together,
     Unit,
+    Work,
 )
 from ..ir.rules.language import LINE_NEVER_WINS, MALFORMED_PATTERN, REPEATED_LINE, UNSUPPORTED_VERSION
 from ..ir.rules.laws import DUPLICATE_DEVICE
@@ -51,6 +52,7 @@ from .syntax import (
     TogetherLine,
     UnitLine,
     Word,
+    WorkLine,
 )
 from .table import TableBuilder
 
@@ -75,6 +77,7 @@ class _Resolver:
     ties: list[TieGroup] = field(default_factory=list)
     reserves: list[Reserve] = field(default_factory=list)
     demands: list[Demand] = field(default_factory=list)
+    work: list[Work] = field(default_factory=list)
     units: list[Unit] = field(default_factory=list)
     once: dict[str, Span | None] = field(default_factory=dict)
 
@@ -94,6 +97,7 @@ class _Resolver:
             ties=tuple(self.ties),
             reserves=tuple(self.reserves),
             demands=tuple(self.demands),
+            work=tuple(self.work),
             units=tuple(self.units),
             tree=self.table.tree(self.ties),
         )
@@ -112,6 +116,8 @@ class _Resolver:
                 self.ties += self._tie(statement, span)
             case ReserveLine() | DemandLine():
                 self._bytes(statement, span)
+            case WorkLine():
+                self.work += self._work(statement, span)
             case UnitLine() | PlaceLine():
                 self.units += self._unit(statement, span)
             case ModuleLine() | TensorLine():
@@ -223,6 +229,12 @@ class _Resolver:
                     self.demands += (Demand(nbytes, each, purpose.text, span) for each in paths)
             case _:
                 assert_never(statement)
+
+    def _work(self, line: WorkLine, span: Span | None) -> Iterator[Work]:
+        flops = self.reader.count(line.flops)
+        tokens = 0 if line.tokens is None else self.reader.count(line.tokens)
+        if flops is not None and tokens is not None:
+            yield from (Work(flops, each, tokens, span) for each in self.reader.expand(line.path))
 
     def _unit(self, statement: UnitLine | PlaceLine, span: Span | None) -> Iterator[Unit]:
         match statement:

@@ -131,6 +131,15 @@ class DemandLine:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkLine:
+    """``work COUNT with PATH tokens COUNT``."""
+
+    flops: Word
+    path: Path
+    tokens: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class UnitLine:
     """``unit PATH``: a unit without a place."""
 
@@ -179,6 +188,7 @@ Statement: TypeAlias = (
     | TieLine
     | ReserveLine
     | DemandLine
+    | WorkLine
     | UnitLine
     | PlaceLine
     | ModuleLine

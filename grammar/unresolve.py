@@ -18,6 +18,7 @@ from ..ir import (
     Split,
     TieGroup,
     Together,
+    Work,
     exact_size,
     human_size,
 )
@@ -42,6 +43,7 @@ from .syntax import (
     TieLine,
     TogetherLine,
     Word,
+    WorkLine,
 )
 from .table_text import table_lines
 from .words import exact_count, exact_rate, path_of
@@ -56,7 +58,7 @@ def unresolve(plan: Plan, *, with_modules: bool = False) -> Document:
         _plain(_heads(plan)),
         _device_lines(plan, own),
         _plain([*_constraints(plan.constraints), *_ties(plan.ties)]),
-        _plain([*map(_reserve, others), *_demands(plan.demands)]),
+        _plain([*map(_reserve, others), *_demands(plan.demands), *_work(plan.work)]),
         _plain(table_lines(plan.tree, plan.ties) if with_modules and plan.tree else ()),
         place_lines(plan),
     ]
@@ -200,3 +202,12 @@ def _demands(demands: Sequence[Demand]) -> Iterator[DemandLine]:
     for first, run in _runs(demands, lambda demand: (demand.nbytes, demand.purpose)):
         size, purpose = Word(exact_size(first.nbytes)), Word(first.purpose)
         yield from (DemandLine(size, each.path, purpose) for each in fold_paths([d.path for d in run]))
+
+
+def _work(work: Sequence[Work]) -> Iterator[WorkLine]:
+    for first, run in _runs(work, lambda each: (each.flops, each.tokens)):
+        flops, tokens = Word(exact_count(first.flops)), Word(exact_count(first.tokens))
+        yield from (
+            WorkLine(flops, each.path, tokens if first.tokens else None)
+            for each in fold_paths([each.path for each in run])
+        )

@@ -106,13 +106,13 @@ def parse_count(text: str) -> int | None:
 
 
 def exact_count(count: int) -> str:
-    """Write a count so that `parse_count` reads the same number."""
-    for power in range(6, 0, -1):
-        scale = 1000**power
-        for digits in (1, 10):
-            if count >= scale and count * digits % scale == 0:
-                return f"{_decimal(count * digits // scale, digits)}{_PREFIXES[power - 1]}"
-    return str(count)
+    """Write a count so that `parse_count` reads the same number: in its largest unit, with all digits."""
+    power = min((len(str(count)) - 1) // 3, len(_PREFIXES))
+    if power == 0:
+        return str(count)
+    whole, part = divmod(count, 1000**power)
+    digits = f"{part:0{3 * power}}".rstrip("0")
+    return f"{whole}.{digits}{_PREFIXES[power - 1]}" if digits else f"{whole}{_PREFIXES[power - 1]}"
 
 
 def _decimal(value: int, digits: int) -> str:

@@ -20,8 +20,9 @@ from .plan import (
     TieGroup,
     Together,
     Unit,
+    Work,
 )
-from .resolve import unit_of_tensors
+from .resolve import atomic_modules, unit_of_tensors
 from .rules import RULES
 from .sizes import exact_size, human_size, parse_size, size_up
 from .source import Source, Span
@@ -57,6 +58,8 @@ __all__ = [
     "TieGroup",
     "Together",
     "Unit",
+    "Work",
+    "atomic_modules",
     "device_type",
     "exact_size",
     "group_storages",

@@ -152,6 +152,17 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
+class Work:
+    """Floating-point operations of what is named in one forward, everything below it included."""
+
+    flops: int
+    path: str
+    tokens: int = 0
+    """Tokens the forward read, all sequences together; 0 for a model that reads none."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """The ledger of one device, in bytes."""
 
@@ -161,6 +172,8 @@ class Account:
     kv_cache: int = 0
     activations: int = 0
     streaming: int = 0
+    runtime: int = 0
+    """What the device's driver and libraries take for themselves."""
     reserve: int = 0
     margin: int = 0
 
@@ -169,7 +182,7 @@ class Account:
         """Everything the device must hold; never above its memory."""
         return (
             self.weights + self.buffers + self.kv_cache + self.activations
-            + self.streaming + self.reserve + self.margin
+            + self.streaming + self.runtime + self.reserve + self.margin
         )  # fmt: skip
 
 
@@ -205,6 +218,8 @@ class Plan:
     ties: tuple[TieGroup, ...] = ()
     reserves: tuple[Reserve, ...] = ()
     demands: tuple[Demand, ...] = ()
+    work: tuple[Work, ...] = ()
+    """What a trace measured; units that nothing here covers are taken by their weights."""
     units: tuple[Unit, ...] = ()
     """In execution order."""
     tree: ModuleTree | None = field(default=None, compare=False, repr=False)

@@ -1,15 +1,18 @@
-"""Which unit each tensor belongs to: the deepest one that contains it, the later among equals."""
+"""What lines name in a tree: the unit of each tensor, and the modules a rule makes whole."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .plan import Unit
+from .patterns import match_paths
+from .plan import Atomic, Unit
 from .tree import ModuleTree
 
 
 def unit_of_tensors(tree: ModuleTree, units: Sequence[Unit]) -> list[int]:
     """Return, for every tensor of the tree, the index of its unit; -1 where no unit covers it.
+
+    The deepest unit that contains a tensor wins, the later among equals.
 
     Units whose path names nothing in the tree cover nothing. Wildcards must be bound before.
     """
@@ -23,3 +26,13 @@ def unit_of_tensors(tree: ModuleTree, units: Sequence[Unit]) -> list[int]:
         else:
             owner[tensors.start : tensors.stop] = [index] * len(tensors)
     return owner
+
+
+def atomic_modules(tree: ModuleTree, rule: Atomic) -> list[int]:
+    """Return the modules one rule makes whole.
+
+    A class never makes the root whole: a list of classes is about a model's parts. Its path ``""`` does.
+    """
+    if rule.by_class:
+        return [module for module, name in enumerate(tree.classes) if module and name == rule.target]
+    return [tree.module_index[path] for path in match_paths(tree, rule.target) if path in tree.module_index]

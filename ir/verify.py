@@ -11,9 +11,10 @@ from collections.abc import Iterator
 
 from .diagnostic import Diagnostic, Label
 from .names import DISK, device_type
-from .plan import Plan, Reserve, Unit
-from .resolve import unit_of_tensors
+from .plan import Atomic, Plan, Reserve, Unit
+from .resolve import atomic_modules, unit_of_tensors
 from .rules.laws import (
+    ATOMIC_CUT,
     BUDGET_EXCEEDED,
     DUPLICATE_DEVICE,
     INVALID_PLACEMENT,
@@ -33,6 +34,7 @@ def verify(plan: Plan) -> tuple[Diagnostic, ...]:
         owner = unit_of_tensors(plan.tree, plan.units)
         found += _every_tensor_has_a_place(plan.tree, owner)
         found += _ties_share_a_device(plan, plan.tree, owner)
+        found += _atomic_modules_are_whole(plan, plan.tree, owner)
     found += _ledgers_fit(plan)
     return tuple(found)
 
@@ -114,6 +116,24 @@ def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iter
                 notes=(places,),
                 help=f"place all of them on {next(iter(placed))}",
             )
+
+
+def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
+    units = plan.units
+    for rule in plan.constraints:
+        for module in atomic_modules(tree, rule) if isinstance(rule, Atomic) else ():
+            inside = set(owner[tree.first_tensors[module] : tree.first_tensors[tree.ends[module]]]) - {-1}
+            if len({(units[unit].store, units[unit].run) for unit in inside}) < 2:
+                continue
+            path, stores = tree.paths[module], [*dict.fromkeys(units[unit].store for unit in sorted(inside))]
+            yield Diagnostic(
+                ATOMIC_CUT,
+                f"{f'`{path}`' if path else 'the model'} is never split and has more than one place",
+                _label(rule.span, "never split"),
+                notes=(f"parts of it are on {', '.join(f'`{store}`' for store in stores)}",),
+                help=f"write `place {path or '.'} on {stores[0]}` in place of its parts",
+            )
+            return
 
 
 def _ledgers_fit(plan: Plan) -> Iterator[Diagnostic]:

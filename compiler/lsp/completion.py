@@ -16,7 +16,7 @@ from .subject import read_subject
 from .values import Completion, Edit
 
 _UNFINISHED: Final = re.compile(r'[^\s"#=]*\Z')
-_PURPOSES: Final = ("kv cache", "activations", "logits", "streaming buffer")
+_PURPOSES: Final = ("kv cache", "activations", "logits", "streaming buffer", "runtime")
 _MOST: Final = 500
 
 

@@ -12,7 +12,7 @@ from .mentions import Kind, Mention, expanded, line_around, mention_at
 from .subject import read_subject
 from .values import Hover
 
-_PARTS = ("weights", "buffers", "kv_cache", "activations", "streaming", "reserve", "margin")
+_PARTS = ("weights", "buffers", "kv_cache", "activations", "streaming", "runtime", "reserve", "margin")
 _SHOWN = 8
 
 

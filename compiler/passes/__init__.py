@@ -16,6 +16,7 @@ from .avoid_spills import AvoidSpills
 from .emit_warnings import EmitWarnings
 from .expand_splits import ExpandSplits
 from .merge_ties import MergeTies
+from .reserve_runtime import ReserveRuntime
 from .rewrite_fallbacks import RewriteFallbacks
 from .search_placements import SearchPlacements
 from .share_cache import ShareCache
@@ -31,6 +32,7 @@ PASSES: Final[Mapping[str, type[Pass]]] = MappingProxyType(
         EmitWarnings.name: EmitWarnings,
         ExpandSplits.name: ExpandSplits,
         MergeTies.name: MergeTies,
+        ReserveRuntime.name: ReserveRuntime,
         RewriteFallbacks.name: RewriteFallbacks,
         SearchPlacements.name: SearchPlacements,
         ShareCache.name: ShareCache,

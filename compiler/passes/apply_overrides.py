@@ -51,6 +51,7 @@ from ...ir import (
     Split,
     TieGroup,
     Together,
+    atomic_modules,
     device_type,
     verify,
 )
@@ -59,7 +60,7 @@ from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE, UNDECLARED_DEVICE
 from ..binding import Pins, bind_units, disjoint_units
-from ..contradictions import atomic_modules, check_pins
+from ..contradictions import check_pins
 from ..pipeline import Fact
 from ..unknown_paths import Unknown, report_unknown
 
@@ -110,13 +111,14 @@ def _merge(plan: Plan, override: Plan) -> Plan:
         devices=devices,
         constraints=tuple(rules.values()),
         demands=tuple(dict.fromkeys((*plan.demands, *override.demands))),
+        work=tuple(dict.fromkeys((*plan.work, *override.work))),
         reserves=_of_devices((*kept, *override.reserves), devices, again),
     )
 
 
 def _is_machine(override: Plan) -> bool:
     """Say whether a text describes a machine: devices and their reserves, nothing else."""
-    others = (override.units, override.constraints, override.ties, override.demands)
+    others = (override.units, override.constraints, override.ties, override.demands, override.work)
     return bool(override.devices) and not any(others)
 
 

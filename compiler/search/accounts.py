@@ -21,6 +21,7 @@ class _Sums:
     streaming: int = 0
     streamed: int = 0
     """Largest part streamed to this device: what its buffer must hold."""
+    runtime: int = 0
     reserve: int = 0
 
 
@@ -105,6 +106,8 @@ def _add(line: _Sums, purpose: str, nbytes: int) -> None:
             line.activations += nbytes
         case "streaming buffer":
             line.streaming += nbytes
+        case "runtime":
+            line.runtime += nbytes
         case _:
             line.reserve += nbytes
 
@@ -113,7 +116,7 @@ def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:
     """Return a device's account and what is left for its streaming buffer."""
     account = Account(
         device.name, line.weights, line.buffers, line.kv_cache, line.activations,
-        line.streaming, line.reserve, device.margin,
+        line.streaming, line.runtime, line.reserve, device.margin,
     )  # fmt: skip
     if device.memory is None:
         return replace(account, streaming=account.streaming + line.streamed), None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...ir import Never, Plan, Together, Unit
 from ...ir.patterns import match_paths
 from ...ir.tree import ModuleTree
+from .efforts import Efforts
 from .grains import (
     Grain,
     atomic_modules,
@@ -42,6 +43,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
     fixed = _fixed(plan, tree, owner, leaders)
     demands, peaks = _demands(plan, tree, owner, len(grains))
     bans = _bans(plan, tree, owner)
+    efforts = Efforts(plan, tree, owner, len(grains))
     sizes = tree.prefix_bytes
     members: dict[int, list[int]] = {}
     for grain, leader in enumerate(leaders):
@@ -54,6 +56,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
             max([peaks[g] for g in group]),
             max([stream_bytes(tree, grains[g]) for g in group]),
             frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
+            efforts.of(group),
         )
         for group in members.values()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir import human_size, is_accelerator, size_up
-from . import inorder
+from . import few_kinds, inorder
 from .outoforder import least_extra
 from .problem import Place, Problem, usage
 
@@ -33,7 +33,9 @@ def smallest_change(problem: Problem, seconds: float) -> Change | None:
     least = problem.total - sum(inorder.room_in_order(problem, d) for d in mains)
     if best.nbytes <= max(least, 0) + problem.total // 100:
         return best
-    extra = least_extra(problem, "none", best.device, seconds)
+    extra = few_kinds.least_extra(problem, best.device)
+    if extra is None:
+        extra = least_extra(problem, "none", best.device, seconds)
     return best if extra is None or extra >= best.nbytes or extra <= 0 else Change(best.device, extra)
 
 
@@ -67,6 +69,15 @@ def describe_change(problem: Problem, change: Change) -> str:
     return f"+{size_up(change.nbytes)} on {problem.devices[change.device].name}"
 
 
+def needed(problem: Problem) -> str:
+    """Say what everything takes, and what of it is not weights where that is more than a twentieth."""
+    lasting = sum(atom.demand for atom in problem.atoms)
+    peak = max((atom.peak for atom in problem.atoms), default=0)
+    parts = [f"{human_size(lasting)} of it KV cache"] if lasting * 20 > problem.total else []
+    parts += [f"up to {human_size(peak)} of activations beside it"] if peak * 20 > problem.total else []
+    return human_size(problem.total) + (f" ({', '.join(parts)})" if parts else "")
+
+
 def proof(problem: Problem, places: list[Place]) -> tuple[str, ...]:
     """Say in numbers why not everything fits: needs, has, largest unit, largest gap."""
     mains = problem.accelerators
@@ -77,7 +88,7 @@ def proof(problem: Problem, places: list[Place]) -> tuple[str, ...]:
     smallest = min((atom.cost for atom in outside if atom.weight), default=0)
     largest = max((atom.cost for atom in outside), default=0)
     return (
-        f"needs {human_size(problem.total)}, accelerators have {human_size(sum(rooms))} free for it",
+        f"needs {needed(problem)}, accelerators have {human_size(sum(rooms))} free for it",
         f"largest unit outside {human_size(largest)}, smallest {human_size(smallest)}",
         f"largest gap left {human_size(max(gaps, default=0))}",
     )

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, product
-from math import prod
+from math import inf, prod
 from typing import Final, TypeAlias
 
 from .problem import Place, Problem
@@ -28,6 +28,10 @@ class Line:
     peaks: tuple[int, ...] | None
     bans: tuple[tuple[int, ...], ...]
     """By device, the sorted positions it must not hold."""
+    clocks: tuple[tuple[float, ...], ...] = ()
+    """By device, the seconds of all atoms before each position; equally fast devices share one object."""
+    seconds: float = inf
+    """The longest a device may take."""
 
     def __len__(self) -> int:
         return len(self.prefix) - 1
@@ -37,6 +41,9 @@ class Line:
         if capacity < 0:
             return start
         stop = bisect_right(self.prefix, self.prefix[start] + capacity) - 1
+        if self.clocks:
+            clock = self.clocks[device]
+            stop = min(stop, bisect_right(clock, clock[start] + self.seconds) - 1)
         if banned := self.bans[device]:
             at = bisect_left(banned, start)
             stop = min(stop, banned[at]) if at < len(banned) else stop
@@ -132,7 +139,8 @@ def _kinds(problem: Problem, line: Line, capacities: Sequence[int]) -> list[list
     found: dict[tuple[object, ...], list[int]] = {}
     for device in problem.accelerators:
         peak = problem.peaks[device] if problem.peaks else 0
-        found.setdefault((capacities[device], peak, line.bans[device]), []).append(device)
+        clock = id(line.clocks[device]) if line.clocks else 0
+        found.setdefault((capacities[device], peak, line.bans[device], clock), []).append(device)
     return list(found.values())
 
 
@@ -185,19 +193,19 @@ def fill(
 
 
 def minimax(
-    problem: Problem, line: Line, capacities_at: Callable[[float], Sequence[int]], high: float
+    problem: Problem, limits_at: Callable[[float], tuple[Line, Sequence[int]]], high: float
 ) -> tuple[float, Segments] | None:
-    """Return the least level whose capacities hold everything, with its packing on the fewest devices.
+    """Return the least level whose limits admit everything, with its packing on the fewest devices.
 
-    ``capacities_at`` must not fall with its argument; ``high`` is the largest level to consider.
+    ``limits_at`` gives line and capacities of a level, none tighter as it rises; ``high`` is the highest.
     """
-    best = next(packings(problem, line, capacities_at(high)), None)
+    best = next(packings(problem, *limits_at(high)), None)
     if best is None:
         return None
     low = 0.0
     for _ in range(50):
         middle = (low + high) / 2
-        found = next(packings(problem, line, capacities_at(middle)), None)
+        found = next(packings(problem, *limits_at(middle)), None)
         if found is None:
             low = middle
         else:

@@ -1,8 +1,9 @@
 """Objectives: what a placement is worth, and how long it takes by a stated cost model.
 
 The model is a roofline. Reading a prompt is bound by operations or by memory, writing a token by
-memory; a streamed atom costs the slower of its transfer and its computation. Rates come from the
-`device` lines, else from a table of known accelerators, else from the type's default.
+memory; a streamed atom costs the slower of its transfer and its computation. Operations are those a
+trace counted, else two a weight. Rates come from the `device` lines, else from a table of known
+accelerators, else from the type's default.
 """
 
 from __future__ import annotations
@@ -67,19 +68,22 @@ def rates(device: Device) -> Rates:
     return Rates(device.bandwidth or base.bandwidth, device.link or base.link, device.flops or base.flops)
 
 
-def seconds_per_byte(where: Rates, work: Workload, transfer: float = 0.0) -> float:
-    """Return the time one byte of weights takes over a whole workload; two bytes are a parameter."""
-    tokens = work.batch * work.prompt
-    prefill = max(1 / where.bandwidth, tokens / where.flops, transfer)
-    decode = max(1 / where.bandwidth, work.batch / where.flops, transfer)
-    return prefill + work.generate * decode
-
-
 def atom_seconds(problem: Problem, atom: Atom, place: Place, work: Workload) -> float:
-    """Return the time an atom takes at a place."""
+    """Return the time an atom takes at a place over a whole workload.
+
+    What was not measured is taken to use every weight for every token, two operations each, two bytes
+    a weight.
+    """
     run, store = rates(problem.devices[place.run]), rates(problem.devices[place.store])
-    transfer = 0.0 if not place.streamed else 1 / min(run.link, store.link)
-    return atom.weight * seconds_per_byte(run, work, transfer)
+    transfer = atom.weight / min(run.link, store.link) if place.streamed else 0.0
+    flops, reads = atom.effort or (float(atom.weight), float(atom.weight))
+
+    def call(tokens: int) -> float:
+        if tokens == 0:
+            return 0.0
+        return max(min(atom.weight, reads * tokens) / run.bandwidth, flops * tokens / run.flops, transfer)
+
+    return call(work.batch * work.prompt) + work.generate * call(work.batch)
 
 
 def latency(problem: Problem, places: Sequence[Place], work: Workload) -> float:
@@ -115,11 +119,10 @@ def value_of(objective: str, problem: Problem, places: list[Place], work: Worklo
 
 def bound_of(objective: str, problem: Problem, work: Workload) -> float:
     """Return a value no placement without spill can beat."""
-    mains, total = problem.accelerators, sum(atom.weight for atom in problem.atoms)
+    mains = problem.accelerators
     rooms = sorted((problem.rooms[d] for d in mains), reverse=True)
     largest = max((atom.cost for atom in problem.atoms), default=0)
-    per_byte = [seconds_per_byte(rates(problem.devices[d]), work) for d in mains]
-    if not mains:
+    if not mains or not problem.atoms:
         return 0.0
     match objective:
         case "balance":
@@ -127,11 +130,30 @@ def bound_of(objective: str, problem: Problem, work: Workload) -> float:
         case "headroom":
             return -float(min((sum(rooms) - problem.total) / len(rooms), rooms[-1]))
         case "latency":
-            return total * min(per_byte)
+            return sum(map(min, _times(problem, work)))
         case "throughput":
-            return max(total / sum(1 / s for s in per_byte), largest * min(per_byte))
+            return _least_busy(_times(problem, work))
         case _:
             return float(fewest_possible(problem, rooms))
+
+
+def _times(problem: Problem, work: Workload) -> list[list[float]]:
+    """Return the seconds of every atom on every accelerator."""
+    mains = [Place(d, d) for d in problem.accelerators]
+    return [[atom_seconds(problem, atom, place, work) for place in mains] for atom in problem.atoms]
+
+
+def _least_busy(times: list[list[float]]) -> float:
+    """Return a time the busiest device cannot beat.
+
+    By duality any weights of the devices that add up to 1 give such a time: the sum over atoms of the
+    least weighted time. Weights by the speed of each device are exact where speeds differ by one factor.
+    """
+    columns: list[tuple[float, ...]] = list(zip(*times, strict=True))
+    speeds = [1 / max(sum(column), 1e-300) for column in columns]
+    weights = [speed / sum(speeds) for speed in speeds]
+    shared = sum(min(w * t for w, t in zip(weights, row, strict=True)) for row in times)
+    return max(shared, *map(min, times))
 
 
 def fewest_possible(problem: Problem, rooms: list[int]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ...ir import Device, is_accelerator
+from .efforts import Effort
 
 UNLIMITED: Final = 2**62
 
@@ -42,11 +43,13 @@ class Atom:
     """Bytes of its largest grain: what a streaming buffer must hold."""
     banned: frozenset[int] = frozenset()
     """Devices that may neither store nor run it."""
+    effort: Effort | None = None
+    """What a token costs, if it was measured."""
 
     @property
-    def kind(self) -> tuple[int, int, int, int, frozenset[int]]:
+    def kind(self) -> tuple[object, ...]:
         """What makes two atoms interchangeable."""
-        return (self.weight, self.demand, self.peak, self.stream, self.banned)
+        return (self.weight, self.demand, self.peak, self.stream, self.banned, self.effort)
 
     @property
     def cost(self) -> int:

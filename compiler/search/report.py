@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir import DISK, Diagnostic, device_type, human_size, is_accelerator, size_up
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, SPILL
-from .change import describe_change, proof, smallest_change
+from .change import describe_change, needed, proof, smallest_change
 from .found import Found
 from .outoforder import least_extra
 from .problem import UNLIMITED, Place, Problem
@@ -40,7 +40,7 @@ def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
         DOES_NOT_FIT,
         f"the model does not fit on {names}",
         notes=(
-            f"needs {human_size(problem.total)}, has {has}",
+            f"needs {needed(problem)}, has {has}",
             f"largest unit {human_size(largest.cost)}",
         ),
         help=_way_out(problem, offload, seconds),

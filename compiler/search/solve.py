@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import islice, pairwise, permutations
+from itertools import accumulate, islice, pairwise, permutations
 
-from . import inorder
+from . import few_kinds, inorder
 from .aims import best_counts
 from .arrange import arrange, bring_closer, count_hops, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
 from .found import Found, Wish, spilled_bytes
 from .leaving import leave_order
-from .objective import Workload, bound_of, latency, rates, seconds_per_byte, value_of
+from .objective import Rates, Workload, atom_seconds, bound_of, latency, rates, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
 from .problem import Place, Problem, is_legal, usage
 
@@ -83,24 +83,19 @@ def fill_score(problem: Problem, places: list[Place]) -> tuple[float, ...]:
 def _candidates(problem: Problem, objective: str, work: Workload) -> Iterator[list[Place]]:
     line = inorder.line_of(problem)
     rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
-    total = float(max(problem.total, 1))
-    slowness = [seconds_per_byte(rates(device), work) for device in problem.devices]
     best: tuple[float, inorder.Segments] | None = None
     match objective:
         case "balance":
-            best = inorder.minimax(problem, line, lambda share: [int(share * room) for room in rooms], 1.0)
+            best = inorder.minimax(problem, lambda share: (line, [int(share * room) for room in rooms]), 1.0)
         case "headroom":
             top = float(max(rooms))
             best = inorder.minimax(
-                problem, line, lambda x: [min(room, int(room - top + x)) for room in rooms], top
+                problem, lambda x: (line, [min(room, int(room - top + x)) for room in rooms]), top
             )
         case "throughput":
-            best = inorder.minimax(
-                problem,
-                line,
-                lambda t: [min(room, int(t / slow)) for room, slow in zip(rooms, slowness, strict=True)],
-                total * max(slowness),
-            )
+            timed = replace(line, clocks=_clocks(problem, work))
+            slowest = max(clock[-1] for clock in timed.clocks)
+            best = inorder.minimax(problem, lambda t: (replace(timed, seconds=t), rooms), slowest)
         case "fill":
             yield from _fillings(problem, line, rooms)
         case _:
@@ -108,6 +103,17 @@ def _candidates(problem: Problem, objective: str, work: Workload) -> Iterator[li
                 yield packing.places()
     if best is not None:
         yield best[1].places()
+
+
+def _clocks(problem: Problem, work: Workload) -> tuple[tuple[float, ...], ...]:
+    """Return by device the seconds of all atoms before each position."""
+    made: dict[Rates, tuple[float, ...]] = {}
+    for index, device in enumerate(problem.devices):
+        if (speed := rates(device)) not in made:
+            here = Place(index, index)
+            seconds = (atom_seconds(problem, atom, here, work) for atom in problem.atoms)
+            made[speed] = tuple(accumulate(seconds, initial=0.0))
+    return tuple(made[rates(device)] for device in problem.devices)
 
 
 def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterator[list[Place]]:
@@ -127,7 +133,7 @@ def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterato
 def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     """Place everything on the accelerators in any order, with few changes of device."""
     problem = model.problem
-    counts = most_bytes(problem, "none", wish.left(0.3))
+    counts = few_kinds.most_bytes(problem, "none") or most_bytes(problem, "none", wish.left(0.3))
     if counts is None:
         return None
     places = _fewest_changes(problem, counts, "none", wish)
@@ -158,17 +164,20 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
 
 
 def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
-    """Keep the most bytes on the accelerators; `auto` takes the quickest of three ways to use the rest."""
-    if wish.offload != "auto":
-        return _spill_by(coarse, fine, wish, wish.offload)
-    found = {way: f for way in ("stream", "compute") if (f := _spill_by(coarse, fine, wish, way))}
-    if len(found) < 2:
+    """Keep the most bytes on the accelerators, unless fewer are asked for to be quicker.
+
+    `auto` takes the quickest of three ways to use the rest; the objective `latency` also tries to put
+    other parts off the accelerators than those that leave the most bytes there.
+    """
+    ways = ("stream", "compute") if wish.offload == "auto" else (wish.offload,)
+    found = {way: f for way in ways if (f := _spill_by(coarse, fine, wish, way))}
+    if len(found) < len(ways) or (wish.offload != "auto" and wish.objective != "latency"):
         return next(iter(found.values()), None)
-    mixed = _mixed(found["stream"], wish)
+    mixed = _mixed(found[ways[0]], wish, "any" if wish.offload == "auto" else wish.offload)
     if mixed is not None:
         found["mixture"] = mixed
     times = {way: latency(f.model.problem, f.places, wish.work) for way, f in found.items()}
-    chosen = "stream"
+    chosen = ways[0]
     for way, time in times.items():
         if time * (1 + BETTER) < times[chosen]:
             chosen = way
@@ -177,19 +186,19 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     return replace(best, notes=(*best.notes, note))
 
 
-def _mixed(streamed: Found, wish: Wish) -> Found | None:
-    """Return the quickest mixture of streaming and computing that keeps nearly as much on accelerators."""
-    problem = streamed.model.problem
-    kept = sum(atom.weight for atom in problem.atoms) - streamed.spilled
+def _mixed(simple: Found, wish: Wish, policy: str) -> Found | None:
+    """Return the quickest placement of a policy; other aims than latency keep nearly as many bytes."""
+    problem = simple.model.problem
+    kept = sum(atom.weight for atom in problem.atoms) - simple.spilled
     keep = 0 if wish.objective == "latency" else int(kept * (1 - WORTH))
-    aimed = best_counts(problem, "latency", wish.work, "any", wish.left(0.3), keep=keep)
+    aimed = best_counts(problem, "latency", wish.work, policy, wish.left(0.3), keep=keep)
     if aimed is None:
         return None
     places = bring_closer(problem, arrange(problem, aimed.counts, by_run=False))
     if not is_legal(problem, places):
         return None
-    mixed = replace(streamed, places=places)
-    return replace(mixed, value=kept + streamed.spilled - mixed.spilled, status="unproven")
+    mixed = replace(simple, places=places)
+    return replace(mixed, value=kept + simple.spilled - mixed.spilled, status="unproven")
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
@@ -233,7 +242,7 @@ def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
 def _most_bytes(problem: Problem, policy: str, seconds: float) -> tuple[Counts, str] | None:
     """Solve under the policy; where it admits nothing, allow computing where the bytes are."""
     for allowed in dict.fromkeys((policy, "any")):
-        counts = most_bytes(problem, allowed, seconds)
+        counts = few_kinds.most_bytes(problem, allowed) or most_bytes(problem, allowed, seconds)
         if counts is not None:
             return counts, allowed
     return None
@@ -243,7 +252,7 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
     """Yield placements that split no layer, then one layer a device, then as many as it takes."""
     if coarse.grains == fine.grains:
         return
-    found = most_bytes(coarse.problem, policy, wish.left(0.5))
+    found = few_kinds.most_bytes(coarse.problem, policy) or most_bytes(coarse.problem, policy, wish.left(0.5))
     if found is None:
         return
     whole = _fewest_changes(coarse.problem, found, policy, wish)

@@ -7,7 +7,7 @@ the class and whether a missing head is tied to the embedding.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -27,16 +27,21 @@ _EMBEDDINGS: Final = (
     ".shared.weight",
     ".embeddings.weight",
 )
+_BERTS: Final = ("bert", "big_bird", "ernie", "megatron-bert", "mobilebert", "roc_bert", "roformer")
+_ROBERTAS: Final = ("camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xmod")
 _HEADS: Final = {
+    **dict.fromkeys(_BERTS, "cls.predictions.decoder.weight"),
+    **dict.fromkeys((*_ROBERTAS, "xlm-roberta-xl"), "lm_head.decoder.weight"),
     "albert": "predictions.decoder.weight",
-    "bert": "cls.predictions.decoder.weight",
-    "camembert": "lm_head.decoder.weight",
+    "biogpt": "output_projection.weight",
+    "convbert": "generator_lm_head.weight",
     "distilbert": "vocab_projector.weight",
     "electra": "generator_lm_head.weight",
-    "mobilebert": "cls.predictions.decoder.weight",
-    "roberta": "lm_head.decoder.weight",
+    "flaubert": "pred_layer.proj.weight",
+    "modernbert-decoder": "decoder.weight",
     "whisper": "proj_out.weight",
-    "xlm-roberta": "lm_head.decoder.weight",
+    "xlm": "pred_layer.proj.weight",
+    "xlnet": "lm_loss.weight",
 }
 """Heads that are not called ``lm_head``, by model type."""
 _HEADED: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -98,9 +103,9 @@ def _named(index: CheckpointIndex) -> list[NamedTensor]:
 def lower_tensors(name: str, tensors: Iterable[NamedTensor], config: Mapping[str, object]) -> Plan:
     """Return the plan of a model known by its tensors and, perhaps, its configuration."""
     listed = list(tensors)
-    ties = _tied_head(listed, config)
+    ties = _tied(listed, config)
     by_path = {tensor.path: tensor for tensor in listed}
-    listed += [by_path[embedding]._replace(path=head) for head, embedding in ties.items()]
+    listed += [by_path[tensor]._replace(path=path) for path, tensor in ties.items()]
     tree, blocks = tree_of_tensors(listed, root_class=_architecture(config) or PLAIN_CLASS, ties=ties)
     constraints = tuple(Atomic(kind, by_class=True) for kind in blocks)
     return Plan(model=Model(name), constraints=constraints, tree=tree)
@@ -125,22 +130,35 @@ def _architecture(config: Mapping[str, object]) -> str | None:
             return None
 
 
-def _tied_head(tensors: list[NamedTensor], config: Mapping[str, object]) -> dict[str, str]:
-    """Return the head a language model ties to its embedding, if the file leaves it out."""
+def _tied(tensors: list[NamedTensor], config: Mapping[str, object]) -> dict[str, str]:
+    """Return what a language model ties to its embedding and the files leave out."""
     architecture, known = _architecture(config) or "", _HEADS.get(str(config.get("model_type")))
     headed = architecture.endswith(_HEADED) or (known is not None and architecture.endswith(_MASKED))
-    if not headed or not _ties_words(config):
-        return {}
     paths = {tensor.path for tensor in tensors}
-    if known is None and any(p.rpartition(".")[0].endswith(("lm_head", "embed_out")) for p in paths):
-        return {}
     embedding = min((path for path in paths if f".{path}".endswith(_EMBEDDINGS)), default=None, key=_depth)
     if embedding is None:
         return {}
+    shared = dict.fromkeys(_readers(embedding, paths), embedding)
+    if not headed or not _ties_words(config):
+        return shared
+    if known is None and any(p.rpartition(".")[0].endswith(("lm_head", "embed_out")) for p in paths):
+        return shared
     head = known or _head_of(embedding)
     inner, outer = f"{head.removesuffix('.weight')}.bias", f"{head.rsplit('.', 2)[0]}.bias"
     biases = {inner: outer} if outer in paths and inner not in paths and known is not None else {}
-    return biases if head in paths else {head: embedding, **biases}
+    return {**shared, **biases, **({} if head in paths else {head: embedding})}
+
+
+def _readers(embedding: str, paths: set[str]) -> Iterator[str]:
+    """Yield the embeddings of encoder and decoder, where a file holds the one they share."""
+    beside, name, _ = embedding.rpartition("shared.weight")
+    if not name:
+        return
+    for part in ("encoder", "decoder"):
+        inside = [path for path in paths if path.startswith(f"{beside}{part}.")]
+        reader = f"{beside}{part}.embed_tokens.weight"
+        if inside and reader not in inside:
+            yield reader
 
 
 def _depth(path: str) -> tuple[int, str]:

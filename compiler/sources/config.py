@@ -10,25 +10,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir import Diagnostic, PlanError, Rule
-from ...ir.rules.sources import (
-    CONFIG_FAILED,
-    INVALID_CONFIG,
-    MISSING_EXTRA,
-    MISSING_INPUT,
-    REMOTE_CODE_REFUSED,
-    UNREADABLE_INPUT,
-)
+from ...ir import Diagnostic, Diagnostics, PlanError, Rule
+from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
+from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def build_from_config(path: str | Path, *, trust_remote_code: bool = False) -> nn.Module:
+def build_from_config(
+    path: str | Path, *, trust_remote_code: bool = False, diagnostics: Diagnostics | None = None
+) -> nn.Module:
     """Return the transformers model a configuration describes, without weights.
 
-    ``path`` is a ``config.json`` or the folder that holds one.
+    ``path`` is a ``config.json`` or the folder that holds one. ``diagnostics`` gets a warning where the
+    weights are quantised, as a model without weights is not.
 
     Raises:
         PlanError: no configuration, transformers is missing or refuses, or foreign code is not allowed.
@@ -44,11 +41,22 @@ def build_from_config(path: str | Path, *, trust_remote_code: bool = False) -> n
         help_ = "read its Python files, then add `--trust-remote-code`"
         raise _error(REMOTE_CODE_REFUSED, message, help_)
     try:
-        return _build(transformers, folder, content, trust=foreign)
+        model = _build(transformers, folder, content, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
         raise _error(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",)) from error
+    quantised = content.get("quantization_config")
+    if diagnostics is not None and isinstance(quantised, dict) and quantised:
+        diagnostics.add(_quantised(folder, quantised))
+    return model
+
+
+def _quantised(folder: Path, content: dict[str, Any]) -> Diagnostic:
+    method = str(content.get("quant_method", "a method it does not name"))[:40]
+    message = f"the weights of `{folder}` are quantised ({method}), and are counted as if they were not"
+    help_ = "with the weights beside it the bytes are exact; without, `--dtype int4` or `int8` comes near"
+    return Diagnostic(QUANTISED_CONFIG, message, help=help_)
 
 
 def _folder(path: Path) -> Path:

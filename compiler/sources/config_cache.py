@@ -14,7 +14,7 @@ from math import prod
 from typing import Any, Final, TypeAlias
 
 from ...ir import Demand, ModuleTree
-from .cache_sites import KEYS, VALUES, Keeps, Site, cache_sites
+from .cache_sites import DECAYS, FUSED, KEYS, VALUES, Keeps, Layers, Site, cache_sites
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -43,22 +43,34 @@ _PATTERNS: Final = {
 }  # fmt: skip
 """Every how many layers one sees all tokens, for configurations that leave it to the code."""
 _NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "mlp", "moe"})
-_WINDOWED: Final = frozenset({"sliding_attention", "chunked_attention", "local_attention", "local"})
+_WINDOWED: Final = ("sliding", "chunked", "local")
+_WINDOWS: Final = ("attention_window_size", "sliding_window", "sliding_window_size", "attention_chunk_size")
+_NOT_CACHED: Final = frozenset({"openai-gpt", "xlm"})
+"""What transformers computes anew for every token."""
+_OTHERWISE: Final = ("mem_len", "H_cycles")
+"""Memories and loops over the layers, which keep more than one entry a token or fewer."""
 
 
 def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
     """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told."""
     text = _text_config(config)
-    layers = _first(text, _LAYERS)
-    names = config.get("architectures")
-    architecture = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
+        return ()
+    count = _first(text, _LAYERS)
     cache = _Cache(text, tree, tokens, batch, _width(config, text, tree))
-    own = None if layers is None else layers - (_integer(text.get("num_kv_shared_layers")) or 0)
-    sites = [s for s in cache_sites(tree, layers, architecture) if own is None or s.layer < own]
+    own = None if count is None else count - (_integer(text.get("num_kv_shared_layers")) or 0)
+    sites = [s for s in cache_sites(tree, _layers(config, text, count)) if own is None or s.layer < own]
     sized = [(site, cache.nbytes(site)) for site in sites]
     if any(nbytes is None for _, nbytes in sized):
         return ()
     return tuple(Demand(nbytes, tree.paths[site.module], "kv cache") for site, nbytes in sized if nbytes)
+
+
+def _layers(config: Config, text: Config, count: int | None) -> Layers:
+    names = config.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
+    reads = config.get("is_encoder_decoder") is True and not architecture.endswith("ForCausalLM")
+    return Layers(count, _kinds(text), architecture, reads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +89,19 @@ class _Cache:
             return self._state(site.module)
         if _layer_kind(self.config, site.layer) in _NO_TOKENS:
             return None
-        elements = self._token_elements(site.module)
+        index = site.keeps is Keeps.KEYS
+        elements = self._projected(site.module, KEYS) if index else self._token_elements(site.module)
         if elements is None:
             return None
-        window = _window(self.config, site.layer)
+        window = None if site.keeps is Keeps.READ else _window(self.config, site.layer)
         tokens = self.tokens if window is None else min(self.tokens, window - 1)
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 
     def _token_elements(self, module: int) -> int | None:
         """Return how many numbers a module keeps of one token."""
+        latents = self._projected(module, _LATENTS)
+        if latents is not None:
+            return latents
         latent = _integer(self.config.get("kv_lora_rank"))
         if latent:
             return latent + (_integer(self.config.get("qk_rope_head_dim")) or 0)
@@ -97,7 +113,21 @@ class _Cache:
         size = _integer(self.config.get("head_dim") or self.config.get("d_kv"))
         if size is None and hidden and heads:
             size = hidden // heads
+        fused = self._fused(module, hidden) if heads and size else None
+        if fused is not None and heads and size and fused > heads * size:
+            return fused - heads * size
         return 2 * kv_heads * size if kv_heads and size else None
+
+    def _fused(self, module: int, hidden: int | None) -> int | None:
+        """Return the outputs of the projection that makes queries, keys and values at once."""
+        for child in self.tree.children(module):
+            if self.tree.names[child] in FUSED:
+                for tensor in self.tree.own_tensors(child):
+                    shape = self.tree.shapes[tensor]
+                    plain = self.tree.dtypes[tensor] in _WIDTHS and self.tree.tensor_names[tensor] == "weight"
+                    if plain and len(shape) == 2 and hidden in shape:
+                        return shape[0] if shape[1] == hidden else shape[1]
+        return None
 
     def _projected(self, module: int, names: frozenset[str]) -> int | None:
         """Return the outputs of a projection whose weight is stored as it is used, not packed."""
@@ -114,8 +144,8 @@ class _Cache:
         window = self._convolution(module)
         if window is None:
             return None
-        names = {self.tree.tensor_names[tensor] for tensor in self.tree.own_tensors(module)}
-        recurrent = self._recurrent(module) if names & {"A_log", "ssm_a"} else 0
+        names = {self.tree.tensor_names[tensor] for tensor in self.tree.tensors(module)}
+        recurrent = self._recurrent(module) if names & DECAYS else 0
         return None if recurrent is None else self.batch * (window * self.width + recurrent * _STATE_WIDTH)
 
     def _convolution(self, module: int) -> int | None:
@@ -132,6 +162,9 @@ class _Cache:
         if len(decay) == 2:
             return prod(decay)
         sizes = [_integer(self.config.get(f"linear_{name}")) for name in _LINEAR_STATE]
+        heads, size = (_integer(self.config.get(f"linear_{name}")) for name in ("num_heads", "head_dim"))
+        if heads and size:
+            return heads * size * size
         linear = [size for size in sizes if size is not None]
         if len(linear) == len(sizes) and "mamba" not in self.tree.names[module]:
             return prod(linear)
@@ -143,6 +176,7 @@ class _Cache:
         return inner * size if inner and size else None
 
 
+_LATENTS: Final = frozenset({"kv_a_proj_with_mqa", "kv_a_proj"})
 _LINEAR_STATE: Final = ("num_value_heads", "key_head_dim", "value_head_dim")
 
 
@@ -180,23 +214,26 @@ def _width(config: Config, text: Config, tree: ModuleTree) -> int:
     return _WIDTHS[found.most_common(1)[0][0]] if found else 2
 
 
+def _kinds(config: Config) -> list[str]:
+    """Return what each layer is, where the configuration says it."""
+    lists = (config.get(name) for name in ("layer_types", "layers_block_type"))
+    return next(([str(kind) for kind in kinds] for kinds in lists if isinstance(kinds, list)), [])
+
+
 def _layer_kind(config: Config, layer: int) -> str | None:
-    for name in ("layer_types", "layers_block_type"):
-        kinds = config.get(name)
-        if isinstance(kinds, list) and layer < len(kinds):
-            return str(kinds[layer])
-    return None
+    kinds = _kinds(config)
+    return kinds[layer] if layer < len(kinds) else None
 
 
 def _window(config: Config, layer: int) -> int | None:
     """Return how many tokens back a layer sees, None if all."""
     kind = _layer_kind(config, layer)
-    size = _first(config, ("attention_window_size", "sliding_window", "attention_chunk_size"))
+    size = _first(config, _WINDOWS)
     if size is None or config.get("use_sliding_window") is False:
         return None
     if kind is not None:
         chunk = _integer(config.get("attention_chunk_size")) if kind == "chunked_attention" else None
-        return (chunk or size) if kind in _WINDOWED else None
+        return (chunk or size) if any(word in kind for word in _WINDOWED) else None
     first = config.get("max_window_layers") if config.get("use_sliding_window") is True else 0
     every = _first(config, ("sliding_window_pattern",)) or _PATTERNS.get(str(config.get("model_type")))
     sees_all = (layer + 1) % every == 0 if every else layer < (first if isinstance(first, int) else 0)

@@ -10,18 +10,22 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from ...ir import ModuleTree, Role, group_storages
 
 LIST_CLASS: Final = "ModuleList"
 PLAIN_CLASS: Final = "Module"
+EMBEDDINGS: Final = "embeddings"
+EMBEDDINGS_CLASS: Final = "Embeddings"
 
 _BUFFERS: Final = frozenset(
     {"running_mean", "running_var", "num_batches_tracked", "inv_freq", "position_ids", "masked_bias"}
 )
 _ORDER: Final = (
     (2, re.compile(r"^embedding_norm$")),
+    (-2, re.compile(r"^pre_?(?:ln|layr?norm|layer_?norm)|^downsampling")),
     (
         4,
         re.compile(
@@ -30,10 +34,11 @@ _ORDER: Final = (
     ),
     (3, re.compile(r"pooler")),
     (-4, re.compile(r"^wte$|^shared$|^tok_|token_emb|word_emb|^embed_tokens$")),
-    (-3, re.compile(r"embed|embd|^wpe$|patch|(?:^|_)stem$|^conv_?(?:in|1|2)$|rotary")),
+    (-3, re.compile(r"embed|embd|^wpe$|patch|(?:^|_)stem$|^conv_?(?:in|1|2)$|rotary|subsampl")),
     (-2, re.compile(r"vision|visual|image|audio|encoder$|^bn_?1$|^norm_?1$")),
-    (-1, re.compile(r"projector|merger|connector|^down_blocks$")),
-    (2, re.compile(r"norm|^ln_?f$|^ln_?\d?$")),
+    (-1, re.compile(r"projector|connector|^down_blocks$")),
+    (2, re.compile(r"[nN]orm|^ln_?f$|^ln_?\d?$")),
+    (3, re.compile(r"merger")),
     (1, re.compile(r"decoder|^up_blocks$")),
 )
 """Where a name stands among its siblings, 0 being the blocks; the first pattern that matches counts."""
@@ -66,12 +71,12 @@ class _Rows:
     """The columns of a module tree while they fill."""
 
     def __init__(self) -> None:
-        self.names: list[str] = []
-        self.classes: list[str] = []
-        self.parents: list[int] = []
+        self.modules: list[tuple[str, str, int, int]] = []
+        """Name, class, parent, number of the first tensor."""
         self.ends: list[int] = []
-        self.first_tensors: list[int] = []
         self.tensors: list[tuple[str, NamedTensor, Role]] = []
+        self.orders: dict[tuple[str, ...], list[str]] = {}
+        """By the names of siblings; most modules have the names of another."""
 
 
 def tree_of_tensors(
@@ -86,12 +91,11 @@ def tree_of_tensors(
     root.kind = root_class
     rows = _Rows()
     _fill(rows, root, "", -1)
-    rows.first_tensors.append(len(rows.tensors))
     return _tree(rows, ties or {}), kinds
 
 
 def _nested(tensors: Iterable[NamedTensor]) -> _Node:
-    listed = sorted(tensors)
+    listed = sorted(tensors, key=itemgetter(0))
     paths = {tensor.path for tensor in listed}
     root = _Node()
     nodes = {"": root}
@@ -126,6 +130,10 @@ def _name_blocks(root: _Node) -> tuple[str, ...]:
 
     def visit(node: _Node, name: str) -> None:
         elements = list(node.children.values())
+        if name == EMBEDDINGS and _adds_up(node):
+            node.kind = EMBEDDINGS_CLASS
+            kinds[EMBEDDINGS_CLASS] = None
+            return
         if _is_list(node) and _repeats(elements, exact):
             kind = _block_class(name)
             kinds[kind] = None
@@ -145,6 +153,15 @@ def _name_blocks(root: _Node) -> tuple[str, ...]:
 
     visit(root, "")
     return tuple(sorted(kinds))
+
+
+def _adds_up(node: _Node) -> bool:
+    """Say whether a module has several parts and no list: embeddings add them up, on one device."""
+    return len(node.children) + len(node.tensors) > 1 and not _has_list(node)
+
+
+def _has_list(node: _Node) -> bool:
+    return _is_list(node) or any(map(_has_list, node.children.values()))
 
 
 def _is_list(node: _Node) -> bool:
@@ -173,13 +190,12 @@ class _Signatures:
         if known is not None:
             return known
         if self._with_shapes:
-            own: tuple[object, ...] = tuple(
-                [(name, tensor.dtype, tensor.shape) for name, tensor in node.tensors]
-            )
+            own: tuple[object, ...] = tuple([(name, tensor[1:3]) for name, tensor in node.tensors])
         else:
             own = tuple([name for name, _ in node.tensors])
-        below = tuple([(name, self.of(child)) for name, child in node.children.items()])
-        number = self._numbers.setdefault((own, below), len(self._numbers))
+        if node.children:
+            own += tuple([(name, self.of(child)) for name, child in node.children.items()])
+        number = self._numbers.setdefault(own, len(self._numbers))
         self._known[id(node)] = number
         return number
 
@@ -192,19 +208,22 @@ def _block_class(list_name: str) -> str:
 
 
 def _fill(rows: _Rows, node: _Node, name: str, parent: int) -> None:
-    index = len(rows.names)
-    rows.names.append(name)
-    rows.classes.append(LIST_CLASS if node.kind is PLAIN_CLASS and _is_list(node) else node.kind)
-    rows.parents.append(parent)
-    rows.ends.append(0)
-    rows.first_tensors.append(len(rows.tensors))
+    index = len(rows.modules)
+    kind = LIST_CLASS if node.kind is PLAIN_CLASS and _is_list(node) else node.kind
+    rows.modules.append((name, kind, parent, len(rows.tensors)))
+    rows.ends.append(index + 1)
     own = [(tensor_name, tensor, _role(tensor_name, tensor)) for tensor_name, tensor in node.tensors]
     if len(own) > 1:
         own.sort(key=lambda row: (row[2], _FIRST_TENSORS.get(row[0], 0), _order(row[0])))
     rows.tensors += own
-    for child in sorted(node.children, key=_order) if len(node.children) > 1 else node.children:
-        _fill(rows, node.children[child], child, index)
-    rows.ends[index] = len(rows.names)
+    if node.children:
+        siblings = tuple(node.children)
+        order = rows.orders.get(siblings)
+        if order is None:
+            order = rows.orders[siblings] = sorted(siblings, key=_order)
+        for child in order:
+            _fill(rows, node.children[child], child, index)
+        rows.ends[index] = len(rows.modules)
 
 
 def _role(name: str, tensor: NamedTensor) -> Role:
@@ -220,14 +239,18 @@ def _order(name: str) -> tuple[int, tuple[str | int, ...]]:
 
 def _tree(rows: _Rows, ties: Mapping[str, str]) -> ModuleTree:
     tensors = [tensor for _, tensor, _ in rows.tensors]
-    number = {tensor.path: i for i, tensor in enumerate(tensors)}
-    storages = group_storages([number[ties.get(tensor.path, tensor.path)] for tensor in tensors])
+    owners = list(range(len(tensors)))
+    if ties:
+        number = {tensor.path: i for i, tensor in enumerate(tensors)}
+        owners = [number[ties.get(tensor.path, tensor.path)] for tensor in tensors]
+    storages = group_storages(owners)
+    names, classes, parents, firsts = zip(*rows.modules, strict=True)
     return ModuleTree(
-        names=tuple(rows.names),
-        classes=tuple(rows.classes),
-        parents=tuple(rows.parents),
+        names=names,
+        classes=classes,
+        parents=parents,
         ends=tuple(rows.ends),
-        first_tensors=tuple(rows.first_tensors),
+        first_tensors=(*firsts, len(tensors)),
         tensor_names=tuple(name for name, _, _ in rows.tensors),
         shapes=tuple(tensor.shape for tensor in tensors),
         dtypes=tuple(tensor.dtype for tensor in tensors),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from math import prod
 from operator import itemgetter
@@ -114,6 +114,9 @@ def _tensors(path: Path, file: int, text: bytes, size: int) -> list[StoredTensor
     entries = _entries(path, text)
     start = 8 + len(text)
     layouts: dict[tuple[str, tuple[int, ...]], _Layout] = {}
+    if not _are_tensor_names(entries):
+        wrong = next(name for name in entries if not _is_tensor_name(name))
+        raise _invalid(path, f"`{wrong[:80]}` is not the name of a tensor")
     tensors = [_tensor(path, file, name, value, start, layouts) for name, value in entries.items()]
     tensors.sort(key=_place)
     _bytes_are_contiguous(path, tensors, start, size)
@@ -185,11 +188,10 @@ def _tensor(
     layout = layouts.get(key)
     if layout is None:
         layout = layouts[key] = _layout(path, name, code, sizes)
-    if not _is_tensor_name(name):
-        raise _invalid(path, f"`{name[:80]}` is not the name of a tensor")
     if layout.nbytes != end - begin:
         raise _invalid(path, f"`{name}` is {code}{_short(sizes)} but has {end - begin} bytes")
-    return StoredTensor(name, file, start + begin, end - begin, layout.dtype, layout.shape)
+    fields = name, file, start + begin, end - begin, layout.dtype, layout.shape
+    return tuple.__new__(StoredTensor, fields)  # without the call a constructor is
 
 
 _ARE_INTEGERS: Final = frozenset({int}).issuperset
@@ -206,6 +208,14 @@ def _layout(path: Path, name: str, code: str, sizes: list[int]) -> _Layout:
     shape = tuple(sizes) if code != "F4" or not sizes else (*sizes[:-1], sizes[-1] // 2)
     nbytes, rest = divmod(prod(sizes) * bits, 8)
     return _Layout(dtype, shape, None if rest else nbytes)
+
+
+def _are_tensor_names(names: Collection[str]) -> bool:
+    """Say whether all are; usual names are seen to be at once."""
+    joined = f" {' '.join(names)} "
+    short = max(map(len, names), default=1) < MAX_DEPTH
+    usual = short and joined.isprintable() and not any(mark in joined for mark in ("..", " .", ". ", "  "))
+    return usual or all(map(_is_tensor_name, names))
 
 
 def _is_tensor_name(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Puts what a trace teaches into a plan that is not placed yet: cuts, demands and the order."""
+"""Puts what a trace teaches into a plan that is not placed yet: cuts, demands, work and the order."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from .demands import demands
 from .forward import try_trace
 from .order import in_execution_order
 from .trace import Trace
+from .work import work
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +50,7 @@ def with_trace(
         plan,
         constraints=(*kept, *cuts.rules(), *_passed_by(trace, cuts)),
         demands=plan.demands + demands(trace, full),
+        work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )
 

@@ -14,6 +14,7 @@ from ...ir import Atomic, ModuleTree, Together
 from .places import entries, first_name, start_device
 from .replay import Label, Meeting, Places, replay
 from .trace import Op, Trace
+from .writes import lost_writes
 
 Pair: TypeAlias = tuple[Label, Label]
 Moving: TypeAlias = Literal["pieces", "held pieces", "registered first", "all"]
@@ -70,7 +71,10 @@ class Cuts:
         tops = self.tops()
         for meeting in labels.meetings:
             pair = labels.values[meeting.first], labels.values[meeting.second]
-            blamed.setdefault(self._blame(meeting, tops), set()).add(pair)
+            blamed.setdefault(self._still_cut(self._mixer(meeting), tops), set()).add(pair)
+        for lost in lost_writes(self.trace, labels):
+            pair = labels.values[lost.origin], labels.values[lost.copy]
+            blamed.setdefault(self._still_cut(lost.separator(self.trace), tops), set()).add(pair)
         for module in _innermost(self.tree, blamed):
             self._repair(module, blamed[module], tops)
         return bool(blamed)
@@ -126,7 +130,7 @@ class Cuts:
 
     def whole_modules(self) -> list[int]:
         """Return the outermost whole modules that could have been cut."""
-        return [m for m, top in enumerate(self.tops()) if m == top and self.tree.ends[m] > m + 1]
+        return [m for m, top in enumerate(self.tops()) if m == top and (self.tree.ends[m] > m + 1 or not m)]
 
     def togethers(self) -> Iterator[Together]:
         """Yield what has to share a device, by path, in tree order."""
@@ -154,11 +158,14 @@ class Cuts:
             piece = self._links[piece]
         return piece
 
-    def _blame(self, meeting: Meeting, tops: list[int]) -> int:
-        """Return the innermost module around a meeting that is still cut."""
+    def _mixer(self, meeting: Meeting) -> int:
+        """Return the module in whose forward two devices meet."""
         step = self.trace.steps[meeting.step]
         assert isinstance(step, Op)  # noqa: S101  only ops meet
-        module = self.trace.calls[step.call].module if step.call >= 0 else 0
+        return self.trace.calls[step.call].module if step.call >= 0 else 0
+
+    def _still_cut(self, module: int, tops: list[int]) -> int:
+        """Return the innermost module around one that is still cut."""
         while module > 0 and tops[module] >= 0:
             module = self.tree.parents[module]
         return module
@@ -236,7 +243,9 @@ def _named(tree: ModuleTree, modules: list[int]) -> Iterator[Atomic]:
     for module, name in enumerate(tree.classes):
         of_class.setdefault(name, []).append(module)
     for name, members in by_class.items():
-        if all(module in covered or module in inside for module in of_class[name]):
+        if members == [0]:
+            yield Atomic("")
+        elif all(module in covered or module in inside for module in of_class[name]):
             yield Atomic(name, by_class=True)
         else:
             yield from (Atomic(tree.paths[module]) for module in members)

@@ -6,13 +6,26 @@ from typing import Final
 
 from ..diagnostic import Rule, Severity
 
+ATOMIC_CUT: Final = Rule(
+    "atomic-cut",
+    Severity.ERROR,
+    "a module that is never split has more than one place",
+    """\
+What an `atomic` line names mixes its parts in its own forward: on two devices, an op would meet both.
+
+    atomic class Block
+    place blocks.0.attention on cuda:0
+    place blocks.0.mlp on cuda:1
+
+Place the module as one unit. If it may be cut after all, remove the `atomic` line.""",
+)
 BUDGET_EXCEEDED: Final = Rule(
     "budget-exceeded",
     Severity.ERROR,
     "a device holds more than its memory",
     """\
-The ledger of a device (weights, buffers, KV cache, activations, streaming buffer, reserves and
-margin) adds up to more than its budget, so loading or running the plan would run out of memory.
+The ledger of a device (weights, buffers, KV cache, activations, streaming buffer, runtime,
+reserves and margin) adds up to more than its budget, so loading or running the plan would run out of memory.
 
     device cuda:0 memory 1GiB
     place model on cuda:0        # 1.4GiB
@@ -83,6 +96,7 @@ Declare the device, or name a declared one.""",
 )
 
 ALL: Final = (
+    ATOMIC_CUT,
     BUDGET_EXCEEDED,
     DUPLICATE_DEVICE,
     INVALID_PLACEMENT,

@@ -35,12 +35,15 @@ Compile the plan again for this model, or build the model the plan is for.""",
 CHANGED_CHECKPOINT: Final = Rule(
     "changed-checkpoint",
     Severity.ERROR,
-    "a checkpoint file changed while it was read",
+    "a checkpoint file changed while it was read or served from",
     """\
-The size or the modification time of a file differs from when its header was read, so the bytes
-read may be of two different checkpoints. The model has not been touched.
+The size or the modification time of a file differs from when its header was read, or another file
+has taken its name, so the bytes would be of two different checkpoints. If it changed while the model
+was loaded, the model has not been touched. If units on disk are served from the file, the forward
+that needs them stops here; nothing is computed from the changed bytes.
 
-Wait until whatever writes the checkpoint is done, then load again.""",
+Wait until whatever writes the checkpoint is done, then load again. To replace a file that is in use,
+write the new one beside it and rename it over the old: the model keeps the old one.""",
 )
 DISK_NEEDS_CONVERSION: Final = Rule(
     "disk-needs-conversion",

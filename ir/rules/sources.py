@@ -1,11 +1,11 @@
-"""Rules about inputs: scripts, checkpoints, configurations, and the budgets of devices."""
+"""Rules about inputs: scripts and checkpoints, and what is said of configurations and budgets."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from ..diagnostic import Rule, Severity
-from . import budgets
+from . import budgets, configs
 
 AMBIGUOUS_INPUT: Final = Rule(
     "ambiguous-input",
@@ -18,17 +18,6 @@ of them is meant.
     compile-plan model.py            # defines build_small() and build_large()
 
 Name one: `compile-plan model.py:build_large`, or the path of one file.""",
-)
-CONFIG_FAILED: Final = Rule(
-    "config-failed",
-    Severity.ERROR,
-    "a model cannot be built from its config.json",
-    """\
-transformers was asked to build the model a configuration describes and refused.
-
-    {"model_type": "gpt2", "n_head": 7, "n_embd": 768}
-
-Its words are in the notes. A newer transformers may know the model.""",
 )
 DUPLICATE_TENSOR: Final = Rule(
     "duplicate-tensor",
@@ -71,17 +60,6 @@ The header of the file does not describe its bytes: it is not JSON, a tensor has
 its shape says, tensors overlap, or bytes belong to none. Nothing is guessed from such a file.
 
 Download or save it again.""",
-)
-INVALID_CONFIG: Final = Rule(
-    "invalid-config",
-    Severity.ERROR,
-    "a config.json cannot be read as one",
-    """\
-A model configuration is a JSON object with at least a `model_type`.
-
-    ["gpt2"]
-
-Use the `config.json` that was saved with the model.""",
 )
 INVALID_INDEX: Final = Rule(
     "invalid-index",
@@ -184,16 +162,6 @@ files the checkpoint has no business with.
 
 Do not use an index like this from a stranger.""",
 )
-REMOTE_CODE_REFUSED: Final = Rule(
-    "remote-code-refused",
-    Severity.ERROR,
-    "a configuration wants to run code that came with it",
-    """\
-The model is not part of transformers; its configuration names Python files to import. That code
-would run with your rights.
-
-Read it, then allow it with `--trust-remote-code`.""",
-)
 SCRIPT_FAILED: Final = Rule(
     "script-failed",
     Severity.ERROR,
@@ -269,12 +237,10 @@ Check the permissions, and that the path is what you think it is.""",
 
 ALL: Final = (
     AMBIGUOUS_INPUT,
-    CONFIG_FAILED,
     DUPLICATE_TENSOR,
     EMPTY_MODEL,
     FACTORY_NEEDS_ARGUMENTS,
     INVALID_CHECKPOINT,
-    INVALID_CONFIG,
     INVALID_INDEX,
     MISSING_EXTRA,
     MISSING_INPUT,
@@ -284,7 +250,6 @@ ALL: Final = (
     NO_MODEL,
     NOT_A_MODEL,
     PATH_OUTSIDE_FOLDER,
-    REMOTE_CODE_REFUSED,
     SCRIPT_FAILED,
     TRUNCATED_CHECKPOINT,
     UNKNOWN_CACHE,
@@ -293,4 +258,5 @@ ALL: Final = (
     UNLISTED_TENSOR,
     UNREADABLE_INPUT,
     *budgets.ALL,
+    *configs.ALL,
 )

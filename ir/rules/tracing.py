@@ -33,6 +33,20 @@ On real hardware torch stops there with "Expected all tensors to be on the same 
 Place the named modules together, or mark the module whose forward mixes them as atomic. A plan made
 with a trace finds such modules by itself.""",
 )
+LOST_WRITE: Final = Rule(
+    "lost-write",
+    Severity.ERROR,
+    "a module would write into a copy of its argument, and the original is used later",
+    """\
+A unit that runs elsewhere gets copies of its arguments. What its forward writes into one in place does
+not reach the original; on one device both are the same tensor. Nothing fails, the result is wrong.
+
+    place decoder.embed on cuda:0
+    place decoder.adapter on cuda:1     # its forward: total.add_(self.inner(x))
+
+Keep the module whole that hands the tensor over, or let the forward return what it computes. A plan made
+with a trace finds such modules by itself.""",
+)
 NO_EXAMPLE_INPUTS: Final = Rule(
     "no-example-inputs",
     Severity.WARNING,
@@ -51,13 +65,41 @@ TRACE_FAILED: Final = Rule(
     Severity.WARNING,
     "the model's forward does not run on the meta device",
     """\
-Meta tensors have shapes and no values. A forward that branches on a value, or that uses an op without
-a shape function, stops; the finding names the op and the module.
+Meta tensors have shapes and no values. A forward that does not take the inputs, that cannot go on with
+assumed values, or that uses an op without a shape function stops; the finding names the op and the module.
 
-    if mask.any():      # a value of a meta tensor
+    parts = x.split(sizes.tolist())     # sizes depend on weights and must add up
 
 The plan is made from the module tree instead. Other example inputs (without a mask, for instance)
 often avoid the branch.""",
+)
+TRACED_WITHOUT_CACHE: Final = Rule(
+    "traced-without-cache",
+    Severity.WARNING,
+    "the model's forward runs on the meta device only without its KV cache",
+    """\
+Inputs made from a transformers config leave the cache to the model. Where the forward stops with it and
+runs with `use_cache=False`, the trace is of the latter: cuts and activations are right, but the ledger
+has no line for the cache.
+
+    reserve 2GiB on cuda:0 for "kv cache"
+
+Reserve what generating needs, or give inputs with which the forward runs as you call it.""",
+)
+VALUES_ASSUMED: Final = Rule(
+    "values-assumed",
+    Severity.WARNING,
+    "the forward asks for values that depend on weights, and they were assumed",
+    """\
+A trace has shapes and no weights. Values that follow from the inputs are known; where a forward insists
+on one that depends on weights, it goes on with an assumed one.
+
+    counts = router(x).topk(2).indices.bincount()
+    parts = x.split(counts.tolist())        # how many tokens each expert gets
+
+Choices are taken in turn, so every expert has its share; a number that is asked for is one, a question
+is answered no. Where the forward would go another way, its activations differ from the ledger's. What
+the forward did not run stays whole.""",
 )
 VERIFIED_PEAK_EXCEEDED: Final = Rule(
     "verified-peak-exceeded",
@@ -89,8 +131,11 @@ Keep the unit on the device that reads it, or place the module that reads it as 
 ALL: Final = (
     BAD_EXAMPLE_INPUT,
     DEVICES_MEET,
+    LOST_WRITE,
     NO_EXAMPLE_INPUTS,
     TRACE_FAILED,
+    TRACED_WITHOUT_CACHE,
+    VALUES_ASSUMED,
     VERIFIED_PEAK_EXCEEDED,
     WEIGHTS_AWAY,
 )

@@ -17,6 +17,7 @@ from compile_plan.ir import (
     TieGroup,
     Together,
     Unit,
+    Work,
     group_storages,
 )
 from hypothesis import strategies as st
@@ -114,6 +115,14 @@ def demands(draw) -> tuple[Demand, ...]:
 
 
 @st.composite
+def work(draw) -> tuple[Work, ...]:
+    """What a trace measures: equal work of a regular stack, and single rows."""
+    run, flops, tokens = draw(regular_paths()), draw(SIZES), draw(st.sampled_from([0, 1, 128, 2**40]))
+    single = draw(st.lists(st.builds(Work, SIZES, paths, SIZES), max_size=3))
+    return (*(Work(flops, path, tokens) for path in run), *single)
+
+
+@st.composite
 def plans(draw) -> Plan:
     """Any plan without a tree, lawful or not."""
     pairs = [[f"enc.{i}.w", f"dec.{i}.w"] for i in range(draw(st.integers(0, 4)))]
@@ -125,6 +134,7 @@ def plans(draw) -> Plan:
         ties=(*draw(st.lists(ties, max_size=3)), *(TieGroup(tuple(pair)) for pair in pairs)),
         reserves=tuple(draw(st.lists(st.builds(Reserve, SIZES, device_names, texts), max_size=4))),
         demands=draw(demands()),
+        work=draw(work()),
         units=draw(units()),
     )
 

@@ -32,6 +32,7 @@ from compile_plan.ir import (
     TieGroup,
     Together,
     Unit,
+    Work,
 )
 from planfile_strategies import tree_of
 
@@ -70,6 +71,7 @@ def plan_of_the_fixture() -> Plan:
         ties=(TieGroup(tuple(tied)),),
         reserves=(Reserve(64, "cuda:0", "kv cache"),),
         demands=(Demand(16, "layers.0", "activations"),),
+        work=(Work(12_800, "layers.0", 64), Work(7, "head")),
         units=(
             Unit("embed", "cuda:0", "cuda:0", Reason.GREEDY),
             Unit("layers.0", "cuda:0", "cuda:0", Reason.WRITTEN),
@@ -77,7 +79,7 @@ def plan_of_the_fixture() -> Plan:
             Unit("head", "cuda:0", "cuda:0", Reason.TIED),
         ),
         tree=tree,
-        ledger=(Account("cuda:0", 700, 0, 64, 16, 0, 0, 20), Account("cpu", 100, 8)),
+        ledger=(Account("cuda:0", 700, 0, 64, 16, 0, 8, 0, 20), Account("cpu", 100, 8)),
         outcome=Outcome("latency", 2.5, 2.0, "time-limit", 2, ("stopped early",)),
         diagnostics=(Diagnostic(newer, "`layers.1` is streamed", notes=("a note",), help="a hint"),),
     )

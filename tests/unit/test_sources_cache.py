@@ -53,13 +53,23 @@ MODELS = {
     "bamba": {**BASE, **MAMBA, "attn_layer_indices": [1], "mamba_chunk_size": 8},
     "falcon_h1": {**BASE, **MAMBA, "head_dim": 16, "mamba_d_ssm": 128, "mamba_chunk_size": 8},
     "lfm2": {**BASE, "layer_types": ["conv", "full_attention"] * 2},
-}
+    "persimmon": BASE,
+    "glm_moe_dsa": {
+        **BASE, **LATENT, "num_key_value_heads": 4, "index_head_dim": 16, "index_n_heads": 2,
+        "pad_token_id": 0,
+    },
+    "bart": {
+        "d_model": 64, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 96,
+    },
+}  # fmt: skip
 
 
 def weightless(kind):
     config = transformers.AutoConfig.for_model(kind, **MODELS[kind])
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        factory = "AutoModelForSeq2SeqLM" if config.is_encoder_decoder else "AutoModelForCausalLM"
+        model = getattr(transformers, factory).from_config(config, dtype=torch.bfloat16)
     model.config.architectures = [type(model).__name__]
     return model
 
@@ -72,7 +82,7 @@ def test_each_module_keeps_what_the_trace_saw(kind, tokens):
     lowered = Plan(model=Model(kind, tree.digest), tree=tree)
     traced = with_trace(lowered, model, None, Diagnostics(), batch=2, cache_tokens=tokens)
     seen = {demand.path: demand.nbytes for demand in traced.demands if demand.purpose == "kv cache"}
-    told = cache_demands(model.config.to_dict(), tree, tokens, batch=2)
+    told = cache_demands(json.loads(model.config.to_json_string()), tree, tokens, batch=2)
     assert {demand.path: demand.nbytes for demand in told} == seen
     assert seen
 
@@ -161,3 +171,72 @@ def test_an_unknown_cache_is_a_warning(tmp_path):
     plan, _ = read_checkpoint(folder, diagnostics, cache_tokens=100)
     assert [finding.code for finding in diagnostics] == ["unknown-cache"]
     assert not plan.demands
+
+
+TWO = {"num_hidden_layers": 2}
+
+
+def crossing(layers, name="encoder_attn"):
+    """Return a decoder that attends to itself and to an encoder."""
+    inside = [(layer, inner) for layer in range(layers) for inner in ("self_attn", name)]
+    paths = [f"decoder.layers.{layer}.{inner}.{n}_proj.weight" for layer, inner in inside for n in "qkv"]
+    return named(*paths)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reads", "kept"),
+    [
+        ("BartForConditionalGeneration", True, ["self_attn", "encoder_attn"]),
+        ("BartForCausalLM", True, ["self_attn"]),
+        ("MllamaForConditionalGeneration", False, ["self_attn"]),
+    ],
+)
+def test_attention_to_an_encoder_counts_where_there_is_one(architecture, reads, kept):
+    config = TWO | {"architectures": [architecture], "is_encoder_decoder": reads, "sliding_window": 4}
+    found = demands(crossing(2), config)
+    assert set(found) == {f"decoder.layers.{layer}.{name}" for layer in (0, 1) for name in kept}
+    assert {path: n for path, n in found.items() if "encoder" in path} == {
+        f"decoder.layers.{layer}.encoder_attn": 2 * 8 * 10 * 2 for layer in (0, 1) if len(kept) > 1
+    }
+
+
+def weights(*paths):
+    return named(*(f"{path}.weight" for path in paths))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "config"),
+    [
+        ([*attention(0), *weights("model.layers.1.mixer.rg_lru.gate", "model.layers.1.mixer.out")], TWO),
+        ([*attention(1), *weights("model.layers.0.mixer.conv1d", "model.layers.0.mixer.out")], TWO),
+        ([*attention(0), *attention(1), *weights("model.layers.1.self_attn.k_sconv.conv1d")], TWO),
+        ([*attention(0), *attention(1), *weights("model.layers.1.self_attn.igate_preact")], TWO),
+        ([*attention(0), *attention(1)], TWO | {"model_type": "openai-gpt"}),
+        ([*attention(0), *attention(1)], TWO | {"H_cycles": 2}),
+        ([*attention(0), *attention(1)], TWO | {"is_encoder_decoder": True}),
+        ([*attention(0), *attention(1), *attention(0, "other"), *attention(1, "other")], TWO),
+    ],
+    ids=["gates", "convolution", "convolution-inside", "mlstm", "gpt1", "loops", "merged", "two-stacks"],
+)
+def test_what_only_code_tells_is_not_guessed(tensors, config):
+    assert demands(tensors, config) == {}
+
+
+def test_layers_said_to_be_without_attention_keep_nothing():
+    tensors = [*attention(0), *attention(2), *weights("model.layers.1.mixer.up_proj")]
+    config = {"num_hidden_layers": 3, "layers_block_type": ["attention", "mlp", "attention"]}
+    assert len(demands(tensors, config)) == 2
+    assert demands(tensors, {"num_hidden_layers": 3}) == {}
+
+
+def test_a_window_of_another_name_and_kind_counts():
+    config = TWO | {"layer_types": ["hybrid_sliding", "hybrid"], "sliding_window_size": 5}
+    first, second = demands([*attention(0), *attention(1)], config).values()
+    assert (first, second) == (16 * 4 * 2 + 8, 16 * 10 * 2)
+
+
+def test_a_linear_layer_keeps_a_matrix_of_every_head_wherever_its_decay_is():
+    tensors = [*attention(0), *weights("model.layers.0.self_attn.conv1d")]
+    tensors += named("model.layers.0.self_attn.forget_gate.A_log")
+    config = {"num_hidden_layers": 1, "linear_num_heads": 4, "linear_head_dim": 16, "dtype": "bfloat16"}
+    assert list(demands([*tensors, *attention(1)], config).values()) == [8 * 8 * 2 + 4 * 16 * 16 * 4]

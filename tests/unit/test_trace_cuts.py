@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from compile_plan.compiler import compile_model, verify_plan
 from compile_plan.compiler.tracing import atomic_modules, cut_rules, trace_model, verify_trace
-from compile_plan.ir import Atomic, Together
+from compile_plan.grammar import parse, print_plan
+from compile_plan.ir import Atomic, PlanError, Together
 from random_cuts import bad_plan, random_plan
 from small_models import CONFIGS, small_model
 from tiny_modules import (
@@ -55,7 +57,7 @@ def test_parts_mixed_beside_a_stack_are_joined_and_the_stack_stays_open():
 
 def test_without_joining_the_module_that_mixes_is_whole():
     trace = trace_model(TwoEmbeddings(), torch.zeros(1, 5, dtype=torch.int64))
-    assert atomic_modules(trace) == (Atomic("TwoEmbeddings", by_class=True),)
+    assert atomic_modules(trace) == (Atomic(""),)
 
 
 def test_a_class_with_one_open_member_is_named_by_path():
@@ -129,3 +131,36 @@ def test_cutting_a_residual_block_is_found():
     found = verify_trace(bad_plan(trace, 0), trace).diagnostics
     assert {d.code for d in found} == {"devices-meet"}
     assert all(d.help for d in found)
+
+
+class Mixing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(16))
+        self.a, self.b = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.b(self.a(x) * self.scale)
+
+
+@pytest.mark.parametrize("offload", ["stream", "compute", "auto"])
+def test_a_model_that_mixes_its_own_parts_is_one_unit(offload):
+    model, x = Mixing(), torch.zeros(1, 16)
+    roomy = compile_model(model, max_memory={0: 4000, 1: 4000}, example_inputs=x, offload=offload)
+    assert [(unit.path, unit.store) for unit in roomy.units] == [("", "cuda:0")]
+    tight = compile_model(
+        model, max_memory={0: 1800, 1: 1800, "cpu": 9999}, example_inputs=x, offload=offload
+    )
+    assert [(unit.path, unit.store, unit.run) for unit in tight.units] == [("", "cpu", "cpu")]
+    assert verify_plan(tight, model, x).lawful
+    assert parse(print_plan(tight)).constraints == tight.constraints == (Atomic(""),)
+    with pytest.raises(PlanError, match="does not fit"):
+        compile_model(model, max_memory={0: 1800, 1: 1800}, example_inputs=x, offload=offload)
+
+
+def test_its_parts_cannot_be_placed_apart_by_hand():
+    lines = "place a on cuda:0\nplace b on cuda:1\n"
+    with pytest.raises(PlanError, match=r"write `place \. on cuda"):
+        compile_model(
+            Mixing(), max_memory={0: 9999, 1: 9999}, example_inputs=torch.zeros(1, 16), overrides=lines
+        )

@@ -1,0 +1,44 @@
+"""Rows of work for a plan: the operations of each piece that may get a device of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ...ir import Work
+from .atoms import Cuts
+from .trace import Enter, Op, Origin, Trace
+
+LARGEST: Final = 2**63 - 1
+_LOOKUP: Final = "aten.embedding.default"
+
+
+def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
+    """Yield the operations of each piece, in tree order, one forward long; rows add up.
+
+    A piece with weights has a row even if it computes nothing: a table is looked up in, not multiplied.
+    """
+    tree, tops, tokens = trace.tree, cuts.tops(), tokens_of(trace)
+    totals: dict[int, int] = {}
+    for module, flops in enumerate(trace.own_flops):
+        piece = tops[module] if tops[module] >= 0 else module
+        if flops or len(tree.own_tensors(module)):
+            totals[piece] = totals.get(piece, 0) + flops
+    for piece in sorted(totals):
+        if len(tree.tensors(piece)):
+            yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens)
+
+
+def tokens_of(trace: Trace) -> int:
+    """Return how many tokens were read: indices that come from the inputs, as first looked up in a table."""
+    given = {value for value, item in enumerate(trace.values) if item.origin is Origin.INPUT}
+    for step in trace.steps:
+        if isinstance(step, Enter):
+            given |= {inner for outer, inner in step.arguments if outer in given}
+        elif isinstance(step, Op):
+            found = [value for value in (*step.inputs, *step.loose) if value in given]
+            if found and step.name == _LOOKUP:
+                return trace.values[found[-1]].own_nbytes // trace.values[found[-1]].width
+            if found:
+                given.update(step.outputs)
+    return 0
