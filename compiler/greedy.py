@@ -73,9 +73,9 @@ class Greedy:
         while (item := self.work.pop()) is not None:
             self.rules.taken(item)
             device = self.rules.first_device(item, max(self.current, self.later.get(item, 0)))
-            if device < len(self.used):
+            if self.later.get(item, 0) <= device < len(self.used):
                 self._decide(item, device)
-            else:
+            else:  # also what is tied to a pin on a device that has no room for it
                 self.unplaced.append(item)
                 self.work.done(item)
 

@@ -40,6 +40,8 @@ def kept_outcome(plan: Plan, tree: ModuleTree) -> Outcome | None:
 def simple_of(plan: Plan, model: Model, wish: Wish) -> Found | None:
     """Return the placement the plan came with, if it is legal and what the offload policy asks for."""
     places = places_of(plan, model)
+    if any(unit.store is None for unit in plan.units):  # what is tied to a pin whose device is full
+        return None
     if places is None or not is_legal(model.problem, places):
         return None
     if spilled_bytes(model.problem, places) and wish.offload not in {"stream", "auto"}:

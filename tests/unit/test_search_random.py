@@ -81,3 +81,16 @@ def test_rows_that_name_a_column_twice_do_not_stop_the_solver():
     with pytest.raises(PlanError) as caught:
         compile_lowered(plan, Options())
     assert refusals(caught.value) == {"does-not-fit"}
+
+
+@pytest.mark.parametrize("pool", [{}, {"pool": "u", "pool_memory": 70}])
+def test_what_belongs_to_a_pin_that_has_no_room_for_it_is_an_error(pool):
+    from compile_plan.ir import Device, Plan, Reason, Together, Unit
+    from search_models import leaves, plan_of
+
+    devices = (*(Device(f"cuda:{i}", 60, **pool) for i in range(2)), Device("cpu", 500))
+    plan = replace(plan_of(leaves(a=30, b=45, c=10), devices), units=())
+    pin = Unit("a", "cuda:1", "cuda:1", Reason.WRITTEN)
+    lines = Plan(plan.model, units=(pin,), constraints=(Together(("a", "b")),))
+    with pytest.raises(PlanError, match="`cuda:1` holds 75B but has 60B"):
+        compile_lowered(plan, Options(), (lines,))
