@@ -17,6 +17,7 @@ from ...ir.rules.sources import UNKNOWN_CACHE
 from .checkpoint_index import CheckpointIndex, index_checkpoint
 from .live import paused_collection
 from .named_tensors import PLAIN_CLASS, NamedTensor, tree_of_tensors
+from .regular import regular
 
 _EMBEDDINGS: Final = (
     ".embed_tokens.weight",
@@ -116,7 +117,7 @@ def read_config(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > 16 << 20:
             return {}
-        config = json.loads(path.read_bytes())
+        config = json.loads(regular(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

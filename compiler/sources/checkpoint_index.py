@@ -27,6 +27,7 @@ from ...ir.rules.sources import (
     UNLISTED_TENSOR,
     UNREADABLE_INPUT,
 )
+from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
@@ -195,7 +196,7 @@ def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
 def _bounded_json(path: Path) -> object:
     if path.stat().st_size > _MAX_INDEX:
         raise ValueError("it is larger than 1GiB")
-    return json.loads(path.read_bytes())
+    return json.loads(regular(path).read_bytes())
 
 
 def _stays_inside(name: str) -> bool:

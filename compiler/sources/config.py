@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
+from .regular import regular
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _folder(path: Path) -> Path:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(regular(path).read_bytes())
     except OSError as error:
         raise _error(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -17,6 +17,7 @@ from ...ir.rules.sources import (
 )
 from .checkpoint import lower_tensors, with_cache
 from .named_tensors import NamedTensor
+from .regular import regular
 
 _TORCH: Final = {
     "F16": "float16",
@@ -77,7 +78,7 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
         diagnostics.add(Diagnostic(MISSING_EXTRA, "reading a .gguf file needs the gguf package", help=help_))
         return [], {}
     try:
-        with path.open("rb") as stream:
+        with regular(path).open("rb") as stream:
             magic = stream.read(4)
         if magic != b"GGUF":
             message = f"`{path}` is not a GGUF file: it starts with {magic!r}"

@@ -10,6 +10,7 @@ from typing import Final
 
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
+from .regular import regular
 
 
 class Kind(StrEnum):
@@ -83,7 +84,7 @@ def _kind_of_json(path: Path) -> Kind:
     if path.name != "config.json":
         return Kind.DEVICE_MAP
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(regular(path).read_bytes())
     except (OSError, ValueError, RecursionError):
         return Kind.CONFIG
     places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())

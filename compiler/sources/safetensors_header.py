@@ -23,6 +23,7 @@ from ...ir.rules.sources import (
     UNKNOWN_TENSOR_DTYPE,
     UNREADABLE_INPUT,
 )
+from .regular import regular
 
 MAX_HEADER: Final = 100_000_000
 """Bytes; the limit of the format's own library."""
@@ -85,7 +86,7 @@ def read_header(path: Path, file: int, diagnostics: Diagnostics) -> tuple[list[S
     are no tensors.
     """
     try:
-        with path.open("rb") as stream:
+        with regular(path).open("rb") as stream:
             size = path.stat().st_size
             head = stream.read(8)
             length = _header_length(path, head, size)

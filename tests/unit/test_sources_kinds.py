@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -308,3 +311,22 @@ def test_without_the_package_the_command_is_given(tmp_path, without):
     finding = failure(read_gguf, tmp_path / "a.gguf", Diagnostics())
     assert finding.code == "missing-extra"
     assert finding.help == "run `pip install 'compile-plan[gguf]'`"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize(
+    ("pipe", "given"),
+    [
+        ("model.safetensors", "."),
+        ("model.safetensors", "model.safetensors"),
+        ("model.safetensors.index.json", "."),
+        ("config.json", "config.json"),
+        ("weights.gguf", "weights.gguf"),
+    ],
+)
+def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(pipe, given, tmp_path):
+    os.mkfifo(tmp_path / pipe)
+    command = [sys.executable, "-m", "compile_plan.compiler", str(tmp_path / given), "--memory", "cpu=1GiB"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "it is not a regular file" in done.stderr
