@@ -11,7 +11,6 @@ was stopped goes on where it was; the table at the end covers everything in the 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import random
 import sys
@@ -21,40 +20,40 @@ from pathlib import Path
 
 import torch
 import transformers
-from accelerate import infer_auto_device_map
+from accelerate import infer_auto_device_map, init_empty_weights
 from accelerate.utils import compute_module_sizes
-from compile_plan.compiler.tracing import try_trace, verify_trace
+from compile_plan.compiler.tracing import Trace, try_trace, verify_trace
 from compile_plan.ir import Device, Diagnostics, Model, Plan, Unit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from random_cuts import random_plan
+from zoo_types import SETTINGS, classes_for
 
-FACTORIES = ("AutoModelForCausalLM", "AutoModelForSeq2SeqLM", "AutoModelForImageTextToText", "AutoModel")
 KINDS = ("ours", "accelerate", "accelerate, no list")
 
 
-def build(name: str) -> torch.nn.Module:
-    config = transformers.AutoConfig.for_model(name)
-    for factory in (getattr(transformers, each) for each in FACTORIES):
-        if type(config) in factory._model_mapping:  # noqa: SLF001  the library's own table
-            with torch.device("meta"):
-                return factory.from_config(config).eval()
-    with torch.device("meta"):
-        return class_for(type(config))(config).eval()
+def build(name: str, *, buffers: bool = False) -> torch.nn.Module:
+    """Build a type without weights from its default config, with the values of its buffers if asked."""
+    config = transformers.AutoConfig.for_model(name, **SETTINGS.get(name, {}))
+    failures: list[Exception] = []
+    for kind in classes_for(config):
+        try:
+            with init_empty_weights(include_buffers=False) if buffers else torch.device("meta"):
+                return kind._from_config(config).eval()  # noqa: SLF001  what the factories call
+        except ImportError:
+            raise
+        except Exception as error:  # noqa: BLE001  building runs foreign code
+            failures.append(error)
+    raise failures[0] if failures else LookupError("no model class")
 
 
-def class_for(config: type) -> type[torch.nn.Module]:
-    """Find the model of a part (a vision tower, a text decoder), which the library lists nowhere."""
-    module = importlib.import_module(config.__module__.replace(".configuration_", ".modeling_"))
-    for kind in vars(module).values():
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, transformers.PreTrainedModel)
-            and kind.config_class is config
-            and "forward" in vars(kind)
-        ):
-            return kind
-    raise LookupError("no model class")
+def traced(name: str, model: torch.nn.Module, found: Diagnostics) -> Trace | None:
+    """Trace a type; what is only written in its buffers is lost on meta, so the second try has them."""
+    trace = try_trace(model, None, found, seq=32)
+    if trace is None and any(len(module._buffers) for module in model.modules()):  # noqa: SLF001
+        again = Diagnostics()
+        trace = try_trace(build(name, buffers=True), None, again, seq=32)
+    return trace
 
 
 def accelerate_plan(model: torch.nn.Module, devices: int, *, listed: bool) -> Plan:
@@ -79,12 +78,13 @@ def examine(name: str) -> dict[str, object]:
     except Exception as error:  # noqa: BLE001  building runs foreign code
         return {"type": name, "skipped": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:90]}"}
     diagnostics = Diagnostics()
-    trace = try_trace(model, None, diagnostics, seq=32)
+    trace = traced(name, model, diagnostics)
     if trace is None:
         found = next(iter(diagnostics))
         return {"type": name, "untraced": found.message, "why": " ".join(found.notes)[:160]}
-    row: dict[str, object] = {"type": name, "modules": len(trace.tree), "listed": bool(
-        getattr(model, "_no_split_modules", None))}  # fmt: skip
+    listed_classes = bool(getattr(model, "_no_split_modules", None))
+    row: dict[str, object] = {"type": name, "modules": len(trace.tree), "listed": listed_classes}
+    row["notes"] = [found.code for found in diagnostics]
     for devices in (2, 4):
         plans = [random_plan(trace, devices, seed) for seed in range(3)]
         row[f"ours/{devices}"] = sum(len(verify_trace(plan, trace).diagnostics) for plan in plans)

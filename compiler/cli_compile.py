@@ -196,7 +196,7 @@ def _inputs(source: _Input, request: Request) -> Any:  # noqa: ANN401  # whateve
     if own is not None and sized and not hasattr(source.model, "config"):
         from .cli_verify import unchangeable
 
-        raise unchangeable(request.options)
+        raise unchangeable(request.options, own)
     if own is not None and not sized:
         return own
     return AUTOMATIC if request.verify or sized else None

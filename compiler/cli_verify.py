@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from ..ir import Diagnostic, Plan, PlanError, human_size
+from ..ir.rules.tracing import TRACE_FAILED
 from ..ir.rules.usage import BAD_USAGE, CANNOT_VERIFY
 from .cli_terminal import Line, visible
 from .options import AUTOMATIC
@@ -44,16 +45,20 @@ def no_forward(name: str) -> PlanError:
     return PlanError([Diagnostic(CANNOT_VERIFY, message, help=help_)])
 
 
-def unchangeable(options: Options) -> PlanError:
+def unchangeable(options: Options, inputs: Inputs) -> PlanError:
     """Return the error for sizes that cannot be applied, since the inputs are the model's own."""
+    from .tracing.input_words import resized_inputs
+
+    written = resized_inputs(inputs, batch=options.batch, seq=options.seq)
     given = "`--batch`" if options.batch is not None else "`--seq`"
     message = f"{given} cannot change the `example_inputs` of the model's file"
-    return PlanError([Diagnostic(BAD_USAGE, message, help=f"give the inputs in that size: {_EXAMPLE}")])
+    return PlanError([Diagnostic(BAD_USAGE, message, help=f"give them in that size: {written}")])
 
 
 def _cannot(found: Diagnostic) -> Diagnostic:
     """Turn what is a warning while planning into the reason why there is no answer."""
-    help_ = found.help or f"give other inputs: {_EXAMPLE}"
+    other = f"give other inputs: {_EXAMPLE}"
+    help_ = other if found.rule is TRACE_FAILED else found.help or other
     return Diagnostic(CANNOT_VERIFY, found.message, notes=(*found.notes, f"[{found.code}]"), help=help_)
 
 

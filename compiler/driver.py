@@ -31,6 +31,7 @@ def compile_live(
 ) -> Plan:
     """Compile a live module; see `compile_plan.compiler.compile_model`."""
     from .sources.live import lower_model, no_split_classes, untied
+    from .sources.module_kinds import whole_classes
 
     tree = lower_model(model)
     present = set(tree.classes)
@@ -54,7 +55,8 @@ def compile_live(
             cache_tokens=options.cache_tokens,
             dtype=options.dtype,
         )
-    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
+    whole = () if options.strategy == "accelerate" else whole_classes(model)
+    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics, whole=whole)
 
 
 def _wants_trace(options: Options) -> bool:
@@ -69,8 +71,12 @@ def compile_lowered(
     *,
     after: After | None = None,
     diagnostics: Diagnostics | None = None,
+    whole: tuple[str, ...] = (),
 ) -> Plan:
-    """Run the passes of the chosen strategy over a lowered plan (one with a module tree)."""
+    """Run the passes of the chosen strategy over a lowered plan (one with a module tree).
+
+    ``whole`` are classes never split whatever the options say, because it could not run.
+    """
     diagnostics = Diagnostics() if diagnostics is None else diagnostics
     devices = lowered.devices
     if options.max_memory is not None or not devices:
@@ -81,8 +87,10 @@ def compile_lowered(
         kept = tuple(c for c in lowered.constraints if not (isinstance(c, Atomic) and c.by_class))
         lowered = replace(lowered, constraints=kept)
         overrides = (Plan(model=lowered.model, constraints=named), *overrides) if named else overrides
+    rules = dict.fromkeys((*lowered.constraints, *(Atomic(kind, by_class=True) for kind in whole)))
     start = replace(
         lowered,
+        constraints=tuple(rules),
         devices=tuple(replace(d, margin=options.margin) if is_accelerator(d.name) else d for d in devices),
         options=options.recorded(),
         reserves=lowered.reserves + options.reserves,

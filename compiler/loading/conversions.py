@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -30,11 +30,14 @@ class Merge:
     sources: list[tuple[str, StoredTensor]] = field(default_factory=list[tuple[str, StoredTensor]])
     """The rule's pattern and the stored tensor, in natural order of their names."""
 
-    def run(self, values: Sequence[torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-        """Return the model's tensors by path; ``values`` are those of ``sources``."""
+    def run(self, values: list[torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+        """Return the model's tensors by path; ``values`` are those of ``sources``, taken from the list.
+
+        The converter alone holds them then, and lets go of them as it goes.
+        """
         converter = copy.deepcopy(self.converter)
-        for (pattern, source), value in zip(self.sources, values, strict=True):
-            converter.add_tensor(self.target, source.path, pattern, value)
+        for pattern, source in self.sources:
+            converter.add_tensor(self.target, source.path, pattern, values.pop(0))
         made = converter.convert(self.target, model=model, config=getattr(model, "config", None))
         return {path: value[0] if isinstance(value, list) else value for path, value in made.items()}
 
@@ -55,19 +58,22 @@ class Converted:
     merges: tuple[Merge, ...] = ()
 
 
-def converted(model: nn.Module, stored: Mapping[str, StoredTensor], known: Collection[str]) -> Converted:
-    """Apply the conversions of the model's class to stored names the model does not have.
+def converted(
+    model: nn.Module, stored: Mapping[str, StoredTensor], known: Mapping[str, tuple[int, ...]]
+) -> Converted:
+    """Apply the conversions of the model's class to the stored names, as transformers does.
 
-    ``known`` are the model's own names. A model of no transformers class converts nothing.
+    ``known`` are the shapes of the model's own tensors by name. A name the rules lead nowhere stays as it
+    is. A model of no transformers class converts nothing.
     """
-    rules = _rules(model, known) if any(name not in known for name in stored) else None
+    rules = _rules(model, known)
     if rules is None:
         return Converted(dict(stored))
     rename, converters = rules
     result: dict[str, StoredTensor] = {}
     merges: dict[str, Merge] = {}
     for name in sorted(stored, key=_natural):
-        target, pattern = (name, None) if name in known else rename(name)
+        target, pattern = rename(name)
         if target not in known:
             result[name] = stored[name]
         elif pattern is None:
@@ -75,10 +81,22 @@ def converted(model: nn.Module, stored: Mapping[str, StoredTensor], known: Colle
         else:
             merge = merges.setdefault(target, Merge(target, converters[pattern]))
             merge.sources.append((pattern, stored[name]))
+    for merge in [merge for merge in merges.values() if _is_there_already(merge, model, known)]:
+        result[merge.target] = merges.pop(merge.target).sources[0][1]
     return Converted(result, tuple(merges.values()))
 
 
-def _rules(model: nn.Module, known: Collection[str]) -> tuple[Any, dict[str, _Transform]] | None:
+def _is_there_already(merge: Merge, model: nn.Module, known: Mapping[str, tuple[int, ...]]) -> bool:
+    """Say whether a stored tensor has the model's name and shape, and converting it would spoil the shape."""
+    names = [source.path for _, source in merge.sources]
+    if names != [merge.target] or merge.sources[0][1].shape != known[merge.target]:
+        return False
+    return merge.shapes(model)[merge.target][0] != known[merge.target]
+
+
+def _rules(
+    model: nn.Module, known: Mapping[str, tuple[int, ...]]
+) -> tuple[Any, dict[str, _Transform]] | None:
     """Return how transformers renames a stored name, and its converters by pattern."""
     if not any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
         return None

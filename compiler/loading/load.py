@@ -28,11 +28,13 @@ from ..host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
 from .agreement import disagreement
+from .conversions import Merge
 from .execution import Execution, Runtime, attach
+from .files import OpenFiles
 from .matching import Match, match_seats
-from .places import Seat, Slot, bound_to, final_dtype, live_tensors, seats_of, torch_devices
+from .places import Seat, Slot, bound_to, final_dtype, is_plain_float, live_tensors, seats_of, torch_devices
 from .progress import Wish, shown
-from .reading import Job, OpenFiles, read_all
+from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
 from .staging import Stage, Staged, installed
 from .wrappers import Plain, unwrapped
@@ -67,9 +69,9 @@ def load_model(
         materialize: called with the path and the meta tensor of what is in no checkpoint; returns
             the value, or None to let the model's own code make it.
         devices: the torch device that stands for a device of the plan, where names differ.
-        map_memory: leave what is stored and runs on ``cpu`` in the file's pages, where no conversion
-            is needed: loads at once, shares memory between processes, writes stay private, but the
-            file must not be overwritten while the model lives. False copies.
+        map_memory: let what is stored and runs on ``cpu`` be the pages of the file, read while loading,
+            where no conversion is needed: no second copy in memory, shared between processes, writes
+            stay private, but the file must not be overwritten while the model lives. False copies.
         diagnostics: receives warnings; without it they are logged to ``compile_plan``.
 
     Raises:
@@ -129,6 +131,7 @@ class _Loader:
         self.extra = self._adapters()
         self.devices: dict[str, torch.device] = {}
         self.index: CheckpointIndex | None = None
+        self.files: OpenFiles | None = None
         self.match = Match({}, ())
 
     def _adapters(self) -> list[Seat]:
@@ -153,6 +156,7 @@ class _Loader:
         self.devices = torch_devices(self.plan, devices, self.found)
         if checkpoint is not None:
             self.index = index_checkpoint(Path(checkpoint), self.found)
+            self.files = None if self.index is None else OpenFiles(self.index)
         self.found.raise_errors()
         inner = self.model.get_submodule(self.plain.modules[0])
         self.match = match_seats(self.seats, self.index, inner, self.found, strict=strict)
@@ -206,7 +210,7 @@ class _Loader:
         made = rebuild(self.match.absent, self.model, materialize, self.found)
         self.attributes = rebuild_attributes(self.model, materialize, self.found)
         self.found.raise_errors()
-        files = None if self.index is None else OpenFiles(self.index)
+        files = self.files
         stage = Stage(self.match, made, self.devices, files, map_memory)
         with nullcontext() if files is None else files.opened():
             if files is not None:
@@ -232,18 +236,26 @@ class _Loader:
     def _merge(self, staged: Staged, files: OpenFiles) -> None:
         """Read what must be converted, one group at a time, and copy the result to its place."""
         slots = {path: slot for seat in self.seats for slot in seat.slots for path in slot.paths}
-        inner = self.model.get_submodule(self.plain.modules[0])
         for merge in self.match.merges:
-            dtypes = [getattr(torch, source.dtype) for _, source in merge.sources]
-            values = [
-                torch.empty(source.shape, dtype=dtype)
-                for (_, source), dtype in zip(merge.sources, dtypes, strict=True)
-            ]
-            rows = zip(merge.sources, dtypes, values, strict=True)
-            read_all([Job(source, dtype, value) for (_, source), dtype, value in rows], files, None)
-            for path, value in merge.run(values, inner).items():
-                if path in slots:
-                    staged.tensors[slots[path].paths[0]].copy_(value)
+            self._merge_one(merge, slots, staged, files)
+
+    def _merge_one(
+        self, merge: Merge, slots: Mapping[str, Slot], staged: Staged, files: OpenFiles
+    ) -> None:  # a function of its own: nothing of one group is left when the next is read
+        wanted = slots[merge.target].dtype
+        values: list[torch.Tensor] = []
+        jobs: list[Job] = []
+        for _, source in merge.sources:
+            stored: torch.dtype = getattr(torch, source.dtype)
+            converts = is_plain_float(stored) and is_plain_float(wanted)
+            values.append(torch.empty(source.shape, dtype=wanted if converts else stored))
+            jobs.append(Job(source, stored, values[-1]))
+        read_all(jobs, files, None)
+        jobs.clear()
+        inner = self.model.get_submodule(self.plain.modules[0])
+        for path, value in merge.run(values, inner).items():
+            if path in slots:
+                staged.tensors[slots[path].paths[0]].copy_(value)
 
     def commit(self, staged: Staged) -> None:
         """Put the tensors into the model and let it run as planned."""

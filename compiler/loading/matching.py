@@ -68,7 +68,7 @@ def match_seats(
     slots = [slot for seat in seats for slot in seat.slots]
     if index is None:
         return Match({}, tuple(slot for slot in slots if slot.tensor.is_meta))
-    known = {path for slot in slots for path in slot.paths}
+    known = {path: tuple(slot.tensor.shape) for slot in slots for path in slot.paths}
     class_names = converted(model, index.tensors, known)
     stored = _named_as_model(known, class_names.stored)
     outputs = {path: kind for merge in class_names.merges for path, kind in merge.shapes(model).items()}
@@ -86,9 +86,14 @@ def match_seats(
     needed = [slot for slot in missing if slot.role is not Role.TRANSIENT]
     left = _left_over(stored, found, known, model)
     _report_missing(needed, index, diagnostics, strict=strict)
-    _report_left(left, diagnostics, strict=strict)
-    kinds = {path: (source.shape, stored_dtype(source)) for path, source in found.items()}
-    kinds |= {slot.paths[0]: outputs[path] for slot in slots for path in slot.paths if path in outputs}
+    _report_left(
+        [f"`{tensor.path}` in `{index.file_of(tensor).name}`" for tensor in left], diagnostics, strict=strict
+    )
+    kinds = {
+        path: (source.shape, stored_dtype(source), f" in `{index.file_of(source).name}`")
+        for path, source in found.items()
+    }
+    kinds |= {slot.paths[0]: (*outputs[path], "") for slot in slots for path in slot.paths if path in outputs}
     _report_unfit(slots, kinds, diagnostics)
     absent = tuple(slot for slot in missing if slot.tensor.is_meta)
     return Match(found, absent, class_names.merges, merged, tuple(_stored_again(slots, stored, found)))
@@ -109,12 +114,12 @@ def _left_over(
     found: Mapping[str, StoredTensor],
     known: Collection[str],
     model: nn.Module,
-) -> list[str]:
-    """Return the stored names that fill nothing and that the model's class does not expect to be left."""
+) -> list[StoredTensor]:
+    """Return the stored tensors that fill nothing and that the model's class does not expect to be left."""
     used = {source.path for source in found.values()}
     ignorable = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     return [
-        tensor.path
+        tensor
         for path, tensor in stored.items()
         if tensor.path not in used and path not in known and not _matches_any(tensor.path, ignorable)
     ]
@@ -162,23 +167,23 @@ def _report_missing(
     if not missing:
         return
     shown = _names([slot.paths[0] for slot in missing])
-    files = {file.path.parent for file in index.files}
-    where = f"`{next(iter(files))}`" if len(files) == 1 else "the checkpoint"
+    folders = {file.path.parent for file in index.files}
+    where = index.files[0].path if len(index.files) == 1 else next(iter(folders))
     unfilled = [slot for slot in missing if slot.tensor.is_meta]
     if strict:
-        message = f"{where} lacks {len(missing)} tensors of the model: {shown}"
+        message = f"`{where}` lacks {len(missing)} tensors of the model: {shown}"
         help_ = "check that the checkpoint is for this class, or pass `strict=False` for new tensors"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_CHECKPOINT, message, help=help_))
     elif len(unfilled) < len(missing):
         kept = _names([slot.paths[0] for slot in missing if not slot.tensor.is_meta])
-        message = f"{where} lacks {len(missing) - len(unfilled)} tensors whose values are kept: {kept}"
+        message = f"`{where}` lacks {len(missing) - len(unfilled)} tensors whose values are kept: {kept}"
         diagnostics.add(Diagnostic(KEPT_TENSOR, message))
 
 
 def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool) -> None:
     if not left:
         return
-    message = f"the checkpoint has {len(left)} tensors the model does not have: {_names(left)}"
+    message = f"the checkpoint has {len(left)} tensors the model does not have: {_listed(left)}"
     if strict:
         help_ = "build the class the checkpoint is for, or pass `strict=False` to skip them"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_MODEL, message, help=help_))
@@ -188,7 +193,7 @@ def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool)
 
 def _report_unfit(
     slots: Sequence[Slot],
-    found: Mapping[str, tuple[tuple[int, ...], torch.dtype | None]],
+    found: Mapping[str, tuple[tuple[int, ...], torch.dtype | None, str]],
     diagnostics: Diagnostics,
 ) -> None:
     shapes: list[str] = []
@@ -196,12 +201,12 @@ def _report_unfit(
     for slot in slots:
         if slot.paths[0] not in found:
             continue
-        stored, kind = found[slot.paths[0]]
+        stored, kind, where = found[slot.paths[0]]
         shape = tuple(slot.tensor.shape)
         if stored != shape:
-            shapes.append(f"`{slot.paths[0]}` is {list(shape)}, stored is {list(stored)}")
+            shapes.append(f"`{slot.paths[0]}` is {list(shape)}, stored is {list(stored)}{where}")
         elif not _converts(kind, slot.dtype):
-            dtypes.append(f"`{slot.paths[0]}` is {_name(slot.dtype)}, stored is {_name(kind)}")
+            dtypes.append(f"`{slot.paths[0]}` is {_name(slot.dtype)}, stored is {_name(kind)}{where}")
     if shapes:
         help_ = "build the model from the configuration beside the checkpoint"
         message = f"{len(shapes)} tensors in the checkpoint have another shape than the model's"
@@ -229,8 +234,11 @@ def _name(dtype: torch.dtype | None) -> str:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    return _listed([f"`{name}`" for name in names])
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 def _cut(lines: list[str]) -> tuple[str, ...]:

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import nn
 
 from ...ir import ModuleTree, Plan
+from ..sources.module_kinds import STACKS, has_forward
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
-# Often iterated or indexed instead of being called.
-CONTAINERS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def attach_moves(
@@ -66,14 +65,9 @@ def _called(module: int, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterato
     """Yield a module, or those directly in it where it is not what is called."""
     if has_forward(live[module]):
         yield module
-    if isinstance(live[module], CONTAINERS) or not has_forward(live[module]):
+    if isinstance(live[module], STACKS) or not has_forward(live[module]):
         for child in tree.children(module):
             yield from _called(child, tree, live)
-
-
-def has_forward(module: nn.Module) -> bool:
-    """Say whether a module can be called at all; lists and dicts of modules cannot."""
-    return type(module).forward is not nn.Module.forward
 
 
 def start_device(plan: Plan, tree: ModuleTree) -> str:
@@ -98,6 +92,9 @@ class _Ends:
     def __init__(self, start: torch.device) -> None:
         self._start = start
         self._caller = threading.local()
+
+    def __reduce__(self) -> tuple[type[_Ends], tuple[torch.device]]:
+        return type(self), (self._start,)
 
     def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         first = next(_tensors((args, kwargs)), None)
@@ -136,10 +133,17 @@ def moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # arguments
         case dict():
             changed = {key: moved(item, device) for key, item in value.items()}
             return _replaced(value, {k: v for k, v in changed.items() if v is not value[k]})
-        case _ if is_dataclass(value) and not isinstance(value, type):
-            return _dataclass_moved(value, device)
         case _:
-            return value
+            return _object_moved(value, device)
+
+
+def _object_moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401
+    move = getattr(value, "to", None)
+    if move is not None and isinstance(value, MutableMapping):
+        return move(device)  # calls share it, so it has to stay the same object
+    if is_dataclass(value) and not isinstance(value, type):
+        return _dataclass_moved(value, device)
+    return value
 
 
 def _replaced(value: dict[Any, Any], changed: dict[Any, Any]) -> dict[Any, Any]:

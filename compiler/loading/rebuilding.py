@@ -6,10 +6,10 @@ both times is used: neither uninitialised memory nor random numbers pass. The mo
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -17,7 +17,8 @@ from torch import nn
 
 from ...ir import Diagnostic, Diagnostics, join_path
 from ...ir.rules.loading import UNFILLED_TENSOR
-from .places import Slot
+from .attributes import attributes_of, hook_that_makes
+from .places import Slot, live_tensors
 
 Materialize: TypeAlias = Callable[[str, torch.Tensor], "torch.Tensor | None"]
 _FILLS: Final = (0, 1)
@@ -30,10 +31,10 @@ def rebuild(
     """Return a CPU tensor for each slot by its first path; those nothing could make are reported."""
     made: dict[str, torch.Tensor] = {}
     lost: list[str] = []
-    modules = dict(model.named_modules(remove_duplicate=False))
+    makers = _Makers(model)
     with _same_random_state():
         for slot in slots:
-            value = _value(slot, model, modules, materialize)
+            value = _value(slot, makers, materialize)
             if value is None:
                 lost.append(slot.paths[0])
             else:
@@ -43,10 +44,11 @@ def rebuild(
 
 
 def attributes_on_meta(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
-    """Yield tensors on the meta device that modules hold as plain attributes."""
+    """Yield tensors on the meta device that modules hold as plain attributes and nothing else gives."""
+    registered = {id(tensor) for tensor in live_tensors(model).values()}
     for path, module in model.named_modules():
-        for name, value in module.__dict__.items():
-            if isinstance(value, torch.Tensor) and value.is_meta:
+        for name, value in attributes_of(module):
+            if value.is_meta and id(value) not in registered and hook_that_makes(module, name) is None:
                 yield join_path(path, name), module, name, value
 
 
@@ -56,10 +58,11 @@ def rebuild_attributes(
     """Return a CPU tensor for each plain attribute on the meta device; what cannot be made is reported."""
     made: list[tuple[nn.Module, str, torch.Tensor]] = []
     lost: list[str] = []
+    makers = _Makers(model)
     with _same_random_state():
         for path, module, name, tensor in attributes_on_meta(model):
             value = None if materialize is None else materialize(path, tensor)
-            value = _twice(_by_constructor, module, name, model, tensor) if value is None else value
+            value = _twice(partial(makers.constructed, path), tensor) if value is None else value
             if value is None:
                 lost.append(path)
             else:
@@ -76,35 +79,94 @@ def _report(lost: Sequence[str], diagnostics: Diagnostics) -> None:
         diagnostics.add(Diagnostic(UNFILLED_TENSOR, message, help=help_))
 
 
-def _value(
-    slot: Slot, model: nn.Module, modules: Mapping[str, nn.Module], materialize: Materialize | None
-) -> torch.Tensor | None:
+def _value(slot: Slot, makers: _Makers, materialize: Materialize | None) -> torch.Tensor | None:
     if materialize is not None:
         given = materialize(slot.paths[0], slot.tensor)
         if given is not None and not given.is_meta and given.shape == slot.tensor.shape:
             return given.detach().to(slot.dtype)
     for path in slot.live:
         owner, _, name = path.rpartition(".")
-        if name not in modules[owner]._buffers:  # noqa: SLF001  # a parameter without a source is no constant
+        if name not in makers.modules[owner]._buffers:  # noqa: SLF001  # a parameter without a source is no constant
             continue
-        for maker in (_by_initialisation, _by_constructor):
-            value = _twice(maker, modules[owner], name, model, slot.tensor)
+        for maker in makers.of(path):
+            value = _twice(maker, slot.tensor)
             if value is not None:
                 return value.to(slot.dtype)
     return None
 
 
-_Maker: TypeAlias = Callable[[nn.Module, str, nn.Module, int], "torch.Tensor | None"]
+_Maker: TypeAlias = Callable[[int], "torch.Tensor | None"]
+"""Makes a value in memory filled with a number."""
 
 
-def _twice(
-    maker: _Maker, module: nn.Module, name: str, model: nn.Module, like: torch.Tensor
-) -> torch.Tensor | None:
+class _Makers:
+    """The ways to make a tensor of a model again, each with the initialisation and configuration it is under.
+
+    A model may have others inside it, with their own; and it may leave the buffers of a module to be
+    written by the initialisation of one above.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self._hollows: dict[tuple[str, int], nn.Module | None] = {}
+
+    def of(self, path: str) -> Iterator[_Maker]:
+        """Yield what may make the buffer at a path, the nearest first."""
+        for start in _upwards(path.rpartition(".")[0]):
+            yield partial(self.initialised, start, path)
+        yield partial(self.constructed, path)
+
+    def initialised(self, start: str, path: str, fill: int) -> torch.Tensor | None:
+        """Return a buffer as transformers' own `_init_weights` of a module at or above it writes it."""
+        if (start, fill) not in self._hollows:
+            self._hollows[start, fill] = None  # what fails once is not tried for every buffer
+            self._hollows[start, fill] = self._initialised(start, fill)
+        made = self._hollows[start, fill]
+        return None if made is None else made.get_buffer(path.removeprefix(start).removeprefix("."))
+
+    def _initialised(self, start: str, fill: int) -> nn.Module | None:
+        initialise = self._nearest(start, "_init_weights")
+        if initialise is None:
+            return None
+        hollow = _hollow(self.modules[start], fill)
+        initialise(hollow)
+        return hollow
+
+    def constructed(self, path: str, fill: int) -> torch.Tensor | None:
+        """Run the constructor of the module that has the tensor with the arguments its attributes show."""
+        owner, _, name = path.rpartition(".")
+        module = self.modules[owner]
+        arguments = _arguments(module, self._nearest(owner, "config"))
+        if arguments is None:
+            return None
+        with _parameters_on_meta(), torch.device("cpu"), _filled_memory(fill):
+            twin = type(module)(**arguments)
+        twin.train(module.training)
+        if not _looks_like(twin, module):
+            return None
+        found = getattr(twin, name, None)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def _nearest(self, path: str, attribute: str) -> Any:  # noqa: ANN401  # whatever a model has there
+        """Return an attribute of the nearest module that has it, from a path upwards."""
+        values = (getattr(self.modules[above], attribute, None) for above in _upwards(path))
+        return next((value for value in values if value is not None), None)
+
+
+def _upwards(path: str) -> Iterator[str]:
+    """Yield a module's path and those of all above it, down to the root's, which is empty."""
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""
+
+
+def _twice(maker: _Maker, like: torch.Tensor) -> torch.Tensor | None:
     """Make a value from two different starts; None unless both agree."""
     values: list[torch.Tensor] = []
     for fill in _FILLS:
         try:
-            value = maker(module, name, model, fill)
+            value = maker(fill)
         except Exception:  # noqa: BLE001  # whatever a constructor of the user's raises: it cannot be used
             return None
         if value is None or value.is_meta or value.shape != like.shape or value.dtype != like.dtype:
@@ -118,53 +180,29 @@ def _as_bytes(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().view(-1).view(torch.uint8) if value.numel() else value
 
 
-def _by_initialisation(module: nn.Module, name: str, model: nn.Module, fill: int) -> torch.Tensor | None:
-    """Let transformers' own `_init_weights` write the buffers of a hollow copy of the module."""
-    initialise = getattr(model, "_init_weights", None)
-    if initialise is None:
-        return None
-    hollow = _hollow(module, fill)
-    initialise(hollow)
-    return hollow._buffers[name]  # noqa: SLF001
-
-
 def _hollow(module: nn.Module, fill: int) -> nn.Module:
     """Copy a module without its weights: parameters on the meta device, buffers filled with a number."""
-    twin = copy.copy(module)
+    twin = object.__new__(type(module))  # not `copy`: parametrised modules refuse it
     twin.__dict__ = dict(module.__dict__)
-    twin._parameters = {  # noqa: SLF001
+    twin._parameters = {
         key: None
         if value is None
         else nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
         for key, value in module._parameters.items()  # noqa: SLF001
     }
-    twin._buffers = {  # noqa: SLF001
+    twin._buffers = {
         key: None if value is None else torch.full(value.shape, fill, dtype=value.dtype, device="cpu")
         for key, value in module._buffers.items()  # noqa: SLF001
     }
-    twin._modules = {  # noqa: SLF001
+    twin._modules = {
         key: None if child is None else _hollow(child, fill)
         for key, child in module._modules.items()  # noqa: SLF001
     }
-    twin._is_hf_initialized = False  # type: ignore[assignment]  # noqa: SLF001
+    twin._is_hf_initialized = False  # type: ignore[assignment]
     return twin
 
 
-def _by_constructor(module: nn.Module, name: str, model: nn.Module, fill: int) -> torch.Tensor | None:
-    """Run the module's constructor again with the arguments its attributes show."""
-    arguments = _arguments(module, model)
-    if arguments is None:
-        return None
-    with _parameters_on_meta(), torch.device("cpu"), _filled_memory(fill):
-        twin = type(module)(**arguments)
-    twin.train(module.training)
-    if not _looks_like(twin, module):
-        return None
-    found = getattr(twin, name, None)
-    return found if isinstance(found, torch.Tensor) else None
-
-
-def _arguments(module: nn.Module, model: nn.Module) -> dict[str, Any] | None:
+def _arguments(module: nn.Module, config: object) -> dict[str, Any] | None:
     found: dict[str, Any] = {}
     for parameter in inspect.signature(type(module)).parameters.values():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
@@ -173,7 +211,7 @@ def _arguments(module: nn.Module, model: nn.Module) -> dict[str, Any] | None:
             continue
         value = _attribute(module, parameter.name)
         if value is None and parameter.name == "config":
-            value = getattr(model, "config", None)
+            value = config
         if value is not None:
             found[parameter.name] = value
         elif parameter.default is parameter.empty:

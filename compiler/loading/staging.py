@@ -15,9 +15,10 @@ from torch import nn
 
 from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
+from .files import Mapped, OpenFiles
 from .matching import Match, stored_dtype
 from .places import Seat, Slot
-from .reading import Job, Mapped, OpenFiles
+from .reading import Job
 
 
 @dataclass(slots=True)
@@ -64,6 +65,8 @@ class Stage:
             staged.tensors[path] = self._value(slot).to(self.devices[seat.store])
         elif (mapped := self._in_place(seat, slot, source)) is not None:
             staged.tensors[path], staged.mapped[path] = mapped.tensor, mapped
+            if device_type(seat.store) != DISK:  # in memory once loaded, as the plan says
+                staged.jobs.append(Job(source, mapped.tensor.dtype, mapped))
         else:
             target = self._memory(seat, slot.tensor.shape, slot.dtype)
             staged.tensors[path] = target
@@ -81,10 +84,7 @@ class Stage:
         stays = {self.devices[seat.store].type, self.devices[seat.run].type} == {"cpu"}
         if self.files is None or dtype is None or not (on_disk or (self.map_memory and stays and whole)):
             return None
-        mapped = self.files.mapped(source, dtype)
-        if not on_disk:
-            mapped.read_ahead()
-        return mapped
+        return self.files.mapped(source, dtype)
 
     def _memory(self, seat: Seat, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
         store, run = self.devices[seat.store], self.devices[seat.run]
@@ -168,7 +168,7 @@ def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
     if not before.is_meta and before.device.type == value.device.type:
         return before
     if not isinstance(before, nn.Parameter):
-        return value
+        return value.data  # not a view: torch.compile compares a view with what it is a view of
     parameter = nn.Parameter(value, requires_grad=before.requires_grad)
     for name, mark in before.__dict__.items():
         setattr(parameter, name, mark)

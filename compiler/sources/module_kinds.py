@@ -27,6 +27,11 @@ def kinds_of(modules: Iterable[tuple[int, nn.Module]]) -> Kinds:
     )
 
 
+def whole_classes(model: nn.Module) -> tuple[str, ...]:
+    """Return the classes of torch's own modules in a model that read their children's weights: never split."""
+    return tuple(sorted({type(module).__name__ for module in model.modules() if isinstance(module, _READ)}))
+
+
 def has_forward(module: nn.Module) -> bool:
     """Say whether a module can be called at all; lists and dicts of modules cannot."""
     return type(module).forward is not nn.Module.forward

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...ir import Atomic, Diagnostics, Plan, Split
+from ...ir import Atomic, Diagnostics, Plan
 from .atoms import Cuts
 from .demands import demands
 from .forward import try_trace
 from .order import in_execution_order
-from .trace import Trace
+from .splits import splits
 from .work import work
 
 if TYPE_CHECKING:
@@ -48,21 +46,8 @@ def with_trace(
         full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens, dtype=dtype)
     return replace(
         plan,
-        constraints=(*kept, *cuts.rules(), *_passed_by(trace, cuts)),
+        constraints=(*kept, *cuts.rules(), *splits(trace, cuts)),
         demands=plan.demands + demands(trace, full),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )
-
-
-def _passed_by(trace: Trace, cuts: Cuts) -> Iterator[Split]:
-    """Yield modules whose children are called past them: as one unit they would move nothing."""
-    tree, tops = trace.tree, cuts.tops()
-    called = {call.module for call in trace.calls}
-    order = sorted(called)
-    for module in range(1, len(tree)):
-        if module in called or module in trace.kinds.open or tops[module] >= 0:
-            continue
-        following = bisect(order, module)
-        if following < len(order) and order[following] < tree.ends[module]:
-            yield Split(tree.paths[module])

@@ -17,10 +17,10 @@ from .trace import Op, Trace
 from .writes import lost_writes
 
 Pair: TypeAlias = tuple[Label, Label]
-Moving: TypeAlias = Literal["pieces", "held pieces", "registered first", "all"]
+Moving: TypeAlias = Literal["pieces", "held pieces", "registered first", "pieces, registered first", "all"]
 """Whose calls move their arguments, and where the model's own inputs start: every piece, or those with
-tensors, from the first that is called; from the first registered; also cut modules, as if each were on
-one device."""
+tensors, from the first that is called; both from the first registered; also cut modules, as if each were
+on one device."""
 _MOVING: Final[tuple[Moving, ...]] = get_args(Moving)
 
 
@@ -107,12 +107,12 @@ class Cuts:
         ]
         targets: list[Label] = [None] * len(tree)
         for module, unit in enumerate(entries(self.trace, tops)):
-            if unit >= 0 and (moving == "pieces" or tree.tensors(module)):
+            if unit >= 0 and (moving.startswith("pieces") or tree.tensors(module)):
                 targets[first_name(tree, module)] = self._piece(unit)
             elif moving == "all" and tops[module] < 0 and tree.tensors(module):
                 targets[first_name(tree, module)] = labels[tree.first_tensors[module]]
         start = start_device(self.trace, targets)
-        if moving == "registered first":
+        if moving.endswith("registered first"):
             start = next((self._piece(top) for top in tops if top >= 0 and tree.tensors(top)), start)
         return Places(labels, targets, start)
 

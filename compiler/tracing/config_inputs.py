@@ -1,211 +1,181 @@
-"""Inputs made from a transformers config: what the forward asks for, in the sizes the config gives."""
+"""Inputs made from a transformers config: what the forward asks for, in the sizes the config gives.
+
+A signature does not tell everything: a picture needs its tokens in the text, features may have time
+first. So the first guess is tried, and what its error says goes into the next one (`repairs`).
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from .described_inputs import described, says_shape
+from .guesses import Guess, Request, configs_in
+from .media_inputs import AS_PATCHES, PICTURES_AND_SOUND
 from .nesting import Untyped
+from .repairs import completed, reshaped
+from .text_inputs import TEXT
 
 DEFAULT_SEQ: Final = 128
+Guesses: TypeAlias = Generator[dict[str, Untyped], Exception, None]
+"""Keyword arguments to try; what each of them raised is sent back."""
+
+_ATTEMPTS: Final = 24
+"""Guesses made from one start before the next start is taken."""
+_ALL_ATTEMPTS: Final = 60
+"""Guesses after which only the starts themselves are tried."""
+_MAKERS: Final = {**TEXT, **PICTURES_AND_SOUND}
+_MEDIA: Final = ("pixel_values", "input_features", "input_values")
+_PARTS: Final = ("attention_mask", "input_ids", "pixel_values", "input_features", "token_type_ids")
+_WRAPPED: Final = ("_orig_mod", "base_model", "model", "module")
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the inputs are made for."""
-
-    config: Untyped
-    batch: int
-    seq: int
-
-    def find(self, *names: str, default: int) -> int:
-        """Return the first integer of these names in the config or the configs inside it."""
-        for config in _configs(self.config):
-            for name in names:
-                value = getattr(config, name, None)
-                if isinstance(value, list | tuple) and value and isinstance(value[0], int):
-                    value = value[0]
-                if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-                    return value
-        return default
-
-
-def _configs(config: Untyped) -> list[Untyped]:
-    """Return a config and those inside it, the ones for pictures, sound and text first."""
-    first = ("vision_config", "audio_config", "text_config", "encoder", "decoder", "backbone_config")
-    named = [getattr(config, name, None) for name in first]
-    others = [item for name, item in vars(config).items() if name not in first]
-    return [config, *(item for item in (*named, *others) if hasattr(item, "model_type"))]
-
-
-def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Iterator[dict[str, Untyped]]:
-    """Yield keyword arguments for the model's forward, the ones that reach most of it first.
-
-    A signature does not tell everything (a picture may need its tokens in the text, features may have
-    time first), so there is more than one guess; the first that runs is the one to take.
-    """
-    config = getattr(model, "config", None)
+def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Guesses:
+    """Yield keyword arguments for the model's forward, the ones that reach most of it first."""
+    plain = _without_wrappers(model)
+    config = getattr(plain, "config", None)
     if config is None or not hasattr(config, "model_type"):
         return
-    request = Request(config, batch, _length(config, seq))
-    parameters = inspect.signature(model.forward).parameters
-    wanted = _wanted(model, parameters)
-    media = [name for name in _MEDIA if name in parameters and name not in wanted]
-    tried: list[list[str]] = []
-    for names in ([*wanted, *media], wanted, [*wanted, *media[:1]], [n for n in _MAKERS if n in parameters]):
-        if names and names not in tried:
-            tried.append(names)
-            made = {name: _MAKERS[name](request) for name in names}
-            yield made
-            yield from _variants(request, made)
-    if wanted and getattr(config, "use_cache", False):
-        yield {**{name: _MAKERS[name](request) for name in wanted}, "use_cache": False}
-    dummy = getattr(model, "dummy_inputs", None)
-    if isinstance(dummy, dict) and set(dummy) <= set(parameters):
+    request = Request(config, batch, _length(config, seq), _dtype(plain))
+    tried: set[tuple[object, ...]] = set()
+    for start in _starts(plain):
+        yield from _from_start(plain, start, request, tried)
+    dummy = getattr(plain, "dummy_inputs", None)
+    if isinstance(dummy, dict) and set(dummy) <= set(_parameters(plain)):
         yield dummy
 
 
-def _variants(request: Request, made: Mapping[str, Tensor]) -> Iterator[dict[str, Untyped]]:
+def _from_start(model: nn.Module, start: Guess, request: Request, tried: set[tuple[object, ...]]) -> Guesses:
+    """Yield a guess, then what its errors lead to: what they ask for first, other shapes after that."""
+    queue, later, budget = [start], list[Guess](), _ATTEMPTS
+    while (queue or later) and budget:
+        guess = queue.pop(0) if queue else later.pop(0)
+        if len(tried) >= _ALL_ATTEMPTS and guess is not start:
+            return
+        made = _made(model, guess, request)
+        if made is None or (form := _form(guess, made)) in tried:
+            continue
+        tried.add(form)
+        budget -= 1
+        error = yield made
+        asked = completed(guess, error, _parameters(model), request.config)
+        queue[:0] = asked
+        (later if asked else queue).extend((*_variants(model, guess), *reshaped(guess, error, made)))
+
+
+def _without_wrappers(model: nn.Module) -> nn.Module:
+    """Return the innermost module around which torch.compile, PEFT or data parallelism put a wrapper."""
+    while not _asks_for_names(model):
+        inner = [getattr(model, name, None) for name in _WRAPPED]
+        found = next((item for item in inner if isinstance(item, nn.Module) and item is not model), None)
+        if found is None:
+            break
+        model = found
+    return model
+
+
+def _asks_for_names(model: nn.Module) -> bool:
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    return sum(parameter.kind in _NAMED for parameter in parameters) > 1
+
+
+def _parameters(model: nn.Module) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(model.forward).parameters
+
+
+def _dtype(model: nn.Module) -> torch.dtype:
+    """Return the dtype pictures and sound are given in: the model's own."""
+    kinds = (tensor.dtype for tensor in model.parameters() if tensor.is_floating_point())
+    return next((kind for kind in kinds if kind.itemsize > 1), torch.float32)
+
+
+def _starts(model: nn.Module) -> Iterator[Guess]:
+    parameters = _parameters(model)
+    wanted = _wanted(model, parameters)
+    media = [name for name in _MEDIA if name in parameters and name not in wanted]
+    known = [name for name in _MAKERS if name in parameters]
+    for names in ([*wanted, *media], wanted, [*wanted, *media[:1]], known):
+        if names:
+            yield _start(names, parameters)
+    if wanted and getattr(model.config, "use_cache", False):
+        yield replace(_start(wanted, parameters), uncached=True)
+
+
+def _start(names: list[str], parameters: Mapping[str, inspect.Parameter]) -> Guess:
+    """Return the guess with these names; a picture whose grid of patches is asked for is given as patches."""
+    guess = Guess(tuple((name, 0) for name in names))
+    if "pixel_values" in guess and "image_grid_thw" in parameters:
+        with_grid = guess if "image_grid_thw" in guess else guess.with_names("image_grid_thw")
+        return with_grid.with_variant("pixel_values", AS_PATCHES)
+    return guess
+
+
+def _made(model: nn.Module, guess: Guess, request: Request) -> dict[str, Untyped] | None:
+    """Return the arguments of a guess; None when one of them cannot be made."""
+    counted = request.with_tokens(guess)
+    made: dict[str, Untyped] = {}
+    for name, variant in guess.names:
+        makers = _makers(model, name)
+        item = makers[variant](counted) if makers else described(model.forward, name, counted)
+        if item is None:
+            return None
+        made[name] = _resized(item, guess, name) if isinstance(item, Tensor) else item
+    if guess.uncached:
+        made["use_cache"] = False
+    return made
+
+
+def _form(guess: Guess, made: Mapping[str, Untyped]) -> tuple[object, ...]:
+    """Return what tells two guesses apart."""
+    return (guess.tokens, *((name, getattr(item, "shape", item)) for name, item in sorted(made.items())))
+
+
+def _resized(tensor: Tensor, guess: Guess, name: str) -> Tensor:
+    shape = dict(guess.shapes).get(name)
+    return tensor if shape is None else torch.empty(shape, dtype=tensor.dtype, device="meta")
+
+
+def _makers(model: nn.Module, name: str) -> tuple[Callable[[Request], Tensor], ...]:
+    """Return the makers of an argument by its name, or by a part of it where nothing is said of its shape."""
+    if name in _MAKERS:
+        return _MAKERS[name]
+    known = [part for part in _PARTS if name.startswith(f"{part}_") or name.endswith(f"_{part}")]
+    return _MAKERS[max(known, key=len)] if known and not says_shape(model.forward, name) else ()
+
+
+def _variants(model: nn.Module, guess: Guess) -> Iterator[Guess]:
     """Yield the same arguments with one of them in another of the shapes it is known to have."""
-    for name, makers in _OTHER_SHAPES.items():
-        if name in made:
-            yield from ({**made, name: maker(request)} for maker in makers)
+    media_first = sorted(guess.names, key=lambda item: item[0] in TEXT)
+    for name, variant in media_first:
+        if variant == 0:
+            yield from (guess.with_variant(name, other) for other in range(1, len(_makers(model, name))))
 
 
 def _length(config: Untyped, seq: int | None) -> int:
     if seq is not None:
         return seq
-    limits = [getattr(item, "max_position_embeddings", None) for item in _configs(config)]
+    limits = [getattr(item, "max_position_embeddings", None) for item in configs_in(config)]
     return min([DEFAULT_SEQ, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])
 
 
 def _wanted(model: nn.Module, parameters: Mapping[str, inspect.Parameter]) -> list[str]:
     """Return the arguments to pass: the main input, those without a default, and decoder tokens."""
     main = getattr(model, "main_input_name", "input_ids")
-    wanted = [main] if isinstance(main, str) and main in parameters else []
+    names = [main] if isinstance(main, str) else list(main)
+    wanted = [name for name in names if name in parameters]
     for name, parameter in parameters.items():
         if parameter.default is parameter.empty and parameter.kind in _NAMED:
             wanted.append(name)
-    config = getattr(model, "config", None)
-    if getattr(config, "is_encoder_decoder", False) and "decoder_input_ids" in parameters:
+    if getattr(model.config, "is_encoder_decoder", False) and "decoder_input_ids" in parameters:
         wanted.append("decoder_input_ids")
     if "pixel_values" in wanted and "input_ids" in parameters:
         wanted.append("input_ids")
-    return [name for name in dict.fromkeys(wanted) if name in _MAKERS]
+    return list(dict.fromkeys(wanted))
 
 
 _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def _ordinary_token(request: Request) -> int:
-    """Return a token that is not special: padding and image tokens take other paths."""
-    special = {
-        value
-        for config in _configs(request.config)
-        for name, value in vars(config).items()
-        if name.endswith(("_token_id", "_token_index")) and isinstance(value, int)
-    }
-    return next(token for token in range(len(special) + 1) if token not in special)
-
-
-def _tokens(request: Request) -> Tensor:
-    return torch.full((request.batch, request.seq), _ordinary_token(request), dtype=torch.int64)
-
-
-def _mask(request: Request) -> Tensor:
-    return torch.ones(request.batch, request.seq, dtype=torch.int64)
-
-
-def _boxes(request: Request) -> Tensor:
-    return torch.zeros(request.batch, request.seq, 4, dtype=torch.int64)
-
-
-def _image(request: Request) -> Tensor:
-    side = request.find("image_size", "input_size", default=224)
-    channels = request.find("num_channels", "in_channels", "in_chans", default=3)
-    return torch.empty(request.batch, channels, side, side, device="meta")
-
-
-def _video(request: Request) -> Tensor:
-    side = request.find("image_size", "crop_size", "input_size", default=224)
-    frames = request.find("num_frames", "frames_per_clip", default=8)
-    channels = request.find("num_channels", "in_chans", default=3)
-    return torch.empty(request.batch, frames, channels, side, side, device="meta")
-
-
-def _wave(request: Request) -> Tensor:
-    return torch.empty(request.batch, 16_000, device="meta")
-
-
-def _features(request: Request) -> Tensor:
-    bins = request.find("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", default=80)
-    frames = 2 * request.find("max_source_positions", default=1500)
-    return torch.empty(request.batch, bins, frames, device="meta")
-
-
-def _features_by_time(request: Request) -> Tensor:
-    return _features(request).transpose(1, 2)
-
-
-def _square_features(request: Request) -> Tensor:
-    bins = request.find("num_mel_bins", default=64)
-    return torch.empty(request.batch, 1, request.find("spec_size", default=1024), bins, device="meta")
-
-
-def _spectrogram(request: Request) -> Tensor:
-    bins = request.find("num_mel_bins", default=128)
-    return torch.empty(request.batch, request.find("max_length", default=1024), bins, device="meta")
-
-
-def _wave_in_channels(request: Request) -> Tensor:
-    channels = request.find("audio_channels", "channels", default=1)
-    return torch.empty(request.batch, channels, 16_000, device="meta")
-
-
-def _two_images(request: Request) -> Tensor:
-    image = _image(request)
-    return torch.empty(image.shape[0], 2, *image.shape[1:], device="meta")
-
-
-def _grid(_request: Request) -> Tensor:
-    return torch.tensor([[1, _PATCHES, _PATCHES]])
-
-
-def _patches(request: Request) -> Tensor:
-    side = request.find("patch_size", default=14)
-    channels = request.find("in_channels", "num_channels", "in_chans", default=3)
-    frames = request.find("temporal_patch_size", default=1)
-    return torch.empty(_PATCHES * _PATCHES, channels * frames * side * side, device="meta")
-
-
-def _row_of_features(request: Request) -> Tensor:
-    bins = request.find("num_mel_bins", default=80)
-    return torch.empty(request.batch, request.seq, bins, device="meta")
-
-
-_PATCHES: Final = 16
-_OTHER_SHAPES: Final[dict[str, tuple[Callable[[Request], Tensor], ...]]] = {
-    "input_features": (_features_by_time, _row_of_features, _square_features),
-    "input_values": (_wave_in_channels, _spectrogram),
-    "pixel_values": (_video, _two_images, _patches),
-}
-_MEDIA: Final = ("pixel_values", "input_features", "input_values")
-_MAKERS: Final[dict[str, Callable[[Request], Tensor]]] = {
-    "attention_mask": _mask,
-    "bbox": _boxes,
-    "decoder_input_ids": _tokens,
-    "grid_thw": _grid,
-    "hidden_states": _patches,
-    "image_grid_thw": _grid,
-    "input_features": _features,
-    "input_ids": _tokens,
-    "input_values": _wave,
-    "pixel_values": _image,
-    "pixel_values_videos": _video,
-    "token_type_ids": _mask,
-}

@@ -6,13 +6,12 @@ device needs the largest of them, and the ledger knows the difference by their p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Iterator
 from typing import Final
 
 from ...ir import Demand
 from .atoms import Cuts
-from .replay import replay
+from .carriers import Carriers, needs
 from .trace import Op, Origin, Trace
 
 UPCAST: Final = 4
@@ -75,35 +74,25 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
 
 def _activations(trace: Trace) -> Iterator[Demand]:
     """Yield the largest need of each piece that may get a device of its own."""
-    alive, peak = _alive(trace), dict[int, int]()
+    need, peak = needs(trace), dict[int, int]()
     cuts = Cuts(trace).settle()
-    tops = cuts.tops()
-    for call in trace.calls:
-        if tops[call.module] == call.module:
-            need = _largest(alive, call.first, call.last)
-            peak[call.module] = max(peak.get(call.module, 0), need)
-    labels = replay(trace, cuts.places("held pieces")).values
-    for number, step in enumerate(trace.steps):
-        between = isinstance(step, Op) and (step.call < 0 or tops[trace.calls[step.call].module] < 0)
-        if isinstance(step, Op) and between:
-            made = next((labels[value] for value in (*step.outputs, *step.inputs)), None)
-            if isinstance(made, int):
-                peak[made] = max(peak.get(made, 0), alive[number])
+    for piece, first, last in _runs(trace, cuts):
+        peak[piece] = max(peak.get(piece, 0), max(need[first : last + 1], default=0))
     for piece, nbytes in sorted(peak.items()):
-        if nbytes and (piece < 0 or len(trace.tree.tensors(piece))):
+        if nbytes:
             yield Demand(nbytes, cuts.path(piece), "activations")
 
 
-def _alive(trace: Trace) -> list[int]:
-    """Return the bytes of inputs and activations alive at each step, the cache left out."""
-    change = [0] * (len(trace.steps) + 2)
-    kept = {trace.roots[value] for value in trace.cache}
-    for root, (born, died) in trace.lives.items():
-        if trace.values[root].origin in {Origin.OP, Origin.INPUT} and root not in kept:
-            change[max(born, 0)] += trace.values[root].nbytes
-            change[died + 1] -= trace.values[root].nbytes
-    return list(accumulate(change))
-
-
-def _largest(alive: Sequence[int], first: int, last: int) -> int:
-    return max(alive[first : last + 1], default=0)
+def _runs(trace: Trace, cuts: Cuts) -> Iterator[tuple[int, int, int]]:
+    """Yield which piece's device may run which steps: first and last."""
+    tree, tops = trace.tree, cuts.tops()
+    held = [top >= 0 and len(tree.tensors(top)) > 0 for top in tops]
+    for call in trace.calls:
+        if tops[call.module] == call.module and held[call.module]:
+            yield call.module, call.first, call.last
+    carriers = Carriers(trace, cuts)
+    for number, step in enumerate(trace.steps):
+        if isinstance(step, Op):
+            module = trace.calls[step.call].module if step.call >= 0 else 0
+            pieces = (tops[module],) if held[module] else carriers.of_step(step)
+            yield from ((piece, number, number) for piece in pieces)

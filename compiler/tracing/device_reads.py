@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .nesting import Untyped
+from .nesting import Untyped, map_tensors
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
 
@@ -39,25 +39,50 @@ class DeviceReads(TorchFunctionMode):
             return out
         if func in _MOVES:
             return self._move(func, args, kwargs)
-        if func is torch.Tensor.tolist and (known := recorder.shadows.value_of(args[0])) is not None:
-            return known.tolist()
+        if func in _SPELLED:
+            return func(self._told(args[0]), *args[1:])
         if func is torch.Tensor.__getitem__:
             args = (args[0], _index(args[1]))
+        if func in _FROM_VALUES and args and not isinstance(args[0], Tensor):
+            args = (map_tensors(args[0], self._told), *args[1:])
         return self._call(func, args, kwargs)
 
+    def _told(self, tensor: Tensor) -> Tensor:
+        value = self.recorder.shadows.told(tensor)
+        return tensor if value is None else value
+
     def _call(self, func: Untyped, args: Args, kwargs: Kwargs) -> Untyped:
-        recorder = self.recorder
-        if "device" not in kwargs:
+        recorder, device = self.recorder, kwargs.get("device")
+        if device is None:
             return func(*args, **kwargs)
-        before, recorder.pending = recorder.pending, self.refer(kwargs["device"])
+        before, recorder.pending = recorder.pending, self.refer(device)
         try:
-            return func(*args, **kwargs)
+            if func in _FROM_VALUES and args and not isinstance(args[0], Tensor):
+                return self._from_values(func, args, kwargs)
+            return func(*args, **{**kwargs, "device": _on_meta(device)})
         finally:
             recorder.pending = before
 
+    def _from_values(self, func: Untyped, args: Args, kwargs: Kwargs) -> Tensor:
+        """Make a tensor from numbers on meta, and remember the numbers."""
+        recorder = self.recorder
+        on_host: Tensor = func(*args, **{**kwargs, "device": "cpu"})
+        if str(_on_meta(kwargs["device"])) != "meta":
+            return on_host
+        recorder.paused = True
+        try:
+            made = on_host.to("meta")
+        finally:
+            recorder.paused = False
+        recorder.shadows.learn(made, on_host)
+        recorder.number(made)
+        return made
+
     def _read(self, tensor: Tensor, device: torch.device) -> torch.device:
-        self._origins[id(device)] = (device, self.recorder.number(tensor))
-        return device
+        """Say that a meta tensor is on an accelerator, as it will be: some models do other things on meta."""
+        told = torch.device(_ACCELERATOR, 0) if device.type == "meta" else device
+        self._origins[id(told)] = (told, self.recorder.number(tensor))
+        return told
 
     def refer(self, device: object) -> int | None:
         """Return the reference a device argument stands for; None when there is none."""
@@ -93,10 +118,10 @@ class DeviceReads(TorchFunctionMode):
             return self.recorder.number(target), (tensor, target.dtype, *args[2:]), rest
         if not isinstance(target, torch.device | str):
             return None, args, kwargs
-        kept = (tensor, *(arg for arg in args[1:] if arg is not target))
-        if len(kept) == 1 and "dtype" not in rest:
-            rest["dtype"] = tensor.dtype
-        return self.refer(target), kept, rest
+        kept = [arg for arg in args[1:] if arg is not target and arg is not None]
+        if "dtype" not in rest and not any(isinstance(arg, torch.dtype) for arg in kept):
+            kept.insert(0, tensor.dtype)
+        return self.refer(target), (tensor, *kept), rest
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                    dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
@@ -122,6 +147,11 @@ class DeviceReads(TorchFunctionMode):
         return made
 
 
+def _on_meta(device: Untyped) -> Untyped:
+    """Return the device that stands in for one: the CPU for itself, meta for every other."""
+    return device if str(device).partition(":")[0] == "cpu" else torch.device("meta")
+
+
 def _index(index: Untyped) -> Untyped:
     """Return an index with lists of numbers as tensors, so that their values are not lost on the way."""
     if isinstance(index, tuple):
@@ -132,5 +162,10 @@ def _index(index: Untyped) -> Untyped:
 
 _DEVICE: Final = torch.Tensor.device
 _ATTENTION: Final = nn.functional.scaled_dot_product_attention
+_ACCELERATOR: Final = "xpu"
+"""A kind of accelerator that models hardly ever have code of their own for."""
+_FROM_VALUES: Final = frozenset({torch.tensor, torch.as_tensor, torch.asarray})
+_SPELLED: Final = frozenset({torch.Tensor.tolist, torch.Tensor.__format__})
+"""Ask for values without an op."""
 _PLAIN_MOVES: Final = frozenset({torch.Tensor.cpu, torch.Tensor.cuda})
 _MOVES: Final = _PLAIN_MOVES | {torch.Tensor.to, torch.Tensor.type_as}

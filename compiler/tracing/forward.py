@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Final, cast
 
 import torch
@@ -16,16 +17,18 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, PlanError
-from ...ir.rules.tracing import TRACE_FAILED
+from ...ir.rules.tracing import TRACE_FAILED, TRACED_WITHOUT_CACHE, VALUES_ASSUMED
+from ..sites import Kinds
 from ..sources.live import lower_model
+from ..sources.module_kinds import kinds_of
 from .device_reads import DeviceReads
-from .inputs import Inputs, example_inputs
-from .meta_copy import copy_to_meta
+from .inputs import Arguments, Attempts, Inputs, example_inputs
+from .meta_copy import Values, copy_to_meta
 from .nesting import Untyped, map_tensors, tensors_in
 from .record import Recorder
 from .results import cache_of, logits_of
 from .shadows import MAX_NUMEL
-from .trace import Kinds, Origin, Trace
+from .trace import Origin, Trace
 
 
 def trace_model(
@@ -64,24 +67,87 @@ def try_trace(
 ) -> Trace | None:
     """Trace as `trace_model` does; when that is not possible say why and return None."""
     try:
-        shadow = copy_to_meta(model, dtype)
+        shadow, values = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
         message = f"`{type(model).__name__}` cannot be copied to the meta device"
         diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP))
         return None
-    failures: list[Diagnostic] = []
+    attempts = example_inputs(shadow, inputs, diagnostics, batch=batch, seq=seq)
     tree = lower_model(model)
-    for given in example_inputs(model, inputs, diagnostics, batch=batch, seq=seq):
-        recorder = Recorder(tree)
+    failures: list[Diagnostic] = []
+    given = next(attempts, None)
+    while given is not None:
         try:
-            return _run(shadow, recorder, *given)
-        except Exception as error:  # noqa: BLE001  a forward may raise anything
-            failures.append(_failure(recorder, error))
+            trace, assumed = _run_with_values(_Shadow(shadow, tree, values), *given)
+        except _NotRunError as failure:
+            failures.append(failure.found)
+            given = _after(attempts, failure.error)
+        else:
+            uncached = _without_cache(model) if inputs is None and given[1].get("use_cache") is False else []
+            diagnostics.extend((*assumed, *uncached))
+            return trace
     diagnostics.extend(failures[:1])
     return None
 
 
-_STACKS: Final = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+def _after(attempts: Attempts, error: Exception) -> Arguments | None:
+    try:
+        return attempts.send(error)
+    except StopIteration:
+        return None
+
+
+class _NotRunError(Exception):
+    """A forward stopped; carries why, for people and for the next guess."""
+
+    def __init__(self, found: Diagnostic, error: Exception) -> None:
+        super().__init__(found.message)
+        self.found = found
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class _Shadow:
+    """The copy that is run."""
+
+    model: nn.Module
+    tree: ModuleTree
+    values: Values
+
+
+def _run_with_values(
+    shadow: _Shadow, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]
+) -> tuple[Trace, list[Diagnostic]]:
+    """Run the forward; where it asks for values that depend on weights, again with assumed ones."""
+    recorder = Recorder(shadow.tree)
+    try:
+        return _run(shadow, recorder, args, kwargs), []
+    except Exception as error:
+        found = _failure(recorder, error)
+        if not recorder.shadows.asked:
+            raise _NotRunError(found, error) from error
+    try:
+        trace = _run(shadow, Recorder(shadow.tree, assume=True), args, kwargs)
+    except Exception as error:
+        raise _NotRunError(found, error) from error
+    return trace, [_values_assumed(found)]
+
+
+def _values_assumed(stopped: Diagnostic) -> Diagnostic:
+    where = stopped.message.removeprefix(_STOPPED).replace(" stops", "")
+    message = f"the forward asks for values that depend on weights: {where}"
+    note = "choices are taken in turn, counts are one, questions are answered no"
+    return Diagnostic(VALUES_ASSUMED, message, notes=(note,))
+
+
+def _without_cache(model: nn.Module) -> list[Diagnostic]:
+    message = f"the forward of `{type(model).__name__}` runs on the meta device only without its KV cache"
+    help_ = 'if you generate with a cache, reserve its bytes: `reserve 1GiB on cuda:0 for "kv cache"`'
+    note = "the ledger holds no cache"
+    return [Diagnostic(TRACED_WITHOUT_CACHE, message, notes=(note,), help=help_)]
+
+
+_STOPPED: Final = "the forward does not run on the meta device: "
 _HELP: Final = "the plan is made from the module tree alone; give other inputs, or none"
 
 
@@ -89,7 +155,7 @@ def _failure(recorder: Recorder, error: Exception) -> Diagnostic:
     path = recorder.tree.paths[recorder.calls[recorder.call][0]] if recorder.stack else ""
     where = f"`{path}`" if path else "the model's own forward"
     at = f" at `{recorder.attempt}`" if recorder.attempt else ""
-    message = f"the forward does not run on the meta device: {where} stops{at}"
+    message = f"{_STOPPED}{where} stops{at}"
     return Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP)
 
 
@@ -98,10 +164,10 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _run(
-    shadow: nn.Module, recorder: Recorder, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]
-) -> Trace:
-    modules = _number_weights(shadow, recorder)
+def _run(shadow: _Shadow, recorder: Recorder, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]) -> Trace:
+    modules = _number_weights(shadow.model, recorder)
+    for tensor, value in shadow.values.items():
+        recorder.shadows.learn(tensor, value.clone())
 
     def on_meta(tensor: Tensor) -> Tensor:
         made = tensor.detach().to("meta")
@@ -114,9 +180,9 @@ def _run(
     recorder.keep(given)
     for tensor in dict.fromkeys(given):
         recorder.add(tensor, Origin.INPUT)
-    kinds = _kinds(shadow, recorder.tree)  # before: some models exchange modules while they run
+    kinds = _kinds(shadow.model, recorder.tree)  # before: some models exchange modules while they run
     with _recording(recorder, modules):
-        result = shadow(*args, **kwargs)
+        result = shadow.model(*args, **kwargs)
         return recorder.finish(cache_of(result), logits_of(result), kinds)
 
 
@@ -128,16 +194,8 @@ def _assumed(tensor: Tensor) -> Tensor:
 
 
 def _kinds(shadow: nn.Module, tree: ModuleTree) -> Kinds:
-    containers, stacks, library = set[int](), set[int](), set[int]()
-    for path, module in shadow.named_modules(remove_duplicate=False):
-        index = tree.module_index[path]
-        if type(module).forward is nn.Module.forward:
-            containers.add(index)
-        if isinstance(module, _STACKS):
-            stacks.add(index)
-        elif type(module).__module__.startswith("torch.nn."):
-            library.add(index)
-    return Kinds(frozenset(containers), frozenset(stacks), frozenset(library))
+    named = shadow.named_modules(remove_duplicate=False)
+    return kinds_of((tree.module_index[path], module) for path, module in named)
 
 
 def _number_weights(shadow: nn.Module, recorder: Recorder) -> dict[nn.Module, int]:

@@ -7,6 +7,7 @@ very same tensor under two names stays the very same tensor.
 from __future__ import annotations
 
 import copy
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -14,9 +15,15 @@ from torch import nn
 from .nesting import Untyped
 from .shadows import MAX_NUMEL
 
+Values: TypeAlias = dict[torch.Tensor, torch.Tensor]
+"""Values by the meta tensor they belong to."""
 
-def copy_to_meta(model: nn.Module, dtype: str | None = None) -> nn.Module:
-    """Return a copy of the model on the meta device, in evaluation mode, wider floats narrowed to a dtype."""
+
+def copy_to_meta(model: nn.Module, dtype: str | None = None) -> tuple[nn.Module, Values]:
+    """Return a copy of the model on the meta device, in evaluation mode, wider floats narrowed to a dtype.
+
+    With it come the values of its small buffers of whole numbers, such as positions, strides and masks.
+    """
     narrow = getattr(torch, dtype or "", None)
     kind = narrow if isinstance(narrow, torch.dtype) else None
     memo: dict[int, Untyped] = {}
@@ -28,7 +35,13 @@ def copy_to_meta(model: nn.Module, dtype: str | None = None) -> nn.Module:
         for item in vars(module).values():
             if isinstance(item, torch.Tensor) and id(item) not in memo:
                 memo[id(item)] = _attribute(item)
-    return copy.deepcopy(model, memo).eval()
+    values = {memo[id(buffer)]: buffer.detach() for buffer in model.buffers() if _is_small_number(buffer)}
+    return copy.deepcopy(model, memo).eval(), values
+
+
+def _is_small_number(buffer: torch.Tensor) -> bool:
+    whole = not buffer.is_floating_point() and not buffer.is_complex()
+    return buffer.device.type == "cpu" and whole and buffer.numel() <= MAX_NUMEL
 
 
 def _registered(module: nn.Module) -> list[torch.Tensor]:

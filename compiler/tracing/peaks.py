@@ -126,10 +126,12 @@ def _activations(trace: Trace, labels: Labels) -> defaultdict[str, _Timeline]:
         born, died = lives.get(root, (value.born, value.died))
         lives[root] = (min(born, value.born), max(died, value.died))
     kept = {roots[value] for value in trace.cache}
+    copies = {hop.value for hop in labels.hops}
     for root, (born, died) in lives.items():
         value = trace.values[root]
         if root not in kept and value.origin in {Origin.OP, Origin.ENTRY, Origin.INPUT}:
-            found[str(labels.values[root])].hold(value.nbytes, born, died)
+            nbytes = value.own_nbytes if root in copies else value.nbytes
+            found[str(labels.values[root])].hold(nbytes, born, died)
     return found
 
 

@@ -6,10 +6,10 @@ entered through the modules in it, the model's own inputs go where its first uni
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
-from ...ir import CPU, ModuleTree, Plan, Unit, unit_of_tensors
-from .replay import Places
+from ...ir import CPU, DISK, ModuleTree, Plan, Unit, device_type, unit_of_tensors
+from .replay import Places, Rest
 from .trace import Enter, Trace
 
 
@@ -23,6 +23,21 @@ def places_of_plan(trace: Trace, plan: Plan) -> Places:
         if top >= 0 and targets[first_name(tree, module)] is None:
             targets[first_name(tree, module)] = plan.units[covering[module]].run
     return Places(tensor_runs(tree, plan.units), targets, _start(tree, plan), CPU)
+
+
+def resting(tree: ModuleTree, plan: Plan, sites: Mapping[int, frozenset[int]]) -> dict[int, Rest]:
+    """Return where each streamed tensor is at rest: what is on disk is seen as the memory of its file.
+
+    ``sites`` are the modules that bring a tensor, by tensor object.
+    """
+    objects, owner = tree.objects or tree.storages, unit_of_tensors(tree, plan.units)
+    found: dict[int, Rest] = {}
+    for tensor, storage in enumerate(tree.storages):
+        if objects[tensor] in sites:
+            store = plan.units[owner[storage]].store or CPU
+            label = CPU if device_type(store) == DISK else store
+            found[tensor] = Rest(label, sites[objects[tensor]])
+    return found
 
 
 def _start(tree: ModuleTree, plan: Plan) -> str:

@@ -7,7 +7,7 @@ and on another for the module. Nothing here knows devices; `device_reads` adds w
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final, TypeAlias
 
@@ -17,9 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ...ir import ModuleTree
-from .nesting import Untyped, map_tensors, tensors_in, to_meta
+from ..sites import Kinds
+from .nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
 from .shadows import Shadows
-from .trace import HOST, UNKNOWN, Call, Enter, Kinds, Leave, Op, Origin, Step, Trace, Value
+from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
+from .writes import Write
 
 Args: TypeAlias = tuple[Untyped, ...]
 Kwargs: TypeAlias = dict[str, Untyped]
@@ -55,7 +57,7 @@ class _Reference(weakref.ref[Tensor]):
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares nothing there
     """Collects calls, steps and values while it is the active dispatch mode."""
 
-    def __init__(self, tree: ModuleTree) -> None:
+    def __init__(self, tree: ModuleTree, *, assume: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tree = tree
         self.calls: list[list[int]] = []
@@ -64,7 +66,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         self.deaths: dict[int, int] = {}
         self.stack: list[int] = []
         self.paused = False
-        self.shadows = Shadows()
+        self.shadows = Shadows(assume=assume)
         self.pending: int | None = None
         """The device reference of the function call that is running, if it names one."""
         self.attempt = ""
@@ -72,6 +74,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         self._known: dict[int, _Reference] = {}
         self._storages: dict[int, list[int]] = {}
         self._kept: list[Tensor] = []
+        self._lent: list[list[Lent]] = []
 
     @property
     def call(self) -> int:
@@ -109,12 +112,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         self._kept.extend(tensors)
 
     def number(self, tensor: Tensor) -> int:
-        """Return the number of a tensor; one never seen is a constant."""
+        """Return the number of a tensor; one never seen is a constant, which loaders leave on the CPU."""
         known = self._known.get(id(tensor))
         if known is not None:
             return known.value
         self.keep((tensor,))
-        made = HOST if tensor.device.type == "cpu" else UNKNOWN
+        made = UNKNOWN if _storage(tensor)[0] in self._storages else HOST
         reference = self.pending if self.pending is not None else made
         return self.add(tensor, Origin.CONSTANT, reference=reference, step=-1)
 
@@ -132,7 +135,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         if out is None:
             out = self._run(func, used, args, kwargs)
             self.shadows.follow(func, used, args, kwargs, out)
-        self.record(func, used, numbers, out, self._flops(func, args, kwargs, out))
+        written = tuple(self.number(tensor) for tensor in _written(func, args, kwargs))
+        self.record(func, used, numbers, out, self._flops(func, args, kwargs, out), written)
         return out
 
     def _run(self, func: Untyped, used: list[Tensor], args: Args, kwargs: Kwargs) -> Untyped:
@@ -149,15 +153,24 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001
         return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
-    def record(self, func: Untyped, used: list[Tensor], numbers: list[int], out: Untyped, flops: int) -> None:
-        """Write down one op: what it used, what it made, and the device it named."""
+    def record(
+        self,
+        func: Untyped,
+        used: list[Tensor],
+        numbers: list[int],
+        out: Untyped,
+        flops: int,
+        written: tuple[int, ...] = (),
+    ) -> None:
+        """Write down one op: what it used, made and changed in place, and the device it named."""
         packet = getattr(func, "_overloadpacket", None)
         strict, loose = _split(packet, used, numbers)
         outputs = [tensor for tensor in tensors_in(out) if id(tensor) not in self._known]
         step = len(self.steps)
         made = tuple(self.add(tensor, Origin.OP, step=step) for tensor in outputs)
         reference = self._reference(used, outputs)
-        self.steps.append(Op(str(func), self.call, strict, loose, made, reference, flops))
+        facts = (str(func), self.call, strict, loose, made, reference, flops)
+        self.steps.append(Write(*facts, written) if written else Op(*facts))
 
     def _reference(self, used: list[Tensor], outputs: list[Tensor]) -> int | None:
         if used or not outputs:
@@ -181,6 +194,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
             return memo[id(tensor)]
 
         seen = map_tensors(args, alias), map_tensors(kwargs, alias)
+        self._lent.append(list(lent((args, kwargs), seen)))
         self.steps.append(Enter(call, tuple(pairs)))
         self.stack.append(call)
         return seen
@@ -188,6 +202,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
     def leave(self, result: object) -> None:
         """Close the innermost call."""
         call = self.stack.pop()
+        for outer, inner, before in self._lent.pop():
+            give_back(outer, inner, before)
         self.calls[call][3] = len(self.steps)
         results = tuple(dict.fromkeys(self.number(tensor) for tensor in tensors_in(result)))
         self.steps.append(Leave(call, results))
@@ -218,6 +234,14 @@ def _storage(tensor: Tensor) -> tuple[int, int]:
     except (NotImplementedError, RuntimeError):
         return -id(tensor), tensor.nbytes
     return storage._cdata, storage.nbytes()  # noqa: SLF001
+
+
+def _written(func: Untyped, args: Args, kwargs: Kwargs) -> Iterator[Tensor]:
+    """Yield the tensors an op says it changes in place."""
+    for position, argument in enumerate(func._schema.arguments):  # noqa: SLF001
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            given = args[position] if position < len(args) else kwargs.get(argument.name)
+            yield from tensors_in(given)
 
 
 def _split(

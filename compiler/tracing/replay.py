@@ -7,13 +7,20 @@ are made, the model's own inputs start where the first such call takes them. A l
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 from .trace import HOST, UNKNOWN, Enter, Leave, Op, Origin, Trace, Value
 
 Label: TypeAlias = Hashable
+
+
+class Rest(NamedTuple):
+    """Where a streamed tensor is while no module that brings it is running."""
+
+    label: Label
+    sites: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Places:
     """Where the model's inputs are."""
     host: Label = None
     """The label of the CPU."""
+    resting: Mapping[int, Rest] = field(default_factory=dict[int, Rest])
+    """Streamed tensors: what they say when they are asked for their device at rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +79,7 @@ class _Replay:
         self.trace = trace
         self.places = places
         self.labels = Labels([self._initial(value) for value in trace.values])
+        self.running: list[int] = []
 
     def run(self) -> Labels:
         for index, step in enumerate(self.trace.steps):
@@ -78,8 +88,9 @@ class _Replay:
                     self._op(index, step)
                 case Enter():
                     self._enter(index, step)
+                    self.running.append(self.trace.calls[step.call].module)
                 case Leave():
-                    pass
+                    self.running.pop()
                 case _:
                     assert_never(step)
         return self.labels
@@ -104,10 +115,20 @@ class _Replay:
     def _read(self, value: int, call: int) -> Label:
         item = self.trace.values[value]
         if item.origin is Origin.CONSTANT and item.reference >= 0:
-            return self.labels.values[item.reference]
+            if self.labels.values[value] is None:
+                self.labels.values[value] = self._asked(item.reference, call)
+            return self.labels.values[value]
         if item.origin is not Origin.WEIGHT or len(item.tensors) == 1:
             return self.labels.values[value]
         return self.places.tensors[self._nearest(item.tensors, self.trace.calls[call].module)]
+
+    def _asked(self, value: int, call: int) -> Label:
+        """Return what a value says when it is asked for its device."""
+        item = self.trace.values[value]
+        rest = self.places.resting.get(item.tensors[0]) if item.origin is Origin.WEIGHT else None
+        if rest is not None and rest.sites.isdisjoint(self.running):
+            return rest.label
+        return self._read(value, call)
 
     def _nearest(self, tensors: tuple[int, ...], module: int) -> int:
         """Of the names of a tied tensor, take the one the running module knows it by."""
@@ -139,7 +160,7 @@ class _Replay:
             return self.places.host
         if step.reference == UNKNOWN:
             return together[0][0] if together else None
-        return self._read(step.reference, step.call)
+        return self._asked(step.reference, step.call)
 
     def _outputs(self, index: int, step: Op, result: Label) -> None:
         labels = self.labels.values

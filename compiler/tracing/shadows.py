@@ -1,7 +1,9 @@
 """Values of small tensors that do not depend on weights: masks, positions, lengths, shapes as tensors.
 
 A forward often asks such tensors for a value (is any token masked? how long is this clip?). Meta tensors
-have none, so each small result whose inputs are known is computed a second time on the CPU.
+have none, so each small result whose inputs are known is computed a second time on the CPU. Values that do
+depend on weights can be assumed where a forward insists: choices are then taken in turn, so that every
+expert has its share, and a number that is asked for is one.
 """
 
 from __future__ import annotations
@@ -30,13 +32,36 @@ _ASKS_VALUES: Final = frozenset(
         _ATEN.bincount,
     }
 )
+_CHOOSES: Final = {
+    _ATEN.argmax.default: 1,
+    _ATEN.argmin.default: 1,
+    _ATEN.max.dim: 1,
+    _ATEN.min.dim: 1,
+    _ATEN.multinomial.default: 3,
+    _ATEN.sort.default: 1,
+    _ATEN.sort.stable: 1,
+    _ATEN.topk.default: 2,
+}
+"""Ops whose last result says which of several was taken, with the place of the axis among the arguments."""
+_CHECKS: Final = frozenset({_ATEN.all, _ATEN._is_all_true})  # noqa: SLF001
+"""Ops that models check their own results with."""
+
+
+def _is_count(func: Untyped, made: Tensor) -> bool:
+    """Say whether an op checks results, or makes whole numbers of others."""
+    packet = func._overloadpacket  # noqa: SLF001
+    whole = packet is _ATEN._to_copy and not made.is_floating_point()  # noqa: SLF001
+    return made.numel() <= MAX_NUMEL and (packet in _CHECKS or whole)
 
 
 class Shadows:
     """Known values by the identity of the meta tensor they belong to."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, assume: bool = False) -> None:
         self._values: dict[int, Tensor] = {}
+        self.assume = assume
+        self.asked = False
+        """Whether a value was asked for that is not known."""
 
     def learn(self, tensor: Tensor, value: Tensor) -> None:
         """Remember the value of a meta tensor if it is small."""
@@ -58,12 +83,26 @@ class Shadows:
             return tensor if tensor.numel() <= MAX_NUMEL else None
         return self._values.get(id(tensor))
 
+    def told(self, tensor: Tensor) -> Tensor | None:
+        """Return the value of a tensor that is asked for, assumed if it is not known and that is allowed."""
+        value = self.value_of(tensor)
+        if value is not None:
+            return value
+        self.asked = True
+        if not self.assume or tensor.numel() > MAX_NUMEL:
+            return None
+        fill = 0 if tensor.dtype is torch.bool else 1
+        self.learn(tensor, torch.full(tensor.shape, fill, dtype=tensor.dtype))
+        return self.value_of(tensor)
+
+    def _all_known(self, tensors: list[Tensor]) -> bool:
+        return all(self.told(tensor) is not None for tensor in tensors)
+
     def answer(self, func: Untyped, used: list[Tensor], args: Untyped, kwargs: Untyped) -> Untyped:
         """Run an op that asks for values on the known values; None when it does not or they are not."""
         if func._overloadpacket not in _ASKS_VALUES:  # noqa: SLF001
             return None
-        known = [self.value_of(tensor) for tensor in used]
-        if any(value is None for value in known):
+        if not self._all_known(used):
             return None
         found = self._run(func, args, kwargs)
         made = map_tensors(found, lambda tensor: tensor.to("meta"))
@@ -79,10 +118,15 @@ class Shadows:
         small = all(tensor.numel() <= MAX_NUMEL for tensor in made)
         if not small or _RANDOM in func.tags or any(self.value_of(tensor) is None for tensor in used):
             for tensor in made:
-                self.forget(id(tensor))
-            return
-        if not used and _ATEN.empty is func._overloadpacket:  # noqa: SLF001
-            return
+                self._overwrite(tensor)
+            if self.assume:
+                self._suppose(func, args, made)
+        elif not used and _ATEN.empty is func._overloadpacket:  # noqa: SLF001
+            self._start_empty(made)
+        else:
+            self._compute(func, args, kwargs, out)
+
+    def _compute(self, func: Untyped, args: Untyped, kwargs: Untyped, out: Untyped) -> None:
         try:
             values = list(tensors_in(self._run(func, args, kwargs)))
         except (RuntimeError, NotImplementedError):
@@ -90,6 +134,34 @@ class Shadows:
         for tensor, value in zip(tensors_in(out), values, strict=False):
             if tensor.device.type == "meta":
                 self.learn(tensor, value)
+
+    def _start_empty(self, made: list[Tensor]) -> None:
+        """Take whole numbers that are not set yet for zeros: they are put in one by one."""
+        for tensor in made:
+            if not tensor.is_floating_point():
+                self.learn(tensor, torch.zeros(tensor.shape, dtype=tensor.dtype))
+
+    def _suppose(self, func: Untyped, args: Untyped, made: list[Tensor]) -> None:
+        """Assume what follows from weights: which of several is chosen, how many there are."""
+        if func in _CHOOSES:
+            self._choose(args, made[-1], _CHOOSES[func])
+        elif _is_count(func, made[0]):
+            self.learn(made[0], torch.ones(made[0].shape, dtype=made[0].dtype))
+
+    def _overwrite(self, tensor: Tensor) -> None:
+        """Forget a value that is replaced by an unknown one, and those of the views that share it."""
+        old = self._values.get(id(tensor))
+        if old is not None:
+            storage = old.untyped_storage()._cdata  # noqa: SLF001
+            for key in [k for k, v in self._values.items() if v.untyped_storage()._cdata == storage]:  # noqa: SLF001
+                self.forget(key)
+
+    def _choose(self, args: Untyped, indices: Tensor, place: int) -> None:
+        """Assume that the first ones are chosen, each row going on where the one before ended."""
+        axis = args[place] if len(args) > place and args[place] is not None else -1
+        options = args[0].shape[axis] if args[0].dim() else 1
+        if indices.numel() <= MAX_NUMEL and options:
+            self.learn(indices, torch.arange(indices.numel()).remainder(options).reshape(indices.shape))
 
     def _run(self, func: Untyped, args: Untyped, kwargs: Untyped) -> Untyped:
         def known(tensor: Tensor) -> Tensor:

@@ -1,8 +1,4 @@
-"""Which modules bring streamed weights, by the loader's rules, read off a trace.
-
-A site is as large as the streaming buffer allows and no larger; a module is opened only if what is
-streamed below it does not fit at once. `loading.sites` does the same on a live model.
-"""
+"""Which modules bring streamed weights, read off a trace, and what that takes on each device."""
 
 from __future__ import annotations
 
@@ -11,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from ...ir import Atomic, ModuleTree, Plan, unit_of_tensors
-from ...ir.patterns import matches
+from ...ir import ModuleTree, Plan, unit_of_tensors
+from ..sites import sites_of
 from .places import first_name, tensor_runs
 from .sizes import tensor_nbytes
 from .trace import Enter, Trace
@@ -80,68 +76,12 @@ def streaming_of(trace: Trace, plan: Plan) -> Streaming:
     streamed = {tensor: objects[tensor] for tensor, is_away in enumerate(away) if is_away}
     found: dict[int, frozenset[int]] = {}
     if streamed:
-        for module, tensors in _Walk(trace, plan, streamed, sizes).sites().items():
+        nbytes = {number: sizes[number] for number in streamed.values()}
+        for module, tensors in sites_of(plan, tree, trace.kinds, streamed, nbytes).items():
             site = first_name(tree, module)
-            found[site] = found.get(site, frozenset()) | tensors
+            found[site] = found.get(site, frozenset()) | frozenset(tensors)
     return Streaming(trace, plan, found, runs, sizes)
 
 
 def _object_sizes(tree: ModuleTree, nbytes: Sequence[int]) -> list[int]:
     return [nbytes[storage] for storage in tree.storages]
-
-
-class _Walk:
-    def __init__(
-        self, trace: Trace, plan: Plan, streamed: Mapping[int, int], sizes: Sequence[int]
-    ) -> None:  # fmt: skip
-        self.trace = trace
-        self.tree = trace.tree
-        self.streamed = streamed
-        self.sizes = sizes
-        atoms = [rule for rule in plan.constraints if isinstance(rule, Atomic)]
-        self.classes = {rule.target for rule in atoms if rule.by_class}
-        self.patterns = [rule.target for rule in atoms if not rule.by_class]
-        lines = [account.streaming for account in plan.ledger if account.streaming]
-        self.room = min(lines) if lines else self._largest_block()
-
-    def sites(self) -> dict[int, frozenset[int]]:
-        """Return the streamed tensors of each site, in tree order."""
-        tree, found = self.tree, dict[int, frozenset[int]]()
-        stack = [(0, 0)]
-        while stack:
-            module, carrier = stack.pop()
-            here = self._here(module)
-            if not here:
-                continue
-            callable_ = module not in self.trace.containers
-            carrier = module if callable_ else carrier
-            children = tree.children(module)
-            if callable_ and (self._whole(module, here) or not children or self._closed(module)):
-                found[module] = here
-                continue
-            own = frozenset(self.streamed[i] for i in tree.own_tensors(module) if i in self.streamed)
-            if own:
-                found[carrier] = found.get(carrier, frozenset()) | own
-            stack += [(child, carrier) for child in reversed(children)]
-        return dict(sorted(found.items()))
-
-    def _here(self, module: int) -> frozenset[int]:
-        return frozenset(self.streamed[i] for i in self.tree.tensors(module) if i in self.streamed)
-
-    def _whole(self, module: int, here: frozenset[int]) -> bool:
-        everything = all(i in self.streamed for i in self.tree.tensors(module))
-        return everything and sum(self.sizes[i] for i in here) <= self.room
-
-    def _closed(self, module: int) -> bool:
-        if module in self.trace.kinds.library or self.tree.classes[module] in self.classes:
-            return True
-        path = self.tree.paths[module]
-        return any(matches(pattern, path) for pattern in self.patterns)
-
-    def _largest_block(self) -> int:
-        """Return the bytes of the largest repeated block or leaf: what one step of a model needs."""
-        tree, largest = self.tree, 0
-        for module, parent in enumerate(tree.parents):
-            if parent in self.trace.kinds.stacks or tree.ends[module] == module + 1:
-                largest = max(largest, sum(self.sizes[i] for i in self._here(module)))
-        return largest

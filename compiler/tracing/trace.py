@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Final, TypeAlias
 
 from ...ir import ModuleTree
+from ..sites import Kinds
 
 UNKNOWN: Final = -1
 """Device reference: not known, mixes with everything."""
@@ -104,23 +105,6 @@ class Call:
     first: int
     last: int
     """Steps of its `Enter` and `Leave`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Kinds:
-    """What the tree's class names do not tell of its modules."""
-
-    containers: frozenset[int] = frozenset()
-    """Without a forward of their own (`ModuleList`): never called, entered through their children."""
-    stacks: frozenset[int] = frozenset()
-    """torch's lists, mappings and sequences of modules; their children are blocks."""
-    library: frozenset[int] = frozenset()
-    """Other modules of torch itself; many read the weights of their children without calling them."""
-
-    @property
-    def open(self) -> frozenset[int]:
-        """Modules that are entered through their children, whether or not they are called too."""
-        return self.containers | self.stacks
 
 
 @dataclass(frozen=True)

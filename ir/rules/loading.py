@@ -45,6 +45,18 @@ that needs them stops here; nothing is computed from the changed bytes.
 Wait until whatever writes the checkpoint is done, then load again. To replace a file that is in use,
 write the new one beside it and rename it over the old: the model keeps the old one.""",
 )
+COPIED_WHILE_STREAMING: Final = Rule(
+    "copied-while-streaming",
+    Severity.ERROR,
+    "a model with streamed units cannot be copied or pickled",
+    """\
+A streamed unit is served by a thread, and on disk from the pages of the checkpoint's files. A copy by
+`copy.deepcopy`, or a pickle by `torch.save(model)`, would have to read all of it into memory.
+
+Load a second model by the same plan: both are served from the same pages. To save weights, save the
+`state_dict()`. Or take the hooks away first with `release_model(model)`: then it is an ordinary model
+whose weights are where they are stored, and copying it takes memory for all of them.""",
+)
 DISK_NEEDS_CONVERSION: Final = Rule(
     "disk-needs-conversion",
     Severity.ERROR,
@@ -189,6 +201,7 @@ ALL: Final = (
     ABSENT_DEVICE,
     ANOTHER_MODEL,
     CHANGED_CHECKPOINT,
+    COPIED_WHILE_STREAMING,
     DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
     IGNORED_TENSOR,

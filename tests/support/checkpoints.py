@@ -6,7 +6,7 @@ import json
 import struct
 from pathlib import Path
 
-SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "BOOL": 1, "I64": 8, "F8_E4M3": 1}
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "U8": 1, "BOOL": 1, "I32": 4, "I64": 8, "F8_E4M3": 1}
 
 
 def header_of(tensors):

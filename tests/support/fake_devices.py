@@ -81,7 +81,7 @@ def main() -> None:
     found = {}
     for name in sys.argv[1:]:
         model = small_model(name, use_cache=False)
-        inputs = example_inputs(model, None, Diagnostics(), seq=16)[0][1]
+        inputs = next(example_inputs(model, None, Diagnostics(), seq=16))[1]
         trace = trace_model(model, inputs)
         good = [outcome(name, random_plan(trace, 2 + seed % 3, seed), trace, inputs) for seed in range(SEEDS)]
         bad = [outcome(name, bad_plan(trace, seed), trace, inputs) for seed in range(SEEDS)]

@@ -113,6 +113,46 @@ TINY = {
 }  # fmt: skip
 
 
+_EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2}
+_LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8}
+_MAMBA = {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8}
+STORED_OTHERWISE = {
+    "a renamed head": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_LM, intermediate_size=48)),
+    "buffers the model writes into its layers": lambda: hf.FalconH1ForCausalLM(
+        hf.FalconH1Config(**_GATED, **_MAMBA, head_dim=8, mamba_expand=1)
+    ),
+    "transposed experts of the same name": lambda: hf.Qwen3VLMoeTextModel(
+        hf.Qwen3VLMoeTextConfig(**_GATED, **_EXPERTS, head_dim=8, num_experts=4)
+    ),
+    "single experts and a dense layer": lambda: hf.DeepseekV3ForCausalLM(
+        hf.DeepseekV3Config(
+            **{**_GATED, "num_key_value_heads": 4}, **_EXPERTS, **_LATENT, v_head_dim=8, n_routed_experts=4,
+            n_group=1, topk_group=1, first_k_dense_replace=1,
+        )
+    ),
+    "single experts of the same block under another name": lambda: hf.PhimoeForCausalLM(
+        hf.PhimoeConfig(**_GATED, num_local_experts=4)
+    ),
+    "a backbone and projections under other names": lambda: hf.ConditionalDetrModel(
+        hf.ConditionalDetrConfig(
+            d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=32, decoder_ffn_dim=32, use_timm_backbone=False,
+            backbone_config=hf.ResNetConfig(
+                embedding_size=8, hidden_sizes=[8] * 4, depths=[1] * 4, layer_type="basic",
+                out_features=["stage4"],
+            ),
+        )
+    ),
+    "convolutions with a weight norm and sizes in buffers": lambda: hf.EncodecModel(
+        hf.EncodecConfig(
+            num_filters=4, hidden_size=16, codebook_dim=16, codebook_size=16, num_lstm_layers=1,
+            upsampling_ratios=[2, 2], target_bandwidths=[24.0],
+        )
+    ),
+}  # fmt: skip
+"""Models whose checkpoints have other names or shapes than they, by what is different."""
+
+
 def save(tiny: Tiny, folder: Path, **options) -> nn.Module:
     """Save a random model; returns it."""
     torch.manual_seed(0)

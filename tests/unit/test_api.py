@@ -235,3 +235,13 @@ def test_what_the_command_writes_is_what_python_reads(tmp_path):
     assert run_module("p.msgpack", "-o", "p.json", "-q", cwd=tmp_path).returncode == 0
     assert backends.read_plan(tmp_path / "p.msgpack") == grammar.parse(TEXT)
     assert json.loads((tmp_path / "p.json").read_text()) == {"a": 0, "b": "cpu"}
+
+
+def test_what_torchs_own_modules_read_of_their_children_stays_with_them():
+    layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 4)
+    budgets = {0: "12KB", 1: "12KB", "cpu": "1GB"}
+    plan = compiler.compile_model(layers, max_memory=budgets, no_split_module_classes=["Linear"])
+    assert ir.Atomic("TransformerEncoderLayer", by_class=True) in plan.constraints
+    assert all(unit.path.count(".") <= 1 for unit in plan.units), plan.units
+    largest = max(sum(p.nbytes for p in layer.parameters()) for layer in layers.layers)
+    assert max(account.streaming for account in plan.ledger) in {0, largest}

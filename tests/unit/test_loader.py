@@ -198,6 +198,35 @@ def test_a_buffer_nothing_can_make_again_is_named(folder, rope):
     assert "`rope.angles`" in found["unfilled-tensor"].message
 
 
+class Writing(Net):
+    """Writes the buffers of what is inside it, as transformers' models do."""
+
+    def _init_weights(self, module):
+        if isinstance(module, Net):
+            module.rope.angles.copy_(torch.arange(8) / 8)
+
+
+class Around(nn.Module):
+    """A model around another, with an initialisation that knows nothing of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = Writing(rope=Forgetful)
+
+    def _init_weights(self, _module):
+        return
+
+    def forward(self, ids):
+        return self.net(ids)
+
+
+@pytest.mark.parametrize("build", [lambda: Writing(rope=Forgetful), Around])
+def test_a_buffer_is_made_again_by_the_model_it_is_in(real, folder, build):
+    with torch.device("meta"):
+        model = build()
+    assert torch.equal(load_model(plan(ON_CPU), model, folder)(IDS), real(IDS))
+
+
 def test_materialize_makes_what_nothing_else_can(real, folder):
     asked = []
 

@@ -7,7 +7,7 @@ import torch
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import PlanError, Unit
-from tiny_checkpoints import TINY, on_meta, output, plan, save, tensors
+from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
 
 ON_CPU = Unit("", "cpu", "cpu")
 ON_DISK = Unit("", "disk", "cpu")
@@ -65,6 +65,30 @@ def test_experts_stored_one_by_one_are_merged_while_they_are_read(tmp_path):
     expected = output(save(tiny, tmp_path, max_shard_size="40KB"), tiny)
     model = load_model(plan(ON_CPU), on_meta(tiny), tmp_path)
     assert torch.equal(output(model, tiny), expected)
+
+
+def with_other_values(model):
+    """Fill all that a checkpoint holds with values no initialisation makes."""
+    with torch.no_grad():
+        held = model.state_dict(keep_vars=True).values()
+        for number, tensor in enumerate(value for value in held if value.is_floating_point()):
+            tensor.copy_(torch.linspace(-1, 1 + number, tensor.numel()).view(tensor.shape))
+    return model
+
+
+@pytest.mark.parametrize("original", [True, False])
+@pytest.mark.parametrize("difference", STORED_OTHERWISE)
+def test_what_is_stored_otherwise_becomes_the_same_model(tmp_path, difference, original):
+    real = with_other_values(STORED_OTHERWISE[difference]())
+    real.save_pretrained(tmp_path, save_original_format=original)
+    with torch.device("meta"):
+        model = STORED_OTHERWISE[difference]()
+    load_model(plan(ON_CPU), model, tmp_path)
+    for kind in ("named_parameters", "named_buffers"):
+        made = dict(getattr(model, kind)())
+        expected = dict(getattr(real, kind)())
+        assert list(made) == list(expected)
+        assert [name for name in made if not torch.equal(made[name], expected[name])] == []
 
 
 def test_experts_stored_one_by_one_cannot_stay_on_disk(tmp_path):

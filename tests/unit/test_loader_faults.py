@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from compile_plan.compiler.loading import load_model, reading, release_model
+from compile_plan.compiler.loading import load_model, pages, release_model
 from compile_plan.compiler.loading.moves import moved
 from compile_plan.ir import Account
-from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards
+from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards, stored
 from tiny_checkpoints import plan
 
 
@@ -73,10 +73,17 @@ def test_a_failing_read_names_file_and_tensor(folder, monkeypatch):
     def broken(_descriptor, _buffers, offset):
         raise OSError(5, f"Input/output error at {offset}")
 
-    monkeypatch.setattr(reading.os, "preadv", broken)
+    monkeypatch.setattr(os, "preadv", broken)
     found = refused(plan(ON_CPU), meta(), folder, map_memory=False)
     assert "Input/output error" in found["unreadable-weights"].message
     assert ".safetensors" in found["unreadable-weights"].message
+
+
+def test_pages_that_cannot_be_brought_are_named(real, folder, monkeypatch):
+    monkeypatch.setattr(pages, "bring", lambda _address, _nbytes: False)
+    found = refused(plan(ON_CPU), meta(), folder)
+    assert ".safetensors" in found["unreadable-weights"].message
+    assert any(f"`{name}`" in found["unreadable-weights"].message for name in stored(real))
 
 
 def test_an_interrupt_ends_the_threads_and_leaves_the_model(folder):

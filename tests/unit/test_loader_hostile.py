@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from compile_plan.compiler.loading import load_model, reading, release_model
+from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Model, Plan, PlanError, Unit
 from safetensors.torch import save_file
@@ -151,7 +151,7 @@ def test_control_c_while_reading_ends_threads_and_leaves_the_model(folder, monke
             sent.append(signal.pthread_kill(main, signal.SIGINT))
         return read(descriptor, buffers, offset)
 
-    monkeypatch.setattr(reading.os, "preadv", interrupting)
+    monkeypatch.setattr(os, "preadv", interrupting)
     model, descriptors = meta(), len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(KeyboardInterrupt):
         load_model(plan(ON_CPU), model, folder, map_memory=False)

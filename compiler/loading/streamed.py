@@ -1,0 +1,143 @@
+"""One tensor that is stored in one place and used in another, and what a forward makes of it.
+
+A forward may write to it or register something else in its place. Both are noticed without reading a
+byte, and taken to where the tensor rests; the checkpoint's files are never written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from .files import PIECE, Mapped
+
+Home: TypeAlias = tuple[dict[str, Any], str]
+"""A table of a module, and a name in it."""
+
+
+@dataclass(slots=True)
+class Streamed:
+    """One tensor object of the model: what it is at rest, and what it must be to compute."""
+
+    tensor: torch.Tensor
+    rest: torch.Tensor
+    device: torch.device
+    dtype: torch.dtype
+    mapped: Mapped | None
+    homes: Sequence[Home] = ()
+    """Where it is registered."""
+    users: int = 0
+    writes: int = 0
+    """How often what is at rest was written to from what was in use."""
+    used: torch.Tensor | None = None
+    """What is registered while it is in use, if that is not what is at rest."""
+    _version: int = 0
+    _lent: Sequence[Home] = ()
+
+    def lend(self, value: torch.Tensor | None) -> None:
+        """Let the model compute with a value, or with what is at rest.
+
+        The registered object stays itself where torch can do that. A place that somebody gave another
+        tensor, as `torch.func.functional_call` does, keeps that one.
+        """
+        self._lent = [home for home in self.homes if home[0].get(home[1]) is self.tensor]
+        if value is None:
+            self._version = _version(self.tensor)
+            return
+        if _takes(self.tensor, value):
+            self.tensor.data = value
+            value = self.tensor
+        self.used, self._version = value, _version(value)
+        for table, name in self._lent:
+            table[name] = value
+
+    def written(self) -> list[int]:
+        """Name the tables it is in, if the forward wrote to what it was given."""
+        unchanged = _version(self.tensor if self.used is None else self.used) == self._version
+        return [] if unchanged else [id(table) for table, _ in self._lent]
+
+    def replaced(self) -> list[Streamed]:
+        """Return what the forward registered in its place, at rest; those places are no longer its own."""
+        left = [(home, home[0].get(home[1])) for home in self._lent]
+        left = [(home, found) for home, found in left if found is not self.used]
+        if not left:
+            return []
+        self.homes = [home for home in self.homes if all(home is not gone for gone, _ in left)]
+        others = {id(found): found for _, found in left if found is not None}
+        return [
+            self._after(other, [home for home, found in left if found is other]) for other in others.values()
+        ]
+
+    def _after(self, found: torch.Tensor, homes: Sequence[Home]) -> Streamed:
+        """Put what a forward registered to rest."""
+        rest = found.detach().to(self.rest.device, copy=True)
+        parameter = isinstance(found, torch.nn.Parameter)
+        at_rest = torch.nn.Parameter(rest, requires_grad=False) if parameter else rest.data
+        for table, name in homes:
+            table[name] = at_rest
+        return Streamed(at_rest, rest, found.device, found.dtype, None, homes)
+
+    def settle(self, written: Collection[int]) -> None:
+        """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables."""
+        if self.used is None:
+            return
+        value = self.used.data
+        if any(id(table) in written for table, _ in self._lent):
+            self._keep(value)
+        if self.used is self.tensor:
+            self.tensor.data = self.rest
+        for table, name in self._lent:
+            if table.get(name) is self.used:
+                table[name] = self.tensor
+        self.used = None
+
+    def _keep(self, value: torch.Tensor) -> None:
+        """Let a value be what rests, in the memory of what rested before where it fits without a loss."""
+        if (value.dtype, value.shape) == (self.rest.dtype, self.rest.shape):
+            self.rest.copy_(value)  # the pages of a file are private to the process
+        else:
+            self.rest, self.mapped = value.to(self.rest.device, copy=True), None
+            if self.used is not self.tensor:
+                self.tensor.data = self.rest
+        self.writes += 1
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """What changes with what is at rest, whoever writes to it."""
+        return self.writes, _version(self.tensor)
+
+    @property
+    def moves(self) -> bool:
+        """Whether a copy is needed: another device, another dtype, or bytes at an odd address."""
+        odd = self.rest.numel() > 0 and self.rest.data_ptr() % self.rest.element_size() != 0
+        return self.rest.device != self.device or self.rest.dtype != self.dtype or odd
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes while in use."""
+        return self.rest.numel() * self.dtype.itemsize
+
+    def read_ahead(self) -> None:
+        """Ask for the bytes of the tensor at rest; returns before they are in memory."""
+        if self.mapped is not None:
+            self.mapped.read_ahead(0, self.rest.nbytes)
+
+    def copy(self) -> torch.Tensor | None:
+        """Return what the module computes with; None when the tensor at rest will do, its bytes in memory."""
+        if self.mapped is not None:
+            for first in range(0, self.rest.nbytes, PIECE):
+                self.mapped.bring(first, min(PIECE, self.rest.nbytes - first))
+        return self.rest.to(self.device, self.dtype, copy=True) if self.moves else None
+
+
+def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
+    """Say whether torch can put a value into an existing tensor: not across every two kinds of device."""
+    return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """Return how often a tensor was written to in place; one made in inference mode does not tell."""
+    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001

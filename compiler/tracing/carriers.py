@@ -1,0 +1,144 @@
+"""What is alive at each step, and the pieces on whose device it can be, whatever a plan puts together.
+
+A demand belongs to a piece and has to be enough on any device the piece may get. What an open module
+does between its parts runs where its inputs are; which piece that follows depends on the plan: each
+possible one is charged.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from .atoms import Cuts
+from .replay import replay
+from .trace import Call, Enter, Op, Origin, Trace
+
+
+class Carriers:
+    """For each value the pieces of which one is on its device under any plan along the cuts."""
+
+    def __init__(self, trace: Trace, cuts: Cuts) -> None:
+        self.trace = trace
+        self._tops = cuts.tops()
+        places = cuts.places("held pieces")
+        self._pieces = places.tensors
+        self._labels = replay(trace, places).values
+        self._also: dict[int, frozenset[int]] = {}
+        for step in trace.steps:
+            if isinstance(step, Enter):
+                self._enter(step)
+            elif isinstance(step, Op):
+                source = self._source(step)
+                pieces = frozenset[int]() if source is None else self._also.get(source, frozenset())
+                for made in step.outputs:
+                    self._set(made, pieces)
+
+    def of_step(self, step: Op) -> frozenset[int]:
+        """Return the pieces that may be on the device an op runs on."""
+        value = next(iter((*step.outputs, *step.inputs)), None)
+        return frozenset() if value is None else self._of(value)
+
+    def _of(self, value: int) -> frozenset[int]:
+        label = self._labels[value]
+        return self._also.get(value, frozenset()) | ({label} if isinstance(label, int) else set())
+
+    def _set(self, value: int, pieces: frozenset[int]) -> None:
+        if pieces:
+            self._also[value] = pieces
+
+    def _source(self, step: Op) -> int | None:
+        """Return the value whose device the results of an op follow: of several the most certain."""
+        if step.reference is not None:
+            return step.reference if step.reference >= 0 else None
+        known = [v for v in step.inputs if self._labels[v] is not None] or [*step.inputs, *step.loose]
+        return min(known, key=lambda v: len(self._also.get(v, ())), default=None)
+
+    def _enter(self, step: Enter) -> None:
+        module, tree = self.trace.calls[step.call].module, self.trace.tree
+        if self._tops[module] >= 0 and len(tree.tensors(module)):
+            return
+        around = _entered(self.trace, module)
+        first = None if around is None else self._first(around)
+        for outer, inner in step.arguments:
+            label = self._labels[outer]
+            inside = isinstance(label, int) and around is not None and self._lies_in(label, around)
+            more = frozenset() if first is None or inside else frozenset({first})
+            self._set(inner, self._also.get(outer, frozenset()) | more)
+
+    def _first(self, module: int) -> int | None:
+        """Return a piece in a module: of its first tensor that is not tied to one before."""
+        tree = self.trace.tree
+        tensors = tree.tensors(module)
+        tensor = next((t for t in tensors if tree.storages[t] == t), tensors[0])
+        piece = self._pieces[tensor]
+        return piece if isinstance(piece, int) else None
+
+    def _lies_in(self, piece: int, module: int) -> bool:
+        owner = piece if piece >= 0 else self.trace.tree.owners[-1 - piece]
+        return module <= owner < self.trace.tree.ends[module]
+
+
+def _entered(trace: Trace, module: int) -> int | None:
+    """Return the smallest module with tensors whose unit would move the arguments of a call."""
+    tree = trace.tree
+    if len(tree.tensors(module)):
+        return module
+    parent = tree.parents[module]
+    return parent if parent in trace.kinds.open and len(tree.tensors(parent)) else None
+
+
+def needs(trace: Trace) -> list[int]:
+    """Return the bytes alive at each step that may be on one device, the cache left out.
+
+    Inputs and activations, each storage once, and what copies of arguments may take beyond that.
+    """
+    extra = _extra(trace)
+    return [nbytes + more for nbytes, more in zip(_alive(trace), extra, strict=False)]
+
+
+def _alive(trace: Trace) -> list[int]:
+    change = [0] * (len(trace.steps) + 2)
+
+    def hold(nbytes: int, born: int, died: int) -> None:
+        change[max(born, 0)] += nbytes
+        change[died + 1] -= nbytes
+
+    counted = _counted(trace)
+    for root in counted:
+        hold(trace.values[root].nbytes, *trace.lives[root])
+    for step in trace.steps:
+        for made in step.outputs if isinstance(step, Op) and step.name == "to" else ():
+            if trace.roots[made] not in counted:
+                value = trace.values[made]
+                hold(value.own_nbytes, value.born, value.died)
+    return list(accumulate(change))
+
+
+def _counted(trace: Trace) -> set[int]:
+    """Return the first values of the storages that are inputs or activations and no cache."""
+    kept = {trace.roots[value] for value in trace.cache}
+    made = {Origin.OP, Origin.INPUT}
+    return {root for root in trace.lives if trace.values[root].origin in made and root not in kept}
+
+
+def _extra(trace: Trace) -> list[int]:
+    """Return for each step by how much copies of the arguments of a running call exceed the originals."""
+    counted = _counted(trace)
+    extra = [0] * len(trace.steps)
+    for call in trace.calls[1:]:
+        more = _copies(trace, call, counted) if _entered(trace, call.module) is not None else 0
+        for step in range(call.first, call.last + 1) if more else ():
+            extra[step] = max(extra[step], more)
+    return extra
+
+
+def _copies(trace: Trace, call: Call, counted: set[int]) -> int:
+    """Return what copies of a call's arguments take beyond the storages they are views of."""
+    enter = trace.steps[call.first]
+    assert isinstance(enter, Enter)  # noqa: S101  a call begins with it
+    own: dict[int, int] = {}
+    for outer, _ in enter.arguments:
+        own[trace.roots[outer]] = own.get(trace.roots[outer], 0) + trace.values[outer].own_nbytes
+    return sum(
+        max(0, nbytes - (trace.values[root].nbytes if root in counted else 0)) for root, nbytes in own.items()
+    )
