@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..ir import (
+    STREAMING,
     Atomic,
     Constraint,
     Demand,
@@ -172,7 +173,7 @@ def _constraint(kind: int, targets: tuple[str, ...], device: str | None) -> Cons
 def _read_rules(reader: Reader) -> tuple[tuple[Constraint, ...], tuple[TieGroup, ...]]:
     kinds, counts, devices = reader.rows("constraints", *TABLES["constraints"])
     targets = grouped(reader.paths(*reader.rows("constraint_targets", "path")), counts, "constraints")
-    named = reader.optional_devices(devices)
+    named = reader.optional_devices(devices, beside=STREAMING)
     constraints = tuple(map(_constraint, kinds, targets, named))
     (sizes,) = reader.rows("ties", *TABLES["ties"])
     members = grouped(reader.paths(*reader.rows("tie_tensors", "path")), sizes, "ties")

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 
 from ..ir import CPU, ModuleTree, Plan, Reason, Unit, is_accelerator
 from .first_fit import FirstFitRules, run_device
-from .frontier import Worklist, item_at, item_path, item_tensors, merge_units, opened, whole_modules
+from .frontier import (
+    Worklist,
+    item_at,
+    item_path,
+    item_tensors,
+    merge_units,
+    opened,
+    split_modules,
+    whole_modules,
+)
 from .greedy import Greedy, Rules
 
 
@@ -101,7 +110,7 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = 
         else:
             units.append(Unit(item_path(tree, item), store, on_host, spilled))
     if not attempt.unplaced:
-        return replace(plan, units=merge_units(tree, units))
+        return replace(plan, units=merge_units(tree, units, split_modules(tree, plan.constraints)))
     units += [Unit(item_path(tree, item)) for item in attempt.unplaced]
     return replace(plan, units=tuple(sorted(units, key=lambda unit: tree.covered(unit.path).start)))
 

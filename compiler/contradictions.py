@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 from ..ir import (
+    STREAMING,
     Atomic,
     Constraint,
     Device,
@@ -65,13 +66,27 @@ def _forbidden(
 ) -> Iterator[Diagnostic]:
     for path in match_paths(tree, rule.pattern):
         for owner in dict.fromkeys(owners[tensor] for tensor in tree.covered(path)):
-            if owner < 0 or rule.device not in {units[owner].store, units[owner].run}:
+            if owner < 0 or not _breaks(rule, units[owner]):
                 continue
             unit = units[owner]
             at, also = _labels((unit.span, "placed there"), (rule.span, "forbidden here"))
             message = f"`{_shown(unit.path)}` is placed on `{rule.device}`, where `{path}` may never be"
-            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the two lines")
+            help_ = "remove one of the two lines"
+            if rule.device == STREAMING:
+                message = (
+                    f"`{_shown(unit.path)}` is streamed to `{unit.run}`, and `{_shown(path)}` may never be"
+                )
+                help_ = (
+                    f"write `place {_shown(unit.path)} on {unit.run}` or `place {_shown(unit.path)} on cpu`"
+                )
+            yield Diagnostic(CONTRADICTION, message, at, also, help=help_)
             return
+
+
+def _breaks(rule: Never, unit: Unit) -> bool:
+    if rule.device == STREAMING:
+        return unit.run is not None and unit.store != unit.run
+    return rule.device in {unit.store, unit.run}
 
 
 def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:

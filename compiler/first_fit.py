@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from typing import Final
 
-from ..ir import CPU, DISK, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
+from ..ir import CPU, DISK, STREAMING, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
 from ..ir.patterns import match_paths
 from .frontier import Worklist, item_tensors
 from .passes.expand_splits import openable
@@ -165,11 +165,14 @@ def _groups(plan: Plan, tree: ModuleTree) -> list[list[int]]:
 def _banned(plan: Plan, tree: ModuleTree) -> dict[int, set[int]]:
     index = {device.name: i for i, device in enumerate(plan.devices)}
     banned: dict[int, set[int]] = {}
+    hosts = {name for name in index if not is_accelerator(name)}  # what first fit stores there is streamed
+    hosts = hosts if len(hosts) < len(index) else set()
     for constraint in plan.constraints:
-        if isinstance(constraint, Never) and constraint.device in index:
+        if isinstance(constraint, Never):
+            there = hosts if constraint.device == STREAMING else {constraint.device}
             for path in match_paths(tree, constraint.pattern):
                 for tensor in tree.covered(path):
-                    banned.setdefault(tensor, set()).add(index[constraint.device])
+                    banned.setdefault(tensor, set()).update(index[name] for name in there if name in index)
     return banned
 
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
 
-from ..ir import Atomic, Constraint, ModuleTree, Reason, Unit
+from ..ir import Atomic, Constraint, ModuleTree, Reason, Split, Unit
 from ..ir.patterns import match_paths
 
 
@@ -67,11 +67,13 @@ def is_whole(constraints: Iterable[Constraint]) -> bool:
     return any(isinstance(rule, Atomic) and not rule.by_class and not rule.target for rule in constraints)
 
 
-def merge_units(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:
+def merge_units(
+    tree: ModuleTree, units: Iterable[Unit], kept_open: frozenset[int] = frozenset()
+) -> tuple[Unit, ...]:
     """Return the same placement in the fewest units: whole modules wherever a subtree is in one place.
 
     The units must be disjoint, placed, and cover every tensor; modules without tensors need no unit.
-    What a person wrote is not merged with what was decided around it.
+    What a person wrote is not merged with what was decided around it, and what is ``kept_open`` not at all.
     """
     owner = unit_of_each_tensor(tree, units)
     places = [(unit.store, unit.run, unit.reason is Reason.WRITTEN) for unit in owner]
@@ -83,11 +85,24 @@ def merge_units(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:
         tensors = item_tensors(tree, item)
         if not tensors:
             continue
-        if changes[tensors[-1]] == changes[tensors[0]]:
+        if item not in kept_open and changes[tensors[-1]] == changes[tensors[0]]:
             merged.append(replace(owner[tensors[0]], path=item_path(tree, item)))
         else:
             stack.extend(reversed(opened(tree, item)))
     return tuple(merged)
+
+
+def split_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> frozenset[int]:
+    """Return the modules that must not be one unit, and those around them except the whole model."""
+    patterns = [rule.pattern for rule in constraints if isinstance(rule, Split)]
+    paths = (path for pattern in patterns for path in match_paths(tree, pattern))
+    found: set[int] = set()
+    for path in paths:
+        module = tree.module_index.get(path, 0)
+        while module > 0 and module not in found:
+            found.add(module)
+            module = tree.parents[module]
+    return frozenset(found)
 
 
 def unit_of_each_tensor(tree: ModuleTree, units: Iterable[Unit]) -> list[Unit]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from ..ir import (
+    STREAMING,
     Atomic,
     Constraint,
     Demand,
@@ -187,7 +188,7 @@ class _Resolver:
             case SplitLine(path):
                 yield from (Split(each, span) for each in expand(path))
             case NeverLine(path, word):
-                device = self.reader.device(word)
+                device = STREAMING if word.text == STREAMING else self.reader.device(word)
                 if device is not None:
                     yield from (Never(each, device, span) for each in expand(path))
             case TogetherLine(paths):

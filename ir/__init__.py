@@ -5,6 +5,7 @@ from __future__ import annotations
 from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
 from .names import CPU, DISK, device_type, is_accelerator, is_device_name, is_within, join_path
 from .plan import (
+    STREAMING,
     Account,
     Atomic,
     Constraint,
@@ -33,6 +34,7 @@ __all__ = [
     "CPU",
     "DISK",
     "RULES",
+    "STREAMING",
     "Account",
     "Atomic",
     "Constraint",

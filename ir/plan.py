@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from .diagnostic import Diagnostic
 from .source import Span
@@ -111,9 +111,13 @@ class Split:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
+STREAMING: Final = "streaming"
+"""Instead of a device in `Never`: what is named is used where it is stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class Never:
-    """Never store or run what this pattern names on the device."""
+    """Never store or run what this pattern names on the device; never stream it if that is `STREAMING`."""
 
     pattern: str
     device: str

@@ -36,6 +36,7 @@ from ...grammar.words import path_of, spell_path
 from ...ir import (
     CPU,
     DISK,
+    STREAMING,
     Atomic,
     Constraint,
     Device,
@@ -232,7 +233,11 @@ def _named_devices(overrides: Sequence[Plan]) -> Iterator[tuple[str, Span | None
             places = {unit.store, unit.run} - {None}
             yield from ((name, unit.span) for name in sorted(filter(None, places)))
         yield from ((reserve.device, reserve.span) for reserve in override.reserves)
-        yield from ((rule.device, rule.span) for rule in override.constraints if isinstance(rule, Never))
+        yield from (
+            (rule.device, rule.span)
+            for rule in override.constraints
+            if isinstance(rule, Never) and rule.device != STREAMING
+        )
 
 
 def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...ir import Never, Plan, Together, Unit
+from ...ir import STREAMING, Never, Plan, Together, Unit
 from ...ir.patterns import match_paths
 from ...ir.tree import ModuleTree
 from .efforts import Efforts
@@ -18,7 +18,7 @@ from .grains import (
     stream_bytes,
     walk_grains,
 )
-from .problem import UNLIMITED, Atom, Place, Pool, Problem
+from .problem import NEVER, UNLIMITED, Atom, Place, Pool, Problem
 
 TRANSIENT_PURPOSES = frozenset({"activations", "logits"})
 
@@ -42,7 +42,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
     leaders = _merge(plan, tree, grains, owner)
     fixed = _fixed(plan, tree, owner, leaders)
     demands, peaks = _demands(plan, tree, owner, len(grains))
-    bans = _bans(plan, tree, owner)
+    bans, kept = _bans(plan, tree, owner), _never_streamed(plan, tree, owner)
     efforts = Efforts(plan, tree, owner, len(grains))
     sizes = tree.prefix_bytes
     members: dict[int, list[int]] = {}
@@ -54,7 +54,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
             sum([sizes[grains[g].stop] - sizes[grains[g].start] for g in group]),
             sum([demands[g] for g in group]),
             max([peaks[g] for g in group]),
-            max([stream_bytes(tree, grains[g]) for g in group]),
+            NEVER if kept.intersection(group) else max([stream_bytes(tree, grains[g]) for g in group]),
             frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
             efforts.of(group),
         )
@@ -171,6 +171,11 @@ def _bans(plan: Plan, tree: ModuleTree, owner: list[int]) -> dict[int, set[int]]
             for grain in _grains_of(tree, constraint.pattern, owner):
                 bans.setdefault(grain, set()).add(index[constraint.device])
     return bans
+
+
+def _never_streamed(plan: Plan, tree: ModuleTree, owner: list[int]) -> set[int]:
+    rules = [rule for rule in plan.constraints if isinstance(rule, Never) and rule.device == STREAMING]
+    return {grain for rule in rules for grain in _grains_of(tree, rule.pattern, owner)}
 
 
 def _demands(plan: Plan, tree: ModuleTree, owner: list[int], count: int) -> tuple[list[int], list[int]]:

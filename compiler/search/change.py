@@ -31,9 +31,11 @@ def smallest_change(problem: Problem, seconds: float) -> Change | None:
     if best is None:
         return None
     least = problem.total - sum(inorder.room_in_order(problem, d) for d in mains)
-    if best.nbytes <= max(least, 0) + problem.total // 100:
+    if best.nbytes <= max(least, 0):
         return best
     extra = few_kinds.least_extra(problem, best.device)
+    if extra is None and best.nbytes <= max(least, 0) + problem.total // 1000:
+        return best  # a thousandth is not worth opening the solver
     if extra is None:
         extra = least_extra(problem, "none", best.device, seconds)
     return best if extra is None or extra >= best.nbytes or extra <= 0 else Change(best.device, extra)

@@ -9,7 +9,7 @@ from math import gcd
 from typing import Final
 
 from .highs import Program
-from .problem import UNLIMITED, Atom, Place, Problem
+from .problem import NEVER, UNLIMITED, Atom, Place, Problem
 
 EXACT_UNITS: Final = 2_000_000
 
@@ -60,6 +60,7 @@ def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]
             offloaded = streamed + [place for place in computed if place not in streamed]
         case _:
             offloaded = streamed or computed
+    offloaded = [p for p in offloaded if not p.streamed or atom.stream < NEVER]  # from a disk to the CPU, too
     return tuple(p for p in resident + offloaded if atom.banned.isdisjoint(p))
 
 

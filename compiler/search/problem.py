@@ -13,6 +13,8 @@ from ...ir import Device, is_accelerator
 from .efforts import Effort
 
 UNLIMITED: Final = 2**62
+NEVER: Final = 2 * UNLIMITED
+"""Bytes of an atom that no streaming buffer can hold: it is never streamed."""
 
 
 class Place(NamedTuple):

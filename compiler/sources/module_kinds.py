@@ -28,7 +28,7 @@ def kinds_of(modules: Iterable[tuple[int, nn.Module]]) -> Kinds:
 
 
 def whole_classes(model: nn.Module) -> tuple[str, ...]:
-    """Return the classes of torch's own modules in a model that read their children's weights: never split."""
+    """Return the classes of torch's own modules that read their children's weights: never split."""
     return tuple(sorted({type(module).__name__ for module in model.modules() if isinstance(module, _READ)}))
 
 

@@ -11,6 +11,7 @@ from .demands import demands
 from .forward import try_trace
 from .order import in_execution_order
 from .splits import splits
+from .stays import never_streamed
 from .work import work
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def with_trace(
         full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens, dtype=dtype)
     return replace(
         plan,
-        constraints=(*kept, *cuts.rules(), *splits(trace, cuts)),
+        constraints=(*kept, *cuts.rules(), *splits(trace, cuts), *never_streamed(trace, cuts)),
         demands=plan.demands + demands(trace, full),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),

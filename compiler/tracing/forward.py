@@ -28,7 +28,7 @@ from .nesting import Untyped, map_tensors, tensors_in
 from .record import Recorder
 from .results import cache_of, logits_of
 from .shadows import MAX_NUMEL
-from .trace import Origin, Trace
+from .trace import HOST, Origin, Trace
 
 
 def trace_model(
@@ -213,7 +213,29 @@ def _number_weights(shadow: nn.Module, recorder: Recorder) -> dict[nn.Module, in
     for tensor, numbers in names.values():
         recorder.keep((tensor,))
         recorder.add(tensor, Origin.WEIGHT, tensors=tuple(numbers))
+    _number_attributes(modules, set(names), recorder)
     return modules
+
+
+def _number_attributes(modules: Mapping[nn.Module, int], known: set[int], recorder: Recorder) -> None:
+    """Number the tensors that modules hold as plain attributes: the loader puts them where a module runs."""
+    for module, index in modules.items():
+        for item in vars(module).values():
+            if not isinstance(item, Tensor) or id(item) in known or not item.dim() or item.requires_grad:
+                continue
+            known.add(id(item))
+            recorder.keep((item,))
+            beside = _deciding(recorder.tree, index)
+            recorder.add(item, Origin.CONSTANT, reference=HOST, beside=beside)
+
+
+def _deciding(tree: ModuleTree, module: int) -> tuple[int, ...]:
+    """Return the tensors that say where a module runs: its own, those below, or around it."""
+    found = tree.own_tensors(module)
+    while not found and module >= 0:
+        found = tree.tensors(module)
+        module = tree.parents[module]
+    return tuple(found)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, assert_never
 
+from ...ir import CPU
 from .trace import HOST, UNKNOWN, Enter, Leave, Op, Origin, Trace, Value
 
 Label: TypeAlias = Hashable
@@ -101,7 +102,9 @@ class _Replay:
         if value.origin is Origin.WEIGHT:
             return self.places.tensors[value.tensors[0]]
         if value.origin is Origin.CONSTANT and value.reference == HOST:
-            return self.places.host
+            runs = {self.places.tensors[tensor] for tensor in value.beside}
+            left = self.places.host or (CPU if runs else None)  # in a search for cuts it meets every piece
+            return runs.pop() if len(runs) == 1 else left
         return None
 
     def _enter(self, index: int, step: Enter) -> None:

@@ -56,6 +56,8 @@ class Value:
     """Bytes of one element."""
     reference: int = UNKNOWN
     """Constants: where it was made (a value, `HOST` or `UNKNOWN`)."""
+    beside: tuple[int, ...] = ()
+    """Attributes of modules: the tensors it goes along with, if those run on one device."""
 
 
 @dataclass(frozen=True, slots=True)

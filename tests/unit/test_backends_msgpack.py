@@ -13,6 +13,7 @@ from compile_plan.backends import read_plan, to_device_map
 from compile_plan.backends.msgpack_file import decode, encode_plan
 from compile_plan.grammar import parse
 from compile_plan.ir import (
+    STREAMING,
     Account,
     Atomic,
     Demand,
@@ -62,10 +63,11 @@ def plan_of_the_fixture() -> Plan:
         ),
         options=(("offload", "stream"), ("strategy", "auto")),
         constraints=(
-            Atomic("Block", by_class=True),
+            Atomic("Attention", by_class=True),
             Atomic("layers.0"),
             Split("layers"),
             Never("head", "disk"),
+            Never("embed", STREAMING),
             Together(("embed", "head")),
         ),
         ties=(TieGroup(tuple(tied)),),

@@ -194,24 +194,27 @@ def test_the_help_names_the_unit_that_was_handed_a_tensor_unseen():
 
 
 class Frozen(nn.Module):
-    """Keeps a tensor as a plain attribute, which no loader moves."""
+    """Keeps a tensor as a plain attribute, which the loader puts where the module runs."""
 
     def __init__(self):
         super().__init__()
-        self.inner, self.table = linear(), torch.ones(4)
+        self.first, self.second, self.table = linear(), linear(), torch.ones(4)
 
     def forward(self, x):
-        return self.inner(x) + self.table
+        return self.second(self.first(x)) + self.table
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_a_plain_attribute_is_on_the_cpu_wherever_the_model_was_built(device):
+def test_a_plain_attribute_goes_where_its_module_runs_if_that_is_one_device(device):
     with torch.device(device):
         model = Frozen()
-    (found,) = verify_plan(plan(("", "cuda:0", "cuda:0")), model, X).diagnostics
+    for store, run in (("cuda:0", "cuda:0"), ("cpu", "cuda:0"), ("cpu", "cpu")):
+        assert verify_plan(plan(("", store, run)), model, X).lawful
+    apart = plan(("first", "cuda:0", "cuda:0"), ("second", "cuda:1", "cuda:1"))
+    (found,) = verify_plan(apart, model, X).diagnostics
     assert found.code == "devices-meet"
     assert "register_buffer" in (found.help or "")
-    assert verify_plan(plan(("", "cpu", "cpu")), model, X).lawful
+    assert cut_rules(trace_model(model, X)) == (Atomic(""),)
 
 
 class Asking(nn.Module):

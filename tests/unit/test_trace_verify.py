@@ -110,10 +110,10 @@ def test_a_tensor_left_on_the_cpu_meets_the_accelerator():
         def __init__(self):
             super().__init__()
             self.inner = nn.Linear(4, 4)
-            self.table = torch.ones(4)
+            self.tables = [torch.ones(4)]  # in a list, no loader finds it
 
         def forward(self, x):
-            return self.inner(x) * self.table
+            return self.inner(x) * self.tables[0]
 
     (found,) = verify_plan(plan(("", "cuda:0", "cuda:0")), Constant(), X).diagnostics
     assert found.code == "devices-meet"
