@@ -168,7 +168,7 @@ def _unreachable(where: str, path: str, op: str) -> Diagnostic:
         WEIGHTS_AWAY,
         f"{_module(where)} reads `{path}`, which is streamed and not loaded then",
         notes=(f"`{op}` uses it without calling the module it belongs to",),
-        help=f"place `{path.rpartition('.')[0] or path}` on the device that runs {_module(where)}",
+        help=f"write `never {path.rpartition('.')[0] or path} on streaming` in an override file",
     )
 
 
@@ -179,11 +179,13 @@ def peaks_exceeded(plan: Plan, found: tuple[Peak, ...]) -> Iterator[Diagnostic]:
         budget = budgets.get(peak.device)
         if budget is None or peak.nbytes <= budget:
             continue
-        missing = size_up(peak.nbytes - budget)
+        missing = peak.nbytes - budget
+        reserved = f'write `reserve {size_up(missing)} on {peak.device} for "activations"` and plan again'
+        larger = f"give `{peak.device}` {size_up(missing)} more, or plan again with example inputs"
         yield Diagnostic(
             VERIFIED_PEAK_EXCEEDED,
             f"{peak.device} peaks at {human_size(peak.nbytes)} in {_module(peak.path)}, "
             f"it has {human_size(budget)}",
             notes=(peak.account(),),
-            help=f'write `reserve {missing} on {peak.device} for "activations"` and plan again',
+            help=reserved if missing < budget // 2 else larger,
         )

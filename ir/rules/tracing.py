@@ -125,7 +125,8 @@ reads them without calling the unit.
     place embed on cpu run on cuda:0
     # and in the model's forward: functional.linear(x, self.embed.weight)
 
-Keep the unit on the device that reads it, or place the module that reads it as one unit.""",
+Keep the unit on the device that reads it, or write `never embed on streaming`; a plan made from a trace
+(`--inputs`, `--batch`) has that line already.""",
 )
 
 ALL: Final = (
