@@ -70,14 +70,16 @@ class Cuts:
         blamed: dict[int, set[Pair]] = {}
         tops = self.tops()
         for meeting in labels.meetings:
-            pair = labels.values[meeting.first], labels.values[meeting.second]
-            blamed.setdefault(self._still_cut(self._mixer(meeting), tops), set()).add(pair)
+            blamed.setdefault(self._still_cut(self._mixer(meeting), tops), set()).add(meeting.labels)
         for lost in lost_writes(self.trace, labels):
             pair = labels.values[lost.origin], labels.values[lost.copy]
             blamed.setdefault(self._still_cut(lost.separator(self.trace), tops), set()).add(pair)
+        before = len(self.whole), len(self._links)
         for module in _innermost(self.tree, blamed):
             self._repair(module, blamed[module], tops)
-        return bool(blamed)
+        if blamed and before == (len(self.whole), len(self._links)):  # joining did not help: a shared module
+            self.whole.update(_innermost(self.tree, blamed))
+        return before != (len(self.whole), len(self._links))
 
     def _read_uncalled(self) -> bool:
         """Make whole what reads the weights of a child it does not call; say whether anything was.

@@ -48,6 +48,8 @@ class Meeting:
     first: int
     second: int
     """Two values on different devices."""
+    labels: tuple[Label, Label]
+    """What they were as the op saw them: a tied weight is where the module has it that runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,7 @@ class _Replay:
         together = known + distant
         for label, value in together[1:]:
             if label != together[0][0]:
-                self.labels.meetings.append(Meeting(index, together[0][1], value))
+                self.labels.meetings.append(Meeting(index, together[0][1], value, (together[0][0], label)))
                 break
         self._outputs(index, step, self._result(step, together, free))
 

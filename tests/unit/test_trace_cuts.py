@@ -164,3 +164,28 @@ def test_its_parts_cannot_be_placed_apart_by_hand():
         compile_model(
             Mixing(), max_memory={0: 9999, 1: 9999}, example_inputs=torch.zeros(1, 16), overrides=lines
         )
+
+
+class SharedHead(nn.Module):
+    """A head under two names, read by both of its owners: what it meets depends on who runs it."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(Chain() for _ in range(4))
+        self.head = nn.Linear(4, 4)
+        self.decoder = nn.Module()
+        self.decoder.head = self.head
+        self.scale = nn.Parameter(torch.ones(4))
+
+    def forward(self, x):
+        start = torch.nn.functional.linear(x, self.head.weight, self.scale)
+        for block in self.blocks:
+            x = block(x)
+        return self.decoder.head(x) + torch.nn.functional.linear(start, self.decoder.head.weight)
+
+
+def test_a_shared_module_that_is_read_past_its_owners_does_not_stop_the_search_for_cuts():
+    trace = trace_model(SharedHead(), X)
+    assert cut_rules(trace)
+    for seed in range(6):
+        assert verify_trace(random_plan(trace, 2, seed), trace).lawful
