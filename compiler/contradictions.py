@@ -162,7 +162,7 @@ def _cannot_split(tree: ModuleTree, rule: Split, rules: Sequence[Constraint]) ->
     for other in rules:
         if not isinstance(other, Atomic):
             continue
-        whole = set(atomic_modules(tree, other))
+        whole = set(atomic_modules(tree, (other,)))
         clash = next((module for module in inner if _at_or_above(tree, module) & whole), None)
         if clash is not None:
             at, also = _labels((rule.span, "split here"), (other.span, "never split here"))
@@ -184,7 +184,7 @@ def _cut(
     tree: ModuleTree, rule: Atomic, units: Sequence[Unit], owners: Sequence[int]
 ) -> Iterator[Diagnostic]:
     nowhere: _Place = (None, None)
-    for module in atomic_modules(tree, rule):
+    for module in atomic_modules(tree, (rule,)):
         path = tree.paths[module]
         inside = dict.fromkeys(owners[tensor] for tensor in tree.tensors(module))
         places = {(units[owner].store, units[owner].run) if owner >= 0 else nowhere for owner in inside}
@@ -195,7 +195,7 @@ def _cut(
         others = [(each.span, "inside") for each in _one_per_line(within) if each.span != unit.span]
         at, also = _labels((unit.span, "inside"), *others, (rule.span, "never split"))
         what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else _named(path)
-        write = f"write `place {path or '.'} on {unit.store}`"
+        write = f"write `place {_shown(path)} on {unit.store}`"
         yield Diagnostic(
             PIN_INSIDE_ATOMIC,
             f"{_named(unit.path)} cannot be placed alone: {what} is never split",

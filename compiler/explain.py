@@ -11,7 +11,6 @@ from typing import Final
 
 from ..ir import (
     CPU,
-    Atomic,
     Device,
     Diagnostic,
     ModuleTree,
@@ -88,8 +87,7 @@ def _movable(plan: Plan, path: str, holder: Unit) -> str:
     tree = plan.tree
     if tree is None:
         return holder.path
-    rules = [rule for rule in plan.constraints if isinstance(rule, Atomic)]
-    whole = {tree.paths[module] for rule in rules for module in atomic_modules(tree, rule)}
+    whole = {tree.paths[module] for module in atomic_modules(tree, plan.constraints)}
     if path in tree.tensor_index:
         owner = tree.owners[tree.tensor_index[path]]
         whole |= {tree.paths[owner]} if tree.ends[owner] == owner + 1 else set()

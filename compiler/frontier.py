@@ -11,7 +11,7 @@ from dataclasses import replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
 
-from ..ir import Atomic, Constraint, ModuleTree, Reason, Split, Unit
+from ..ir import Atomic, Constraint, ModuleTree, Reason, Split, Unit, atomic_modules
 from ..ir.patterns import match_paths
 
 
@@ -49,15 +49,7 @@ def opened(tree: ModuleTree, module: int) -> list[int]:
 def whole_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> bytearray:
     """Mark every module that may not be opened: leaves, atomic ones, and what is inside an atomic one."""
     whole = bytearray(1 if end == i + 1 else 0 for i, end in enumerate(tree.ends))
-    atomic = [c for c in constraints if isinstance(c, Atomic)]
-    classes = {c.target for c in atomic if c.by_class}
-    found = [i for i, kind in enumerate(tree.classes) if kind in classes] if classes else []
-    found = [module for module in found if module]  # a list of classes that names the model's is about parts
-    for constraint in atomic:
-        if not constraint.by_class:
-            paths = match_paths(tree, constraint.target)
-            found += [tree.module_index[path] for path in paths if path in tree.module_index]
-    for module in found:
+    for module in atomic_modules(tree, constraints):
         whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
     return whole
 

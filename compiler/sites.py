@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..ir import Atomic, ModuleTree, Plan
-from ..ir.patterns import matches
+from ..ir import ModuleTree, Plan, atomic_modules
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +42,8 @@ def sites_of(
         sizes: bytes of each object while in use.
 
     """
-    return _Walk(tree, kinds, streamed, sizes, _closed(plan, tree, kinds)).sites(plan)
-
-
-def _closed(plan: Plan, tree: ModuleTree, kinds: Kinds) -> frozenset[int]:
-    atoms = [rule for rule in plan.constraints if isinstance(rule, Atomic)]
-    classes = {rule.target for rule in atoms if rule.by_class}
-    patterns = [rule.target for rule in atoms if not rule.by_class]
-    rows = enumerate(zip(tree.classes, tree.paths, strict=True)) if atoms else ()
-    return kinds.closed | {
-        module
-        for module, (cls, path) in rows
-        if cls in classes or any(matches(pattern, path) for pattern in patterns)
-    }
+    closed = kinds.closed.union(atomic_modules(tree, plan.constraints))
+    return _Walk(tree, kinds, streamed, sizes, closed).sites(plan)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .patterns import match_paths
-from .plan import Atomic, Unit
+from .plan import Atomic, Constraint, Unit
 from .tree import ModuleTree
 
 
@@ -28,11 +28,16 @@ def unit_of_tensors(tree: ModuleTree, units: Sequence[Unit]) -> list[int]:
     return owner
 
 
-def atomic_modules(tree: ModuleTree, rule: Atomic) -> list[int]:
-    """Return the modules one rule makes whole.
+def atomic_modules(tree: ModuleTree, rules: Iterable[Constraint]) -> list[int]:
+    """Return the modules that `atomic` rules make whole, in tree order; other rules say nothing here.
 
     A class never makes the root whole: a list of classes is about a model's parts. Its path ``""`` does.
     """
-    if rule.by_class:
-        return [module for module, name in enumerate(tree.classes) if module and name == rule.target]
-    return [tree.module_index[path] for path in match_paths(tree, rule.target) if path in tree.module_index]
+    atomic = [rule for rule in rules if isinstance(rule, Atomic)]
+    classes = {rule.target for rule in atomic if rule.by_class}
+    found = {i for i, name in enumerate(tree.classes) if i and name in classes} if classes else set[int]()
+    for rule in atomic:
+        if not rule.by_class:
+            paths = match_paths(tree, rule.target)
+            found.update(tree.module_index[path] for path in paths if path in tree.module_index)
+    return sorted(found)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from .diagnostic import Diagnostic, Label
 from .names import DISK, device_type
-from .plan import Atomic, Plan, Reserve, Unit
+from .plan import Plan, Reserve, Unit
 from .resolve import atomic_modules, unit_of_tensors
 from .rules.laws import (
     ATOMIC_CUT,
@@ -121,7 +121,7 @@ def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iter
 def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
     units = plan.units
     for rule in plan.constraints:
-        for module in atomic_modules(tree, rule) if isinstance(rule, Atomic) else ():
+        for module in atomic_modules(tree, (rule,)):
             inside = set(owner[tree.first_tensors[module] : tree.first_tensors[tree.ends[module]]]) - {-1}
             if len({(units[unit].store, units[unit].run) for unit in inside}) < 2:
                 continue

@@ -244,7 +244,7 @@ def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:
     """Make one pin of the pins that together place a whole atomic module in one place."""
     tree, units, owners = pins.tree, [*pins.units], [*pins.owners]
     for rule in rules:
-        for module in atomic_modules(tree, rule) if isinstance(rule, Atomic) else ():
+        for module in atomic_modules(tree, (rule,)):
             inside = tree.tensors(module)
             parts = {owners[tensor] for tensor in inside}
             if len(parts) > 1:

@@ -28,9 +28,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
-from ...ir import Diagnostics, ModuleTree, Plan, Split, Unit
-from ...ir.patterns import match_paths
-from ..frontier import is_whole, item_at, item_path, opened, whole_modules
+from ...ir import Diagnostics, ModuleTree, Plan, Unit
+from ..frontier import is_whole, item_at, item_path, opened, split_modules, whole_modules
 from ..pipeline import Fact
 
 Opener: TypeAlias = Callable[[int], list[int]]
@@ -79,10 +78,8 @@ def _forced(tree: ModuleTree, plan: Plan, given: dict[int, Unit]) -> bytearray:
     """Mark the modules that must be opened: the root, what `split` names, and everything above a unit."""
     forced = bytearray(len(tree))
     forced[0] = not is_whole(plan.constraints)
-    split = [c.pattern for c in plan.constraints if isinstance(c, Split)]
-    targets = [tree.module_index[p] for s in split for p in match_paths(tree, s) if p in tree.module_index]
     above = [tree.parents[item] if item >= 0 else tree.owners[~item] for item in given]
-    for module in (*targets, *above):
+    for module in (*split_modules(tree, plan.constraints), *above):
         while module >= 0 and not (forced[module] and module):
             forced[module] = 1
             module = tree.parents[module]  # noqa: PLW2901  # climbs to the root

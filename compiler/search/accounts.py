@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ...ir import Account, Device, ModuleTree, Plan, Role, Unit, unit_of_tensors
+from ...ir import Account, Device, ModuleTree, Plan, Role, Unit, atomic_modules, unit_of_tensors
 from .atoms import TRANSIENT_PURPOSES, demand_tensors
-from .grains import Grain, atomic_modules, opened_modules, stream_bytes, walk_grains
+from .grains import Grain, opened_modules, stream_bytes, walk_grains
 
 
 @dataclass(slots=True)
@@ -63,7 +63,8 @@ def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[t
     """Yield every part that travels: a streamed unit is streamed by its smallest legal units."""
     if not any(unit.store != unit.run for unit in plan.units):
         return
-    for grain in walk_grains(tree, atomic_modules(plan, tree), opened_modules(plan, tree)):
+    closed = set(atomic_modules(tree, plan.constraints))
+    for grain in walk_grains(tree, closed, opened_modules(plan, tree)):
         unit = plan.units[owner[grain.start]] if owner[grain.start] >= 0 else None
         if unit is not None and unit.run is not None and unit.store != unit.run:
             yield unit, grain

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...ir import STREAMING, Never, Plan, Together, Unit
+from ...ir import STREAMING, Never, Plan, Together, Unit, atomic_modules
 from ...ir.patterns import match_paths
 from ...ir.tree import ModuleTree
 from .efforts import Efforts
 from .grains import (
     Grain,
-    atomic_modules,
     is_pin,
     layer_modules,
     opened_modules,
@@ -36,7 +35,7 @@ class Model:
 def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
     """Return the problem of a plan; with ``whole_layers`` a layer is not opened, however large."""
     opened = opened_modules(plan, tree)
-    closed = atomic_modules(plan, tree) | (layer_modules(tree) if whole_layers else set())
+    closed = set(atomic_modules(tree, plan.constraints)) | (layer_modules(tree) if whole_layers else set())
     grains = tuple(walk_grains(tree, closed, opened))
     owner = _owners(grains, len(tree.tensor_names))
     leaders = _merge(plan, tree, grains, owner)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from ...ir import Atomic, ModuleTree, Plan, Split
+from ...ir import ModuleTree, Plan, Split
 from ...ir.patterns import match_paths
 
 
@@ -20,16 +20,6 @@ class Grain(NamedTuple):
     path: str
     start: int
     stop: int
-
-
-def atomic_modules(plan: Plan, tree: ModuleTree) -> set[int]:
-    """Return the modules a constraint forbids to open; a class never closes the whole model."""
-    classes = {c.target for c in plan.constraints if isinstance(c, Atomic) and c.by_class}
-    found = {i for i, name in enumerate(tree.classes) if i and name in classes} if classes else set[int]()
-    for constraint in plan.constraints:
-        if isinstance(constraint, Atomic) and not constraint.by_class:
-            found |= _modules(tree, constraint.target)
-    return found
 
 
 def opened_modules(plan: Plan, tree: ModuleTree) -> set[int]:

@@ -133,7 +133,7 @@ def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterato
 def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     """Place everything on the accelerators in any order, with few changes of device."""
     problem = model.problem
-    counts = few_kinds.most_bytes(problem, "none") or most_bytes(problem, "none", wish.left(0.3))
+    counts = _counted(problem, "none", wish.left(0.3))
     if counts is None:
         return None
     places = _fewest_changes(problem, counts, "none", wish)
@@ -145,6 +145,11 @@ def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     note = f"no order-keeping placement fits; this one changes device {count_hops(problem, places)} times"
     status = "optimal" if value == bound else "unproven"
     return leave_order(Found(model, places, objective, value, bound, status, (note,)), wish)
+
+
+def _counted(problem: Problem, policy: str, seconds: float) -> Counts | None:
+    """Return the counts that keep the most bytes: counted through where they are few, else solved."""
+    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, seconds)
 
 
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
@@ -242,7 +247,7 @@ def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
 def _most_bytes(problem: Problem, policy: str, seconds: float) -> tuple[Counts, str] | None:
     """Solve under the policy; where it admits nothing, allow computing where the bytes are."""
     for allowed in dict.fromkeys((policy, "any")):
-        counts = few_kinds.most_bytes(problem, allowed) or most_bytes(problem, allowed, seconds)
+        counts = _counted(problem, allowed, seconds)
         if counts is not None:
             return counts, allowed
     return None
@@ -252,7 +257,7 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
     """Yield placements that split no layer, then one layer a device, then as many as it takes."""
     if coarse.grains == fine.grains:
         return
-    found = few_kinds.most_bytes(coarse.problem, policy) or most_bytes(coarse.problem, policy, wish.left(0.5))
+    found = _counted(coarse.problem, policy, wish.left(0.5))
     if found is None:
         return
     whole = _fewest_changes(coarse.problem, found, policy, wish)

@@ -48,7 +48,7 @@ def with_trace(
     return replace(
         plan,
         constraints=(*kept, *cuts.rules(), *splits(trace, cuts), *never_streamed(trace, cuts)),
-        demands=plan.demands + demands(trace, full),
+        demands=plan.demands + demands(trace, full, cuts),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )

@@ -18,13 +18,14 @@ UPCAST: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
 
 
-def demands(trace: Trace, cache: Trace | None = None) -> tuple[Demand, ...]:
+def demands(trace: Trace, cache: Trace | None = None, cuts: Cuts | None = None) -> tuple[Demand, ...]:
     """Return the demands of a traced forward; the KV cache from a trace at its full length if given.
 
     A trace at the full length is exact for layers that keep a window or a state of fixed size, where
-    multiplying bytes per token would not be.
+    multiplying bytes per token would not be. ``cuts`` are the settled ones, if they are known already.
     """
-    return (*_activations(trace), *_logits(trace), *cache_demands(trace if cache is None else cache))
+    cuts = Cuts(trace).settle() if cuts is None else cuts
+    return (*_activations(trace, cuts), *_logits(trace), *cache_demands(trace if cache is None else cache))
 
 
 def cache_demands(trace: Trace) -> tuple[Demand, ...]:
@@ -72,10 +73,9 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
     )
 
 
-def _activations(trace: Trace) -> Iterator[Demand]:
+def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
     """Yield the largest need of each piece that may get a device of its own."""
     need, peak = needs(trace), dict[int, int]()
-    cuts = Cuts(trace).settle()
     for piece, first, last in _runs(trace, cuts):
         peak[piece] = max(peak.get(piece, 0), max(need[first : last + 1], default=0))
     for piece, nbytes in sorted(peak.items()):
