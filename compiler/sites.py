@@ -29,6 +29,15 @@ class Kinds:
         return self.containers | self.stacks
 
 
+def tensors_beside(tree: ModuleTree, module: int) -> Sequence[int]:
+    """Return the tensors that say where a module runs: its own, those below, or of the nearest around it."""
+    found = tree.own_tensors(module)
+    while not found and module >= 0:
+        found = tree.tensors(module)
+        module = tree.parents[module]
+    return found
+
+
 def sites_of(
     plan: Plan, tree: ModuleTree, kinds: Kinds, streamed: Mapping[int, int], sizes: Mapping[int, int]
 ) -> dict[int, tuple[int, ...]]:

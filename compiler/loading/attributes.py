@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...ir import ModuleTree
+from ..sites import tensors_beside
 from .streamed import Home
 
 if TYPE_CHECKING:
@@ -76,9 +77,6 @@ def _make(module: nn.Module, hook: Callable[[nn.Module, tuple[()]], object]) -> 
 
 
 def _device(tree: ModuleTree, module: int, runs: Mapping[int, torch.device]) -> torch.device | None:
-    """Return where a module runs: its own tensors, all below it, or all below the nearest that has some."""
-    found = {runs[tensor] for tensor in tree.own_tensors(module)}
-    while not found and module >= 0:
-        found = {runs[tensor] for tensor in tree.tensors(module)}
-        module = tree.parents[module]
+    """Return where a module runs, if that is one device."""
+    found = {runs[tensor] for tensor in tensors_beside(tree, module)}
     return found.pop() if len(found) == 1 else None

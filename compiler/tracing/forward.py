@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, PlanError
 from ...ir.rules.tracing import TRACE_FAILED, TRACED_WITHOUT_CACHE, VALUES_ASSUMED
-from ..sites import Kinds
+from ..sites import Kinds, tensors_beside
 from ..sources.live import lower_model
 from ..sources.module_kinds import kinds_of
 from .device_reads import DeviceReads
@@ -225,17 +225,8 @@ def _number_attributes(modules: Mapping[nn.Module, int], known: set[int], record
                 continue
             known.add(id(item))
             recorder.keep((item,))
-            beside = _deciding(recorder.tree, index)
+            beside = tuple(tensors_beside(recorder.tree, index))
             recorder.add(item, Origin.CONSTANT, reference=HOST, beside=beside)
-
-
-def _deciding(tree: ModuleTree, module: int) -> tuple[int, ...]:
-    """Return the tensors that say where a module runs: its own, those below, or around it."""
-    found = tree.own_tensors(module)
-    while not found and module >= 0:
-        found = tree.tensors(module)
-        module = tree.parents[module]
-    return tuple(found)
 
 
 @contextmanager
