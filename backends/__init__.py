@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .backend import Backend
 from .device_map import device_map_diagnostics, to_device_map
-from .files import BACKENDS, backend_for, encode, read_plan, write_plan
+from .plan_files import BACKENDS, backend_for, encode, read_plan, write_plan
 
 __all__ = [
     "BACKENDS",

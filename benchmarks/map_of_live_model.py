@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import accelerate
 import torch
-from compile_plan.compiler.accelerate_compat import infer_auto_device_map
+from compile_plan.compiler.driver.drop_in import infer_auto_device_map
 from compile_plan.compiler.sources.live import lower_model
 from torch import nn
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from compile_plan.compiler.accelerate_compat import infer_auto_device_map
+from compile_plan.compiler.driver.drop_in import infer_auto_device_map
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))

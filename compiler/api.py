@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..ir import Plan
-from .options import DeviceKey, Objective, Offload, Options, Size, Strategy
+from .driver.options import DeviceKey, Objective, Offload, Options, Size, Strategy
 
 if TYPE_CHECKING:
     from torch import dtype as torch_dtype
     from torch import nn
 
-    from .override_files import Override
+    from .lines.files import Override
     from .tracing import Verification
-    from .tracing.inputs import Inputs
+    from .tracing.inputs.example_inputs import Inputs
 
     Dtype: TypeAlias = str | torch_dtype
 
@@ -53,7 +53,7 @@ def compile_model(
         overrides: plans, ``.plan`` texts (with a line break) or paths; their lines are constraints.
         example_inputs: arguments of one forward call (a tuple, or a dict of keywords); the model is
             traced on the meta device and the plan follows its dataflow.
-        more: any other field of `compile_plan.compiler.options.Options`.
+        more: any other field of `compile_plan.compiler.driver.options.Options`.
 
     Returns:
         The placed plan. Warnings are in ``plan.diagnostics``; a plan without problems has none.
@@ -62,9 +62,9 @@ def compile_model(
         PlanError: the request cannot be met; ``.diagnostics`` says why and what would help.
 
     """
-    from .checked_options import checked
-    from .driver import compile_live
-    from .override_files import read_overrides
+    from .driver.check import checked
+    from .driver.compile import compile_live
+    from .lines.files import read_overrides
 
     options = Options(
         max_memory=max_memory,
@@ -96,7 +96,7 @@ def infer_auto_device_map(
     A drop-in: same arguments, same dict wherever accelerate's is valid. Where accelerate crashes or
     leaves tensors without a place, this map is complete.
     """
-    from .accelerate_compat import infer_auto_device_map as infer
+    from .driver.drop_in import infer_auto_device_map as infer
 
     return infer(
         model,

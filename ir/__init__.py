@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
 from .names import CPU, DISK, device_type, is_accelerator, is_device_name, is_within, join_path
 from .plan import (
@@ -23,7 +24,6 @@ from .plan import (
     Unit,
     Work,
 )
-from .resolve import atomic_modules, unit_of_tensors
 from .rules import RULES
 from .sizes import exact_size, human_size, parse_size, size_up
 from .source import Source, Span

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Label
 from .names import DISK, device_type
 from .plan import Plan, Reserve, Unit
-from .resolve import atomic_modules, unit_of_tensors
 from .rules.laws import (
     ATOMIC_CUT,
     BUDGET_EXCEEDED,

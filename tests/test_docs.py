@@ -24,7 +24,7 @@ from pathlib import Path
 import pytest
 from command import run_command
 from compile_plan.compiler.passes import PASSES
-from compile_plan.compiler.pipeline import run_passes
+from compile_plan.compiler.passes.pipeline import run_passes
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Diagnostics
 

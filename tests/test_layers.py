@@ -20,13 +20,14 @@ DOORS = {
     "lark": {"grammar/parser.py"},
     "msgpack": {"backends/msgpack_file.py"},
     "networkx": {"compiler/passes/merge_ties.py", "compiler/tracing/graph.py"},
-    "rich": {"compiler/cli_terminal.py", "compiler/loading/progress.py"},
+    "rich": {"compiler/cli/terminal.py", "compiler/loading/progress.py"},
     "transformers": {"compiler/sources/config.py", "compiler/loading/conversions.py"},
     "torch": {
-        "compiler/accelerate_compat.py",
+        "compiler/driver/drop_in.py",
         "compiler/loading/",
-        "compiler/cli_calibrate.py",
-        "compiler/memory.py",
+        "compiler/cli/calibrating.py",
+        "compiler/machine/this_machine.py",
+        "compiler/running/",
         "compiler/sources/",
         "compiler/tracing/",
     },
@@ -98,9 +99,9 @@ def loaded_by(code):
     "code",
     [
         "import compile_plan.ir, compile_plan.grammar, compile_plan.backends, compile_plan.compiler",
-        "from compile_plan.compiler.cli import main; main(['--help'])",
-        "from compile_plan.compiler.cli import main; main(['--explain-code', 'tie-across-devices'])",
-        "from compile_plan.compiler.cli import main; main(['--memory', 'x'])",
+        "from compile_plan.compiler.cli.command import main; main(['--help'])",
+        "from compile_plan.compiler.cli.command import main; main(['--explain-code', 'tie-across-devices'])",
+        "from compile_plan.compiler.cli.command import main; main(['--memory', 'x'])",
     ],
     ids=["imports", "help", "explain-code", "usage-error"],
 )
@@ -112,6 +113,6 @@ def test_text_to_text_loads_no_torch(tmp_path):
     plan = tmp_path / "small.plan"
     plan.write_text('plan 1\nmodel "m"\n\ndevice cpu memory 1GiB\n\nplace . on cpu\n')
     arguments = [str(plan), "-o", str(tmp_path / "o.msgpack")]
-    code = f"from compile_plan.compiler.cli import main; main({arguments!r})"
+    code = f"from compile_plan.compiler.cli.command import main; main({arguments!r})"
     assert "torch" not in loaded_by(code)
     assert (tmp_path / "o.msgpack").exists()

@@ -40,5 +40,5 @@ def test_data_files_have_a_pattern():
 
 
 def test_the_command_and_the_module_are_the_same():
-    assert SETTINGS["project"]["scripts"]["compile-plan"] == "compile_plan.compiler.cli:main"
+    assert SETTINGS["project"]["scripts"]["compile-plan"] == "compile_plan.compiler.cli.command:main"
     assert (ROOT / "compiler" / "__main__.py").exists()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...ir import ModuleTree
-from ..sites import tensors_beside
+from ..running.sites import tensors_beside
 from .streamed import Home
 
 if TYPE_CHECKING:

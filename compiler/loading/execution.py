@@ -16,11 +16,11 @@ from torch import nn
 
 from ...ir import Plan
 from .attributes import attributes_of, hook_that_makes, place_attributes
-from .files import Mapped
+from .live_sites import streaming_sites
 from .moves import Args, attach_moves
-from .places import Seat
-from .sites import streaming_sites
+from .seats import Seat
 from .staging import registration
+from .stored_files import Mapped
 from .streamed import Home, Streamed
 from .streaming import Site, Stream
 from .wrappers import Plain

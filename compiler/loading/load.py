@@ -24,19 +24,19 @@ from ...ir.rules.loading import (
     NO_MEMORY,
     TIED_TENSORS_DIFFER,
 )
-from ..host_memory import available_memory
+from ..machine.host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
 from .agreement import disagreement
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
-from .files import OpenFiles
 from .matching import Match, match_seats
-from .places import Seat, Slot, bound_to, final_dtype, is_plain_float, live_tensors, seats_of, torch_devices
 from .progress import Wish, shown
 from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
+from .seats import Seat, Slot, bound_to, final_dtype, is_plain_float, live_tensors, seats_of, torch_devices
 from .staging import Stage, Staged, installed
+from .stored_files import OpenFiles
 from .wrappers import Plain, unwrapped
 
 _LOG: Final = logging.getLogger("compile_plan")

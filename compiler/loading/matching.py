@@ -26,7 +26,7 @@ from ...ir.rules.loading import (
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 from .conversions import Merge, converted
-from .places import Seat, Slot, is_plain_float
+from .seats import Seat, Slot, is_plain_float
 
 _SHOWN: Final = 8
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from ...ir import ModuleTree, Plan
-from ..sources.module_kinds import STACKS, has_forward
+from ..running.kinds import STACKS, has_forward
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle

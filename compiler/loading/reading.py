@@ -19,7 +19,7 @@ from typing import Final, TypeAlias
 import torch
 
 from ..sources.safetensors_header import StoredTensor
-from .files import PIECE, Mapped, OpenFiles, memory_of
+from .stored_files import PIECE, Mapped, OpenFiles, memory_of
 
 THREADS: Final = 4
 Progress: TypeAlias = Callable[[int, int], None]

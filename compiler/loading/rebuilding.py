@@ -18,7 +18,7 @@ from torch import nn
 from ...ir import Diagnostic, Diagnostics, join_path
 from ...ir.rules.loading import UNFILLED_TENSOR
 from .attributes import attributes_of, hook_that_makes
-from .places import Slot, live_tensors
+from .seats import Slot, live_tensors
 
 Materialize: TypeAlias = Callable[[str, torch.Tensor], "torch.Tensor | None"]
 _FILLS: Final = (0, 1)

@@ -15,10 +15,10 @@ from torch import nn
 
 from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
-from .files import Mapped, OpenFiles
 from .matching import Match, stored_dtype
-from .places import Seat, Slot
 from .reading import Job
+from .seats import Seat, Slot
+from .stored_files import Mapped, OpenFiles
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .files import PIECE, Mapped
+from .stored_files import PIECE, Mapped
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""

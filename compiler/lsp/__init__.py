@@ -6,8 +6,8 @@ from .completion import complete
 from .features import check, format_edit, rename_device, renamed_word
 from .fixes import fixes
 from .hovering import hover
+from .shapes import Completion, Edit, Fix, Hover, apply_edits
 from .start import serve
-from .values import Completion, Edit, Fix, Hover, apply_edits
 
 __all__ = [
     "Completion",

@@ -12,8 +12,8 @@ from ...grammar.words import path_of, spell_name, spell_path
 from ...ir import CPU, DISK, ModuleTree, Plan, human_size, join_path
 from ...ir.patterns import match_paths
 from .mentions import Kind, expanded, line_around, mentions
+from .shapes import Completion, Edit
 from .subject import read_subject
-from .values import Completion, Edit
 
 _UNFINISHED: Final = re.compile(r'[^\s"#=]*\Z')
 _PURPOSES: Final = ("kv cache", "activations", "logits", "streaming buffer", "runtime")

@@ -7,8 +7,8 @@ from ...grammar.words import device_name
 from ...ir import Diagnostic, Plan, PlanError
 from ...ir.rules.language import UNKNOWN_DEVICE
 from .mentions import Kind, mention_at, mentions
+from .shapes import Edit
 from .subject import findings, read_subject
-from .values import Edit
 
 
 def check(text: str, name: str = "<text>", companion: Plan | None = None) -> tuple[Diagnostic, ...]:

@@ -11,7 +11,7 @@ from ...grammar.errors import FORMS
 from ...ir import Diagnostic, Label
 from ...ir.rules.language import RENAMED_PREFIX, UNKNOWN_PATH
 from .mentions import Kind, line_around, mentions
-from .values import Edit, Fix
+from .shapes import Edit, Fix
 
 _MEANT: Final = re.compile(r"did you mean `([^`]+)`\?")
 _WRITE: Final = re.compile(r"write `([^`]+)`(?:$|,| in place of these lines$)")

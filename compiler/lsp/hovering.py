@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from ...grammar.errors import FORMS
 from ...ir import Account, Plan, PlanError, human_size
 from ...ir.patterns import match_paths, outermost
-from ..explain import explain
+from ..answers.explain import explain
 from .mentions import Kind, Mention, expanded, line_around, mention_at
+from .shapes import Hover
 from .subject import read_subject
-from .values import Hover
 
 _PARTS = ("weights", "buffers", "kv_cache", "activations", "streaming", "runtime", "reserve", "margin")
 _SHOWN = 8

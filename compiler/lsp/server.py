@@ -23,7 +23,7 @@ from .hovering import hover
 from .positions import Positions
 
 if TYPE_CHECKING:
-    from .values import Edit
+    from .shapes import Edit
 
 _KINDS: Final = {
     "keyword": lsp.CompletionItemKind.Keyword,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from ...grammar.parser import parse_document
 from ...grammar.resolve import resolve
 from ...ir import STREAMING, Device, Diagnostic, Diagnostics, Never, Plan, Source, verify
-from ..binding import bind_plan
-from ..sketch import contradictions_of_text
+from ..lines.binding import bind_plan
+from ..lines.without_model import contradictions_of_text
 
 
 @dataclass(frozen=True, slots=True)

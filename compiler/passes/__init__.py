@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from ..pipeline import Pass
 from .account_memory import AccountMemory
 from .annotate_sizes import AnnotateSizes
 from .apply_overrides import ApplyOverrides
@@ -16,6 +15,7 @@ from .avoid_spills import AvoidSpills
 from .emit_warnings import EmitWarnings
 from .expand_splits import ExpandSplits
 from .merge_ties import MergeTies
+from .pipeline import Pass
 from .reserve_runtime import ReserveRuntime
 from .rewrite_fallbacks import RewriteFallbacks
 from .search_placements import SearchPlacements

@@ -32,8 +32,8 @@ from typing import ClassVar
 from ...ir import Diagnostic, Diagnostics, Plan, human_size, size_up, verify
 from ...ir.rules.laws import BUDGET_EXCEEDED
 from ...ir.rules.searching import STREAMING_BUFFER
-from ..pipeline import Fact
-from ..search.accounts import keep_books
+from ..placing.ledger import keep_books
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from math import prod
 from typing import ClassVar, Final, TypeAlias
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, Plan
+from ...ir.dtypes import counted_eighths, is_converted, parse_dtype, stored_eighths, wanted_eighths
 from ...ir.rules.placement import UNKNOWN_DTYPE, UNKNOWN_TENSOR
-from ..dtypes import counted_eighths, is_converted, parse_dtype, stored_eighths, wanted_eighths
-from ..pipeline import Fact
+from .pipeline import Fact
 
 _Kind: TypeAlias = tuple[tuple[int, ...], str]
 _Sizes: TypeAlias = tuple[int, int]

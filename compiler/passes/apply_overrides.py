@@ -60,10 +60,10 @@ from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE, UNDECLARED_DEVICE
-from ..binding import Pins, bind_units, disjoint_units
-from ..contradictions import check_pins
-from ..pipeline import Fact
-from ..unknown_paths import Unknown, report_unknown
+from ..lines.binding import Pins, bind_units, disjoint_units
+from ..lines.contradictions import check_pins
+from ..lines.unknown_paths import Unknown, report_unknown
+from .pipeline import Fact
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir import Device, Diagnostics, Plan, Reason, Unit
-from ..pipeline import Fact
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class AssignBalanced:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit that fits somewhere."""
-        from ..attempts import first_fit  # it uses the rewrite rules of other passes
-        from ..balanced import spread
-        from ..repair import refill, spills
+        from ..placing.attempts import first_fit  # it uses the rewrite rules of other passes
+        from ..placing.balanced import spread
+        from ..placing.repair import refill, spills
 
         del diagnostics
         tree = plan.tree

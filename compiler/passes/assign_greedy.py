@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...ir import Diagnostics, Plan
-from ..pipeline import Fact
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ class AssignGreedy:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit that fits somewhere."""
-        from ..accelerate_attempt import like_accelerate  # they use the rewrite rules of other passes
-        from ..attempts import first_fit
+        from ..accelerate.attempt import like_accelerate  # they use the rewrite rules of other passes
+        from ..placing.attempts import first_fit
 
         if plan.tree is None or all(unit.store is not None for unit in plan.units):
             return plan

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir import Diagnostics, Plan
-from ..pipeline import Fact
+from .pipeline import Fact
 from .search_placements import SearchPlacements
 
 
@@ -56,7 +56,7 @@ class AvoidSpills:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan itself if everything is on accelerators within their budgets."""
-        from ..repair import is_settled  # it uses the rewrite rules of other passes
+        from ..placing.repair import is_settled  # it uses the rewrite rules of other passes
 
         if plan.tree is None or is_settled(plan, plan.tree):
             return plan

@@ -25,10 +25,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, Plan, Role, human_size, is_accelerator, size_up
-from ...ir.resolve import unit_of_tensors
+from ...ir.coverage import unit_of_tensors
 from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY
-from ..frontier import item_at, item_tensors, opened, whole_modules
-from ..pipeline import Fact
+from ..placing.frontier import item_at, item_tensors, opened, whole_modules
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)

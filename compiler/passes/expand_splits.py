@@ -29,8 +29,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
 from ...ir import Diagnostics, ModuleTree, Plan, Unit
-from ..frontier import is_whole, item_at, item_path, opened, split_modules, whole_modules
-from ..pipeline import Fact
+from ..placing.frontier import is_whole, item_at, item_path, opened, split_modules, whole_modules
+from .pipeline import Fact
 
 Opener: TypeAlias = Callable[[int], list[int]]
 """A rewrite rule: what takes an item's place when it is opened; nothing if it may not be."""

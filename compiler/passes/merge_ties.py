@@ -27,7 +27,7 @@ from itertools import pairwise
 from typing import ClassVar
 
 from ...ir import Diagnostics, ModuleTree, Plan, Role, TieGroup
-from ..pipeline import Fact
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)

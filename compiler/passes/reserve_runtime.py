@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from ...ir import Diagnostics, Plan, Reserve, is_accelerator
-from ..budgets import FREE_BY_TOOL, FREE_BY_TORCH
-from ..pipeline import Fact
+from ..machine.budgets import FREE_BY_TOOL, FREE_BY_TORCH
+from .pipeline import Fact
 
 RUNTIME: Final = "runtime"
 USUAL: Final = {FREE_BY_TOOL: 512 * 2**20, FREE_BY_TORCH: 128 * 2**20}

@@ -36,8 +36,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from ...ir import Diagnostics, Plan
-from ..frontier import Worklist
-from ..pipeline import Fact
+from ..placing.frontier import Worklist
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class RewriteFallbacks:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with less of it offloaded, or the plan itself."""
-        from ..repair import refill  # it uses the rewrite rules of other passes
+        from ..placing.repair import refill  # it uses the rewrite rules of other passes
 
         del diagnostics
         return plan if plan.tree is None else refill(plan, plan.tree)

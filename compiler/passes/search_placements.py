@@ -41,15 +41,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir import Diagnostics, Plan, is_accelerator
-from ..pipeline import Fact
 from ..search.atoms import build
 from ..search.carry import carry_over
 from ..search.emit import units_of
 from ..search.found import Wish
+from ..search.misfits import misfit_error, spill_warning
 from ..search.objective import Workload
-from ..search.report import misfit_error, spill_warning
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)

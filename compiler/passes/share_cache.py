@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir import Demand, Diagnostics, ModuleTree, Plan
-from ..pipeline import Fact
+from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from ...ir import STREAMING, Never, Plan, Together, Unit, atomic_modules
 from ...ir.patterns import match_paths
 from ...ir.tree import ModuleTree
-from .efforts import Efforts
-from .grains import (
+from ..placing.grains import (
     Grain,
     is_pin,
     layer_modules,
@@ -17,6 +16,7 @@ from .grains import (
     stream_bytes,
     walk_grains,
 )
+from .efforts import Efforts
 from .problem import NEVER, UNLIMITED, Atom, Place, Pool, Problem
 
 TRANSIENT_PURPOSES = frozenset({"activations", "logits"})

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
+from ..placing.grains import is_pin, merge_units
 from .atoms import Model
 from .carry import tensor_places
-from .grains import is_pin, merge_units
 from .problem import Place
 
 

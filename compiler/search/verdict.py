@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from ...ir import ModuleTree, Outcome, Plan, Reason, is_accelerator, unit_of_tensors
-from .accounts import keep_books
+from ..placing.ledger import keep_books
 from .arrange import count_hops, longest_cluster
 from .atoms import Model
 from .emit import places_of

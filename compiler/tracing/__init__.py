@@ -6,11 +6,11 @@ torch is imported only by what runs a forward; reading a trace needs none.
 from __future__ import annotations
 
 from .apply import with_trace
-from .atoms import atomic_modules, cut_rules
+from .cuts import atomic_modules, cut_rules
 from .demands import cache_demands, demands
 from .forward import trace_model, try_trace
 from .graph import module_graph
-from .inputs import example_inputs
+from .inputs.example_inputs import example_inputs
 from .peaks import Peak
 from .trace import Trace
 from .verify_plan import Copy, Verification, verify_plan, verify_trace

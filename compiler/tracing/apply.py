@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ...ir import Atomic, Diagnostics, Plan
-from .atoms import Cuts
+from .cuts import Cuts
 from .demands import demands
 from .forward import try_trace
 from .order import in_execution_order
@@ -17,7 +17,7 @@ from .work import work
 if TYPE_CHECKING:
     from torch import nn
 
-    from .inputs import Inputs
+    from .inputs.example_inputs import Inputs
 
 
 def with_trace(

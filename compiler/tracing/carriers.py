@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from itertools import accumulate
 
-from .atoms import Cuts
+from .cuts import Cuts
 from .replay import replay
 from .trace import Call, Enter, Op, Origin, Trace
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...ir import Demand
-from .atoms import Cuts
 from .carriers import Carriers, needs
+from .cuts import Cuts
 from .trace import Op, Origin, Trace
 
 UPCAST: Final = 4

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .nesting import Untyped, map_tensors
+from ..running.nesting import Untyped, map_tensors
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
 

@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, PlanError
 from ...ir.rules.tracing import TRACE_FAILED, TRACED_WITHOUT_CACHE, VALUES_ASSUMED
-from ..sites import Kinds, tensors_beside
+from ..running.kinds import kinds_of
+from ..running.nesting import Untyped, map_tensors, tensors_in
+from ..running.sites import Kinds, tensors_beside
 from ..sources.live import lower_model
-from ..sources.module_kinds import kinds_of
 from .device_reads import DeviceReads
-from .inputs import Arguments, Attempts, Inputs, example_inputs
+from .inputs.example_inputs import Arguments, Attempts, Inputs, example_inputs
 from .meta_copy import Values, copy_to_meta
-from .nesting import Untyped, map_tensors, tensors_in
 from .record import Recorder
 from .results import cache_of, logits_of
 from .shadows import MAX_NUMEL

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from .nesting import Untyped
+from ..running.nesting import Untyped
 from .shadows import MAX_NUMEL
 
 Values: TypeAlias = dict[torch.Tensor, torch.Tensor]

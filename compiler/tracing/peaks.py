@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ...ir import DISK, Plan, device_type, human_size
 from .replay import Labels
-from .sites import Streaming
 from .sizes import unit_nbytes
+from .streaming_sites import Streaming
 from .trace import Enter, Op, Origin, Trace
 
 

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ...ir import ModuleTree
-from ..sites import Kinds
-from .nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
+from ..running.nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
+from ..running.sites import Kinds
 from .shadows import Shadows
 from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
 from .writes import Write

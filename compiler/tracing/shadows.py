@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .nesting import Untyped, map_tensors, tensors_in
+from ..running.nesting import Untyped, map_tensors, tensors_in
 
 MAX_NUMEL: Final = 1 << 19
 _RANDOM: Final = torch.Tag.nondeterministic_seeded

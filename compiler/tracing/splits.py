@@ -11,7 +11,7 @@ from bisect import bisect
 from collections.abc import Iterator
 
 from ...ir import Split
-from .atoms import Cuts
+from .cuts import Cuts
 from .trace import Enter, Leave, Op, Origin, Step, Trace
 
 

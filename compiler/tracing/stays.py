@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...ir import STREAMING, Never
-from .atoms import Cuts
+from .cuts import Cuts
 from .trace import Op, Origin, Trace
 
 

@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Final, TypeAlias
 
 from ...ir import ModuleTree
-from ..sites import Kinds
+from ..running.sites import Kinds
 
 UNKNOWN: Final = -1
 """Device reference: not known, mixes with everything."""

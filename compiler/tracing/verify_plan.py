@@ -12,17 +12,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from ...ir import Demand, Diagnostic, Plan, Reserve, unit_of_tensors
-from .findings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
+from .labels import places_of_plan, resting
+from .meetings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
 from .peaks import Peak, peaks
-from .places import places_of_plan, resting
 from .replay import Labels, replay
-from .sites import streaming_of
+from .streaming_sites import streaming_of
 from .trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from .inputs import Inputs
+    from .inputs.example_inputs import Inputs
 
 
 _CACHE: Final = "kv cache"

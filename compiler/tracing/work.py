@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...ir import Work
-from .atoms import Cuts
+from .cuts import Cuts
 from .trace import Enter, Op, Origin, Trace
 
 LARGEST: Final = 2**63 - 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from compile_plan.compiler.cli import main
+from compile_plan.compiler.cli.command import main
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import json
 import sys
 
 from compile_plan.compiler.tracing import example_inputs, trace_model, verify_trace
-from compile_plan.compiler.tracing.places import places_of_plan
+from compile_plan.compiler.tracing.labels import places_of_plan
 from compile_plan.ir import Diagnostics, Plan, unit_of_tensors
 from random_cuts import bad_plan, random_plan
 from small_models import small_model

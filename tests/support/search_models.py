@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compile_plan.compiler.passes.account_memory import AccountMemory
+from compile_plan.compiler.passes.pipeline import run_passes
 from compile_plan.compiler.passes.search_placements import SearchPlacements
-from compile_plan.compiler.pipeline import run_passes
 from compile_plan.ir import (
     Device,
     Diagnostics,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compile_plan.compiler.options import Options
+from compile_plan.compiler.driver.options import Options
 from compile_plan.ir import Atomic, Demand, Device, Model, Never, Plan, Reason, Reserve, Split, Together, Unit
 from hypothesis import strategies as st
 from search_models import tree_of

@@ -8,7 +8,7 @@ import accelerate
 import pytest
 import torch
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.accelerate_compat import InvalidRequestError, infer_auto_device_map
+from compile_plan.compiler.driver.drop_in import InvalidRequestError, infer_auto_device_map
 from torch import nn
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)
@@ -49,7 +49,7 @@ def test_s1_to_s3_give_accelerates_maps(sizes, budgets, fallback, expected):
 
 def test_s5_an_empty_device_is_logged_once_with_bytes_that_are_enough(caplog):
     model, budgets = model_of(A=8, B=4, C=12), kib(g0=16, g1=100, cpu=24)
-    with caplog.at_level(logging.INFO, logger="compile_plan.compiler.accelerate_compat"):
+    with caplog.at_level(logging.INFO, logger="compile_plan.compiler.driver.drop_in"):
         infer_auto_device_map(model, budgets)
     (record,) = caplog.records
     enough = record.args[1]
@@ -58,7 +58,7 @@ def test_s5_an_empty_device_is_logged_once_with_bytes_that_are_enough(caplog):
 
 
 def test_s6_what_fits_says_nothing(caplog, recwarn):
-    with caplog.at_level(logging.INFO, logger="compile_plan.compiler.accelerate_compat"):
+    with caplog.at_level(logging.INFO, logger="compile_plan.compiler.driver.drop_in"):
         assert infer_auto_device_map(model_of(A=1, B=1), kib(g0=100, cpu=100)) == {"": 0}
     assert not caplog.records
     assert not recwarn.list

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import pytest
-from compile_plan.compiler.accelerate_compat import infer_auto_device_map
+from compile_plan.compiler.driver.drop_in import infer_auto_device_map
 from device_maps import accelerates_map, faults
 from hypothesis import HealthCheck, event, given, settings
 from module_strategies import Request, requests

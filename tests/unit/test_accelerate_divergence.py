@@ -11,7 +11,7 @@ import accelerate
 import pytest
 import torch
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.accelerate_compat import infer_auto_device_map
+from compile_plan.compiler.driver.drop_in import infer_auto_device_map
 from torch import nn
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compile_plan.compiler.diff import Change, Move, Place, diff_plans, diff_text
+from compile_plan.compiler.answers.diff import Change, Move, Place, diff_plans, diff_text
 from compile_plan.ir import Account, Atomic, Device, Model, Never, Plan, Reserve, Split, TieGroup, Unit
 from planfile_strategies import tree_of
 

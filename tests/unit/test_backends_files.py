@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from command import run_command
 from compile_plan.backends import BACKENDS, backend_for, encode, read_plan, write_plan
-from compile_plan.backends import files as files_module
+from compile_plan.backends import plan_files as files_module
 from compile_plan.ir import Device, Model, Plan, PlanError, Unit
 from planfile_strategies import tree_of
 
@@ -198,7 +198,7 @@ def test_formatting_on_a_full_disk_is_an_error_and_changes_nothing(tmp_path, mon
 
 @pytest.mark.parametrize("arguments", [["--format-plan", "/dev/zero"], ["a.plan", "--override", "/dev/zero"]])
 def test_an_endless_text_is_not_read(tmp_path, monkeypatch, arguments):
-    monkeypatch.setattr("compile_plan.backends.files.MAX_FILE", 1000)
+    monkeypatch.setattr("compile_plan.backends.plan_files.MAX_FILE", 1000)
     (tmp_path / "a.plan").write_text("plan 1\nplace a on cpu\n")
     result = run_command(arguments, cwd=tmp_path)
     assert result.code == 1

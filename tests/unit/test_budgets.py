@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from compile_plan.compiler.budgets import canonical_name, devices_from, parse_memory_option
+from compile_plan.compiler.machine.budgets import canonical_name, devices_from, parse_memory_option
 from compile_plan.ir import Diagnostics
 
 GIB = 1 << 30

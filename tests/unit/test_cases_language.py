@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from compile_plan.compiler.binding import bind_plan
+from compile_plan.compiler.lines.binding import bind_plan
+from compile_plan.compiler.lines.without_model import contradictions_of_text
 from compile_plan.compiler.passes.apply_overrides import ApplyOverrides
-from compile_plan.compiler.sketch import contradictions_of_text
 from compile_plan.grammar import parse, parse_collecting
 from compile_plan.ir import Diagnostics
 

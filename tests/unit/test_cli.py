@@ -14,10 +14,10 @@ import time
 import pytest
 from command import run_command
 from compile_plan.backends import read_plan
-from compile_plan.compiler import cli
-from compile_plan.compiler.cli_arguments import FLAGS, help_page, parse_arguments
-from compile_plan.compiler.cli_values import read_request
-from compile_plan.compiler.options import OBJECTIVES, OFFLOADS, STRATEGIES, Options
+from compile_plan.compiler.cli import command as cli
+from compile_plan.compiler.cli.arguments import FLAGS, help_page, parse_arguments
+from compile_plan.compiler.cli.values import read_request
+from compile_plan.compiler.driver.options import OBJECTIVES, OFFLOADS, STRATEGIES, Options
 from compile_plan.ir import RULES, Diagnostics
 
 PLAN = """\
@@ -321,7 +321,7 @@ def test_diff_is_exit_3_only_with_check(folder):
 
 
 def test_a_bug_of_ours_is_exit_70_and_says_so(folder, monkeypatch):
-    monkeypatch.setattr("compile_plan.compiler.cli_compile.report", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("compile_plan.compiler.cli.compiling.report", lambda *_, **__: 1 / 0)
     result = run_command(["small.plan"], cwd=folder)
     assert result.code == 70
     assert codes(result) == ["internal-error"]
@@ -335,7 +335,7 @@ def test_an_interrupt_is_exit_130_without_words(folder, monkeypatch):
     def interrupted(*_arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("compile_plan.backends.files.os.fsync", interrupted)
+    monkeypatch.setattr("compile_plan.backends.plan_files.os.fsync", interrupted)
     result = run_command(["small.plan", "-o", "out.msgpack"], cwd=folder)
     assert (result.code, result.err) == (cli.INTERRUPTED, "")
     assert [path.name for path in folder.iterdir()] == ["small.plan"]

@@ -6,13 +6,13 @@ import time
 
 import pytest
 from command import run_command
-from compile_plan.compiler import cli_calibrate
+from compile_plan.compiler.cli import calibrating
 from compile_plan.grammar import parse
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(cli_calibrate, "_BYTES", 2**20)
+    monkeypatch.setattr(calibrating, "_BYTES", 2**20)
 
 
 def test_the_measured_lines_describe_a_machine(tmp_path):
@@ -30,15 +30,15 @@ def test_the_measured_lines_describe_a_machine(tmp_path):
 
 def test_a_rate_is_bytes_by_the_fastest_run_in_two_digits():
     pauses = iter([0.02, 0.01, 0.02, 0.02, 0.02])
-    found = cli_calibrate.rate(lambda: time.sleep(next(pauses)), 1_000_000)
+    found = calibrating.rate(lambda: time.sleep(next(pauses)), 1_000_000)
     assert 20_000_000 <= found <= 100_000_000
     assert found % 1_000_000 == 0
 
 
 def test_a_slow_device_takes_one_round(monkeypatch):
-    monkeypatch.setattr(cli_calibrate, "_SECONDS", 0.0)
+    monkeypatch.setattr(calibrating, "_SECONDS", 0.0)
     rounds = []
-    cli_calibrate.rate(lambda: rounds.append(time.sleep(0.001)), 1000)
+    calibrating.rate(lambda: rounds.append(time.sleep(0.001)), 1000)
     assert len(rounds) == 1
 
 

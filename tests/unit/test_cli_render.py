@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from compile_plan.compiler.cli_terminal import cell_width, clip, visible, wants_color, wrap
-from compile_plan.compiler.render import fold, in_order, render, render_json, render_line, summary
+from compile_plan.compiler.cli.render import fold, in_order, render, render_json, render_line, summary
+from compile_plan.compiler.cli.terminal import cell_width, clip, visible, wants_color, wrap
 from compile_plan.ir import Diagnostic, Label, Rule, Severity, Source, Span
 
 WRONG = Rule("wrong-thing", Severity.ERROR, "a thing is wrong", "A page.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from compile_plan.compiler.binding import bind_plan
+from compile_plan.compiler.lines.binding import bind_plan
 from compile_plan.compiler.passes.apply_overrides import ApplyOverrides
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Diagnostics, Reserve, Severity, verify

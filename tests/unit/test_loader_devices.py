@@ -11,8 +11,8 @@ import pytest
 import torch
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.moves import entries, moved, start_device
+from compile_plan.compiler.running.kinds import kinds_of
 from compile_plan.compiler.sources.live import lower_model
-from compile_plan.compiler.sources.module_kinds import kinds_of
 from compile_plan.ir import Device, Model, Plan, Unit
 from safetensors.torch import save_file
 from tiny_checkpoints import plan

@@ -61,7 +61,7 @@ def test_a_disk_that_fails_while_reading_is_said(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("compile_plan.backends.files.Path.open", fail)
+    monkeypatch.setattr("compile_plan.backends.plan_files.Path.open", fail)
     result = run_command(["--format-plan", "edits.plan"], cwd=tmp_path)
     assert result.code == 1
     assert result.err.startswith("error[read-failed]: `edits.plan`: input/output error")

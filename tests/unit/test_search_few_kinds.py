@@ -94,7 +94,7 @@ def test_a_plain_spill_opens_no_solver(tmp_path, budget):
         f'plan 1\nmodel "m"\nmodule embed : Embedding 700B\nmodule layers : ModuleList\n{table}'
     )
     script = (
-        "import sys; from compile_plan.compiler.cli import main; "
+        "import sys; from compile_plan.compiler.cli.command import main; "
         f"code = main([{str(source)!r}, '-q', '--memory', '{budget},cpu=1GiB']); "
         "print(code, sorted({'numpy', 'highspy'} & set(sys.modules)))"
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from compile_plan.compiler.driver import compile_lowered
-from compile_plan.compiler.options import Options
+from compile_plan.compiler.driver.compile import compile_lowered
+from compile_plan.compiler.driver.options import Options
 from compile_plan.ir import PlanError, is_accelerator, verify
 from hypothesis import HealthCheck, given, settings
 from search_problems import problems

@@ -471,7 +471,7 @@ def test_torch_is_not_loaded(tmp_path):
     script = (
         "import sys\n"
         "from compile_plan.compiler.sources.checkpoint import read_checkpoint\n"
-        "from compile_plan.compiler.budgets import devices_from\n"
+        "from compile_plan.compiler.machine.budgets import devices_from\n"
         "from compile_plan.ir import Diagnostics\n"
         "plan, index = read_checkpoint(sys.argv[1], Diagnostics())\n"
         "devices_from({0: 5, 'cpu': '1GiB'}, Diagnostics())\n"

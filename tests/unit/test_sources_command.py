@@ -13,7 +13,7 @@ import transformers
 from checkpoints import llama_tensors, write_raw, write_shards
 from compile_plan.backends import read_plan
 from compile_plan.compiler import compile_model, load_model
-from compile_plan.compiler.cli import main
+from compile_plan.compiler.cli.command import main
 from compile_plan.ir import PlanError
 
 BUDGETS = ["--memory", "cuda:0=1GiB,cpu=1GiB"]
@@ -237,7 +237,7 @@ def test_nothing_heavy_is_imported(tmp_path, budget):
     heavy = {"torch", "transformers", "lark", "rich", "networkx", "numpy", "highspy"}
     code = f"""
 import sys
-from compile_plan.compiler.cli import main
+from compile_plan.compiler.cli.command import main
 assert main([{str(folder)!r}, "-q", "--memory", {budget!r}, "-o", {str(tmp_path / "p.msgpack")!r}]) == 0
 assert not (found := sys.modules.keys() & {heavy!r}), found
 """

@@ -14,10 +14,10 @@ import pytest
 import torch
 from checkpoints import write_file
 from compile_plan.backends import read_plan
-from compile_plan.compiler.cli import main
+from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf
-from compile_plan.compiler.sources.kinds import Kind, kind_of
+from compile_plan.compiler.sources.input_kinds import Kind, kind_of
 from compile_plan.ir import Atomic, Diagnostics, PlanError
 
 TINY = {

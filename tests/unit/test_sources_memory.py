@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from compile_plan.compiler.host_memory import available_memory
-from compile_plan.compiler.memory import POOL, cards_of_tool, cards_of_torch, this_machine
+from compile_plan.compiler.machine.host_memory import available_memory
+from compile_plan.compiler.machine.this_machine import POOL, cards_of_tool, cards_of_torch, this_machine
 from compile_plan.ir import Diagnostics
 
 MIB = 1 << 20

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from checkpoints import SIZES, write_shards
 from compile_plan.backends import read_plan
-from compile_plan.compiler.cli import main
+from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from compile_plan.compiler.loading.moves import moved
+from compile_plan.compiler.running.nesting import map_tensors, tensors_in
 from compile_plan.compiler.tracing import (
     cut_rules,
     trace_model,
@@ -17,7 +18,6 @@ from compile_plan.compiler.tracing import (
     verify_trace,
     with_trace,
 )
-from compile_plan.compiler.tracing.nesting import map_tensors, tensors_in
 from compile_plan.ir import Atomic, Device, Diagnostics, Model, Plan, Split, Unit
 from tiny_modules import linear
 from torch import nn

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from compile_plan.compiler.tracing import trace_model, try_trace, verify_trace
-from compile_plan.compiler.tracing.input_words import how_to_give, resized_inputs
+from compile_plan.compiler.tracing.inputs.input_words import how_to_give, resized_inputs
 from compile_plan.ir import Diagnostics
 from random_cuts import random_plan
 from small_models import small_model

@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.search.accounts import keep_books
+from compile_plan.compiler.placing.ledger import keep_books
 from compile_plan.compiler.tracing import cut_rules, demands, trace_model, verify_plan, verify_trace
 from compile_plan.compiler.tracing.sizes import tensor_nbytes
 from compile_plan.ir import Device, Model, Plan, Unit

@@ -7,15 +7,15 @@ from dataclasses import replace
 import pytest
 import torch
 from compile_plan.compiler.loading.execution import Runtime
+from compile_plan.compiler.loading.live_sites import streaming_sites
 from compile_plan.compiler.loading.moves import entries, has_forward, start_device
-from compile_plan.compiler.loading.places import seats_of
-from compile_plan.compiler.loading.sites import streaming_sites
+from compile_plan.compiler.loading.seats import seats_of
 from compile_plan.compiler.loading.streaming import Streamed
 from compile_plan.compiler.loading.wrappers import unwrapped
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.tracing import trace_model
-from compile_plan.compiler.tracing.places import first_name, places_of_plan
-from compile_plan.compiler.tracing.sites import streaming_of
+from compile_plan.compiler.tracing.labels import first_name, places_of_plan
+from compile_plan.compiler.tracing.streaming_sites import streaming_of
 from random_cuts import random_plan
 from small_models import small_model
 from torch import nn

@@ -13,7 +13,7 @@ from compile_plan.compiler.tracing import (
     trace_model,
     try_trace,
 )
-from compile_plan.compiler.tracing.inputs import parse_inputs
+from compile_plan.compiler.tracing.inputs.example_inputs import parse_inputs
 from compile_plan.ir import Diagnostics, PlanError
 from live_bytes import measured_peak
 from small_models import CONFIGS, small_model

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.tracing import trace_model
-from compile_plan.compiler.tracing.atoms import Cuts
+from compile_plan.compiler.tracing.cuts import Cuts
 from compile_plan.compiler.tracing.work import tokens_of, work
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Work

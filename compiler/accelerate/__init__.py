@@ -1,0 +1,1 @@
+"""Placements as accelerate makes them: its quirks and nothing else."""

@@ -1,0 +1,241 @@
+"""Placements as accelerate makes them, wherever those are lawful.
+
+Where accelerate would crash, tear ties apart or fill a device beyond its budget, first fit takes over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import accumulate, chain
+
+from ...ir import (
+    CPU,
+    DISK,
+    Device,
+    Diagnostic,
+    Diagnostics,
+    ModuleTree,
+    Plan,
+    Reason,
+    Role,
+    device_type,
+    human_size,
+    is_accelerator,
+)
+from ...ir.rules.placement import UNLISTED_DISK
+from ...ir.rules.searching import DOES_NOT_FIT
+from ..passes.emit_warnings import left_empty
+from ..placing.attempts import Attempt, attempt_first_fit, fixed_items, place_units, start
+from ..placing.first_fit import FirstFitRules, limits_of
+from ..placing.frontier import Worklist, item_at, item_bytes, item_path, item_tensors, opened
+from ..placing.greedy import Greedy
+from .rules import AccelerateRules, buffer_sizes
+from .ties import OutOfReach
+
+
+def like_accelerate(
+    plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, fallback: bool, offload: str
+) -> Plan:
+    """Return the plan with accelerate's places; a disk is added where it is the last resort.
+
+    What accelerate does not know (pins, pools, demands, the bytes of a bool) is law here.
+    """
+    endless = replace(plan, devices=with_disk(plan.devices))
+    real = replace(plan, devices=plan.devices + endless.devices[len(plan.devices) :])
+    attempt = attempt_accelerate(endless, tree, fallback=fallback)
+    if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
+        attempt = attempt_first_fit(real, tree)
+    for device, nbytes in attempt.minima.items():
+        if real.devices[device].memory:
+            diagnostics.add(left_empty(real.devices[device].name, nbytes))
+    placed = place_units(real, tree, attempt)
+    if attempt.unplaced:
+        diagnostics.add(_misfit(tree, attempt))
+        return placed
+    named = {name for unit in placed.units for name in (unit.store, unit.run)}
+    kept = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
+    for added in kept[len(plan.devices) :]:
+        diagnostics.add(_unlisted(placed, tree, added.name))
+    return _by_policy(replace(placed, devices=kept), offload, diagnostics)
+
+
+def _unlisted(plan: Plan, tree: ModuleTree, disk: str) -> Diagnostic:
+    """Return the warning for a disk that nobody listed, with the bytes it holds."""
+    items = [item_at(tree, unit.path) for unit in plan.units if unit.store == disk]
+    nbytes = sum(item_bytes(tree, item) for item in items if item is not None)
+    return Diagnostic(
+        UNLISTED_DISK,
+        f"`{disk}` holds {human_size(nbytes)} of the model, and nobody listed it",
+        notes=(f"{nbytes} bytes: accelerate falls back on a disk when everything else is full",),
+        help="list `disk`, raise another budget, or use another strategy",
+    )
+
+
+def _misfit(tree: ModuleTree, attempt: Attempt) -> Diagnostic:
+    sizes = [item_bytes(tree, item) for item in attempt.unplaced]
+    return Diagnostic(
+        DOES_NOT_FIT,
+        f"{human_size(sum(sizes))} of the model fit on no device",
+        notes=(f"first `{item_path(tree, attempt.unplaced[0])}`, {human_size(sizes[0])}",),
+        help="raise a budget by that much, or use the strategy `auto`",
+    )
+
+
+def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
+    """Return the plan with its offloaded units run as the policy says, or say that there may be none."""
+    off = [unit for unit in plan.units if unit.store != unit.run and unit.reason is not Reason.WRITTEN]
+    if not off or offload not in {"compute", "none"}:
+        return plan
+    if offload == "compute":
+        moved = {unit: replace(unit, run=CPU) for unit in off if device_type(unit.run or CPU) != CPU}
+        devices = plan.devices
+        if moved and all(device.name != CPU for device in devices):
+            devices = (*devices, Device(CPU, 0))
+        return replace(plan, devices=devices, units=tuple(moved.get(unit, unit) for unit in plan.units))
+    shown = off[0].path or "the model"
+    diagnostics.add(
+        Diagnostic(
+            DOES_NOT_FIT,
+            f"accelerate's placement stores `{shown}` on {off[0].store}, and nothing may be offloaded",
+            help="raise a budget, use the strategy `auto`, or allow `--offload stream`",
+        )
+    )
+    return plan
+
+
+def with_disk(devices: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Return the devices with a disk among them: accelerate always falls back on one, of any size."""
+    unlimited = tuple(replace(d, memory=None) if device_type(d.name) == DISK else d for d in devices)
+    if any(device_type(device.name) == DISK for device in devices):
+        return unlimited
+    return (*unlimited, Device(DISK, None, origin="the last resort"))
+
+
+def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
+    """Place by accelerate's rules; by first fit where those lead to no lawful placement."""
+    limits = [None if limit is None else 8 * limit for limit in limits_of(plan)]
+    fixed = fixed_items(plan, tree)
+    rules = AccelerateRules(plan, tree, limits, fallback=fallback)
+    work = Worklist(tree, _first_items(rules, tree, fixed), rules.parts)
+    greedy = start(rules, work, fixed, len(limits))
+    try:
+        greedy.run()
+    except OutOfReach:
+        return _first_fit_anyway(plan, tree)
+    places = _complete(tree, rules.counted, greedy.places, limits)
+    if not _is_lawful(plan, tree, rules.counted, places, limits):
+        return _first_fit_anyway(plan, tree)
+    minima = {device: -(-size // 8) for device, size in greedy.minima.items()}
+    return Attempt(places, (), minima, _homeless_buffers(plan, tree, greedy, rules.along, limits))
+
+
+def _first_fit_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
+    """Place by first fit; accelerate's callers have a CPU whether they list it or not."""
+    listed = any(device_type(device.name) == CPU for device in plan.devices)
+    host = () if listed else (Device(CPU, 0),)
+    return attempt_first_fit(replace(plan, devices=plan.devices + host), tree)
+
+
+def _first_items(rules: AccelerateRules, tree: ModuleTree, fixed: dict[int, int]) -> list[int]:
+    """Return accelerate's first items without those that are pinned, opened above pins."""
+    above: set[int] = set()
+    for item in fixed:
+        module = tree.parents[item] if item >= 0 else tree.owners[~item]
+        while module > 0 and module not in above:
+            above.add(module)
+            module = tree.parents[module]
+    items: list[int] = []
+    stack = rules.items[::-1]
+    while stack:
+        item = stack.pop()
+        if item in above:
+            stack += reversed(opened(tree, item))
+        elif item not in fixed:
+            items.append(item)
+    return items
+
+
+def _complete(
+    tree: ModuleTree, counted: list[int], places: dict[int, int], limits: list[int | None]
+) -> dict[int, int]:
+    """Return the places with those tensors added that accelerate's rules leave out.
+
+    A buffer goes where its module's other parts are, or to the next device with room.
+    """
+    device_of = [-1] * len(tree.tensor_names)
+    for item, device in places.items():
+        for tensor in item_tensors(tree, item):
+            device_of[tensor] = device
+    missing = [tensor for tensor, device in enumerate(device_of) if device < 0]
+    if not missing:
+        return places
+    used = [0] * len(limits)
+    for tensor, device in enumerate(device_of):
+        used[device] += counted[tensor] if device >= 0 else 0
+    places = dict(places)
+    for tensor in missing:
+        device = next(
+            device
+            for device in chain(_near(tree, device_of, tensor), range(len(limits)))
+            if _has_room(limits[device], used[device], counted[tensor])
+        )
+        places[~tensor] = device_of[tensor] = device
+        used[device] += counted[tensor]
+    return places
+
+
+def _near(tree: ModuleTree, device_of: list[int], tensor: int) -> Iterator[int]:
+    """Yield the device of what a tensor shares storage with, then those of its module's other parts."""
+    tried: set[int] = {-1}
+    module = tree.owners[tensor]
+    same = tree.storages[tensor]
+    candidates = chain([same], chain.from_iterable(map(tree.tensors, _upwards(tree, module))))
+    for other in candidates:
+        if device_of[other] not in tried:
+            tried.add(device_of[other])
+            yield device_of[other]
+
+
+def _upwards(tree: ModuleTree, module: int) -> Iterator[int]:
+    while module >= 0:
+        yield module
+        module = tree.parents[module]
+
+
+def _has_room(limit: int | None, used: int, nbytes: int) -> bool:
+    return limit is None or nbytes == 0 or used + nbytes <= limit
+
+
+def _is_lawful(
+    plan: Plan, tree: ModuleTree, counted: list[int], places: dict[int, int], limits: list[int | None]
+) -> bool:
+    """Say whether ties are together and every device holds no more than its budget."""
+    device_of = [-1] * len(tree.tensor_names)
+    used = [0] * len(limits)
+    totals = list(accumulate(counted, initial=0))
+    for item, device in places.items():
+        tensors = item_tensors(tree, item)
+        used[device] += totals[tensors.stop] - totals[tensors.start]
+        if plan.ties:
+            device_of[tensors.start : tensors.stop] = [device] * len(tensors)
+    if any(limit is not None and nbytes > max(limit, 0) for nbytes, limit in zip(used, limits, strict=True)):
+        return False
+    groups = ([device_of[tree.tensor_index[p]] for p in tie.tensors] for tie in plan.ties)
+    return all(len(set(group)) == 1 for group in groups)
+
+
+def _homeless_buffers(
+    plan: Plan, tree: ModuleTree, greedy: Greedy, along: set[int], limits: list[int | None]
+) -> int:
+    """Return the bytes of offloaded buffers if no accelerator has that much left.
+
+    Buffers of modules that were placed along with a tied one are not counted, as in accelerate.
+    """
+    off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
+    mains = [i for i in range(len(plan.devices)) if i not in off]
+    if not mains or all(role is Role.PARAMETER for role in tree.roles):
+        return 0
+    total = sum(buffer_sizes(tree, i) for i, d in greedy.places.items() if d in off and i not in along)
+    roomy = any(limit is None or limit >= total + greedy.used[i] for i in mains for limit in (limits[i],))
+    return 0 if roomy else -(-total // 8)

@@ -1,0 +1,1 @@
+"""The command line: arguments in, a plan shown and written, an exit code out."""

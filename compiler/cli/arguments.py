@@ -1,0 +1,251 @@
+"""The options of the command as one table: the parser and both help pages are made from it.
+
+argparse only splits the command line here; values stay strings until `values` reads them, so that
+everything wrong with them is reported at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from ...ir import Diagnostic, PlanError
+from ...ir.near import near_name
+from ...ir.rules.usage import BAD_USAGE, UNKNOWN_OPTION
+
+USAGE: Final = "usage: compile-plan INPUT [-o OUT] [options]"
+EXITS: Final = "exit: 0 done, 1 errors reported, 2 bad usage, 3 --check found changes"
+_ABOUT: Final = f"""\
+{USAGE}
+
+Decides which part of a PyTorch model is stored on which device, and says why.
+
+  compile-plan model.py -o plan.msgpack           for the memory of this machine
+  compile-plan model.py --memory cuda:0=10GiB,cpu=64GiB
+  compile-plan ./checkpoint-dir -o report.html    from safetensors headers alone
+
+INPUT is model.py, model.py:build, a checkpoint or config folder, or a plan
+(.plan, .msgpack, .json).
+"""
+_COLUMN: Final = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One option: its spellings, what its value is called, and its line of help."""
+
+    names: tuple[str, ...]
+    help: str
+    value: str = ""
+    """Name of the value; empty for a switch."""
+    action: str = "store"
+    """``store``, ``append`` (may be repeated), ``store_true``, or ``store_const`` with False."""
+    nargs: str | int | None = None
+    common: bool = False
+    """Whether ``--help`` shows it; ``--help-all`` shows every one."""
+
+    @property
+    def destination(self) -> str:
+        """Return the attribute of the parsed arguments."""
+        return (
+            max(self.names, key=len).removeprefix("--").replace("no-fallback", "fallback").replace("-", "_")
+        )
+
+
+def _switch(name: str, text: str, *, common: bool = False, short: str | None = None) -> Flag:
+    return Flag((short, name) if short else (name,), text, action="store_true", common=common)
+
+
+def _many(name: str, value: str, text: str, *, common: bool = False, short: str | None = None) -> Flag:
+    return Flag((short, name) if short else (name,), text, value, action="append", common=common)
+
+
+GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
+    (
+        "result",
+        (
+            Flag(("-o", "--output"), "write .plan, .msgpack, .json or .html; - prints", "OUT", common=True),
+            Flag(("--to",), "form to write, whatever the suffix: plan, msgpack, device-map, …", "FORM"),
+            _switch("--with-modules", "print the module table too, for a text complete without the model"),
+            Flag(("--format",), "what is printed: text, or json for machines", "KIND"),
+        ),
+    ),
+    (
+        "memory",
+        (
+            _many("--memory", "LIST", "budgets, cuda:0=10GiB,cpu=64GiB; default: free here", common=True),
+            _many("--reserve", "LIST", "bytes kept free, cuda:0=1GiB"),
+            Flag(("--margin",), "bytes never planned with, on every accelerator", "SIZE"),
+            Flag(("--runtime",), "bytes the driver and its libraries take of every accelerator", "SIZE"),
+            Flag(("--kv-cache",), "bytes of KV cache of the whole model", "SIZE"),
+            Flag(("--dtype",), "what floating-point weights are loaded as, float16", "DTYPE"),
+        ),
+    ),
+    (
+        "placing",
+        (
+            _many("--override", "FILE", "a .plan whose lines win; repeatable", common=True),
+            _many("--no-split", "CLASS", "never cut modules of this class; repeatable", common=True),
+            Flag(
+                ("--strategy",), "auto, sequential, balanced, balanced_low_0, accelerate", "NAME", common=True
+            ),
+            Flag(("--objective",), "fewest-devices, balance, headroom, latency, throughput", "NAME"),
+            Flag(("--offload",), "what fits no accelerator: stream, compute, auto, none", "HOW", common=True),
+            _switch("--offload-buffers", "buffers of streamed modules may stay off the accelerators"),
+            Flag(
+                ("--fallback",), "strategy accelerate: fill an empty device out of order", action="store_true"
+            ),
+            Flag(("--no-fallback",), "strategy accelerate: leave it empty", action="store_false"),
+            Flag(("--time-limit",), "seconds the exact search may take (10)", "SECONDS"),
+            Flag(("--prompt",), "tokens read per request, for --objective latency (512)", "TOKENS"),
+            Flag(("--generate",), "tokens written per request (128)", "TOKENS"),
+            _switch("--trust-remote-code", "run code that comes with a config folder"),
+        ),
+    ),
+    (
+        "tracing (runs the forward on the meta device)",
+        (
+            Flag(("--inputs",), "what the forward takes: input_ids=int64[1,128]", "LIST"),
+            Flag(("--batch",), "requests at a time", "N"),
+            Flag(("--seq",), "tokens of a request", "N"),
+            Flag(("--cache-tokens",), "tokens the KV cache must hold", "N"),
+            _switch("--verify", "replay the forward and name device mix-ups", common=True),
+        ),
+    ),
+    (
+        "looking closer",
+        (
+            Flag(
+                ("--explain",), "why a module is where it is, and what would change it", "PATH", common=True
+            ),
+            Flag(("--explain-code",), "the page of a diagnostic's code", "CODE"),
+            Flag(("--diff",), "what moved between two plans", "PLAN", nargs=2, common=True),
+            _many("--print-after", "PASS", "print the plan after a pass, or after all of them, to stderr"),
+            Flag(("--passes",), "run these passes only: merge-ties,expand-splits", "LIST"),
+        ),
+    ),
+    (
+        "plan files",
+        (
+            Flag(
+                ("--format-plan",),
+                "rewrite .plan files in the canonical layout",
+                "FILE",
+                nargs="+",
+                common=True,
+            ),
+            _switch("--check", "with --format-plan or --diff: change nothing, exit 3 if there is a change"),
+            _switch("--lsp", "answer an editor: a language server on standard input and output"),
+        ),
+    ),
+    (
+        "other",
+        (
+            _switch("--calibrate", "measure this machine's memory, links and disk: device lines"),
+            _switch("--all", "show every warning and every unit, folded or not"),
+            _switch("--quiet", "no table, no warnings; errors only", short="-q"),
+            Flag(("--color",), "auto, always or never", "WHEN"),
+            _switch("--version", "print the version"),
+            _switch("--help-all", "every option", common=True),
+            _switch("--help", "this page", short="-h"),
+        ),
+    ),
+)
+FLAGS: Final = tuple(flag for _, flags in GROUPS for flag in flags)
+
+
+def help_page(*, every: bool) -> str:
+    """Return the page ``--help`` shows, one screen, or the one with every option."""
+    if not every:
+        lines = [_row(flag) for flag in FLAGS if flag.common]
+        return "\n".join([_ABOUT, *lines, "", EXITS]) + "\n"
+    sections = [f"{title}:\n" + "\n".join(_row(flag) for flag in flags) + "\n" for title, flags in GROUPS]
+    return "\n".join([_ABOUT, *sections, EXITS]) + "\n"
+
+
+def _row(flag: Flag) -> str:
+    *shorter, name = flag.names
+    short = "".join(f"{each}, " for each in shorter) or "    "
+    match flag.nargs:
+        case "+":
+            value = f"{flag.value}…"
+        case 2:
+            value = f"{flag.value} {flag.value}"
+        case _:
+            value = flag.value
+    head = f"  {short}{name} {value}".rstrip()
+    lines = list(_folded(flag.help))
+    if len(head) >= _COLUMN:
+        return "\n".join([head, *(" " * _COLUMN + line for line in lines)])
+    return "\n".join([f"{head:<{_COLUMN}}{lines[0]}", *(" " * _COLUMN + line for line in lines[1:])])
+
+
+def _folded(text: str, width: int = 80 - _COLUMN) -> Iterator[str]:
+    line = ""
+    for word in text.split():
+        if line and len(line) + 1 + len(word) > width:
+            yield line
+            line = word
+        else:
+            line = f"{line} {word}" if line else word
+    yield line
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, its errors as diagnostics."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print before it exits."""
+        help_ = "`compile-plan --help` shows what there is"
+        raise PlanError([Diagnostic(BAD_USAGE, _readable(message), help=help_)])
+
+
+def _readable(message: str) -> str:
+    """Turn ``argument -o/--output: expected one argument`` into a sentence of ours."""
+    option, colon, what = message.removeprefix("argument ").partition(": ")
+    if not colon:
+        return message
+    name = f"`{option.rpartition('/')[2]}`"
+    counts = {"expected one argument": "needs a value", "expected 2 arguments": "needs two values"}
+    return f"{name} {counts.get(what, 'needs at least one value' if what.startswith('expected') else what)}"
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Split a command line; raises `PlanError` with every option that does not exist."""
+    parser = _Parser(prog="compile-plan", add_help=False, allow_abbrev=False)
+    parser.add_argument("input", nargs="?")
+    for flag in FLAGS:
+        if flag.action.startswith("store_"):
+            switch_default = None if flag.destination == "fallback" else False
+            parser.add_argument(
+                *flag.names, dest=flag.destination, action=flag.action, default=switch_default
+            )
+        else:
+            parser.add_argument(*flag.names, dest=flag.destination, action=flag.action, nargs=flag.nargs)
+    arguments, unknown = parser.parse_known_args(argv)
+    options = [word for word in unknown if word.startswith("-")]
+    if unknown:  # a word after an option that does not exist was meant as its value
+        raise PlanError(_not_known(word) for word in options or unknown)
+    return arguments
+
+
+def suggestion(word: str, known: Sequence[str]) -> str | None:
+    """Return what was probably meant: the one that starts like it, or the one spelled nearly like it."""
+    longer = [name for name in known if len(word) > len("--") and name.startswith(word)]
+    return longer[0] if len(longer) == 1 else near_name(word, known)
+
+
+def _not_known(word: str) -> Diagnostic:
+    option = word.partition("=")[0]
+    if not option.startswith("-"):
+        message = f"there is one INPUT, `{word}` is one too many"
+        return Diagnostic(BAD_USAGE, message, help="give one input; quote a path that has blanks in it")
+    known = [name for flag in FLAGS for name in flag.names if name.startswith("--")]
+    near = suggestion(option, known)
+    return Diagnostic(
+        UNKNOWN_OPTION,
+        f"there is no option `{option}`",
+        help=f"did you mean `{near}`?" if near else "`compile-plan --help-all` lists every option",
+    )

@@ -1,0 +1,129 @@
+"""The command: arguments in, exit code out; what is done is decided by the modules it calls.
+
+Exit codes: 0 done, 1 errors reported, 2 bad usage, 3 ``--check`` found something to change, 70 a bug
+of ours, 130 interrupted, 141 the reader of our output went away.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from ...ir import Diagnostic, Diagnostics, PlanError
+from ...ir.rules.usage import INTERNAL_ERROR
+from .arguments import help_page, parse_arguments
+from .console import Console, leave_pipe, standard_console
+from .values import Request, read_request
+
+DONE: Final = 0
+FAILED: Final = 1
+MISUSED: Final = 2
+OUR_BUG: Final = 70
+INTERRUPTED: Final = 130
+_DEBUG: Final = "COMPILE_PLAN_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; nothing but that leaves this function."""
+    console = standard_console()
+    try:
+        return _run(sys.argv[1:] if argv is None else list(argv), console)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return leave_pipe()
+
+
+def _run(argv: Sequence[str], console: Console) -> int:
+    if not {"-h", "--help", "--help-all"}.isdisjoint(argv):
+        console.text(help_page(every="--help-all" in argv))
+        return DONE
+    console = replace(console, json="--format=json" in argv or "--format json" in " ".join(argv))
+    diagnostics = Diagnostics()
+    try:
+        arguments = parse_arguments(argv)
+        if arguments.version:
+            console.text(f"compile-plan {_version()}\n")
+            return DONE
+        if arguments.lsp:
+            from ..lsp import serve
+
+            serve()
+            return DONE
+        request = read_request(arguments, diagnostics)
+        diagnostics.raise_errors()
+    except PlanError as error:
+        console.failure(error.diagnostics)
+        return MISUSED
+    console = replace(
+        console, color=request.color, json=request.json, unfold=request.unfold, quiet=request.quiet
+    )
+    return _guarded(request, console)
+
+
+def _guarded(request: Request, console: Console) -> int:
+    try:
+        return _dispatch(request, console)
+    except PlanError as error:
+        console.failure(error.diagnostics)
+        return FAILED
+    except BrokenPipeError:
+        raise
+    except Exception as error:  # noqa: BLE001  # a bug of ours must not look like the user's
+        if os.environ.get(_DEBUG):
+            console.err.write(traceback.format_exc())
+        console.failure([_internal_error(error)])
+        return OUR_BUG
+
+
+def _dispatch(request: Request, console: Console) -> int:
+    if request.explain_code is not None:
+        from .plans import explain_code
+
+        return explain_code(request.explain_code, console)
+    if request.format_plan:
+        from .plans import format_plans
+
+        return format_plans(request.format_plan, console, check=request.check)
+    if request.diff is not None:
+        from .plans import diff_plan_files
+
+        return diff_plan_files(request.diff, console, check=request.check)
+    if request.calibrate:
+        from .calibrating import calibrate
+
+        return calibrate(console)
+    from .compiling import compile_input
+
+    return compile_input(request, console)
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("compile-plan")
+
+
+def _internal_error(error: Exception) -> Diagnostic:
+    """Describe a bug of ours: the exception, and the pass it came from if it came from one."""
+    frames = traceback.extract_tb(error.__traceback__)
+    passes = [Path(frame.filename) for frame in frames if Path(frame.filename).parent.name == "passes"]
+    summary = "".join(traceback.format_exception_only(error)).strip()
+    place = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
+    notes = [f"{summary}, at {place}", f"compile-plan {_version()}, Python {sys.version.split()[0]}"]
+    where = ""
+    if passes:
+        name = passes[0].stem.replace("_", "-")
+        where = f" in the pass `{name}`"
+        notes.append("`--print-after all` shows the plan it was given")
+    return Diagnostic(
+        INTERNAL_ERROR,
+        f"compile-plan made a mistake{where}; nothing was written",
+        notes=tuple(notes),
+        help=f"please report this with the command and these notes; `{_DEBUG}=1` adds the traceback",
+    )

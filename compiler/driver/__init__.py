@@ -1,0 +1,1 @@
+"""From any input and options to a finished plan."""

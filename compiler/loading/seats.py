@@ -1,0 +1,161 @@
+"""Where each tensor of a live model goes: a plan bound to the model, one seat per storage.
+
+A plan may come from the compiler or be written by hand, with units inside units and wildcards; the
+deepest unit wins. What shares storage has one seat, whatever it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from ...ir import (
+    CPU,
+    DISK,
+    Diagnostic,
+    Diagnostics,
+    Plan,
+    Role,
+    TieGroup,
+    device_type,
+    unit_of_tensors,
+    verify,
+)
+from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
+from ..lines.binding import bind_plan
+from .wrappers import Plain
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One tensor object of the model and every name it has."""
+
+    paths: tuple[str, ...]
+    """Names without wrappers, in tree order; the first is the one messages use."""
+    live: tuple[str, ...]
+    """Names on the live model."""
+    tensor: torch.Tensor
+    """What is there before loading."""
+    role: Role
+    dtype: torch.dtype
+    """What it will be."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the elements."""
+        return self.tensor.numel() * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One storage of the model, the devices the plan gives it, and the tensors that are in it."""
+
+    slots: tuple[Slot, ...]
+    store: str
+    run: str
+    unit: int
+    """Index into the bound plan's units."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the storage after loading."""
+        return max(slot.nbytes for slot in self.slots)
+
+
+def bound_to(plan: Plan, plain: Plain, diagnostics: Diagnostics) -> Plan:
+    """Return the plan as disjoint units that cover the model, with the model's ties; every law checked."""
+    bound = bind_plan(replace(plan, ties=_ties(plain)), plain.tree, diagnostics)
+    if not diagnostics.errors:
+        diagnostics.extend(verify(bound))
+    return bound
+
+
+def _ties(plain: Plain) -> tuple[TieGroup, ...]:
+    groups: dict[int, list[str]] = {}
+    for path, storage in zip(plain.tree.tensor_paths, plain.tree.storages, strict=True):
+        groups.setdefault(storage, []).append(path)
+    return tuple(TieGroup(tuple(paths)) for paths in groups.values() if len(paths) > 1)
+
+
+def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtype: torch.dtype | None) -> list[Seat]:
+    """Return one seat for each storage of the model, in tree order; the plan is bound and lawful."""
+    tree = plain.tree
+    owner = unit_of_tensors(tree, plan.units)
+    objects = tree.objects or tree.storages
+    found = live_tensors(model)
+    slots: dict[int, list[int]] = {}
+    for index, same in enumerate(objects):
+        slots.setdefault(same, []).append(index)
+    grouped: dict[int, list[Slot]] = {}
+    for first, members in slots.items():
+        tensor = found[plain.tensors[first]]
+        role = min(tree.roles[i] for i in members)
+        slot = Slot(
+            tuple(tree.tensor_paths[i] for i in members),
+            tuple(plain.tensors[i] for i in members),
+            tensor,
+            role,
+            final_dtype(tensor.dtype, role, dtype),
+        )
+        grouped.setdefault(tree.storages[first], []).append(slot)
+    return [
+        Seat(tuple(members), unit.store or CPU, unit.run or CPU, owner[storage])
+        for storage, members in grouped.items()
+        for unit in (plan.units[owner[storage]],)
+    ]
+
+
+def live_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return every tensor of a model by every name it has."""
+    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    found.update(model.named_buffers(remove_duplicate=False))
+    return found
+
+
+def final_dtype(dtype: torch.dtype, role: Role, wanted: torch.dtype | None) -> torch.dtype:
+    """Return what a tensor is converted to: only floating-point numbers that checkpoints hold change."""
+    convertible = wanted is not None and is_plain_float(dtype) and role is not Role.TRANSIENT
+    return wanted if convertible and wanted is not None else dtype
+
+
+def is_plain_float(dtype: torch.dtype) -> bool:
+    """Say whether numbers of this kind may be converted to another precision; 8-bit floats may not."""
+    return dtype.is_floating_point and dtype.itemsize >= 2
+
+
+def torch_devices(
+    plan: Plan, given: Mapping[str, str | torch.device] | None, diagnostics: Diagnostics
+) -> dict[str, torch.device]:
+    """Return the torch device behind each device the plan uses; a disk's is the host's memory."""
+    used = {name for unit in plan.units for name in (unit.store, unit.run) if name}
+    found: dict[str, torch.device] = {}
+    for name in sorted(used):
+        if given is not None and name in given:
+            found[name] = torch.device(given[name])
+        elif "/" in name:
+            message = f"`{name}` is on another machine"
+            help_ = f"compile for this machine, or pass `devices={{'{name}': 'cuda:0'}}`"
+            diagnostics.add(Diagnostic(OTHER_HOST, message, help=help_))
+        elif device_type(name) in {CPU, DISK}:
+            found[name] = torch.device("cpu")
+        elif (why := _absence(name)) is not None:
+            help_ = f"compile for this machine, or pass `devices={{'{name}': 'cpu'}}` to try the plan here"
+            diagnostics.add(Diagnostic(ABSENT_DEVICE, f"there is no `{name}`: {why}", help=help_))
+        else:
+            found[name] = torch.device(name)
+    return found
+
+
+def _absence(name: str) -> str | None:
+    """Say why torch cannot use a device; None when it can."""
+    kind = device_type(name)
+    backend = getattr(torch, kind, None)
+    available = getattr(backend, "is_available", None)
+    if available is None or not available():
+        return f"torch finds no {kind} device on this machine"
+    count = getattr(backend, "device_count", lambda: 1)()
+    index = int(name.partition(":")[2] or 0)
+    return None if index < count else f"this machine has {count} {kind} devices"

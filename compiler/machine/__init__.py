@@ -1,0 +1,1 @@
+"""What a machine has: devices with their budgets, and how fast they are."""

@@ -1,0 +1,240 @@
+"""Budgets as people write them, checked and put in filling order.
+
+Accelerators fill first, by host, type and index; then mps, the host's memory, a disk. The order in
+which they are written does not matter, and what is written is never changed.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Final, SupportsIndex
+
+from ...ir import (
+    CPU,
+    DISK,
+    Device,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    Source,
+    Span,
+    device_type,
+    is_device_name,
+    parse_size,
+)
+from ...ir.rules import budgets as rules
+from ...ir.sizes import MAX_SIZE
+from ..driver.options import DeviceKey, Size
+
+UNLIMITED: Final = "unlimited"
+FREE_BY_TOOL: Final = "free on this machine, by nvidia-smi"
+FREE_BY_TORCH: Final = "free on this machine, by torch"
+_SINGLE: Final = frozenset({CPU, DISK, "mps"})
+_TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", "mps", CPU, DISK)
+_RANK: Final = {"mps": 1, CPU: 2, DISK: 3}
+_UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "KB", "MB", "GB", "TB")
+_PARTS: Final = re.compile(r"(?:(.*)/)?([A-Za-z_]*)[:_ -]?([0-9]*)", re.DOTALL)
+
+
+def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagnostics) -> tuple[Device, ...]:
+    """Return the devices of a mapping from keys to sizes, in filling order; None is this machine.
+
+    Everything wrong goes to ``diagnostics``; the devices that are right are returned all the same.
+    """
+    if max_memory is None:
+        from .this_machine import this_machine
+
+        return this_machine(diagnostics)
+    written: dict[str, object] = {}
+    devices: dict[str, Device] = {}
+    for key, value in max_memory.items():
+        name = canonical_name(key)
+        if name is None:
+            diagnostics.add(unknown_device(_shown(key)))
+        elif name in written:
+            diagnostics.add(_duplicate(written[name], key, name))
+        else:
+            written[name] = key
+            memory = _checked_size(name, value, diagnostics)
+            devices[name] = Device(name, memory, origin="given")
+    if not diagnostics.errors:
+        _something_is_usable(devices, diagnostics)
+    return in_filling_order(devices.values())
+
+
+def in_filling_order(devices: Iterable[Device]) -> tuple[Device, ...]:
+    """Sort devices as they are filled; numbers in host names count as numbers."""
+    return tuple(sorted(devices, key=lambda device: _filling_key(device.name)))
+
+
+def _filling_key(name: str) -> tuple[int, list[str | int], str, int]:
+    host, _, rest = name.rpartition("/")
+    kind, _, index = rest.partition(":")
+    parts = enumerate(re.split(r"([0-9]+)", host))
+    natural: list[str | int] = [int(part) if i % 2 else part for i, part in parts]
+    return _RANK.get(kind, 0), natural, kind, int(index or 0)
+
+
+def canonical_name(key: object) -> str | None:
+    """Return ``cuda:0`` for ``0``, ``"0"``, ``"cuda"`` and ``torch.device("cuda:0")``; None for nonsense."""
+    if isinstance(key, bool):
+        return None
+    if isinstance(key, SupportsIndex):
+        index = operator.index(key)
+        return f"cuda:{index}" if 0 <= index < 1_000_000 else None
+    if not isinstance(key, str) and type(key).__module__ != "torch":
+        return None
+    text = str(key).strip()
+    if re.fullmatch(r"[0-9]{1,6}", text):
+        return f"cuda:{int(text)}"
+    host, slash, device = text.rpartition("/")
+    kind, colon, number = device.lower().partition(":")
+    if kind in _SINGLE:
+        return (
+            f"{host}{slash}{kind}" if number in {"", "0"} and is_device_name(f"{host}{slash}{kind}") else None
+        )
+    name = f"{host}{slash}{kind}:{number if colon else 0}"
+    return name if is_device_name(name) else None
+
+
+def unknown_device(text: str, at: Label | None = None) -> Diagnostic:
+    """Return the finding for a key that names no device, with the name that was probably meant."""
+    meant = _meant(text)
+    help_ = f"did you mean `{meant}`?" if meant else "write `cuda:0`, `cpu`, `disk`, `mps` or `node1/cuda:0`"
+    return Diagnostic(rules.UNKNOWN_DEVICE_NAME, f"`{_shown(text)}` is not a device", at, help=help_)
+
+
+def _meant(text: str) -> str | None:
+    match = _PARTS.fullmatch(text.strip())
+    if match is None:
+        return None
+    host, kind, index = match[1], match[2].lower(), match[3]
+    if kind in {"gpu", "nvidia", "rocm", "hip"}:
+        kind = "cuda"
+    near = get_close_matches(kind, _TYPES, n=1, cutoff=0.5)
+    if not near:
+        return None
+    name = near[0] if near[0] in _SINGLE else f"{near[0]}:{int(index[:6] or 0)}"
+    return f"{host}/{name}" if host and is_device_name(f"{host}/{name}") else name
+
+
+def _duplicate(first: object, second: object, name: str) -> Diagnostic:
+    message = f"`{first}` and `{second}` are both `{name}`"
+    return Diagnostic(rules.DUPLICATE_BUDGET, message, help="keep the one that is true")
+
+
+def _checked_size(name: str, value: object, diagnostics: Diagnostics) -> int | None:
+    """Return a budget in bytes; None for a disk without a limit. What is no size counts as 0."""
+    if device_type(name) == DISK and (value is None or value == UNLIMITED):
+        return None
+    nbytes = size_of(value)
+    if nbytes is None:
+        diagnostics.add(invalid_budget(name, value))
+    return nbytes or 0
+
+
+def size_of(value: object) -> int | None:
+    """Return a size in bytes given as a whole number or as text; None when it is none."""
+    if isinstance(value, str):
+        return parse_size(value)
+    if type(value).__name__ in {"bool", "bool_"}:
+        return None
+    try:
+        whole = int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return whole if whole == value and 0 <= whole <= MAX_SIZE else None
+
+
+def invalid_budget(name: str, value: object, at: Label | None = None) -> Diagnostic:
+    """Return the finding for a budget that is no size."""
+    message = f"the budget of `{name}` is `{_shown(value)}`, which is not a size"
+    return Diagnostic(rules.INVALID_BUDGET, message, at, help=_size_help(value))
+
+
+def _shown(value: object) -> str:
+    try:
+        text = str(value) if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer with more digits than Python prints
+        return "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _size_help(value: object) -> str:
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+)\s*([A-Za-z]+)\s*", value)
+        near = get_close_matches(match[2], _UNITS, n=1, cutoff=0.5) if match else []
+        if match and near and parse_size(f"{match[1]}{near[0]}") is not None:
+            return f"did you mean `{match[1]}{near[0]}`?"
+    if isinstance(value, float) and 0 <= value < MAX_SIZE:
+        return f"write a whole number of bytes: `{int(value)}`"
+    return "write bytes, or a size such as `10GiB`, up to 2**63-1"
+
+
+def _something_is_usable(devices: Mapping[str, Device], diagnostics: Diagnostics) -> None:
+    if not devices:
+        message, help_ = "no device is listed", "list at least one, such as `cpu=16GiB`"
+    elif all(device.memory == 0 for device in devices.values()):
+        listed = ", ".join(f"`{name}`" for name in devices)
+        message, help_ = f"every listed device has a budget of 0: {listed}", "give one of them memory"
+    elif all(device_type(name) == DISK for name in devices):
+        message, help_ = "a disk stores but does not compute, and nothing else is listed", "add `cpu=16GiB`"
+    else:
+        return
+    diagnostics.add(Diagnostic(rules.NO_USABLE_DEVICE, message, help=help_))
+
+
+def parse_memory_option(text: str, diagnostics: Diagnostics) -> dict[DeviceKey, Size]:
+    """Read ``cuda:0=10GiB,cpu=64GiB``; a bare ``disk`` has no limit.
+
+    The result has canonical names and goes to `devices_from`; what is wrong goes to ``diagnostics``
+    with its place in the text and is left out.
+    """
+    source = Source("--memory", text)
+    found: dict[DeviceKey, Size] = {}
+    start = 0
+    for item in text.split(","):
+        if item.strip():
+            _read_item(item, Span(source, start, start + len(item)), found, diagnostics)
+        start += len(item) + 1
+    if not found and not diagnostics.errors:
+        message = "no device is listed"
+        diagnostics.add(
+            Diagnostic(rules.MALFORMED_MEMORY_OPTION, message, help="write `cuda:0=10GiB,cpu=64GiB`")
+        )
+    return found
+
+
+def _read_item(item: str, span: Span, found: dict[DeviceKey, Size], diagnostics: Diagnostics) -> None:
+    key, equals, value = item.partition("=")
+    name = canonical_name(key)
+    key_label = Label(Span(span.source, span.start, span.start + len(key)), "this device")
+    if not equals and name != DISK:
+        message = f"`{item.strip()}` is not `DEVICE=SIZE`"
+        help_ = "write `cuda:0=10GiB,cpu=64GiB`"
+        diagnostics.add(
+            Diagnostic(rules.MALFORMED_MEMORY_OPTION, message, Label(span, "no size"), help=help_)
+        )
+    elif name is None:
+        diagnostics.add(unknown_device(key.strip(), key_label))
+    elif name in found:
+        message = f"`{name}` has two budgets"
+        diagnostics.add(
+            Diagnostic(rules.DUPLICATE_BUDGET, message, key_label, help="keep the one that is true")
+        )
+    else:
+        found[name] = _read_value(name, value if equals else UNLIMITED, span, diagnostics)
+
+
+def _read_value(name: str, value: str, span: Span, diagnostics: Diagnostics) -> Size:
+    text = value.strip()
+    if text == UNLIMITED and device_type(name) == DISK:
+        return UNLIMITED
+    nbytes = parse_size(text)
+    if nbytes is None:
+        label = Label(Span(span.source, span.end - len(value), span.end), "not a size")
+        diagnostics.add(invalid_budget(name, text, label))
+    return nbytes or 0

@@ -1,0 +1,139 @@
+"""Whole placements made by the greedy loop, and how they become units of a plan.
+
+First fit in order is here: it keeps nothing free for streaming unless something is streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from ...ir import CPU, ModuleTree, Plan, Reason, Unit, is_accelerator
+from .first_fit import FirstFitRules, run_device
+from .frontier import (
+    Worklist,
+    item_at,
+    item_path,
+    item_tensors,
+    merge_units,
+    opened,
+    split_modules,
+    whole_modules,
+)
+from .greedy import Greedy, Rules
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one run decided: the device index of each item, and what it would have liked to have."""
+
+    places: dict[int, int]
+    unplaced: tuple[int, ...] = ()
+    minima: dict[int, int] = field(default_factory=dict[int, int])
+    """Bytes that would have been enough for each device left empty."""
+    homeless_buffers: int = 0
+    """Bytes of buffers of offloaded modules that no accelerator has room for."""
+
+
+def first_fit(plan: Plan, tree: ModuleTree) -> Plan:
+    """Return the plan with first fit's places; what fits nowhere stays unplaced."""
+    return place_units(plan, tree, attempt_first_fit(plan, tree))
+
+
+def attempt_first_fit(plan: Plan, tree: ModuleTree) -> Attempt:
+    """Place in order without reserving anything; again with room to stream in, if something is streamed."""
+    return with_streaming(plan, tree, lambda streaming: _in_order(plan, tree, streaming))[0]
+
+
+def with_streaming(
+    plan: Plan, tree: ModuleTree, place: Callable[[dict[int, int]], Attempt]
+) -> tuple[Attempt, bool]:
+    """Return the first placement that keeps free what it streams itself, starting with nothing kept.
+
+    What was kept once stays kept, so this ends; the second value says whether it ended well.
+    """
+    streaming: dict[int, int] = {}
+    attempt = place(streaming)
+    for _ in range(1 + sum(is_accelerator(device.name) for device in plan.devices)):
+        needed = streamed(plan, tree, attempt.places)
+        if all(streaming.get(device, 0) >= nbytes for device, nbytes in needed.items()):
+            return attempt, True
+        streaming = {d: max(streaming.get(d, 0), needed.get(d, 0)) for d in (*streaming, *needed)}
+        attempt = place(streaming)
+    return attempt, False
+
+
+def _in_order(plan: Plan, tree: ModuleTree, streaming: dict[int, int]) -> Attempt:
+    fixed = fixed_items(plan, tree)
+    rules = FirstFitRules(plan, tree, fixed, streaming)
+    items = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None]
+    work = Worklist(tree, [item for item in items or opened(tree, 0) if item not in fixed], rules.parts)
+    greedy = start(rules, work, fixed, len(plan.devices))
+    greedy.run()
+    return Attempt(greedy.places, tuple(greedy.unplaced), greedy.minima)
+
+
+def start(rules: Rules, work: Worklist, fixed: dict[int, int], devices: int) -> Greedy:
+    """Return the greedy loop with the fixed items in their places."""
+    greedy = Greedy(rules, work, [0] * devices, places=dict(fixed))
+    for item, device in fixed.items():
+        greedy.used[device] += rules.size(item)
+    return greedy
+
+
+def fixed_items(plan: Plan, tree: ModuleTree) -> dict[int, int]:
+    """Return the device index of every unit that has its place already."""
+    index = {device.name: i for i, device in enumerate(plan.devices)}
+    placed = [(unit.path, index[unit.store]) for unit in plan.units if unit.store in index]
+    return {item: device for path, device in placed if (item := item_at(tree, path)) is not None}
+
+
+def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = Reason.GREEDY) -> Plan:
+    """Return the plan with an attempt's places, in tree order and the fewest units.
+
+    Units that are where they were stay as they are; the others are there because they were ``moved``.
+    """
+    given = {
+        item: unit for unit in plan.units if unit.store and (item := item_at(tree, unit.path)) is not None
+    }
+    names = [device.name for device in plan.devices]
+    runner = run_device(plan.devices, attempt.places.values())
+    on_host = CPU if runner is None else names[runner]
+    spilled = Reason.SPILLED if is_accelerator(on_host) else moved
+    units: list[Unit] = []
+    for item, device in attempt.places.items():
+        old, store = given.get(item), names[device]
+        if old is not None and old.store == store and (old.reason is Reason.WRITTEN or is_accelerator(store)):
+            units.append(old)
+        elif is_accelerator(store):
+            units.append(Unit(item_path(tree, item), store, store, moved))
+        else:
+            units.append(Unit(item_path(tree, item), store, on_host, spilled))
+    if not attempt.unplaced:
+        return replace(plan, units=merge_units(tree, units, split_modules(tree, plan.constraints)))
+    units += [Unit(item_path(tree, item)) for item in attempt.unplaced]
+    return replace(plan, units=tuple(sorted(units, key=lambda unit: tree.covered(unit.path).start)))
+
+
+def streamed(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> dict[int, int]:
+    """Return the bytes a device must keep free for the largest part that is streamed to it."""
+    off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
+    items = [item for item, device in places.items() if device in off]
+    runner = run_device(plan.devices, places.values())
+    if not items or runner is None or runner in off:
+        return {}
+    whole = whole_modules(tree, plan.constraints)
+    return {runner: max(_largest_part(tree, whole, item) for item in items)}
+
+
+def _largest_part(tree: ModuleTree, whole: bytearray, item: int) -> int:
+    """Return the bytes of the largest part of an item that is not opened any further."""
+    before, largest, stack = tree.prefix_bytes, 0, [item]
+    while stack:
+        part = stack.pop()
+        if part < 0 or whole[part]:
+            tensors = item_tensors(tree, part)
+            largest = max(largest, before[tensors.stop] - before[tensors.start])
+        else:
+            stack += opened(tree, part)
+    return largest

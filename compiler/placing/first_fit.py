@@ -1,0 +1,194 @@
+"""The rules of first fit: what is tied goes together, pins and bans hold, nothing is reserved unasked.
+
+Sizes are bytes: a unit's own, and what its demands (a KV cache) need beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import accumulate
+from typing import Final
+
+from ...ir import CPU, DISK, STREAMING, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
+from ...ir.patterns import match_paths
+from ..passes.expand_splits import openable
+from .frontier import Worklist, item_tensors
+
+_TRANSIENT: Final = frozenset({"activations", "logits"})
+"""Demands of which a device needs only the largest of its units'."""
+
+
+class FirstFitRules:
+    """One run over the devices of a plan.
+
+    ``fixed`` are the devices of pinned items; ``streaming`` is kept free, in bytes by device index.
+    """
+
+    def __init__(
+        self, plan: Plan, tree: ModuleTree, fixed: dict[int, int], streaming: dict[int, int]
+    ) -> None:
+        self._tree, self._streaming = tree, streaming
+        self.parts = openable(plan)
+        self._before = list(accumulate(sizes_with_demands(plan, tree), initial=0))
+        self._group_of = {tensor: group for group in _groups(plan, tree) for tensor in group}
+        self._pinned = {t: device for item, device in fixed.items() for t in item_tensors(tree, item)}
+        self._banned = _banned(plan, tree)
+        self._limits = limits_of(plan)
+        if run_device(plan.devices, ()) is None:  # what is on a disk could run nowhere
+            self._limits = [-1 if device_type(d.name) == DISK else 0 for d in plan.devices]
+        self._pools = _pools(plan)
+
+    def size(self, item: int) -> int:
+        """Return the bytes of an item and of its demands."""
+        tensors = item_tensors(self._tree, item)
+        return self._before[tensors.stop] - self._before[tensors.start]
+
+    def partners(self, item: int, work: Worklist) -> tuple[list[int], int]:
+        """Return everything that is tied to an item, directly or through something else."""
+        found = {item: None}
+        queue = [item] if self._group_of else []
+        while queue:
+            for tensor in self._tied(queue.pop()):
+                holder = work.holder(tensor)
+                if holder is not None and holder not in found:
+                    found[holder] = None
+                    queue.append(holder)
+        del found[item]
+        return list(found), sum(map(self.size, found))
+
+    def room(self, device: int, used: list[int]) -> int | None:
+        """Return what is left on a device and in the pool it belongs to."""
+        limit = self._limits[device]
+        rooms = [] if limit is None else [limit - used[device]]
+        rooms += [size - sum(used[d] for d in pool) for pool, size in self._pools if device in pool]
+        return min(rooms, default=None)
+
+    def reserved(self, device: int) -> int:
+        """Return what is kept for streaming."""
+        return self._streaming.get(device, 0)
+
+    def first_device(self, item: int, current: int) -> int:
+        """Return the first device that may hold all of an item; where a tied pin is, if there is one."""
+        if not self._banned and not self._pinned:
+            return current
+        tensors = {*item_tensors(self._tree, item), *self._tied(item)}
+        pinned = next((self._pinned[t] for t in sorted(tensors) if t in self._pinned), None)
+        if pinned is not None:
+            return pinned
+        banned = {device for t in tensors for device in self._banned.get(t, ())}
+        return next((d for d in range(current, len(self._limits)) if d not in banned), len(self._limits))
+
+    def forward(self, work: Worklist, device: int, needed: int) -> None:
+        """Return nothing: first fit repairs empty devices afterwards."""
+        del work, device, needed
+
+    def taken(self, item: int) -> None:
+        """Remember nothing."""
+
+    def opened(self) -> None:
+        """Remember nothing."""
+
+    def placed(self, item: int, *, along: bool) -> None:
+        """Remember nothing."""
+
+    def allow(self, places: Mapping[int, int]) -> bool:
+        """Say whether a whole placement made by other rules keeps these: room, ties, pins and bans."""
+        used, device_of = [0] * len(self._limits), [-1] * len(self._tree.tensor_names)
+        for item, device in places.items():
+            used[device] += self.size(item)
+            tensors = item_tensors(self._tree, item)
+            device_of[tensors.start : tensors.stop] = [device] * len(tensors)
+        groups = {id(group): group for group in self._group_of.values()}.values()
+        return (
+            all((room := self.room(device, used)) is None or room >= 0 for device in set(places.values()))
+            and all(len({device_of[tensor] for tensor in group}) == 1 for group in groups)
+            and all(device_of[tensor] == device for tensor, device in self._pinned.items())
+            and all(device_of[tensor] not in banned for tensor, banned in self._banned.items())
+        )
+
+    def _tied(self, item: int) -> Iterable[int]:
+        groups = {group[0]: group for t in item_tensors(self._tree, item) if (group := self._group_of.get(t))}
+        return [tensor for group in groups.values() for tensor in group]
+
+
+def run_device(devices: tuple[Device, ...], stores: Iterable[int]) -> int | None:
+    """Return what streamed units run on: the first accelerator that holds something, else the CPU."""
+    held = set(stores)
+    mains = [i for i, device in enumerate(devices) if is_accelerator(device.name)]
+    holding = [i for i in mains if i in held]
+    usable = [i for i in mains if devices[i].memory != 0]
+    hosts = [i for i, device in enumerate(devices) if device_type(device.name) == CPU]
+    return next(iter((*holding, *usable, *hosts)), None)
+
+
+def limits_of(plan: Plan) -> list[int | None]:
+    """Return what margins, reserves and the largest activations leave of each device; None is unlimited."""
+    kept = {device.name: device.margin for device in plan.devices}
+    for reserve in plan.reserves:
+        kept[reserve.device] = kept.get(reserve.device, 0) + reserve.nbytes
+    peak = max((d.nbytes for d in plan.demands if d.purpose in _TRANSIENT), default=0)
+    return [None if d.memory is None else max(0, d.memory - kept[d.name] - peak) for d in plan.devices]
+
+
+def sizes_with_demands(plan: Plan, tree: ModuleTree) -> list[int]:
+    """Return the bytes of each tensor, a demand added to the first tensor of what needs it."""
+    nbytes = list(tree.nbytes or ())
+    for demand in plan.demands:
+        if demand.purpose not in _TRANSIENT and (covered := tree.covered(demand.path)):
+            nbytes[covered.start] += demand.nbytes
+    return nbytes
+
+
+def _groups(plan: Plan, tree: ModuleTree) -> list[list[int]]:
+    """Return the tensors that must be placed as one: tie groups, and what `together` names."""
+    groups = [[tree.tensor_index[p] for p in tie.tensors if p in tree.tensor_index] for tie in plan.ties]
+    for constraint in plan.constraints:
+        if isinstance(constraint, Together):
+            paths = [path for pattern in constraint.patterns for path in match_paths(tree, pattern)]
+            groups.append(sorted({tensor for path in paths for tensor in tree.covered(path)}))
+    leaders: dict[int, int] = {}
+
+    def leader(tensor: int) -> int:
+        while (above := leaders.setdefault(tensor, tensor)) != tensor:
+            leaders[tensor] = tensor = leaders[above]
+        return tensor
+
+    for group in groups:
+        for tensor in group:
+            leaders[leader(tensor)] = leader(group[0])
+    joined: dict[int, list[int]] = {}
+    for tensor in sorted(leaders):
+        joined.setdefault(leader(tensor), []).append(tensor)
+    return list(joined.values())
+
+
+def _banned(plan: Plan, tree: ModuleTree) -> dict[int, set[int]]:
+    index = {device.name: i for i, device in enumerate(plan.devices)}
+    banned: dict[int, set[int]] = {}
+    hosts = {name for name in index if not is_accelerator(name)}  # what first fit stores there is streamed
+    hosts = hosts if len(hosts) < len(index) else set()
+    for constraint in plan.constraints:
+        if isinstance(constraint, Never):
+            there = hosts if constraint.device == STREAMING else {constraint.device}
+            for path in match_paths(tree, constraint.pattern):
+                for tensor in tree.covered(path):
+                    banned.setdefault(tensor, set()).update(index[name] for name in there if name in index)
+    return banned
+
+
+def _pools(plan: Plan) -> list[tuple[list[int], int]]:
+    """Return the devices that share a memory, and what of it is free."""
+    members: dict[str, list[int]] = {}
+    for index, device in enumerate(plan.devices):
+        if device.pool is not None:
+            members.setdefault(device.pool, []).append(index)
+    kept = [
+        (device.memory or 0) - (limit or 0)
+        for device, limit in zip(plan.devices, limits_of(plan), strict=True)
+    ]
+    pools: list[tuple[list[int], int]] = []
+    for indices in members.values():
+        devices = [plan.devices[i] for i in indices]
+        size = max((d.memory or 0) if d.pool_memory is None else d.pool_memory for d in devices)
+        pools.append((indices, size - sum(kept[i] for i in indices)))
+    return pools

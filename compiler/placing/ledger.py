@@ -1,0 +1,127 @@
+"""The ledger: what each device holds, by purpose, from units, demands and reserves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from ...ir import Account, Device, ModuleTree, Plan, Role, Unit, atomic_modules, unit_of_tensors
+from ..search.atoms import TRANSIENT_PURPOSES, demand_tensors
+from .grains import Grain, opened_modules, stream_bytes, walk_grains
+
+
+@dataclass(slots=True)
+class _Sums:
+    """The lines of one device while they are added up."""
+
+    weights: int = 0
+    buffers: int = 0
+    kv_cache: int = 0
+    activations: int = 0
+    streaming: int = 0
+    streamed: int = 0
+    """Largest part streamed to this device: what its buffer must hold."""
+    runtime: int = 0
+    reserve: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The ledger, and by how much the streaming buffers exceed what is left for them."""
+
+    ledger: tuple[Account, ...]
+    short: tuple[tuple[str, int, int], ...] = field(default=())
+    """Devices whose streaming buffer does not fit: name, bytes wanted, bytes left."""
+
+
+def keep_books(plan: Plan, tree: ModuleTree) -> Books:
+    """Return the accounts of a placed plan.
+
+    The buffer of a device holds one part: the largest legal unit of what is streamed to it. A
+    loader that reads ahead does so only into memory that is free.
+    """
+    sums = {device.name: _Sums() for device in plan.devices}
+    owner = unit_of_tensors(tree, plan.units)
+    _add_tensors(plan, tree, owner, sums)
+    _add_demands(plan, tree, owner, sums)
+    for reserve in plan.reserves:
+        if reserve.device in sums:
+            _add(sums[reserve.device], reserve.purpose, reserve.nbytes)
+    for unit, part in streamed_parts(plan, tree, owner):
+        line = sums[unit.run or ""]
+        line.streamed = max(line.streamed, stream_bytes(tree, part))
+    accounts, short = list[Account](), list[tuple[str, int, int]]()
+    for device in plan.devices:
+        account, left = _account(device, sums[device.name])
+        accounts.append(account)
+        if left is not None and left < sums[device.name].streamed:
+            short.append((device.name, sums[device.name].streamed, left))
+    return Books(tuple(accounts), tuple(short))
+
+
+def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[tuple[Unit, Grain]]:
+    """Yield every part that travels: a streamed unit is streamed by its smallest legal units."""
+    if not any(unit.store != unit.run for unit in plan.units):
+        return
+    closed = set(atomic_modules(tree, plan.constraints))
+    for grain in walk_grains(tree, closed, opened_modules(plan, tree)):
+        unit = plan.units[owner[grain.start]] if owner[grain.start] >= 0 else None
+        if unit is not None and unit.run is not None and unit.store != unit.run:
+            yield unit, grain
+
+
+def _add_tensors(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
+    stores = [sums.get(unit.store or "") for unit in plan.units]
+    for index, nbytes in zip(owner, _by_role(tree), strict=True):
+        line = stores[index] if index >= 0 else None
+        if line is not None:
+            line.weights += nbytes[0]
+            line.buffers += nbytes[1]
+
+
+def _by_role(tree: ModuleTree) -> Iterator[tuple[int, int]]:
+    for role, nbytes in zip(tree.roles, tree.nbytes or (), strict=True):
+        yield (nbytes, 0) if role is Role.PARAMETER else (0, nbytes)
+
+
+def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
+    for demand in plan.demands:
+        parts = demand_tensors(tree, demand.path)
+        runs = dict.fromkeys(plan.units[owner[t]].run for t in parts if owner[t] >= 0)
+        transient = demand.purpose in TRANSIENT_PURPOSES
+        for run in list(runs) if transient else list(runs)[:1]:
+            line = sums.get(run or "")
+            if line is None:
+                continue
+            if transient:
+                line.activations = max(line.activations, demand.nbytes)
+            else:
+                _add(line, demand.purpose, demand.nbytes)
+
+
+def _add(line: _Sums, purpose: str, nbytes: int) -> None:
+    match purpose:
+        case "kv cache":
+            line.kv_cache += nbytes
+        case "activations" | "logits":
+            line.activations += nbytes
+        case "streaming buffer":
+            line.streaming += nbytes
+        case "runtime":
+            line.runtime += nbytes
+        case _:
+            line.reserve += nbytes
+
+
+def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:
+    """Return a device's account and what is left for its streaming buffer."""
+    account = Account(
+        device.name, line.weights, line.buffers, line.kv_cache, line.activations,
+        line.streaming, line.runtime, line.reserve, device.margin,
+    )  # fmt: skip
+    if device.memory is None:
+        return replace(account, streaming=account.streaming + line.streamed), None
+    if account.total > device.memory and account.total - device.margin <= device.memory:
+        account = replace(account, margin=device.memory - (account.total - device.margin))
+    left = max(0, device.memory - account.total)
+    return replace(account, streaming=account.streaming + min(left, line.streamed)), left

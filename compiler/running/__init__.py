@@ -1,0 +1,1 @@
+"""The rules of where a module runs and what moves, shared by the replay and the loader."""

@@ -1,0 +1,1 @@
+"""Example inputs for a trace: what the user gave, else guesses from config, signature and documentation."""
