@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..ir import Plan
-from .driver.options import DeviceKey, Objective, Offload, Options, Size, Strategy
+from .driver.options import Objective, Offload, Options, Strategy
+from .machine.budgets import DeviceKey, Size
 
 if TYPE_CHECKING:
     from torch import dtype as torch_dtype

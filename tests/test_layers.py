@@ -5,12 +5,26 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter, defaultdict
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 LADDER = ("ir", "grammar", "backends", "compiler")
+FLOORS = (
+    ("ir",),
+    ("grammar",),
+    ("placing", "machine", "running", "sources"),
+    ("search", "accelerate", "answers", "backends"),
+    ("lines", "tracing"),
+    ("passes", "loading"),
+    ("lsp", "driver"),
+    ("cli",),
+    ("",),
+)
+"""The folders from the bottom up, those of ``compiler/`` by their own names, its root as ``""``."""
 FILES = sorted(path for top in LADDER for path in (ROOT / top).rglob("*.py"))
 
 DOORS = {
@@ -66,6 +80,63 @@ def test_imports_point_down(path):
     own = LADDER.index(path.relative_to(ROOT).parts[0])
     tops = {name.split(".")[1] for name, _ in imports(path) if name.startswith("compile_plan.")}
     assert {top for top in tops if LADDER.index(top) > own} == set()
+
+
+def folder(parts):
+    """Return the folder on the floors that a file or an imported name belongs to."""
+    inside = len(parts) > 1 and (ROOT / "compiler" / parts[1]).is_dir()
+    return parts[0] if parts[0] != "compiler" else parts[1] if inside else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=shown)
+def test_every_folder_stands_on_lower_ones(path):
+    """Those of one floor do not know each other; an import for types or inside a function counts too."""
+    floor = {name: height for height, names in enumerate(FLOORS) for name in names}
+    own = folder(path.relative_to(ROOT).parts)
+    used = {folder(name.split(".")[1:]) for name, _ in imports(path) if name.startswith("compile_plan.")}
+    assert {name for name in used - {own} if floor[name] >= floor[own]} == set()
+
+
+def test_no_file_imports_itself_through_others():
+    names = {
+        shown(path).removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in FILES
+    }
+    graph = {
+        name: {used for each, _ in imports(path) if (used := _file(each, names)) and used != name}
+        for name, path in names.items()
+    }
+    list(TopologicalSorter(graph).static_order())  # raises `CycleError` with the files
+
+
+def _file(dotted, names):
+    parts = dotted.split(".")[1:] if dotted.startswith("compile_plan.") else []
+    ways = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((way for way in ways if way in names), None)
+
+
+def test_a_file_name_stands_once():
+    counts = Counter(path.name for path in (ROOT / "compiler").rglob("*.py"))
+    assert {name for name, count in counts.items() if count > 1} <= {"__init__.py", "__main__.py"}
+
+
+FACES = {"infer_auto_device_map", "load_model", "verify_plan"}
+"""What the root of ``compiler/`` offers under the name of what it opens."""
+TWICE = {
+    "Change", "Kind", "Line", "Model", "Place", "Reader", "Request", "Site", "as_data", "atomic_modules",
+    "build", "cache_demands", "entries", "in_order", "kinds_of", "least_extra", "merge_units", "most_bytes",
+    "replay", "report", "shown", "start_device", "summary",
+}  # fmt: skip
+"""Names that still mean two things; the set only shrinks."""
+
+
+def test_a_public_name_is_defined_once():
+    where = defaultdict(set)
+    for path in FILES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                where[node.name].add(shown(path))
+    twice = {name: sorted(paths) for name, paths in where.items() if len(paths) > 1}
+    assert {name: paths for name, paths in twice.items() if name not in FACES | TWICE} == {}
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=shown)

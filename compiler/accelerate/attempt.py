@@ -25,8 +25,8 @@ from ...ir import (
 )
 from ...ir.rules.placement import UNLISTED_DISK
 from ...ir.rules.searching import DOES_NOT_FIT
-from ..passes.emit_warnings import left_empty
 from ..placing.attempts import Attempt, attempt_first_fit, fixed_items, place_units, start
+from ..placing.findings import left_empty
 from ..placing.first_fit import FirstFitRules, limits_of
 from ..placing.frontier import Worklist, item_at, item_bytes, item_path, item_tensors, opened
 from ..placing.greedy import Greedy

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from itertools import accumulate
 
 from ...ir import CPU, ModuleTree, Plan, Role, device_type, is_accelerator
-from ..passes.rewrite_fallbacks import bring_forward
 from ..placing.frontier import Worklist, item_tensors, whole_modules
+from ..placing.greedy import bring_forward
 from .ties import NamedTies
 
 

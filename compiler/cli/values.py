@@ -17,14 +17,19 @@ from ..driver.options import (
     OBJECTIVES,
     OFFLOADS,
     STRATEGIES,
-    DeviceKey,
     Objective,
     Offload,
     Options,
-    Size,
     Strategy,
 )
-from ..machine.budgets import canonical_name, devices_from, parse_memory_option, unknown_device
+from ..machine.budgets import (
+    DeviceKey,
+    Size,
+    canonical_name,
+    devices_from,
+    parse_memory_option,
+    unknown_device,
+)
 from .arguments import suggestion
 from .terminal import ColorChoice
 

@@ -11,23 +11,22 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from ...ir import Atomic, Diagnostics, Model, ModuleTree, Plan, PlanError
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ..accelerate.attempt import attempt_accelerate, with_disk
-from ..machine.budgets import devices_from
+from ..machine.budgets import DeviceKey, devices_from
 from ..passes.annotate_sizes import AnnotateSizes
-from ..passes.emit_warnings import buffers_without_room, left_empty
 from ..passes.merge_ties import MergeTies
 from ..placing.attempts import Attempt
+from ..placing.findings import buffers_without_room, left_empty
 from ..placing.frontier import item_path
 from ..sources.live import lower_model, paused_collection, untied
 
 if TYPE_CHECKING:
     from torch import nn
 
-DeviceKey: TypeAlias = int | str
 _MIXED = -1
 _LOG = logging.getLogger(__name__)
 

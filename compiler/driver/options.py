@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Final, Literal, TypeAlias, cast
 
 from ...ir import Reserve
+from ..machine.budgets import DeviceKey, Size
 
 Strategy: TypeAlias = Literal["auto", "accelerate", "balanced", "balanced_low_0", "sequential"]
 Objective: TypeAlias = Literal["fewest-devices", "balance", "headroom", "latency", "throughput"]
 Offload: TypeAlias = Literal["stream", "compute", "auto", "none"]
-DeviceKey: TypeAlias = int | str
-Size: TypeAlias = int | str
 
 STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequential")
 OBJECTIVES: Final = ("fewest-devices", "balance", "headroom", "latency", "throughput")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Final, SupportsIndex
+from typing import Final, SupportsIndex, TypeAlias
 
 from ...ir import (
     CPU,
@@ -27,14 +27,15 @@ from ...ir import (
 )
 from ...ir.rules import budgets as rules
 from ...ir.sizes import MAX_SIZE
-from ..driver.options import DeviceKey, Size
+from .filling_order import in_filling_order
+from .this_machine import this_machine
+
+DeviceKey: TypeAlias = int | str
+Size: TypeAlias = int | str
 
 UNLIMITED: Final = "unlimited"
-FREE_BY_TOOL: Final = "free on this machine, by nvidia-smi"
-FREE_BY_TORCH: Final = "free on this machine, by torch"
 _SINGLE: Final = frozenset({CPU, DISK, "mps"})
 _TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", "mps", CPU, DISK)
-_RANK: Final = {"mps": 1, CPU: 2, DISK: 3}
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "KB", "MB", "GB", "TB")
 _PARTS: Final = re.compile(r"(?:(.*)/)?([A-Za-z_]*)[:_ -]?([0-9]*)", re.DOTALL)
 
@@ -45,8 +46,6 @@ def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagn
     Everything wrong goes to ``diagnostics``; the devices that are right are returned all the same.
     """
     if max_memory is None:
-        from .this_machine import this_machine
-
         return this_machine(diagnostics)
     written: dict[str, object] = {}
     devices: dict[str, Device] = {}
@@ -63,19 +62,6 @@ def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagn
     if not diagnostics.errors:
         _something_is_usable(devices, diagnostics)
     return in_filling_order(devices.values())
-
-
-def in_filling_order(devices: Iterable[Device]) -> tuple[Device, ...]:
-    """Sort devices as they are filled; numbers in host names count as numbers."""
-    return tuple(sorted(devices, key=lambda device: _filling_key(device.name)))
-
-
-def _filling_key(name: str) -> tuple[int, list[str | int], str, int]:
-    host, _, rest = name.rpartition("/")
-    kind, _, index = rest.partition(":")
-    parts = enumerate(re.split(r"([0-9]+)", host))
-    natural: list[str | int] = [int(part) if i % 2 else part for i, part in parts]
-    return _RANK.get(kind, 0), natural, kind, int(index or 0)
 
 
 def canonical_name(key: object) -> str | None:

@@ -18,9 +18,11 @@ from typing import Any, Final
 
 from ...ir import CPU, Device, Diagnostic, Diagnostics, parse_size
 from ...ir.rules.budgets import SKIPPED_DEVICE
-from .budgets import FREE_BY_TOOL, FREE_BY_TORCH, in_filling_order
+from .filling_order import in_filling_order
 from .host_memory import available_memory
 
+FREE_BY_TOOL: Final = "free on this machine, by nvidia-smi"
+FREE_BY_TORCH: Final = "free on this machine, by torch"
 POOL: Final = "host"
 """The pool of devices that share the host's memory."""
 _TIMEOUT: Final = 5.0

@@ -24,9 +24,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir import Diagnostic, Diagnostics, ModuleTree, Plan, Role, human_size, is_accelerator, size_up
+from ...ir import Diagnostics, ModuleTree, Plan, Role, is_accelerator
 from ...ir.coverage import unit_of_tensors
-from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY
+from ...ir.rules.placement import DEVICE_LEFT_EMPTY
+from ..placing.findings import buffers_without_room, left_empty
 from ..placing.frontier import item_at, item_tensors, opened, whole_modules
 from .pipeline import Fact
 
@@ -54,26 +55,6 @@ class EmitWarnings:
         if nbytes:
             diagnostics.add(buffers_without_room(nbytes))
         return plan
-
-
-def left_empty(device: str, nbytes: int) -> Diagnostic:
-    """Return the warning for a device that holds nothing although something waited for room."""
-    return Diagnostic(
-        DEVICE_LEFT_EMPTY,
-        f"`{device}` holds nothing: the next unit needs {human_size(nbytes)} there",
-        notes=(f"{nbytes} bytes: the unit, what is tied to it, and what the device keeps free",),
-        help=f"give `{device}` at least {size_up(nbytes)}",
-    )
-
-
-def buffers_without_room(nbytes: int) -> Diagnostic:
-    """Return the warning for buffers of offloaded units that no accelerator has room for."""
-    return Diagnostic(
-        BUFFERS_WITHOUT_ROOM,
-        f"offloaded units need {human_size(nbytes)} for their buffers, which no accelerator has left",
-        notes=(f"{nbytes} bytes stay on the accelerator that runs the units",),
-        help="offload them too with `--offload-buffers`, or raise an accelerator's budget",
-    )
 
 
 def _empty_devices(plan: Plan, tree: ModuleTree) -> list[tuple[str, int]]:

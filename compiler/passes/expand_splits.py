@@ -1,7 +1,7 @@
 """Cut the model into its first units: what stands directly below the root, opened where it must be.
 
 A module above a pinned unit, or named by a `split` line, is opened: its parameters, its buffers and
-its children become units of their own. What placing may open later is decided by `openable`.
+its children become units of their own. What placing may open later is decided by `placing.frontier.openable`.
 
 Before:
     plan 1
@@ -24,16 +24,12 @@ After:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 from ...ir import Diagnostics, ModuleTree, Plan, Unit
-from ..placing.frontier import is_whole, item_at, item_path, opened, split_modules, whole_modules
+from ..placing.frontier import is_whole, item_at, item_path, opened, split_modules
 from .pipeline import Fact
-
-Opener: TypeAlias = Callable[[int], list[int]]
-"""A rewrite rule: what takes an item's place when it is opened; nothing if it may not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +59,6 @@ class ExpandSplits:
             else:
                 units.append(Unit(item_path(tree, item)))
         return replace(plan, units=tuple(units))
-
-
-def openable(plan: Plan) -> Opener:
-    """Return the rule that opens a unit while placing: modules that are neither leaves nor atomic."""
-    tree = plan.tree
-    if tree is None:
-        return lambda _: []
-    whole = whole_modules(tree, plan.constraints)
-    return lambda item: [] if item < 0 or whole[item] else opened(tree, item)
 
 
 def _forced(tree: ModuleTree, plan: Plan, given: dict[int, Unit]) -> bytearray:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from ...ir import Diagnostics, Plan, Reserve, is_accelerator
-from ..machine.budgets import FREE_BY_TOOL, FREE_BY_TORCH
+from ..machine.this_machine import FREE_BY_TOOL, FREE_BY_TORCH
 from .pipeline import Fact
 
 RUNTIME: Final = "runtime"

@@ -7,15 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from typing import Final
 
 from ...ir import CPU, DISK, STREAMING, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
 from ...ir.patterns import match_paths
-from ..passes.expand_splits import openable
-from .frontier import Worklist, item_tensors
-
-_TRANSIENT: Final = frozenset({"activations", "logits"})
-"""Demands of which a device needs only the largest of its units'."""
+from .frontier import Worklist, item_tensors, openable
+from .terms import MOMENTARY
 
 
 class FirstFitRules:
@@ -126,7 +122,7 @@ def limits_of(plan: Plan) -> list[int | None]:
     kept = {device.name: device.margin for device in plan.devices}
     for reserve in plan.reserves:
         kept[reserve.device] = kept.get(reserve.device, 0) + reserve.nbytes
-    peak = max((d.nbytes for d in plan.demands if d.purpose in _TRANSIENT), default=0)
+    peak = max((d.nbytes for d in plan.demands if d.purpose in MOMENTARY), default=0)
     return [None if d.memory is None else max(0, d.memory - kept[d.name] - peak) for d in plan.devices]
 
 
@@ -134,7 +130,7 @@ def sizes_with_demands(plan: Plan, tree: ModuleTree) -> list[int]:
     """Return the bytes of each tensor, a demand added to the first tensor of what needs it."""
     nbytes = list(tree.nbytes or ())
     for demand in plan.demands:
-        if demand.purpose not in _TRANSIENT and (covered := tree.covered(demand.path)):
+        if demand.purpose not in MOMENTARY and (covered := tree.covered(demand.path)):
             nbytes[covered.start] += demand.nbytes
     return nbytes
 

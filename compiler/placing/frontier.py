@@ -10,9 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
+from typing import TypeAlias
 
-from ...ir import Atomic, Constraint, ModuleTree, Reason, Split, Unit, atomic_modules
+from ...ir import Atomic, Constraint, ModuleTree, Plan, Reason, Split, Unit, atomic_modules
 from ...ir.patterns import match_paths
+
+Opener: TypeAlias = Callable[[int], list[int]]
+"""A rewrite rule: what takes an item's place when it is opened; nothing if it may not be."""
 
 
 def item_path(tree: ModuleTree, item: int) -> str:
@@ -52,6 +56,15 @@ def whole_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> bytear
     for module in atomic_modules(tree, constraints):
         whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
     return whole
+
+
+def openable(plan: Plan) -> Opener:
+    """Return the rule that opens a unit while placing: modules that are neither leaves nor atomic."""
+    tree = plan.tree
+    if tree is None:
+        return lambda _: []
+    whole = whole_modules(tree, plan.constraints)
+    return lambda item: [] if item < 0 or whole[item] else opened(tree, item)
 
 
 def is_whole(constraints: Iterable[Constraint]) -> bool:
@@ -125,7 +138,7 @@ class State(IntEnum):
 class Worklist:
     """Items in the order they are decided; any of them can be opened or taken out where it waits."""
 
-    def __init__(self, tree: ModuleTree, items: Iterable[int], opener: Callable[[int], list[int]]) -> None:
+    def __init__(self, tree: ModuleTree, items: Iterable[int], opener: Opener) -> None:
         self._tree, self._opener = tree, opener
         self._stack = list(reversed(list(items)))
         self.state: dict[int, State] = dict.fromkeys(self._stack, State.WAITING)

@@ -115,3 +115,20 @@ class Greedy:
         else:
             self.later[item] = device + 1
         self.work.push(item)
+
+
+def bring_forward(rules: Rules, work: Worklist, limit: int) -> int | None:
+    """Return the first waiting item that fits, looking into what can be opened; None if none does.
+
+    What contains the item is opened where it waits, so that the item can be placed on its own.
+    """
+    if limit < 0:
+        return None
+    probe = work.copy()
+    while (item := probe.pop()) is not None:
+        if rules.size(item) + rules.partners(item, probe)[1] <= limit:
+            work.open_above(item)
+            return item
+        if not probe.open(item):
+            probe.done(item)
+    return None

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ...ir import Account, Device, ModuleTree, Plan, Role, Unit, atomic_modules, unit_of_tensors
-from ..search.atoms import TRANSIENT_PURPOSES, demand_tensors
 from .grains import Grain, opened_modules, stream_bytes, walk_grains
+from .terms import MOMENTARY, demand_tensors
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str,
     for demand in plan.demands:
         parts = demand_tensors(tree, demand.path)
         runs = dict.fromkeys(plan.units[owner[t]].run for t in parts if owner[t] >= 0)
-        transient = demand.purpose in TRANSIENT_PURPOSES
+        transient = demand.purpose in MOMENTARY
         for run in list(runs) if transient else list(runs)[:1]:
             line = sums.get(run or "")
             if line is None:

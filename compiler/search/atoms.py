@@ -16,10 +16,9 @@ from ..placing.grains import (
     stream_bytes,
     walk_grains,
 )
+from ..placing.terms import MOMENTARY, demand_tensors
 from .efforts import Efforts
 from .problem import NEVER, UNLIMITED, Atom, Place, Pool, Problem
-
-TRANSIENT_PURPOSES = frozenset({"activations", "logits"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,18 +186,9 @@ def _demands(plan: Plan, tree: ModuleTree, owner: list[int], count: int) -> tupl
         parts = demand_tensors(tree, demand.path)
         if not parts:
             continue
-        if demand.purpose in TRANSIENT_PURPOSES:
+        if demand.purpose in MOMENTARY:
             for grain in range(owner[parts.start], owner[parts.stop - 1] + 1):
                 largest[grain] = max(largest[grain], demand.nbytes)
         else:
             adding[owner[parts.start]] += demand.nbytes
     return adding, largest
-
-
-def demand_tensors(tree: ModuleTree, path: str) -> range:
-    """Return the tensors whose device a demand follows; a module without any follows what is before it."""
-    module = tree.module_index.get(path)
-    if module is None or tree.tensors(module):
-        return tree.covered(path)
-    before = max(0, tree.first_tensors[module] - 1)
-    return range(before, before + 1) if tree.tensor_names else range(0)

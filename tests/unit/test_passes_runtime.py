@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.machine.budgets import FREE_BY_TOOL, FREE_BY_TORCH
+from compile_plan.compiler.machine.this_machine import FREE_BY_TOOL, FREE_BY_TORCH
 from compile_plan.compiler.passes.reserve_runtime import ReserveRuntime
 from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Reserve
 from torch import nn
