@@ -28,7 +28,7 @@ def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass
         AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes),
         MergeTies(),
         *((ShareCache(options.kv_cache),) if options.kv_cache else ()),
-        *((ApplyOverrides(overrides),) if overrides else ()),
+        ApplyOverrides(overrides),
         ReserveRuntime(options.runtime),
         ExpandSplits(),
         *_placing(options),

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import TypeVar
 
 from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import (
     CPU,
     DISK,
+    Constraint,
+    Demand,
     Device,
     Diagnostic,
     Diagnostics,
@@ -19,16 +22,21 @@ from ...ir import (
     Plan,
     Role,
     Unit,
+    Work,
+    atomic_modules,
     device_type,
     is_accelerator,
     is_within,
     unit_of_tensors,
+    verify,
 )
 from ...ir.patterns import match_paths, outermost
 from ...ir.rules.language import LINE_NEVER_WINS
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
 from .contradictions import check_pins
-from .unknown_paths import Unknown, report_unknown
+from .references import check_references
+
+_Need = TypeVar("_Need", Demand, Work)
 
 
 @dataclass(frozen=True)
@@ -41,41 +49,75 @@ class Pins:
     """Index into ``units`` for each tensor; -1 where nothing was written."""
 
 
-def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics) -> Plan:
-    """Bind a complete plan to a model: disjoint units in tree order that cover every tensor.
+def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, complete: bool = True) -> Plan:
+    """Bind the lines of a plan to a model: disjoint units in tree order, and needs without wildcards.
 
-    Reports what names nothing, what contradicts itself and what has no place, one finding for each
-    missing module; then the plan comes back as it was, with the tree.
+    The one road of every line: of an override, a complete plan, a half-placed one, for the loader and the
+    editor. Reports what names nothing, what contradicts itself, what can never win, and, in a plan that is
+    ``complete``, what has no place, one finding for each missing module; then the plan comes back as it
+    was, with the tree. A `unit` line only says what starts as one unit: places win over it.
     """
     found = Diagnostics()
-    pins = bind_units(tree, [unit for unit in plan.units if unit.store is not None], plan.devices, found)
-    if plan.model.digest is None:
+    check_references(plan, tree, found)
+    pins = bind_units(tree, [unit for unit in plan.units if unit.store is not None], plan.devices)
+    found.extend(_never_winning(pins))
+    if complete and plan.model.digest is None:
         pins = replace(pins, owners=_with_followers(pins))
-    check_pins(replace(plan, tree=tree), pins.units, pins.owners, found)
-    if not found.errors:
+    bound = replace(plan, tree=tree)
+    check_pins(bound, pins.units, pins.owners, found)
+    if complete and not found.errors:
         found.extend(_missing(pins))
     diagnostics.extend(found)
-    bound = replace(plan, tree=tree)
-    return bound if found.errors else replace(bound, units=tuple(disjoint_units(pins)))
+    if found.errors:
+        return bound
+    units = [*disjoint_units(_whole(pins, plan.constraints)), *_without_place(tree, plan.units, pins)]
+    bound = replace(
+        bound,
+        units=tuple(units),
+        demands=tuple(_concrete(tree, plan.demands)),
+        work=tuple(_concrete(tree, plan.work)),
+    )
+    # What people wrote is theirs to mend, so a broken law is their finding here and not a bug of ours.
+    laws = verify(bound)
+    diagnostics.extend(law for law in laws if complete or law.rule is not TENSOR_WITHOUT_PLACE)
+    return bound
 
 
-def bind_units(
-    tree: ModuleTree, units: Sequence[Unit], devices: Sequence[Device], diagnostics: Diagnostics
-) -> Pins:
-    """Expand wildcards and find out which line decides each tensor; reports lines that name nothing."""
-    unknown: list[Unknown] = []
+def bind_units(tree: ModuleTree, units: Sequence[Unit], devices: Sequence[Device]) -> Pins:
+    """Expand wildcards and find out which line decides each tensor; what names nothing decides nothing."""
     concrete: list[Unit] = []
     for unit in units:
-        paths = match_paths(tree, unit.path)
-        if not paths:
-            unknown.append(Unknown(unit.path, unit.span))
         placed = replace(unit, run=_runner(unit, devices))
-        concrete += (replace(placed, path=path) for path in outermost(paths))
-    if unknown:
-        report_unknown(tree, unknown, diagnostics)
-    pins = Pins(tree, tuple(concrete), tuple(unit_of_tensors(tree, concrete)))
-    diagnostics.extend(_never_winning(pins))
-    return pins
+        concrete += (replace(placed, path=path) for path in outermost(match_paths(tree, unit.path)))
+    return Pins(tree, tuple(concrete), tuple(unit_of_tensors(tree, concrete)))
+
+
+def _without_place(tree: ModuleTree, units: Sequence[Unit], pins: Pins) -> Iterator[Unit]:
+    """Yield the units that are still to be placed: those in which nothing has a place."""
+    for unit in units:
+        if unit.store is None:
+            for path in outermost(match_paths(tree, unit.path)):
+                inside = tree.covered(path)
+                if all(pins.owners[tensor] < 0 for tensor in inside):
+                    yield replace(unit, path=path)
+
+
+def _concrete(tree: ModuleTree, needs: Sequence[_Need]) -> Iterator[_Need]:
+    """Yield demands, or work, with the paths their wildcards name."""
+    for need in needs:
+        yield from (replace(need, path=path) for path in outermost(match_paths(tree, need.path)))
+
+
+def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:
+    """Make one pin of the pins that together place a whole atomic module in one place."""
+    tree, units, owners = pins.tree, [*pins.units], [*pins.owners]
+    for module in atomic_modules(tree, rules):
+        inside = tree.tensors(module)
+        parts = {owners[tensor] for tensor in inside}
+        if len(parts) > 1:
+            units.append(replace(units[min(parts)], path=tree.paths[module]))
+            owners[inside.start : inside.stop] = [len(units) - 1] * len(inside)
+    return Pins(tree, tuple(units), tuple(owners))
 
 
 def _with_followers(pins: Pins) -> tuple[int, ...]:

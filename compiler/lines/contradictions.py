@@ -37,18 +37,28 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
     if tree is None:
         raise ValueError("places are checked against a module tree")
     diagnostics.extend(_ties_apart(tree, units, owners))
+    drawn = _with_ties(tree, owners)
     for rule in plan.constraints:
         match rule:
             case Never():
-                diagnostics.extend(_forbidden(tree, rule, units, owners))
+                diagnostics.extend(_forbidden(tree, rule, units, drawn))
             case Together():
-                diagnostics.extend(_members_apart(tree, rule, units, owners))
+                diagnostics.extend(_members_apart(tree, rule, units, drawn))
             case Split():
                 diagnostics.extend(_cannot_split(tree, rule, plan.constraints))
             case Atomic():
                 diagnostics.extend(_cut(tree, rule, units, owners))
     diagnostics.extend(_nowhere(tree, plan))
     diagnostics.extend(_over_budget(plan, tree, units, owners))
+
+
+def _with_ties(tree: ModuleTree, owners: Sequence[int]) -> Sequence[int]:
+    """Return what decides each tensor when a place draws along what shares storage with it."""
+    placed = {tree.storages[tensor]: owner for tensor, owner in enumerate(owners) if owner >= 0}
+    if not placed:
+        return owners
+    rows = zip(owners, tree.storages, strict=True)
+    return [placed.get(storage, -1) if owner < 0 else owner for owner, storage in rows]
 
 
 def _labels(*spans: tuple[Span | None, str]) -> tuple[Label | None, tuple[Label, ...]]:

@@ -30,7 +30,7 @@ def contradictions_of_text(plan: Plan) -> tuple[Diagnostic, ...]:
     opened = [rule.pattern for rule in rules if isinstance(rule, Split)]
     tree = _sketch(paths, tied, opened, plan)
     # What names nothing in the sketch may name something in the model: nothing is said about it.
-    pins = bind_units(tree, units, plan.devices, Diagnostics())
+    pins = bind_units(tree, units, plan.devices)
     found = Diagnostics()
     check_pins(replace(plan, tree=tree, constraints=rules), pins.units, pins.owners, found)
     return tuple(found)

@@ -22,7 +22,6 @@ from ...ir import (
     TieGroup,
     device_type,
     unit_of_tensors,
-    verify,
 )
 from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
 from ..lines.binding import bind_plan
@@ -67,10 +66,9 @@ class Seat:
 
 def bound_to(plan: Plan, plain: Plain, diagnostics: Diagnostics) -> Plan:
     """Return the plan as disjoint units that cover the model, with the model's ties; every law checked."""
-    bound = bind_plan(replace(plan, ties=_ties(plain)), plain.tree, diagnostics)
-    if not diagnostics.errors:
-        diagnostics.extend(verify(bound))
-    return bound
+    written = tuple(tie for tie in plan.ties if tie.span is not None)
+    bound = bind_plan(replace(plan, ties=written), plain.tree, diagnostics)
+    return replace(bound, ties=_ties(plain))
 
 
 def _ties(plain: Plain) -> tuple[TieGroup, ...]:

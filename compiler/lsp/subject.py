@@ -44,13 +44,9 @@ def findings(subject: Subject) -> tuple[Diagnostic, ...]:
         diagnostics.extend(contradictions_of_text(subject.plan))
         diagnostics.extend(verify(subject.plan) if subject.complete and not wrong else ())
     elif subject.complete:
-        bound = Diagnostics()
-        plan = bind_plan(subject.plan, subject.base.tree, bound)
         # While a line cannot be read its places are missing, and saying so would be noise.
-        if not (wrong or bound.errors):
-            bound.extend(verify(plan))
-        missing = {"tensor-without-place"} if wrong or not subject.plan.units else set()
-        diagnostics.extend(each for each in bound if each.code not in missing)
+        whole = not wrong and all(unit.store for unit in subject.plan.units) and bool(subject.plan.units)
+        bind_plan(subject.plan, subject.base.tree, diagnostics, complete=whole)
     else:
         diagnostics.extend(_overriding(subject.plan, subject.base))
     return tuple(diagnostics)

@@ -28,42 +28,16 @@ After:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
-from ...grammar.words import path_of, spell_path
-from ...ir import (
-    CPU,
-    DISK,
-    STREAMING,
-    Atomic,
-    Constraint,
-    Device,
-    Diagnostic,
-    Diagnostics,
-    Label,
-    ModuleTree,
-    Never,
-    Plan,
-    Reason,
-    Reserve,
-    Span,
-    Split,
-    TieGroup,
-    Together,
-    atomic_modules,
-    device_type,
-    verify,
-)
-from ...ir.near import near_name
-from ...ir.patterns import match_paths
-from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
-from ...ir.rules.laws import TENSOR_WITHOUT_PLACE, UNDECLARED_DEVICE
-from ..lines.binding import Pins, bind_units, disjoint_units
-from ..lines.contradictions import check_pins
-from ..lines.unknown_paths import Unknown, report_unknown
+from ...ir import CPU, DISK, Demand, Device, Diagnostic, Diagnostics, Plan, Reserve, Work, device_type
+from ...ir.rules.language import LINE_NEVER_WINS
+from ..lines.binding import bind_plan
 from .pipeline import Fact
+
+_Need = TypeVar("_Need", Demand, Work)
 
 
 @dataclass(frozen=True)
@@ -79,30 +53,33 @@ class ApplyOverrides:
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with its pins, rules, devices and reserves; unchanged when nothing is written."""
         tree = plan.tree
-        pinned = [unit for unit in plan.units if unit.store and unit.reason is Reason.WRITTEN]
-        if tree is None or not (self.overrides or pinned):
+        if tree is None or not (self.overrides or _is_written(plan)):
             return plan
         found = Diagnostics()
         merged = plan
         for override in self.overrides:
             merged = _merge(merged, override)
-            _check_rules(tree, override.constraints, found)
-            _check_ties(tree, override.ties, found)
-        found.extend(_undeclared(merged.devices, self.overrides))
-        written = pinned + [unit for each in self.overrides for unit in each.units if unit.store]
-        pins = bind_units(tree, written, merged.devices, found)
-        check_pins(merged, pins.units, pins.owners, found)
-        diagnostics.extend(found)
-        if found.errors:
-            return plan
-        pinned_plan = replace(merged, units=tuple(disjoint_units(_whole(pins, merged.constraints))))
-        # What people wrote is theirs to mend, so a broken law is their finding here and not a bug of ours.
-        diagnostics.extend(law for law in verify(pinned_plan) if law.rule is not TENSOR_WITHOUT_PLACE)
-        return pinned_plan
+        bound = bind_plan(merged, tree, found, complete=False)
+        own = {id(unit.span.source) for unit in plan.units if unit.span is not None}
+        diagnostics.extend(each for each in found if not _is_overridden(each, own))
+        return plan if found.errors else replace(bound, ties=plan.ties)
+
+
+def _is_written(plan: Plan) -> bool:
+    """Say whether a plan has lines of people; what was bound once is lawful and needs no look."""
+    nodes = (*plan.units, *plan.constraints, *plan.reserves, *plan.demands, *plan.work)
+    return any(node.span is not None for node in nodes) or any(unit.store for unit in plan.units)
+
+
+def _is_overridden(found: Diagnostic, own: set[int]) -> bool:
+    """Say whether this is a line of the plan that an override was written to win over."""
+    if found.rule is not LINE_NEVER_WINS or found.at is None or not found.also:
+        return False
+    return id(found.at.span.source) in own and id(found.also[0].span.source) not in own
 
 
 def _merge(plan: Plan, override: Plan) -> Plan:
-    """Add the rules, demands and reserves of one override, and exchange budgets."""
+    """Add the lines of one override, and exchange budgets; the same need again replaces what was said."""
     rules = {rule: rule for rule in (*plan.constraints, *override.constraints)}  # the span of the last
     again = {(reserve.device, reserve.purpose) for reserve in override.reserves}
     kept = [each for each in plan.reserves if (each.device, each.purpose) not in again]
@@ -111,10 +88,19 @@ def _merge(plan: Plan, override: Plan) -> Plan:
         plan,
         devices=devices,
         constraints=tuple(rules.values()),
-        demands=tuple(dict.fromkeys((*plan.demands, *override.demands))),
-        work=tuple(dict.fromkeys((*plan.work, *override.work))),
+        ties=plan.ties + override.ties,
+        units=plan.units + override.units,
+        demands=_latest(plan.demands, override.demands, lambda each: (each.path, each.purpose)),
+        work=_latest(plan.work, override.work, lambda each: each.path),
         reserves=_of_devices((*kept, *override.reserves), devices, again),
     )
+
+
+def _latest(
+    before: Sequence[_Need], after: Sequence[_Need], key: Callable[[_Need], object]
+) -> tuple[_Need, ...]:
+    again = {key(each) for each in after}
+    return (*(each for each in before if key(each) not in again), *after)
 
 
 def _is_machine(override: Plan) -> bool:
@@ -145,109 +131,3 @@ def _exchange(devices: Sequence[Device], written: Sequence[Device]) -> tuple[Dev
 
 def _tier(device: Device) -> int:
     return {CPU: 1, DISK: 2}.get(device_type(device.name), 0)
-
-
-def _check_rules(tree: ModuleTree, rules: Sequence[Constraint], diagnostics: Diagnostics) -> None:
-    unknown: list[Unknown] = []
-    for rule in rules:
-        match rule:
-            case Atomic(target, by_class=True):
-                if target not in tree.classes:
-                    diagnostics.add(unknown_class(tree, target, rule.span))
-            case Atomic(target) if target in tree.classes and not match_paths(tree, target):
-                diagnostics.add(_class_as_path(target, rule.span))
-            case Atomic():
-                unknown += _unmatched(tree, (rule.target,), rule.span)
-            case Split() | Never():
-                unknown += _unmatched(tree, (rule.pattern,), rule.span)
-            case Together():
-                unknown += _unmatched(tree, rule.patterns, rule.span)
-    if unknown:
-        report_unknown(tree, unknown, diagnostics)
-
-
-def _unmatched(tree: ModuleTree, patterns: Sequence[str], span: Span | None) -> Iterator[Unknown]:
-    return (Unknown(pattern, span) for pattern in patterns if not match_paths(tree, pattern))
-
-
-def unknown_class(tree: ModuleTree, name: str, span: Span | None = None) -> Diagnostic:
-    """Say that no module has this class, with the class that was meant or those there are."""
-    classes = dict.fromkeys(tree.classes)
-    near = near_name(name, classes)
-    listed = ", ".join(f"`{each}`" for each in [*classes][:8])
-    return Diagnostic(
-        UNKNOWN_CLASS,
-        f"no module of this model is a `{name}`",
-        Label(span, "no such class") if span else None,
-        notes=(f"classes are {listed}{', ...' if len(classes) > 8 else ''}",),
-        help=f"did you mean `{near}`?" if near else "correct or remove the line",
-    )
-
-
-def _class_as_path(name: str, span: Span | None) -> Diagnostic:
-    return Diagnostic(
-        UNKNOWN_PATH,
-        f"`{name}` is a class of this model, not a path",
-        Label(span, "a class") if span else None,
-        help=f"write `atomic class {name}`",
-    )
-
-
-def _check_ties(tree: ModuleTree, ties: Sequence[TieGroup], diagnostics: Diagnostics) -> None:
-    """Report ties the model does not have: a text cannot make two tensors share storage."""
-    unknown: list[Unknown] = []
-    for tie in ties:
-        missing = [path for path in tie.tensors if path not in tree.tensor_index]
-        unknown += (Unknown(path, tie.span) for path in missing)
-        storages = {tree.storages[tree.tensor_index[path]] for path in tie.tensors if path not in missing}
-        if len(storages) > 1:
-            named = " and ".join(f"`{path}`" for path in tie.tensors[:2])
-            message = f"{named} do not share storage in this model"
-            at = Label(tie.span, "not tied in the model") if tie.span else None
-            hint = f"write `together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}`"
-            diagnostics.add(Diagnostic(CONTRADICTION, message, at, help=f"{hint}, or remove the line"))
-    if unknown:
-        report_unknown(tree, unknown, diagnostics)
-
-
-def _undeclared(devices: Sequence[Device], overrides: Sequence[Plan]) -> Iterator[Diagnostic]:
-    declared = [device.name for device in devices]
-    listed = ", ".join(f"`{name}`" for name in declared) or "nothing"
-    for name, span in _named_devices(overrides):
-        if name in declared:
-            continue
-        alike = [each for each in declared if device_type(each) == device_type(name)]
-        near = alike[0] if len(alike) == 1 else near_name(name, declared)
-        yield Diagnostic(
-            UNDECLARED_DEVICE,
-            f"no device is named `{name}`",
-            Label(span, "not declared") if span else None,
-            notes=(f"declared here: {listed}",),
-            help=f"did you mean `{near}`?" if near else f"add `device {name} memory 10GiB`",
-        )
-
-
-def _named_devices(overrides: Sequence[Plan]) -> Iterator[tuple[str, Span | None]]:
-    for override in overrides:
-        for unit in override.units:
-            places = {unit.store, unit.run} - {None}
-            yield from ((name, unit.span) for name in sorted(filter(None, places)))
-        yield from ((reserve.device, reserve.span) for reserve in override.reserves)
-        yield from (
-            (rule.device, rule.span)
-            for rule in override.constraints
-            if isinstance(rule, Never) and rule.device != STREAMING
-        )
-
-
-def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:
-    """Make one pin of the pins that together place a whole atomic module in one place."""
-    tree, units, owners = pins.tree, [*pins.units], [*pins.owners]
-    for rule in rules:
-        for module in atomic_modules(tree, (rule,)):
-            inside = tree.tensors(module)
-            parts = {owners[tensor] for tensor in inside}
-            if len(parts) > 1:
-                units.append(replace(units[min(parts)], path=tree.paths[module]))
-                owners[inside.start : inside.stop] = [len(units) - 1] * len(inside)
-    return Pins(tree, tuple(units), tuple(owners))

@@ -1,0 +1,131 @@
+"""What lines refer to: paths, classes, devices and ties that have to exist, whatever road a line came by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...grammar.words import path_of, spell_path
+from ...ir import (
+    STREAMING,
+    Atomic,
+    Constraint,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    ModuleTree,
+    Never,
+    Plan,
+    Span,
+    Split,
+    TieGroup,
+    Together,
+    device_type,
+)
+from ...ir.near import near_name
+from ...ir.patterns import match_paths
+from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
+from ...ir.rules.laws import UNDECLARED_DEVICE
+from .unknown_paths import Unknown, report_unknown
+
+
+def check_references(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics) -> None:
+    """Report every line of a plan that names nothing in the model or no device of the plan.
+
+    Paths are reported together, so that a prefix that moved is one finding whatever lines it stands in.
+    """
+    unknown = [Unknown(unit.path, unit.span) for unit in plan.units if not match_paths(tree, unit.path)]
+    for rule in plan.constraints:
+        unknown += _unknown_of_rule(tree, rule, diagnostics)
+    needs = (*plan.demands, *plan.work)
+    unknown += [Unknown(need.path, need.span) for need in needs if not match_paths(tree, need.path)]
+    for tie in plan.ties:
+        unknown += _unknown_of_tie(tree, tie, diagnostics)
+    if unknown:
+        report_unknown(tree, unknown, diagnostics)
+    diagnostics.extend(_undeclared(plan))
+
+
+def _unknown_of_rule(tree: ModuleTree, rule: Constraint, diagnostics: Diagnostics) -> Sequence[Unknown]:
+    match rule:
+        case Atomic(target, by_class=True):
+            if target not in tree.classes:
+                diagnostics.add(unknown_class(tree, target, rule.span))
+            return ()
+        case Atomic(target) if target in tree.classes and not match_paths(tree, target):
+            diagnostics.add(_class_as_path(target, rule.span))
+            return ()
+        case Atomic(pattern) | Split(pattern) | Never(pattern):
+            return _unmatched(tree, (pattern,), rule.span)
+        case Together(patterns):
+            return _unmatched(tree, patterns, rule.span)
+
+
+def _unmatched(tree: ModuleTree, patterns: Sequence[str], span: Span | None) -> list[Unknown]:
+    return [Unknown(pattern, span) for pattern in patterns if not match_paths(tree, pattern)]
+
+
+def unknown_class(tree: ModuleTree, name: str, span: Span | None = None) -> Diagnostic:
+    """Say that no module has this class, with the class that was meant or those there are."""
+    classes = dict.fromkeys(tree.classes)
+    near = near_name(name, classes)
+    listed = ", ".join(f"`{each}`" for each in [*classes][:8])
+    return Diagnostic(
+        UNKNOWN_CLASS,
+        f"no module of this model is a `{name}`",
+        Label(span, "no such class") if span else None,
+        notes=(f"classes are {listed}{', ...' if len(classes) > 8 else ''}",),
+        help=f"did you mean `{near}`?" if near else "correct or remove the line",
+    )
+
+
+def _class_as_path(name: str, span: Span | None) -> Diagnostic:
+    return Diagnostic(
+        UNKNOWN_PATH,
+        f"`{name}` is a class of this model, not a path",
+        Label(span, "a class") if span else None,
+        help=f"write `atomic class {name}`",
+    )
+
+
+def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -> list[Unknown]:
+    """Report a tie the model does not have: a text cannot make two tensors share storage."""
+    missing = [path for path in tie.tensors if path not in tree.tensor_index]
+    storages = {tree.storages[tree.tensor_index[path]] for path in tie.tensors if path not in missing}
+    if len(storages) > 1:
+        named = " and ".join(f"`{path}`" for path in tie.tensors[:2])
+        message = f"{named} do not share storage in this model"
+        at = Label(tie.span, "not tied in the model") if tie.span else None
+        hint = f"write `together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}`"
+        diagnostics.add(Diagnostic(CONTRADICTION, message, at, help=f"{hint}, or remove the line"))
+    return [Unknown(path, tie.span) for path in missing]
+
+
+def _undeclared(plan: Plan) -> Iterator[Diagnostic]:
+    """Report devices that no `device` line and no budget declares, once for each line."""
+    declared = [device.name for device in plan.devices]
+    listed = ", ".join(f"`{name}`" for name in declared) or "nothing"
+    for name, span in dict.fromkeys(_named_devices(plan)):
+        if name in declared:
+            continue
+        alike = [each for each in declared if device_type(each) == device_type(name)]
+        near = alike[0] if len(alike) == 1 else near_name(name, declared)
+        declare = f"declare it: `device {name} memory 10GiB`"
+        yield Diagnostic(
+            UNDECLARED_DEVICE,
+            f"no device is named `{name}`",
+            Label(span, "not declared") if span else None,
+            notes=(f"declared here: {listed}",),
+            help=f"write `{near}`, or {declare}" if near else f"name one of those, or {declare}",
+        )
+
+
+def _named_devices(plan: Plan) -> Iterator[tuple[str, Span | None]]:
+    for unit in plan.units:
+        places = {unit.store, unit.run} - {None}
+        yield from ((name, unit.span) for name in sorted(filter(None, places)))
+    yield from ((reserve.device, reserve.span) for reserve in plan.reserves)
+    yield from (
+        (rule.device, rule.span)
+        for rule in plan.constraints
+        if isinstance(rule, Never) and rule.device != STREAMING
+    )
