@@ -9,6 +9,7 @@ from ...ir import (
     STREAMING,
     Atomic,
     Constraint,
+    Demand,
     Diagnostic,
     Diagnostics,
     Label,
@@ -19,6 +20,7 @@ from ...ir import (
     Split,
     TieGroup,
     Together,
+    Work,
     device_type,
 )
 from ...ir.near import near_name
@@ -36,7 +38,7 @@ def check_references(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics) -> 
     unknown = [Unknown(unit.path, unit.span) for unit in plan.units if not match_paths(tree, unit.path)]
     for rule in plan.constraints:
         unknown += _unknown_of_rule(tree, rule, diagnostics)
-    needs = (*plan.demands, *plan.work)
+    needs: tuple[Demand | Work, ...] = (*plan.demands, *plan.work)
     unknown += [Unknown(need.path, need.span) for need in needs if not match_paths(tree, need.path)]
     for tie in plan.ties:
         unknown += _unknown_of_tie(tree, tie, diagnostics)
