@@ -100,7 +100,9 @@ def _latest(
     before: Sequence[_Need], after: Sequence[_Need], key: Callable[[_Need], object]
 ) -> tuple[_Need, ...]:
     again = {key(each) for each in after}
-    return tuple([each for each in before if key(each) not in again] + [*after])
+    kept = [each for each in before if key(each) not in again]
+    kept.extend(after)
+    return tuple(kept)
 
 
 def _is_machine(override: Plan) -> bool:
