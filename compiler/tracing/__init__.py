@@ -11,12 +11,14 @@ from .demands import cache_demands, demands
 from .forward import trace_model, try_trace
 from .graph import module_graph
 from .inputs.example_inputs import example_inputs
+from .moments import Moments, try_moments
 from .peaks import Peak
 from .trace import Trace
 from .verify_plan import Copy, Verification, verify_plan, verify_trace
 
 __all__ = [
     "Copy",
+    "Moments",
     "Peak",
     "Trace",
     "Verification",
@@ -27,6 +29,7 @@ __all__ = [
     "example_inputs",
     "module_graph",
     "trace_model",
+    "try_moments",
     "try_trace",
     "verify_plan",
     "verify_trace",

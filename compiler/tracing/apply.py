@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ...ir import Atomic, Diagnostics, Plan
 from .cuts import Cuts
 from .demands import demands
-from .forward import try_trace
+from .moments import try_moments
 from .order import in_execution_order
 from .splits import splits
 from .stays import never_streamed
@@ -30,25 +30,27 @@ def with_trace(
     seq: int | None = None,
     cache_tokens: int | None = None,
     dtype: str | None = None,
+    generate: bool = False,
 ) -> Plan:
     """Return the plan with safe cuts, real demands and its modules in execution order.
 
     Without a trace it comes back as it was, with a finding. The classes the model itself declares whole
-    are replaced by what its dataflow shows, except where the forward did not go.
+    are replaced by what its dataflow shows, except where the forward did not go. ``cache_tokens`` is the
+    length of the cache when the last token is written; ``generate`` keeps the last position's scores only.
     """
-    trace = try_trace(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype)
-    if trace is None:
+    moments = try_moments(
+        model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, generate=generate, total=cache_tokens
+    )
+    if moments is None:
         return plan
+    trace = moments.main
     own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
     cuts = Cuts(trace, known=frozenset(rule.target for rule in own)).settle()
     kept = tuple(rule for rule in plan.constraints if rule not in own)
-    full = None
-    if cache_tokens is not None and inputs is None:
-        full = try_trace(model, None, diagnostics, batch=batch, seq=cache_tokens, dtype=dtype)
     return replace(
         plan,
         constraints=(*kept, *cuts.rules(), *splits(trace, cuts), *never_streamed(trace, cuts)),
-        demands=plan.demands + demands(trace, full, cuts),
+        demands=plan.demands + demands(moments, cuts),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )

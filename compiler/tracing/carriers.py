@@ -7,11 +7,12 @@ possible one is charged.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 
 from .cuts import Cuts
 from .replay import replay
-from .trace import Call, Enter, Op, Origin, Trace
+from .trace import Call, Enter, Op, Origin, Step, Trace
 
 
 class Carriers:
@@ -106,12 +107,23 @@ def _alive(trace: Trace) -> list[int]:
     counted = _counted(trace)
     for root in counted:
         hold(trace.values[root].nbytes, *trace.lives[root])
-    for step in trace.steps:
+    kept = set(trace.cache)
+    for number, step in enumerate(trace.steps):
         for made in step.outputs if isinstance(step, Op) and step.name == "to" else ():
             if trace.roots[made] not in counted:
                 value = trace.values[made]
                 hold(value.own_nbytes, value.born, value.died)
+        for old in _replaced(trace, step, kept):
+            hold(trace.values[old].nbytes, number, trace.lives[old][1])
     return list(accumulate(change))
+
+
+def _replaced(trace: Trace, step: Step, kept: set[int]) -> Iterator[int]:
+    """Yield the former states a step makes anew: until they are let go the cache is there twice."""
+    if isinstance(step, Op) and not kept.isdisjoint(step.outputs):
+        for root in dict.fromkeys(trace.roots[value] for value in (*step.inputs, *step.loose)):
+            if trace.values[root].origin is Origin.STATE:
+                yield root
 
 
 def _counted(trace: Trace) -> set[int]:

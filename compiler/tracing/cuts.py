@@ -7,6 +7,7 @@ meets two. What is left may be put anywhere: equal devices never meet where diff
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from typing import Final, Literal, TypeAlias, get_args
 
@@ -55,6 +56,14 @@ class Cuts:
         self._links: dict[int, int] = {}
         """Pieces joined to other pieces. A piece is a module, or a tensor as a negative number."""
         self._reads = sorted(_reads_of_others(trace))
+
+    def of(self, trace: Trace) -> Cuts:
+        """Return the same cut for another forward of the model."""
+        if trace is self.trace:
+            return self
+        twin = copy.copy(self)
+        twin.trace = trace
+        return twin
 
     def settle(self) -> Cuts:
         """Make modules whole until an assignment of all different devices meets nowhere."""

@@ -6,35 +6,51 @@ device needs the largest of them, and the ledger knows the difference by their p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ...ir import Demand
 from .carriers import Carriers, needs
 from .cuts import Cuts
+from .moments import Moments
 from .trace import Op, Origin, Trace
 
 UPCAST: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
 
 
-def demands(trace: Trace, cache: Trace | None = None, cuts: Cuts | None = None) -> tuple[Demand, ...]:
-    """Return the demands of a traced forward; the KV cache from a trace at its full length if given.
+def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
+    """Return the demands of a workload: the largest of its moments' activations and scores, its cache.
 
-    A trace at the full length is exact for layers that keep a window or a state of fixed size, where
-    multiplying bytes per token would not be. ``cuts`` are the settled ones, if they are known already.
+    The cache is measured at its full length, which is exact for layers that keep a window or a state of
+    fixed size, where multiplying bytes per token would not be. ``cuts`` are the settled ones, if known.
     """
-    cuts = Cuts(trace).settle() if cuts is None else cuts
-    return (*_activations(trace, cuts), *_logits(trace), *cache_demands(trace if cache is None else cache))
+    cuts = Cuts(moments.main).settle() if cuts is None else cuts
+    momentary = [
+        demand
+        for trace in moments.traces
+        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace))
+    ]
+    return (*_largest(momentary), *cache_demands(moments.main, moments.cache_nbytes))
 
 
-def cache_demands(trace: Trace) -> tuple[Demand, ...]:
-    """Return the bytes each module leaves behind for the next call."""
+def _largest(demands: Iterable[Demand]) -> Iterator[Demand]:
+    """Yield the largest demand of each path and purpose, in the order they first come."""
+    largest: dict[tuple[str, str], Demand] = {}
+    for demand in demands:
+        key = demand.purpose, demand.path
+        largest[key] = max(largest.get(key, demand), demand, key=lambda each: each.nbytes)
+    yield from sorted(largest.values(), key=lambda each: each.purpose)  # stable: paths stay in order
+
+
+def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[Demand, ...]:
+    """Return the bytes each module leaves behind for the next call; ``nbytes`` are those of each value."""
     totals: dict[int, int] = {}
-    for value in trace.cache:
+    sizes = [trace.values[value].own_nbytes for value in trace.cache] if nbytes is None else nbytes
+    for value, size in zip(trace.cache, sizes, strict=True):
         maker = trace.maker(value)
         if maker >= 0 and trace.values[value].origin is Origin.OP:
-            totals[maker] = totals.get(maker, 0) + trace.values[value].own_nbytes
+            totals[maker] = totals.get(maker, 0) + size
     return tuple(
         Demand(nbytes, trace.tree.paths[module], "kv cache") for module, nbytes in sorted(totals.items())
     )

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, cast
 
 import torch
@@ -26,7 +27,7 @@ from .device_reads import DeviceReads
 from .inputs.example_inputs import Arguments, Attempts, Inputs, example_inputs
 from .meta_copy import Values, copy_to_meta
 from .record import Recorder
-from .results import cache_of, logits_of
+from .results import cache_of, logits_of, unique
 from .shadows import MAX_NUMEL
 from .trace import HOST, Origin, Trace
 
@@ -66,6 +67,33 @@ def try_trace(
     dtype: str | None = None,
 ) -> Trace | None:
     """Trace as `trace_model` does; when that is not possible say why and return None."""
+    ran = try_run(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype)
+    return None if ran is None else ran.trace
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """A forward that ran: its trace, the copy it ran on, what it was given and what it returned."""
+
+    trace: Trace
+    shadow: Shadow
+    kwargs: Mapping[str, Untyped]
+    args: tuple[Untyped, ...]
+    result: object
+    """Its tensors are on the meta device."""
+
+
+def try_run(
+    model: nn.Module,
+    inputs: Inputs,
+    diagnostics: Diagnostics,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+    dtype: str | None = None,
+    extra: Mapping[str, Untyped] = MappingProxyType({}),
+) -> Ran | None:
+    """Trace as `try_trace` does, and return what was run; ``extra`` are more keyword arguments."""
     try:
         shadow, values = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
@@ -78,14 +106,15 @@ def try_trace(
     given = next(attempts, None)
     while given is not None:
         try:
-            trace, assumed = _run_with_values(_Shadow(shadow, tree, values), *given)
+            args, kwargs = given[0], {**given[1], **extra}
+            ran, assumed = _run_with_values(Shadow(shadow, tree, values), args, kwargs)
         except _NotRunError as failure:
             failures.append(failure.found)
             given = _after(attempts, failure.error)
         else:
             uncached = _without_cache(model) if inputs is None and given[1].get("use_cache") is False else []
             diagnostics.extend((*assumed, *uncached))
-            return trace
+            return ran
     diagnostics.extend(failures[:1])
     return None
 
@@ -107,7 +136,7 @@ class _NotRunError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Shadow:
+class Shadow:
     """The copy that is run."""
 
     model: nn.Module
@@ -116,21 +145,21 @@ class _Shadow:
 
 
 def _run_with_values(
-    shadow: _Shadow, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]
-) -> tuple[Trace, list[Diagnostic]]:
+    shadow: Shadow, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]
+) -> tuple[Ran, list[Diagnostic]]:
     """Run the forward; where it asks for values that depend on weights, again with assumed ones."""
     recorder = Recorder(shadow.tree)
     try:
-        return _run(shadow, recorder, args, kwargs), []
+        return run(shadow, recorder, args, kwargs), []
     except Exception as error:
         found = _failure(recorder, error)
         if not recorder.shadows.asked:
             raise _NotRunError(found, error) from error
     try:
-        trace = _run(shadow, Recorder(shadow.tree, assume=True), args, kwargs)
+        ran = run(shadow, Recorder(shadow.tree, assume=True), args, kwargs)
     except Exception as error:
         raise _NotRunError(found, error) from error
-    return trace, [_values_assumed(found)]
+    return ran, [_values_assumed(found)]
 
 
 def _values_assumed(stopped: Diagnostic) -> Diagnostic:
@@ -164,7 +193,17 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _run(shadow: _Shadow, recorder: Recorder, args: tuple[Untyped, ...], kwargs: dict[str, Untyped]) -> Trace:
+def run(
+    shadow: Shadow,
+    recorder: Recorder,
+    args: tuple[Untyped, ...],
+    kwargs: dict[str, Untyped],
+    before: object = None,
+) -> Ran:
+    """Run the copy under a recorder; ``before`` is what a former call returned, its state in the arguments.
+
+    Raises whatever the model raises.
+    """
     modules = _number_weights(shadow.model, recorder)
     for tensor, value in shadow.values.items():
         recorder.shadows.learn(tensor, value.clone())
@@ -180,10 +219,19 @@ def _run(shadow: _Shadow, recorder: Recorder, args: tuple[Untyped, ...], kwargs:
     recorder.keep(given)
     for tensor in dict.fromkeys(given):
         recorder.add(tensor, Origin.INPUT)
+    _number_state(before, recorder)
     kinds = _kinds(shadow.model, recorder.tree)  # before: some models exchange modules while they run
     with _recording(recorder, modules):
         result = shadow.model(*args, **kwargs)
-        return recorder.finish(cache_of(result), logits_of(result), kinds)
+        trace = recorder.finish(cache_of(result), logits_of(result), kinds)
+    return Ran(trace, shadow, kwargs, args, result)
+
+
+def _number_state(before: object, recorder: Recorder) -> None:
+    """Number what a former call kept; nothing here holds on to it, so that its end is seen."""
+    for tensor in unique(cache_of(before)):
+        if not recorder.knows(tensor):
+            recorder.add(tensor, Origin.STATE)
 
 
 def _assumed(tensor: Tensor) -> Tensor:

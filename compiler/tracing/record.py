@@ -107,6 +107,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         if not storage[1]:  # the allocator may hand out the address again
             del self._storages[reference.storage]
 
+    def knows(self, tensor: Tensor) -> bool:
+        """Say whether a tensor has a number already."""
+        return id(tensor) in self._known
+
     def keep(self, tensors: Iterable[Tensor]) -> None:
         """Hold on to tensors whose end is not to be seen: weights and inputs."""
         self._kept.extend(tensors)

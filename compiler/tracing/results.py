@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from torch import Tensor, nn
@@ -20,6 +20,19 @@ def cache_of(result: object) -> list[Tensor]:
         named, others = [], [*result] if isinstance(result, list | tuple) else [result]
     hidden = [part for part in others if not isinstance(part, Tensor | list | tuple | Mapping)]
     return list(_reachable([*named, *hidden], set()))
+
+
+def unique(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Return each tensor once, in order."""
+    return list({id(tensor): tensor for tensor in tensors}.values())
+
+
+def state_of(result: object) -> tuple[str, object] | None:
+    """Return the name and the object of what a result keeps for the next call; None if it keeps nothing."""
+    if not isinstance(result, Mapping):
+        return None
+    named = [(name, result[name]) for name in _STATE if result.get(name) is not None]
+    return named[0] if named else None
 
 
 def logits_of(result: object) -> list[Tensor]:

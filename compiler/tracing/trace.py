@@ -32,6 +32,8 @@ class Origin(IntEnum):
     """A tensor that is neither: an attribute of a module, or made where no op is seen."""
     ENTRY = 4
     """The same tensor as seen inside a module's call; the loader may have moved it."""
+    STATE = 5
+    """Kept by a former call and given to this one inside an object: keys, values, running states."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import torch
 import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.placing.ledger import keep_books
-from compile_plan.compiler.tracing import cut_rules, demands, trace_model, verify_plan, verify_trace
+from compile_plan.compiler.tracing import Moments, cut_rules, demands, trace_model, verify_plan, verify_trace
 from compile_plan.compiler.tracing.sizes import tensor_nbytes
 from compile_plan.ir import Device, Model, Plan, Unit
 from random_cuts import random_plan
@@ -134,7 +134,7 @@ def traced(name: str):
 def test_the_ledger_covers_the_peak_of_every_placement_along_the_cuts(name):
     trace = traced(name)
     tree = replace(trace.tree, nbytes=tuple(tensor_nbytes(trace.tree)))
-    needs, rules = demands(trace), cut_rules(trace)
+    needs, rules = demands(Moments(trace)), cut_rules(trace)
     for seed in range(1, 16, 2):  # odd ones leave out what holds nothing, as planners do
         placed = random_plan(trace, 2 + seed % 3, seed, offload=seed % 3 == 1)
         placed = replace(placed, demands=needs, constraints=rules, tree=tree)
@@ -149,7 +149,7 @@ def test_units_that_are_larger_than_the_pieces_are_covered_too():
     trace = traced("preparing")
     tree = replace(trace.tree, nbytes=tuple(tensor_nbytes(trace.tree)))
     units = [("head", "cuda:0"), ("parts.0", "cuda:1"), ("parts.1", "cpu")]
-    placed = replace(plan(*units), demands=demands(trace), tree=tree)
+    placed = replace(plan(*units), demands=demands(Moments(trace)), tree=tree)
     totals = {account.device: account.total for account in keep_books(placed, tree).ledger}
     peaks = verify_trace(placed, trace).peaks
     assert all(peak.nbytes <= totals[peak.device] for peak in peaks)
@@ -177,7 +177,7 @@ def test_what_the_planner_makes_of_too_little_memory_runs_within_its_ledger(name
     model = small_model(name)
     trace = trace_model(model, batch=2, seq=16)
     weights = sum(tensor.nbytes for tensor in model.parameters())
-    activations = max(demand.nbytes for demand in demands(trace))
+    activations = max(demand.nbytes for demand in demands(Moments(trace)))
     for share in (0.3, 0.6):
         rooms = [int(weights * part) + activations for part in (share, 0.7 * share)]
         budgets = {0: rooms[0], 1: rooms[1], "cpu": 10**10}

@@ -6,6 +6,7 @@ import networkx as nx
 import pytest
 import torch
 from compile_plan.compiler.tracing import (
+    Moments,
     cache_demands,
     demands,
     example_inputs,
@@ -144,11 +145,11 @@ def test_layers_with_a_window_keep_a_window():
 
 def test_scores_are_a_demand_of_the_head_in_both_widths():
     model = small_model("llama").to(torch.bfloat16)
-    found = [d for d in demands(trace_model(model, batch=4, seq=8)) if d.purpose == "logits"]
+    found = [d for d in demands(Moments(trace_model(model, batch=4, seq=8))) if d.purpose == "logits"]
     assert [(d.path, d.nbytes) for d in found] == [("lm_head", 4 * 8 * 500 * (2 + 4))]
 
 
 def test_activations_are_demands_of_the_pieces():
-    found = {d.path: d.nbytes for d in demands(trace_model(small_model("llama"), seq=16))}
+    found = {d.path: d.nbytes for d in demands(Moments(trace_model(small_model("llama"), seq=16)))}
     assert found["model.layers.0"] >= 16 * 128 * 4
     assert "model.layers.0.mlp" not in found

@@ -37,7 +37,7 @@ _WRAPPED: Final = ("_orig_mod", "base_model", "model", "module")
 
 def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Guesses:
     """Yield keyword arguments for the model's forward, the ones that reach most of it first."""
-    plain = _without_wrappers(model)
+    plain = plain_model(model)
     config = getattr(plain, "config", None)
     if config is None or not hasattr(config, "model_type"):
         return
@@ -68,7 +68,7 @@ def _from_start(model: nn.Module, start: Guess, request: Request, tried: set[tup
         (later if asked else queue).extend((*_variants(model, guess), *reshaped(guess, error, made)))
 
 
-def _without_wrappers(model: nn.Module) -> nn.Module:
+def plain_model(model: nn.Module) -> nn.Module:
     """Return the innermost module around which torch.compile, PEFT or data parallelism put a wrapper."""
     while not _asks_for_names(model):
         inner = [getattr(model, name, None) for name in _WRAPPED]

@@ -1,0 +1,89 @@
+"""Reading a prompt and writing tokens are two moments; the ledger is for the larger of each."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compile_plan.compiler.tracing import Moments, cache_demands, demands, try_moments
+from compile_plan.compiler.tracing.results import cache_of, state_of, unique
+from compile_plan.ir import Diagnostics
+from live_bytes import LiveBytes
+from small_models import small_model
+from torch import nn
+
+ROWS, PROMPT, WRITTEN = 2, 12, 5
+TOTAL = PROMPT + WRITTEN
+WRITING = ("bloom", "falcon", "gemma2", "gpt2", "gpt_neox", "llama", "mixtral", "opt", "qwen2")
+
+
+def moments_of(name, **options):
+    found = try_moments(small_model(name), None, Diagnostics(), batch=ROWS, seq=PROMPT, **options)
+    assert found is not None
+    return found
+
+
+def real_step(name):
+    """Return a model on the CPU, its real cache one token short of full, and that cache's bytes once full."""
+    model = small_model(name, device="cpu")
+    with torch.no_grad():
+        first = model(input_ids=torch.ones(ROWS, TOTAL - 1, dtype=torch.int64))
+    return model, first
+
+
+def largest(found, purpose):
+    return max(each.nbytes for each in found if each.purpose == purpose)
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_the_cache_is_as_long_as_prompt_and_written_tokens(name):
+    model, first = real_step(name)
+    key, state = state_of(first)
+    with torch.no_grad():
+        last = model(input_ids=torch.ones(ROWS, 1, dtype=torch.int64), **{key: state})
+    kept = sum(tensor.nbytes for tensor in unique(cache_of(last)))
+    found = moments_of(name, total=TOTAL)
+    assert sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes)) == kept
+
+
+@pytest.mark.parametrize("name", WRITING)
+def test_writing_a_token_needs_what_is_alive_beside_the_full_cache(name):
+    model, first = real_step(name)
+    key, state = state_of(first)
+    weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
+    old = unique(cache_of(first))
+    before = sum(tensor.nbytes for tensor in old)
+    live = LiveBytes(weights)
+    for tensor in old:
+        live._see(tensor)
+    del old, first, tensor
+    tokens = torch.ones(ROWS, 1, dtype=torch.int64)
+    with torch.no_grad(), live:
+        last = model(input_ids=tokens, **{key: state})
+    full = sum(tensor.nbytes for tensor in unique(cache_of(last)))
+    found = moments_of(name, total=TOTAL)
+    predicted = full + largest(demands(Moments(found.later[0])), "activations")
+    assert live.peak <= predicted <= live.peak + (full - before) + tokens.nbytes
+
+
+def test_generation_keeps_the_scores_of_the_last_position_only():
+    plain, generating = moments_of("llama"), moments_of("llama", generate=True)
+    assert largest(demands(plain), "logits") == PROMPT * largest(demands(generating), "logits")
+
+
+def test_a_cache_shorter_than_the_prompt_is_obeyed():
+    found = moments_of("llama", total=3)
+    asked = sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes))
+    assert asked * PROMPT == 3 * sum(each.nbytes for each in cache_demands(found.main))
+
+
+def test_what_writes_nothing_has_one_moment():
+    found = try_moments(nn.Linear(3, 4), torch.ones(2, 3), Diagnostics(), generate=True, total=9)
+    assert found is not None
+    assert found.traces == (found.main,)
+
+
+def test_the_length_of_the_cache_holds_for_given_inputs():
+    given = {"input_ids": torch.ones(1, 4, dtype=torch.int64)}
+    found = try_moments(small_model("llama"), given, Diagnostics(), total=4096)
+    four = sum(each.nbytes for each in cache_demands(found.main))
+    assert sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes)) == 1024 * four
