@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from extras import Module, skip_without_extra
+from hypothesis import HealthCheck, settings
 
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -33,6 +35,13 @@ def pytest_configure(config):
         raise pytest.UsageError("--update-golden is for people, not for CI")
     config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
     config.stash[TRIGGERED] = watch_diagnostics()
+    judge_no_clock()
+
+
+def judge_no_clock():
+    """Let no property test fail because the machine is slow: hypothesis has two clocks, both stop."""
+    settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("no clock")
 
 
 def watch_diagnostics():
@@ -51,13 +60,17 @@ def watch_diagnostics():
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Move `after_all` tests behind the rest; in a partial run they have nothing to judge."""
     judges = [item for item in items if item.get_closest_marker("after_all")]
     others = [item for item in items if item not in judges]
-    if not set(TESTS.rglob("test_*.py")) <= {item.path for item in items}:
-        for judge in judges:
-            judge.add_marker(pytest.mark.skip(reason="only a run of all tests can tell"))
+    reason = None
+    if hasattr(config, "workerinput"):
+        reason = "each worker of xdist sees its own tests only; run without -n"
+    elif not set(TESTS.rglob("test_*.py")) <= {item.path for item in items}:
+        reason = "only a run of all tests can tell"
+    for judge in judges if reason else ():
+        judge.add_marker(pytest.mark.skip(reason=reason))
     items[:] = others + judges
 
 
@@ -65,6 +78,28 @@ def pytest_collection_modifyitems(items):
 def triggered(request):
     """The codes of the diagnostics compile-plan made so far in this run."""
     return frozenset(request.config.stash[TRIGGERED])
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        skip_without_extra(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    try:
+        return (yield)
+    except ModuleNotFoundError as error:
+        skip_without_extra(error)
+        raise
 
 
 def pytest_collect_file(file_path, parent):

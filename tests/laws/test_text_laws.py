@@ -11,11 +11,11 @@ from compile_plan.grammar.parser import parse_document
 from compile_plan.grammar.ranges import fold_paths
 from compile_plan.ir import Diagnostics, ModuleTree, PlanError, Source
 from compile_plan.ir.patterns import expand_braces, match_paths, matches
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from plan_strategies import bound_plans, comments, paths, plans, regular_paths, trees
 
-relaxed = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+relaxed = settings(max_examples=60)
 
 
 @relaxed
@@ -116,7 +116,7 @@ WORDS = ["place", "on", "run", "device", "memory", "cuda:0", "cpu", "gpu7", "10G
          "{a,{b,{c,d}}}", "**", "*", "é", "\ud800"]  # fmt: skip
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(
     st.one_of(st.text(), st.lists(st.lists(st.sampled_from(WORDS), max_size=8).map(" ".join)).map("\n".join))
 )

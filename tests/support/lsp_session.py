@@ -9,6 +9,8 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
+
 WAIT = 20
 
 
@@ -23,6 +25,7 @@ class Session:
         self._kept: list[dict] = []
 
     def __enter__(self):
+        pytest.importorskip("pygls")  # the server's process needs it, not this one
         command = [sys.executable, "-m", "compile_plan.compiler", "--lsp"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.folder)

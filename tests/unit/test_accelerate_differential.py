@@ -7,12 +7,12 @@ import logging
 import pytest
 from compile_plan.compiler.driver.drop_in import infer_auto_device_map
 from device_maps import accelerates_map, faults
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from module_strategies import Request, requests
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore:offloaded units need")
-QUICK = settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUICK = settings(max_examples=1000, derandomize=True)
 
 
 def check(request: Request) -> None:

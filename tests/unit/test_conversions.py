@@ -32,9 +32,7 @@ place model.layers.3 on cuda:1
 place model.layers.3.mlp on cpu
 place model.layers.*.norm on cuda:1
 """
-run_quietly = settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+run_quietly = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def through(plan: Plan, folder: Path, *suffixes: str) -> Plan:

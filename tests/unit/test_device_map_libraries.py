@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from accelerate import dispatch_model
 from accelerate.utils import check_device_map
 from compile_plan.backends import device_map_diagnostics, to_device_map
 from compile_plan.compiler import compile_model
+from rounding import same_outputs
 from tiny_checkpoints import TINY, output, save
 
 # accelerate says so of keys that name a parameter, which it then obeys
@@ -47,10 +47,10 @@ def test_transformers_loads_by_the_map(saved, tmp_path):
     loaded = type(model).from_pretrained(folder, device_map=device_map, offload_folder=tmp_path)
     found = {name: parameter.is_meta for name, parameter in loaded.named_parameters()}
     assert found == {name: place_of(device_map, name) == "disk" for name in found}
-    assert torch.equal(output(loaded.eval(), tiny), expected)
+    assert same_outputs(output(loaded.eval(), tiny), expected)
 
 
 def test_accelerate_dispatches_by_the_map(saved, tmp_path):
     tiny, _, model, plan, expected = saved
     dispatched = dispatch_model(model, to_device_map(plan), offload_dir=tmp_path, main_device="cpu")
-    assert torch.equal(output(dispatched, tiny), expected)
+    assert same_outputs(output(dispatched, tiny), expected)

@@ -22,6 +22,7 @@ def findings(text):
 
 
 def test_the_grammar_has_no_collisions():
+    pytest.importorskip("interegular")
     assert Lark(GRAMMAR.read_text("utf-8"), start="line", parser="lalr", lexer="contextual", strict=True)
 
 

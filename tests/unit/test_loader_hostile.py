@@ -13,6 +13,7 @@ import torch
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Model, Plan, PlanError, Unit
+from rounding import same_outputs
 from safetensors.torch import save_file
 from small_net import (
     IDS,
@@ -47,7 +48,7 @@ def test_loading_twice_is_loading_once(real, folder, units, mapped):
     model = meta()
     for _ in range(2):
         load_model(plan(*units), model, folder, map_memory=mapped)
-        assert torch.equal(model(IDS), real(IDS))
+        assert same_outputs(model(IDS), real(IDS))
     hooks = sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
     load_model(plan(*units), model, folder, map_memory=mapped)
     assert hooks == sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules())
@@ -57,7 +58,7 @@ def test_one_plan_after_another_is_the_last(real, folder):
     model = Net()
     for units in [(ON_DISK,), (ON_CPU,), MIXED, (ON_CPU,)]:
         load_model(plan(*units), model, folder)
-        assert torch.equal(model(IDS), real(IDS))
+        assert same_outputs(model(IDS), real(IDS))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -66,13 +67,13 @@ def test_a_load_that_is_refused_leaves_a_running_model_as_it_was(real, folder):
     tree = lower_model(meta(layers=4))
     with pytest.raises(PlanError):
         load_model(Plan(Model("other", tree.digest), DEVICES, units=(ON_CPU,), tree=tree), model, folder)
-    assert torch.equal(model(IDS), real(IDS))
+    assert same_outputs(model(IDS), real(IDS))
 
 
 def test_files_beside_the_shards_are_left_alone(real, folder):
     (folder / "pytorch_model.bin").write_bytes(b"not read")
     (folder / "optimizer.pt").write_bytes(b"not read")
-    assert torch.equal(load_model(plan(ON_CPU), meta(), folder)(IDS), real(IDS))
+    assert same_outputs(load_model(plan(ON_CPU), meta(), folder)(IDS), real(IDS))
 
 
 def test_a_folder_that_is_not_ours_to_write_is_enough(folder):
@@ -92,7 +93,7 @@ def test_tied_tensors_stored_twice_with_one_value_are_tied(real, tmp_path):
     save_file({**tensors, "head.weight": tensors["embed.weight"].clone()}, tmp_path / "model.safetensors")
     model = load_model(plan(ON_CPU), meta(), tmp_path)
     assert model.head.weight is model.embed.weight
-    assert torch.equal(model(IDS), real(IDS))
+    assert same_outputs(model(IDS), real(IDS))
 
 
 @pytest.mark.parametrize("units", [(ON_CPU,), (ON_DISK,)])
@@ -112,7 +113,7 @@ def test_a_half_precision_checkpoint_fills_a_full_precision_model(real, tmp_path
         model = load_model(plan(*units), meta(), tmp_path)
         expected = random_net()
         expected.load_state_dict(half, strict=False)
-        assert torch.equal(model(IDS), expected(IDS))
+        assert same_outputs(model(IDS), expected(IDS))
 
 
 def test_tensors_without_elements_are_loaded(tmp_path):
@@ -131,7 +132,7 @@ def test_tensors_without_elements_are_loaded(tmp_path):
             with torch.device("meta"):
                 model = Hollow()
             load_model(plan(*units), model, tmp_path, map_memory=mapped)
-            assert torch.equal(model(torch.ones(2, 4)), torch.full((2, 4), 3.0))
+            assert same_outputs(model(torch.ones(2, 4)), torch.full((2, 4), 3.0))
 
 
 @pytest.fixture(name="interruptible")
@@ -183,4 +184,4 @@ def test_a_converted_model_holds_nothing_more_between_forwards(folder):
 
 def test_what_is_stored_singly_beside_its_shards_is_one_checkpoint(real, folder):
     save_file(stored(real), folder / "model.safetensors")
-    assert torch.equal(load_model(plan(ON_CPU), meta(), folder)(IDS), real(IDS))
+    assert same_outputs(load_model(plan(ON_CPU), meta(), folder)(IDS), real(IDS))

@@ -8,11 +8,11 @@ import pytest
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.driver.options import OFFLOADS, STRATEGIES
 from compile_plan.ir import Plan, PlanError, is_accelerator, unit_of_tensors, verify
-from hypothesis import HealthCheck, event, given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from module_strategies import modules, requests
 
-QUICK = settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+QUICK = settings(max_examples=250, derandomize=True)
 LINES = (
     "never ** on cuda:0",
     "never ** on disk",

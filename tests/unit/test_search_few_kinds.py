@@ -39,7 +39,7 @@ def problems(draw):
     return problem(rooms, atoms, **(known if draw(st.booleans()) else {}))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems(), st.sampled_from(["stream", "none", "any"]))
 def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
     counts = few_kinds.most_bytes(asked, policy)
@@ -53,7 +53,7 @@ def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
     assert (solved.proven, solved.bound) == (True, counts.bound)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(problems())
 def test_the_least_bytes_more_are_the_solvers(asked):
     extra = few_kinds.least_extra(asked, 0)

@@ -52,7 +52,7 @@ def test_latency_gives_the_faster_device_more():
     st.lists(st.integers(1, 30), min_size=1, max_size=6),
     st.lists(st.integers(20, 90), min_size=2, max_size=3),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_fullest_device_is_near_the_emptiest_possible(sizes, budgets):
     names = {f"cuda:{i}": budget for i, budget in enumerate(budgets)} | {"cpu": 9999}
     plan = placed(plan_of(leaves(**{f"m{i}": n for i, n in enumerate(sizes)}), names), objective="balance")
@@ -115,13 +115,13 @@ def best_of_all(graph):
 
 
 @given(graphs())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_annealing_a_tiny_graph_gives_the_best_of_all_assignments(graph):
     assert busiest(graph, anneal(graph, in_order(graph), 10)) == pytest.approx(best_of_all(graph))
 
 
 @given(graphs(), st.integers(0, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_the_walk_is_no_worse_than_its_start_and_the_same_each_time(graph, seed):
     start = in_order(graph)
     found = walk(graph, start, 2000, seed=seed)

@@ -47,7 +47,7 @@ def least_spill(groups, streams, budgets):
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=7), st.lists(st.integers(0, 60), min_size=1, max_size=3)
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_spill_when_any_assignment_fits(sizes, budgets):
     names = {f"cuda:{i}": budget for i, budget in enumerate(budgets)} | {CPU: 10_000}
     plan = placed(plan_of(leaves(**{f"m{i}": n for i, n in enumerate(sizes)}), names))
@@ -66,7 +66,7 @@ def test_no_spill_when_any_assignment_fits(sizes, budgets):
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=5), st.lists(st.integers(1, 60), min_size=1, max_size=2)
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_spilled_bytes_are_the_fewest_possible(sizes, budgets):
     names = {f"cuda:{i}": budget for i, budget in enumerate(budgets)} | {CPU: 10_000}
     plan = placed(plan_of(leaves(**{f"m{i}": n for i, n in enumerate(sizes)}), names))
@@ -82,7 +82,7 @@ def test_spilled_bytes_are_the_fewest_possible(sizes, budgets):
     st.lists(st.integers(1, 60), min_size=2, max_size=2),
     st.data(),
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_tied_modules_are_one_atom(sizes, budgets, data):
     first, second = sorted(
         data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=2, max_size=2, unique=True))
@@ -100,7 +100,7 @@ def test_tied_modules_are_one_atom(sizes, budgets, data):
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=6), st.lists(st.integers(1, 40), min_size=1, max_size=3)
 )
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_the_change_that_is_offered_avoids_every_spill(sizes, budgets):
     tree = leaves(**{f"m{i}": n for i, n in enumerate(sizes)})
     names = {f"cuda:{i}": budget for i, budget in enumerate(budgets)} | {CPU: 10_000}

@@ -8,7 +8,7 @@ import pytest
 from compile_plan.compiler.driver.compile import compile_lowered
 from compile_plan.compiler.driver.options import Options
 from compile_plan.ir import PlanError, is_accelerator, verify
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from search_problems import problems
 
 MISTAKES = {
@@ -36,7 +36,7 @@ def on_accelerators(plan):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_every_problem_has_a_lawful_plan_or_an_error(problem):
     try:
         plan, refused = compiled(*problem), set()
@@ -54,7 +54,7 @@ def test_every_problem_has_a_lawful_plan_or_an_error(problem):
 
 
 @given(problems())
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40)
 def test_the_search_keeps_no_less_on_accelerators_than_first_fit(problem):
     lowered, written, options = problem
     options = replace(options, objective=None, offload="stream")

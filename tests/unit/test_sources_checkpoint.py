@@ -450,7 +450,7 @@ def test_every_broken_file_of_a_checkpoint_is_reported(tmp_path):
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_flipped_byte_gets_past_as_an_exception(tmp_path_factory, data):
     header, nbytes = header_of({"a.weight": ("F32", (2, 3)), "b": ("BF16", (4,))})
     path = write_raw(tmp_path_factory.mktemp("flip") / "a.safetensors", json.dumps(header).encode(), nbytes)
