@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
+from .findings import Finding, LeftEmpty, ShortBuffer, Spill, UnlistedDisk
 from .names import CPU, DISK, device_type, is_accelerator, is_device_name, is_within, join_path
 from .plan import (
     STREAMING,
@@ -42,7 +43,9 @@ __all__ = [
     "Device",
     "Diagnostic",
     "Diagnostics",
+    "Finding",
     "Label",
+    "LeftEmpty",
     "Model",
     "ModuleTree",
     "Never",
@@ -54,12 +57,15 @@ __all__ = [
     "Role",
     "Rule",
     "Severity",
+    "ShortBuffer",
     "Source",
     "Span",
+    "Spill",
     "Split",
     "TieGroup",
     "Together",
     "Unit",
+    "UnlistedDisk",
     "Work",
     "atomic_modules",
     "device_type",

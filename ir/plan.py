@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Final, TypeAlias
 
 from .diagnostic import Diagnostic
+from .findings import Finding
 from .source import Span
 from .tree import ModuleTree
 
@@ -229,4 +230,6 @@ class Plan:
     tree: ModuleTree | None = field(default=None, compare=False, repr=False)
     ledger: tuple[Account, ...] = field(default=(), compare=False)
     outcome: Outcome | None = field(default=None, compare=False)
+    findings: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
+    """What passes found on the way; `emit-warnings` turns them into diagnostics."""
     diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)

@@ -3,6 +3,9 @@
 The command runs in a copy of the file's folder. ``%`` stands for the file; without one the file is the
 input (a ``.run`` file is never an input). Beside it, ``NAME.expected`` holds the standard output, then
 ``-- stderr --``, then ``-- exit N --`` unless 0. ``pytest --update-golden`` rewrites what differs.
+
+A first line ``# passes: LIST`` runs just these passes over the file, whatever they leave without a place;
+``NAME.expected`` holds the plan that comes out, then ``-- findings --`` with what they had to say.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 TRIGGERED = pytest.StashKey[set[str]]()
 RUN = "# run:"
+PASSES = "# passes:"
 INTERNAL_ERROR = 70
 
 
@@ -123,6 +127,8 @@ def arguments_of(path):
         return None
     with path.open(encoding="utf-8", errors="replace") as file:
         first = file.readline()
+    if first.startswith(PASSES):
+        return [PASSES, first.removeprefix(PASSES).strip()]
     if not first.startswith(RUN):
         return None
     words = shlex.split(first.removeprefix(RUN))
@@ -142,7 +148,8 @@ class GoldenCase(pytest.Item):
         expected = self.path.with_suffix(".expected")
         if arguments is None:
             raise GoldenError(f"{expected.name} has no case beside it; delete it")
-        actual = outcome(arguments, self.path.parent)
+        alone = arguments[0] == PASSES
+        actual = after_passes(arguments[1], self.path) if alone else outcome(arguments, self.path.parent)
         known = expected.read_text(encoding="utf-8") if expected.exists() else None
         if actual == known:
             return
@@ -168,6 +175,21 @@ class GoldenCase(pytest.Item):
 
 class GoldenError(Exception):
     """A golden case whose output is not what its file says."""
+
+
+def after_passes(names, path):
+    """Run a list of passes over a file and return what an ``.expected`` file holds."""
+    from compile_plan.compiler.cli.pass_list import read_passes
+    from compile_plan.compiler.passes.pipeline import run_passes
+    from compile_plan.grammar import parse, print_plan
+    from compile_plan.ir import Diagnostics, PlanError
+
+    found = Diagnostics()
+    passes = read_passes(names, found)
+    found.raise_errors()
+    plan = run_passes(parse(path.read_text(encoding="utf-8"), name=path.name), passes, found)
+    text = print_plan(plan, with_modules=True)
+    return text + (f"-- findings --\n{PlanError(found)}\n" if len(found) else "")
 
 
 def outcome(arguments, folder):

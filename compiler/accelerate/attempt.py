@@ -1,6 +1,7 @@
 """Placements as accelerate makes them, wherever those are lawful.
 
-Where accelerate would crash, tear ties apart or fill a device beyond its budget, first fit takes over.
+Where accelerate would crash, tear ties apart or fill a device beyond its budget, first fit in order
+takes over.
 """
 
 from __future__ import annotations
@@ -9,99 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, chain
 
-from ...ir import (
-    CPU,
-    DISK,
-    Device,
-    Diagnostic,
-    Diagnostics,
-    ModuleTree,
-    Plan,
-    Reason,
-    Role,
-    device_type,
-    human_size,
-    is_accelerator,
-)
-from ...ir.rules.placement import UNLISTED_DISK
-from ...ir.rules.searching import DOES_NOT_FIT
-from ..placing.attempts import Attempt, attempt_first_fit, fixed_items, place_units, start
-from ..placing.findings import left_empty
-from ..placing.first_fit import FirstFitRules, limits_of
-from ..placing.frontier import Worklist, item_at, item_bytes, item_path, item_tensors, opened
+from ...ir import CPU, DISK, Device, ModuleTree, Plan, Role, device_type, is_accelerator
+from ..placing.attempts import Attempt, first_fit, fixed_items, start, with_streaming
+from ..placing.first_fit import limits_of
+from ..placing.frontier import Worklist, item_tensors, opened
 from ..placing.greedy import Greedy
 from .rules import AccelerateRules, buffer_sizes
 from .ties import OutOfReach
-
-
-def like_accelerate(
-    plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, fallback: bool, offload: str
-) -> Plan:
-    """Return the plan with accelerate's places; a disk is added where it is the last resort.
-
-    What accelerate does not know (pins, pools, demands, the bytes of a bool) is law here.
-    """
-    endless = replace(plan, devices=with_disk(plan.devices))
-    real = replace(plan, devices=plan.devices + endless.devices[len(plan.devices) :])
-    attempt = attempt_accelerate(endless, tree, fallback=fallback)
-    if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
-        attempt = attempt_first_fit(real, tree)
-    for device, nbytes in attempt.minima.items():
-        if real.devices[device].memory:
-            diagnostics.add(left_empty(real.devices[device].name, nbytes))
-    placed = place_units(real, tree, attempt)
-    if attempt.unplaced:
-        diagnostics.add(_misfit(tree, attempt))
-        return placed
-    named = {name for unit in placed.units for name in (unit.store, unit.run)}
-    kept = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
-    for added in kept[len(plan.devices) :]:
-        diagnostics.add(_unlisted(placed, tree, added.name))
-    return _by_policy(replace(placed, devices=kept), offload, diagnostics)
-
-
-def _unlisted(plan: Plan, tree: ModuleTree, disk: str) -> Diagnostic:
-    """Return the warning for a disk that nobody listed, with the bytes it holds."""
-    items = [item_at(tree, unit.path) for unit in plan.units if unit.store == disk]
-    nbytes = sum(item_bytes(tree, item) for item in items if item is not None)
-    return Diagnostic(
-        UNLISTED_DISK,
-        f"`{disk}` holds {human_size(nbytes)} of the model, and nobody listed it",
-        notes=(f"{nbytes} bytes: accelerate falls back on a disk when everything else is full",),
-        help="list `disk`, raise another budget, or use another strategy",
-    )
-
-
-def _misfit(tree: ModuleTree, attempt: Attempt) -> Diagnostic:
-    sizes = [item_bytes(tree, item) for item in attempt.unplaced]
-    return Diagnostic(
-        DOES_NOT_FIT,
-        f"{human_size(sum(sizes))} of the model fit on no device",
-        notes=(f"first `{item_path(tree, attempt.unplaced[0])}`, {human_size(sizes[0])}",),
-        help="raise a budget by that much, or use the strategy `auto`",
-    )
-
-
-def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
-    """Return the plan with its offloaded units run as the policy says, or say that there may be none."""
-    off = [unit for unit in plan.units if unit.store != unit.run and unit.reason is not Reason.WRITTEN]
-    if not off or offload not in {"compute", "none"}:
-        return plan
-    if offload == "compute":
-        moved = {unit: replace(unit, run=CPU) for unit in off if device_type(unit.run or CPU) != CPU}
-        devices = plan.devices
-        if moved and all(device.name != CPU for device in devices):
-            devices = (*devices, Device(CPU, 0))
-        return replace(plan, devices=devices, units=tuple(moved.get(unit, unit) for unit in plan.units))
-    shown = off[0].path or "the model"
-    diagnostics.add(
-        Diagnostic(
-            DOES_NOT_FIT,
-            f"accelerate's placement stores `{shown}` on {off[0].store}, and nothing may be offloaded",
-            help="raise a budget, use the strategy `auto`, or allow `--offload stream`",
-        )
-    )
-    return plan
 
 
 def with_disk(devices: tuple[Device, ...]) -> tuple[Device, ...]:
@@ -114,6 +29,21 @@ def with_disk(devices: tuple[Device, ...]) -> tuple[Device, ...]:
 
 def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
     """Place by accelerate's rules; by first fit where those lead to no lawful placement."""
+    attempt = _by_its_rules(plan, tree, fallback=fallback)
+    if attempt is not None:
+        return attempt
+    listed = any(device_type(device.name) == CPU for device in plan.devices)
+    host = () if listed else (Device(CPU, 0),)  # accelerate's callers have a CPU whether they list it or not
+    return in_order_anyway(replace(plan, devices=plan.devices + host), tree)
+
+
+def in_order_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
+    """Place by first fit, beside the room that streaming takes."""
+    return with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))[0]
+
+
+def _by_its_rules(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt | None:
+    """Return accelerate's placement; None where it has none or an unlawful one."""
     limits = [None if limit is None else 8 * limit for limit in limits_of(plan)]
     fixed = fixed_items(plan, tree)
     rules = AccelerateRules(plan, tree, limits, fallback=fallback)
@@ -122,19 +52,12 @@ def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attem
     try:
         greedy.run()
     except OutOfReach:
-        return _first_fit_anyway(plan, tree)
+        return None
     places = _complete(tree, rules.counted, greedy.places, limits)
     if not _is_lawful(plan, tree, rules.counted, places, limits):
-        return _first_fit_anyway(plan, tree)
+        return None
     minima = {device: -(-size // 8) for device, size in greedy.minima.items()}
     return Attempt(places, (), minima, _homeless_buffers(plan, tree, greedy, rules.along, limits))
-
-
-def _first_fit_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
-    """Place by first fit; accelerate's callers have a CPU whether they list it or not."""
-    listed = any(device_type(device.name) == CPU for device in plan.devices)
-    host = () if listed else (Device(CPU, 0),)
-    return attempt_first_fit(replace(plan, devices=plan.devices + host), tree)
 
 
 def _first_items(rules: AccelerateRules, tree: ModuleTree, fixed: dict[int, int]) -> list[int]:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, fields, replace
-from typing import Any, Final, cast
+from dataclasses import dataclass, replace
+from types import NoneType, UnionType
+from typing import ClassVar, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 from ...ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span, parse_size
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_PIPELINE, UNKNOWN_PASS
+from ..driver.options import Options
+from ..driver.strategies import passes_for
 from ..passes import PASSES
 from ..passes.apply_overrides import ApplyOverrides
 from ..passes.pipeline import Pass, PipelineError, run_passes
 from .console import Console
 
 _ITEM: Final = re.compile(r"\s*(?P<name>[^{},]*?)\s*(?:\{(?P<options>[^{}]*)\})?\s*(?:,|$)")
-_WORDS: Final = {"true": True, "false": False}
 
 
 def read_passes(text: str, diagnostics: Diagnostics) -> tuple[Pass, ...]:
@@ -63,36 +64,61 @@ def _make(name: str, options: str | None, span: Span, diagnostics: Diagnostics) 
     if kind is None:
         diagnostics.add(_no_such_pass(name, span, PASSES))
         return None
-    simple = {field.name.replace("_", "-"): field for field in fields(cast("Any", kind)) if _is_simple(field)}
+    kinds = {
+        each: _choices(hint)
+        for each, hint in get_type_hints(kind).items()
+        if get_origin(hint) is not ClassVar
+    }
+    simple = {each: choices for each, choices in kinds.items() if choices}
     values: dict[str, object] = {}
     for option in filter(None, (part.strip() for part in (options or "").split(","))):
         key, _, text = option.partition("=")
-        field = simple.get(key.replace("_", "-"))
-        value = None if field is None else _value(str(field.type), text)
-        if field is None or value is None:
-            listed = ", ".join(f"`{each}`" for each in simple) or "none"
+        field = key.strip().replace("-", "_")
+        found = _read(text.strip(), simple.get(field, ()))
+        if found is None:
+            listed = ", ".join(f"`{_shown(each, choices)}`" for each, choices in simple.items())
             message = f"pass `{name}` cannot take `{option}`"
-            note = f"its options are {listed}"
+            note = f"its options are {listed or 'none'}"
             diagnostics.add(Diagnostic(UNKNOWN_PASS, message, Label(span), notes=(note,)))
         else:
-            values[field.name] = value
+            values[field] = found[0]
     return kind(**values)
 
 
-def _is_simple(field: Field[object]) -> bool:
-    return set(re.split(r"\s*\|\s*", str(field.type))) <= {"bool", "int", "float", "str", "None"}
+def _choices(hint: object) -> tuple[object, ...]:
+    """Return what a field may hold: types and words, nothing for what cannot be written in a list."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    parts = [_choices(part) for part in get_args(hint)] if get_origin(hint) in {Union, UnionType} else []
+    if parts:
+        return tuple(choice for part in parts for choice in part) if all(parts) else ()
+    return (hint,) if hint in {bool, int, float, str, NoneType} else ()
 
 
-def _value(kind: str, text: str) -> bool | float | str | None:
-    """Read the value of an option; None when the text cannot be one."""
-    if "bool" in kind:
-        return _WORDS.get(text)
-    if "int" in kind and (size := parse_size(text)) is not None:
-        return size
-    if "float" in kind:
-        with contextlib.suppress(ValueError):
-            return float(text)
-    return text if "str" in kind else None
+def _read(text: str, choices: tuple[object, ...]) -> tuple[object] | None:
+    """Read a value as the first of what it may be, in a tuple because it may be None; None for nonsense."""
+    for choice in choices:
+        value: object = None
+        if choice is bool:
+            value = {"true": True, "false": False}.get(text)
+        elif choice is int:
+            value = parse_size(text)
+        elif choice is float and re.fullmatch(r"[0-9]+(\.[0-9]*)?", text):
+            value = float(text)
+        elif (choice is str and text) or choice == text:
+            value = text
+        elif choice is NoneType and text == "none":
+            return (None,)
+        if value is not None:
+            return (value,)
+    return None
+
+
+def _shown(name: str, choices: tuple[object, ...]) -> str:
+    words = [
+        "none" if each is NoneType else each.__name__ if isinstance(each, type) else each for each in choices
+    ]
+    return f"{name.replace('_', '-')}={'|'.join(map(str, words))}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +134,13 @@ class Chosen:
         try:
             plan = run_passes(plan, self.passes or (), diagnostics, self.printed)
         except PipelineError as error:
-            help_ = "`--explain-code bad-pipeline` says how lists are made"
+            giving = [f"`{name}`" for name, kind in PASSES.items() if error.missing in kind.gives]
+            help_ = f"put {' or '.join(giving)} before it"
             raise PlanError([*diagnostics, Diagnostic(BAD_PIPELINE, str(error), help=help_)]) from error
         diagnostics.raise_errors()
+        if plan.tree is not None and plan.tree.tensor_names and not any(unit.store for unit in plan.units):
+            help_ = f"`--passes {','.join(step.name for step in passes_for(Options()))}` is what `auto` runs"
+            raise PlanError([Diagnostic(BAD_PIPELINE, "these passes place nothing", help=help_)])
         return plan
 
     def printed(self, step: Pass, plan: Plan) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
 from ...ir import Plan
 from ..passes.account_memory import AccountMemory
 from ..passes.annotate_sizes import AnnotateSizes
 from ..passes.apply_overrides import ApplyOverrides
+from ..passes.assign_accelerate import AssignAccelerate
 from ..passes.assign_balanced import AssignBalanced
 from ..passes.assign_greedy import AssignGreedy
-from ..passes.avoid_spills import AvoidSpills
 from ..passes.emit_warnings import EmitWarnings
 from ..passes.expand_splits import ExpandSplits
 from ..passes.merge_ties import MergeTies
@@ -38,19 +39,18 @@ def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass
 
 
 def _placing(options: Options) -> tuple[Pass, ...]:
+    greedy = (AssignGreedy(), RewriteFallbacks())
     match options.strategy:
         case "accelerate":
-            greedy = AssignGreedy(rules="accelerate", fallback=options.fallback, offload=options.offload)
-            return (greedy,)
+            return (AssignAccelerate(options.fallback, options.offload),)
         case "balanced" | "balanced_low_0":
             spread = AssignBalanced(low_zero=options.strategy == "balanced_low_0")
-            wish = options.objective or "balance"
-            return (spread, RewriteFallbacks(), AvoidSpills(wish, options.offload, options.time_limit))
+            search = replace(_search(options), objective=options.objective or "balance", spills_only=True)
+            return (spread, *greedy, search)
         case "sequential":
-            search = AvoidSpills(options.objective, options.offload, options.time_limit)
-            return (AssignGreedy(), RewriteFallbacks(), search)
+            return (*greedy, replace(_search(options), spills_only=True))
         case "auto":
-            return (AssignGreedy(), RewriteFallbacks(), _search(options))
+            return (*greedy, _search(options))
         case _:
             assert_never(options.strategy)
 

@@ -9,9 +9,9 @@ from typing import Final
 from .account_memory import AccountMemory
 from .annotate_sizes import AnnotateSizes
 from .apply_overrides import ApplyOverrides
+from .assign_accelerate import AssignAccelerate
 from .assign_balanced import AssignBalanced
 from .assign_greedy import AssignGreedy
-from .avoid_spills import AvoidSpills
 from .emit_warnings import EmitWarnings
 from .expand_splits import ExpandSplits
 from .merge_ties import MergeTies
@@ -26,9 +26,9 @@ PASSES: Final[Mapping[str, type[Pass]]] = MappingProxyType(
         AccountMemory.name: AccountMemory,
         AnnotateSizes.name: AnnotateSizes,
         ApplyOverrides.name: ApplyOverrides,
+        AssignAccelerate.name: AssignAccelerate,
         AssignBalanced.name: AssignBalanced,
         AssignGreedy.name: AssignGreedy,
-        AvoidSpills.name: AvoidSpills,
         EmitWarnings.name: EmitWarnings,
         ExpandSplits.name: ExpandSplits,
         MergeTies.name: MergeTies,

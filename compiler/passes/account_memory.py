@@ -29,9 +29,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...ir import Diagnostic, Diagnostics, Plan, human_size, size_up, verify
+from ...ir import Diagnostics, Plan, ShortBuffer, verify
 from ...ir.rules.laws import BUDGET_EXCEEDED
-from ...ir.rules.searching import STREAMING_BUFFER
+from ..placing.findings import with_findings
 from ..placing.ledger import keep_books
 from .pipeline import Fact
 
@@ -49,18 +49,6 @@ class AccountMemory:
         if plan.tree is None or not plan.units:
             return plan
         books = keep_books(plan, plan.tree)
-        for device, wanted, left in books.short:
-            diagnostics.add(_short_buffer(device, wanted, left))
-        plan = replace(plan, ledger=books.ledger)
+        plan = with_findings(replace(plan, ledger=books.ledger), ShortBuffer, books.short)
         diagnostics.extend(broken for broken in verify(plan) if broken.rule is BUDGET_EXCEEDED)
         return plan
-
-
-def _short_buffer(device: str, wanted: int, left: int) -> Diagnostic:
-    return Diagnostic(
-        STREAMING_BUFFER,
-        f"what is streamed to `{device}` needs a buffer of {human_size(wanted)}, "
-        f"but {human_size(left)} are left",
-        notes=(f"{wanted} > {left} bytes",),
-        help=f"give `{device}` {size_up(wanted - left)} more, or place less on it",
-    )

@@ -1,7 +1,8 @@
 """Place units in order: each goes to the first device with room, and no device is returned to.
 
-Where the loop is stuck it asks rewrite rules: open a unit that is tied to this one, open this one,
-bring a later one forward. `accelerate` plays by the rules of `accelerate.infer_auto_device_map`.
+What is tied goes together, what has a place keeps it, and what fits nowhere stays without one. Where a
+unit does not fit, it is opened and its parts are tried. Nothing is kept free for streaming unless
+something is streamed: then everything is placed again, beside the room that takes.
 
 Before:
     plan 1
@@ -26,33 +27,26 @@ After:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from ...ir import Diagnostics, Plan
+from ..placing.attempts import first_fit, place_units, with_streaming
 from .pipeline import Fact
 
 
 @dataclass(frozen=True, slots=True)
 class AssignGreedy:
-    """``rules``: ``first-fit``, or ``accelerate`` with its ``fallback`` for devices left empty.
-
-    ``offload`` is what happens to what accelerate offloads; after first fit, `search-placements` asks.
-    """
+    """First fit in order: the reference every other way is compared with."""
 
     name: ClassVar[str] = "assign-greedy"
-    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED, Fact.OPENABLE})
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED, Fact.TIED, Fact.OPENABLE})
     gives: ClassVar[frozenset[Fact]] = frozenset()
-    rules: Literal["first-fit", "accelerate"] = "first-fit"
-    fallback: bool = False
-    offload: str = "stream"
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit that fits somewhere."""
-        from ..accelerate.attempt import like_accelerate  # they use the rewrite rules of other passes
-        from ..placing.attempts import first_fit
-
-        if plan.tree is None or all(unit.store is not None for unit in plan.units):
+        del diagnostics
+        tree = plan.tree
+        if tree is None or all(unit.store is not None for unit in plan.units):
             return plan
-        if self.rules == "accelerate":
-            return like_accelerate(plan, plan.tree, diagnostics, fallback=self.fallback, offload=self.offload)
-        return first_fit(plan, plan.tree)
+        attempt, _ = with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))
+        return place_units(plan, tree, attempt)

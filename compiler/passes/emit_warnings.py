@@ -1,5 +1,6 @@
 """Say what a person would want to know about a placement, with the numbers that would change it.
 
+Every placement warning leaves here: what other passes found is on the plan, the rest is read off it.
 A plan without problems gets no word. The pass only speaks: the plan comes out as it went in.
 
 Before:
@@ -24,10 +25,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir import Diagnostics, ModuleTree, Plan, Role, is_accelerator
+from ...ir import Diagnostics, LeftEmpty, ModuleTree, Plan, Role, is_accelerator
 from ...ir.coverage import unit_of_tensors
-from ...ir.rules.placement import DEVICE_LEFT_EMPTY
-from ..placing.findings import buffers_without_room, left_empty
+from ..placing.findings import buffers_without_room, left_empty, said
 from ..placing.frontier import item_at, item_tensors, opened, whole_modules
 from .pipeline import Fact
 
@@ -45,11 +45,10 @@ class EmitWarnings:
         """Return the plan untouched."""
         if plan.tree is None or any(unit.store is None for unit in plan.units):
             return plan
-        said = {
-            d.message.partition("`")[2].partition("`")[0] for d in diagnostics if d.rule is DEVICE_LEFT_EMPTY
-        }
+        diagnostics.extend(map(said, plan.findings))
+        named = {finding.device for finding in plan.findings if isinstance(finding, LeftEmpty)}
         for device, nbytes in _empty_devices(plan, plan.tree):
-            if device not in said:
+            if device not in named:
                 diagnostics.add(left_empty(device, nbytes))
         nbytes = 0 if self.offload_buffers else _homeless_buffers(plan, plan.tree)
         if nbytes:

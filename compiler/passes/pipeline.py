@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
-from ...ir import Diagnostics, Plan, verify
+from ...ir import Diagnostics, Plan, unit_of_tensors, verify
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
 
 
@@ -40,17 +40,37 @@ class Pass(Protocol):
 
 
 class PipelineError(Exception):
-    """The list of passes cannot work: a bug of ours, or a wrong ``--passes``."""
+    """A list of passes cannot work: one of them needs a fact that none before it gives."""
+
+    def __init__(self, step: Pass, missing: Fact) -> None:
+        super().__init__(f"pass `{step.name}` needs a plan that is {missing}")
+        self.missing = missing
 
 
-def _holds(fact: Fact, plan: Plan) -> bool:
+class BrokenPassError(Exception):
+    """A pass did not do what it promises: a bug of ours, whatever the input was."""
+
+
+def holds(fact: Fact, plan: Plan) -> bool:
+    """Say whether a fact is true of a plan; of a plan without a model, which is judged by its lines."""
+    tree = plan.tree
+    if tree is None:
+        return fact is Fact.PLACED and all(unit.store is not None for unit in plan.units)
     match fact:
         case Fact.SIZED:
-            return plan.tree is not None and plan.tree.nbytes is not None
-        case Fact.TIED | Fact.OPENABLE:
-            return plan.tree is not None
+            return tree.nbytes is not None
+        case Fact.TIED:
+            group = {path: tie for tie in plan.ties for path in tie.tensors}
+            shared = ((i, first) for i, first in enumerate(tree.storages) if i != first)
+            return all(
+                group.get(tree.tensor_paths[i], i) == group.get(tree.tensor_paths[first])
+                for i, first in shared
+            )
+        case Fact.OPENABLE:
+            return -1 not in unit_of_tensors(tree, plan.units)
         case Fact.PLACED:
-            return all(unit.store is not None for unit in plan.units)
+            everywhere = all(unit.store is not None for unit in plan.units)
+            return everywhere and -1 not in unit_of_tensors(tree, plan.units)
 
 
 def _ignore(_pass: Pass, _plan: Plan) -> None:
@@ -69,18 +89,19 @@ def run_passes(
     """
     placed = False
     for step in passes:
-        missing = [fact for fact in sorted(step.needs) if not _holds(fact, plan)]
-        if missing:
-            msg = f"pass `{step.name}` needs a plan that is {', '.join(missing)}"
-            raise PipelineError(msg)
+        for fact in sorted(step.needs):
+            if not holds(fact, plan):
+                raise PipelineError(step, fact)
         plan = step.run(plan, diagnostics)
         if diagnostics.errors:
             break
         placed = placed or Fact.PLACED in step.gives
         # Before placing, units may be the pins alone, and pins need not cover the model.
-        broken = [law for law in verify(plan) if placed or law.rule is not TENSOR_WITHOUT_PLACE]
+        broken = [law.message for law in verify(plan) if placed or law.rule is not TENSOR_WITHOUT_PLACE]
+        promised = sorted(step.gives) if plan.tree is not None else ()
+        broken += [f"it is not {fact}" for fact in promised if not holds(fact, plan)]
         if broken:
-            msg = f"pass `{step.name}` broke the plan: " + "; ".join(d.message for d in broken)
-            raise PipelineError(msg)
+            msg = f"pass `{step.name}` broke the plan: {'; '.join(broken)}"
+            raise BrokenPassError(msg)
         after(step, plan)
     return plan

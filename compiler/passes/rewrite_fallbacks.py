@@ -1,6 +1,7 @@
 """Repair what placing in order left behind: offloaded or unplaced parts go to any device with room.
 
-What a person wrote is not moved.
+What a person wrote is not moved, and nothing that is on an accelerator, so the repaired plan is never
+worse than the one it is for.
 
 Before:
     plan 1

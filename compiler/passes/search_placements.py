@@ -40,12 +40,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...ir import Diagnostics, Plan, is_accelerator
+from ...ir import Diagnostics, ModuleTree, Plan, Spill, is_accelerator
+from ..placing.attempts import fixed_items, spills
+from ..placing.findings import with_findings
+from ..placing.first_fit import FirstFitRules
+from ..placing.ledger import keep_books
 from ..search.atoms import build
 from ..search.carry import carry_over
 from ..search.emit import units_of
 from ..search.found import Wish
-from ..search.misfits import misfit_error, spill_warning
+from ..search.misfits import misfit_error, spill_of
 from ..search.objective import Workload
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
@@ -65,10 +69,14 @@ class SearchPlacements:
     batch: int = 1
     prompt: int = 512
     generate: int = 128
+    spills_only: bool = False
+    """Keep what holds everything on accelerators: for strategies that promise an order or a spread."""
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with the better placement and what was proved about it."""
         if plan.tree is None or not plan.tree.tensor_names or not plan.devices:
+            return plan
+        if self.spills_only and _is_settled(plan, plan.tree):
             return plan
         if self.objective is None and (kept := kept_outcome(plan, plan.tree)) is not None:
             return replace(plan, outcome=kept)
@@ -81,9 +89,22 @@ class SearchPlacements:
         if chosen is None:
             diagnostics.add(misfit_error(fine.problem, self.offload, wish.left(0.5)))
             return plan
+        spilled: list[Spill] = []
         if chosen.spilled and any(is_accelerator(d.name) for d in plan.devices):
             places = carry_over(chosen.model, chosen.places, fine)
-            diagnostics.add(spill_warning(chosen, fine.problem, places, wish.left(0.5)))
+            spilled.append(spill_of(chosen, fine.problem, places, wish.left(0.5)))
         simple = chosen.status == "kept"
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
+        plan = with_findings(plan, Spill, spilled)
         return replace(plan, units=units, outcome=outcome_of(chosen, wish))
+
+
+def _is_settled(plan: Plan, tree: ModuleTree) -> bool:
+    """Say whether nothing spills and every device holds what it is given."""
+    if spills(plan):
+        return False
+    limits = {device.name: device.memory for device in plan.devices}
+    accounts = keep_books(plan, tree).ledger
+    return all(
+        (limit := limits[account.device]) is None or account.total <= limit for account in accounts
+    ) and FirstFitRules(plan, tree, {}, {}).allow(fixed_items(plan, tree))

@@ -1,7 +1,4 @@
-"""Whole placements made by the greedy loop, and how they become units of a plan.
-
-First fit in order is here: it keeps nothing free for streaming unless something is streamed.
-"""
+"""Whole placements made by the greedy loop, and how they become units of a plan."""
 
 from __future__ import annotations
 
@@ -35,16 +32,6 @@ class Attempt:
     """Bytes of buffers of offloaded modules that no accelerator has room for."""
 
 
-def first_fit(plan: Plan, tree: ModuleTree) -> Plan:
-    """Return the plan with first fit's places; what fits nowhere stays unplaced."""
-    return place_units(plan, tree, attempt_first_fit(plan, tree))
-
-
-def attempt_first_fit(plan: Plan, tree: ModuleTree) -> Attempt:
-    """Place in order without reserving anything; again with room to stream in, if something is streamed."""
-    return with_streaming(plan, tree, lambda streaming: _in_order(plan, tree, streaming))[0]
-
-
 def with_streaming(
     plan: Plan, tree: ModuleTree, place: Callable[[dict[int, int]], Attempt]
 ) -> tuple[Attempt, bool]:
@@ -63,7 +50,8 @@ def with_streaming(
     return attempt, False
 
 
-def _in_order(plan: Plan, tree: ModuleTree, streaming: dict[int, int]) -> Attempt:
+def first_fit(plan: Plan, tree: ModuleTree, streaming: dict[int, int]) -> Attempt:
+    """Place what waits in order, each unit on the first device with room beside what streaming needs."""
     fixed = fixed_items(plan, tree)
     rules = FirstFitRules(plan, tree, fixed, streaming)
     items = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None]
@@ -137,3 +125,16 @@ def _largest_part(tree: ModuleTree, whole: bytearray, item: int) -> int:
         else:
             stack += opened(tree, part)
     return largest
+
+
+def spills(plan: Plan) -> bool:
+    """Say whether something has no place, or is stored where nothing computes it.
+
+    The CPU's memory is such a place only beside accelerators to use. What a person wrote is no spill.
+    """
+    usable = any(is_accelerator(device.name) and device.memory != 0 for device in plan.devices)
+    decided = (unit for unit in plan.units if unit.reason is not Reason.WRITTEN)
+    return any(
+        unit.store is None or unit.store != unit.run or (usable and not is_accelerator(unit.store))
+        for unit in decided
+    )

@@ -1,9 +1,45 @@
-"""What placing finds and a person should know, as diagnostics with their numbers."""
+"""What placing found, as diagnostics with their numbers and a change that works."""
 
 from __future__ import annotations
 
-from ...ir import Diagnostic, human_size, size_up
-from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import assert_never
+
+from ...ir import (
+    Diagnostic,
+    Finding,
+    LeftEmpty,
+    Plan,
+    ShortBuffer,
+    Spill,
+    UnlistedDisk,
+    human_size,
+    size_up,
+)
+from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY, UNLISTED_DISK
+from ...ir.rules.searching import SPILL, STREAMING_BUFFER
+
+
+def with_findings(plan: Plan, kind: type[Finding], found: Iterable[Finding]) -> Plan:
+    """Return the plan with these findings in place of those of the kind that it had."""
+    others = (finding for finding in plan.findings if not isinstance(finding, kind))
+    return replace(plan, findings=(*others, *found))
+
+
+def said(finding: Finding) -> Diagnostic:
+    """Return the warning of a finding."""
+    match finding:
+        case LeftEmpty():
+            return left_empty(finding.device, finding.nbytes)
+        case UnlistedDisk():
+            return _unlisted(finding)
+        case ShortBuffer():
+            return _short_buffer(finding)
+        case Spill():
+            return _spill(finding)
+        case _:
+            assert_never(finding)
 
 
 def left_empty(device: str, nbytes: int) -> Diagnostic:
@@ -23,4 +59,47 @@ def buffers_without_room(nbytes: int) -> Diagnostic:
         f"offloaded units need {human_size(nbytes)} for their buffers, which no accelerator has left",
         notes=(f"{nbytes} bytes stay on the accelerator that runs the units",),
         help="offload them too with `--offload-buffers`, or raise an accelerator's budget",
+    )
+
+
+def needs(total: int, lasting: int, peak: int) -> str:
+    """Say what everything takes, and what of it is not weights where that is more than a twentieth."""
+    parts = [f"{human_size(lasting)} of it KV cache"] if lasting * 20 > total else []
+    parts += [f"up to {human_size(peak)} of activations beside it"] if peak * 20 > total else []
+    return human_size(total) + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _unlisted(finding: UnlistedDisk) -> Diagnostic:
+    return Diagnostic(
+        UNLISTED_DISK,
+        f"`{finding.device}` holds {human_size(finding.nbytes)} of the model, and nobody listed it",
+        notes=(f"{finding.nbytes} bytes: accelerate falls back on a disk when everything else is full",),
+        help="list `disk`, raise another budget, or use another strategy",
+    )
+
+
+def _short_buffer(finding: ShortBuffer) -> Diagnostic:
+    return Diagnostic(
+        STREAMING_BUFFER,
+        f"what is streamed to `{finding.device}` needs a buffer of {human_size(finding.wanted)}, "
+        f"but {human_size(finding.left)} are left",
+        notes=(f"{finding.wanted} > {finding.left} bytes",),
+        help=f"give `{finding.device}` {size_up(finding.wanted - finding.left)} more, or place less on it",
+    )
+
+
+def _spill(spill: Spill) -> Diagnostic:
+    all_of_it = needs(spill.needed, spill.lasting, spill.peak)
+    proof = (
+        f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it",
+        f"largest unit outside {human_size(spill.largest)}, smallest {human_size(spill.smallest)}",
+        f"largest gap left {human_size(spill.gap)}",
+    )
+    unsure = () if spill.unproven is None else (f"not proven: {human_size(spill.unproven)} may be gained",)
+    more = spill.more
+    return Diagnostic(
+        SPILL,
+        f"{human_size(spill.nbytes)} of {human_size(spill.total)} fit on no accelerator",
+        notes=(*proof, *unsure),
+        help=None if more is None else f"+{size_up(more[1])} on {more[0]} and nothing spills",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ...ir import Account, Device, ModuleTree, Plan, Role, Unit, atomic_modules, unit_of_tensors
+from ...ir import Account, Device, ModuleTree, Plan, Role, ShortBuffer, Unit, atomic_modules, unit_of_tensors
 from .grains import Grain, opened_modules, stream_bytes, walk_grains
 from .terms import MOMENTARY, demand_tensors
 
@@ -30,8 +30,8 @@ class Books:
     """The ledger, and by how much the streaming buffers exceed what is left for them."""
 
     ledger: tuple[Account, ...]
-    short: tuple[tuple[str, int, int], ...] = field(default=())
-    """Devices whose streaming buffer does not fit: name, bytes wanted, bytes left."""
+    short: tuple[ShortBuffer, ...] = field(default=())
+    """Devices whose streaming buffer does not fit."""
 
 
 def keep_books(plan: Plan, tree: ModuleTree) -> Books:
@@ -50,12 +50,12 @@ def keep_books(plan: Plan, tree: ModuleTree) -> Books:
     for unit, part in streamed_parts(plan, tree, owner):
         line = sums[unit.run or ""]
         line.streamed = max(line.streamed, stream_bytes(tree, part))
-    accounts, short = list[Account](), list[tuple[str, int, int]]()
+    accounts, short = list[Account](), list[ShortBuffer]()
     for device in plan.devices:
         account, left = _account(device, sums[device.name])
         accounts.append(account)
         if left is not None and left < sums[device.name].streamed:
-            short.append((device.name, sums[device.name].streamed, left))
+            short.append(ShortBuffer(device.name, sums[device.name].streamed, left))
     return Books(tuple(accounts), tuple(short))
 
 

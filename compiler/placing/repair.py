@@ -11,7 +11,6 @@ from ...ir import ModuleTree, Plan, Reason, is_accelerator
 from .attempts import Attempt, place_units, with_streaming
 from .first_fit import FirstFitRules
 from .frontier import Worklist, item_at, item_tensors
-from .ledger import keep_books
 
 
 def refill(plan: Plan, tree: ModuleTree) -> Plan:
@@ -128,33 +127,3 @@ def _offloaded(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> tuple[in
         counts[0] += size if is_accelerator(plan.devices[device].name) else 0
         counts[1] += size
     return counts[0], counts[1]
-
-
-def spills(plan: Plan) -> bool:
-    """Say whether something has no place, or is stored where nothing computes it.
-
-    The CPU's memory is such a place only beside accelerators to use. What a person wrote is no spill.
-    """
-    usable = any(is_accelerator(device.name) and device.memory != 0 for device in plan.devices)
-    decided = (unit for unit in plan.units if unit.reason is not Reason.WRITTEN)
-    return any(
-        unit.store is None or unit.store != unit.run or (usable and not is_accelerator(unit.store))
-        for unit in decided
-    )
-
-
-def is_settled(plan: Plan, tree: ModuleTree) -> bool:
-    """Say whether nothing spills and every device holds what it is given."""
-    if spills(plan):
-        return False
-    limits = {device.name: device.memory for device in plan.devices}
-    accounts = keep_books(plan, tree).ledger
-    return all(
-        (limit := limits[account.device]) is None or account.total <= limit for account in accounts
-    ) and FirstFitRules(plan, tree, {}, {}).allow(_places(plan, tree))
-
-
-def _places(plan: Plan, tree: ModuleTree) -> dict[int, int]:
-    index = {device.name: i for i, device in enumerate(plan.devices)}
-    placed = [(item_at(tree, unit.path), index[unit.store]) for unit in plan.units if unit.store in index]
-    return {item: device for item, device in placed if item is not None}

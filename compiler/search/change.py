@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir import human_size, is_accelerator, size_up
+from ...ir import is_accelerator, size_up
 from . import few_kinds, inorder
 from .outoforder import least_extra
-from .problem import Place, Problem, usage
+from .problem import Problem
 
 MAX_TRIED = 4
 
@@ -69,28 +69,3 @@ def _in_order(problem: Problem, line: inorder.Line, device: int) -> Change | Non
 def describe_change(problem: Problem, change: Change) -> str:
     """Say the change so that it can be typed: rounded up, hence enough."""
     return f"+{size_up(change.nbytes)} on {problem.devices[change.device].name}"
-
-
-def needed(problem: Problem) -> str:
-    """Say what everything takes, and what of it is not weights where that is more than a twentieth."""
-    lasting = sum(atom.demand for atom in problem.atoms)
-    peak = max((atom.peak for atom in problem.atoms), default=0)
-    parts = [f"{human_size(lasting)} of it KV cache"] if lasting * 20 > problem.total else []
-    parts += [f"up to {human_size(peak)} of activations beside it"] if peak * 20 > problem.total else []
-    return human_size(problem.total) + (f" ({', '.join(parts)})" if parts else "")
-
-
-def proof(problem: Problem, places: list[Place]) -> tuple[str, ...]:
-    """Say in numbers why not everything fits: needs, has, largest unit, largest gap."""
-    mains = problem.accelerators
-    used = usage(problem, places)
-    rooms = [max(0, problem.rooms[d]) for d in mains]
-    gaps = [max(0, problem.rooms[d] - used[d]) for d in mains]
-    outside = [a for a, p in zip(problem.atoms, places, strict=True) if p.store not in mains]
-    smallest = min((atom.cost for atom in outside if atom.weight), default=0)
-    largest = max((atom.cost for atom in outside), default=0)
-    return (
-        f"needs {needed(problem)}, accelerators have {human_size(sum(rooms))} free for it",
-        f"largest unit outside {human_size(largest)}, smallest {human_size(smallest)}",
-        f"largest gap left {human_size(max(gaps, default=0))}",
-    )

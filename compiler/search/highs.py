@@ -1,17 +1,23 @@
 """The one door to the solver: a mixed-integer program as plain rows and columns, solved by HiGHS.
 
 Single-threaded with a fixed seed; the limit on nodes comes before the limit on time, so that two
-machines of different speed give the same answer.
+machines of different speed give the same answer. Standard output is the plan's alone: the solver is
+never heard there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
+from threading import Lock
 from typing import Final
 
 NODE_LIMIT: Final = 10_000
+_GUARD: Final = Lock()
 
 
 @dataclass(slots=True)
@@ -72,9 +78,10 @@ def solve(
     import highspy
     import numpy as np
 
-    solver = highspy.Highs()  # type: ignore[no-untyped-call]
+    with _silent_output():
+        solver = highspy.Highs()  # type: ignore[no-untyped-call]
     options = {
-        "output_flag": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
+        "output_flag": False, "log_to_console": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
         "mip_max_nodes": nodes, "mip_rel_gap": gap, "mip_abs_gap": 1e-9,
         "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9,
     }  # fmt: skip
@@ -103,6 +110,27 @@ def solve(
         solver.setSolution(guess)
     solver.run()
     return _answer(solver, highspy.HighsModelStatus)
+
+
+@contextmanager
+def _silent_output() -> Iterator[None]:
+    """Send what C writes to standard output nowhere: HiGHS 1.16 greets before an option can forbid it."""
+    with _GUARD:  # two guards at once would restore each other's null device
+        try:
+            real = os.dup(1)
+        except OSError:  # there is no standard output to guard
+            yield
+            return
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        try:
+            yield
+        finally:
+            with suppress(OSError, TypeError, AttributeError):  # no C library by that name
+                ctypes.CDLL(None).fflush(None)  # C keeps what it writes to a pipe
+            os.dup2(real, 1)
+            os.close(real)
+            os.close(null)
 
 
 def _answer(solver: object, statuses: object) -> Answer:

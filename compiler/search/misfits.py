@@ -1,28 +1,36 @@
-"""What the search has to say: spills and misfits as diagnostics with their numbers."""
+"""What the search has to say: spills as values, misfits as errors, each with its numbers."""
 
 from __future__ import annotations
 
-from ...ir import DISK, Diagnostic, device_type, human_size, is_accelerator, size_up
+from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator, size_up
 from ...ir.rules.budgets import NO_USABLE_DEVICE
-from ...ir.rules.searching import DOES_NOT_FIT, SPILL
-from .change import describe_change, needed, proof, smallest_change
+from ...ir.rules.searching import DOES_NOT_FIT
+from ..placing.findings import needs
+from .change import describe_change, smallest_change
 from .found import Found
 from .outoforder import least_extra
-from .problem import UNLIMITED, Place, Problem
+from .problem import UNLIMITED, Place, Problem, usage
 
 
-def spill_warning(found: Found, problem: Problem, places: list[Place], seconds: float) -> Diagnostic:
-    """Return the warning of a placement that spills, with the change that would avoid it."""
-    change = smallest_change(problem, seconds)
-    total = sum(atom.weight for atom in problem.atoms)
-    message = f"{human_size(found.spilled)} of {human_size(total)} fit on no accelerator"
-    help_ = None if change is None else f"{describe_change(problem, change)} and nothing spills"
-    if found.status == "time-limit":
-        gap = human_size(int(max(0, found.bound - found.value)))
-        return Diagnostic(
-            SPILL, message, notes=(*proof(problem, places), f"not proven: {gap} may be gained"), help=help_
-        )
-    return Diagnostic(SPILL, message, notes=proof(problem, places), help=help_)
+def spill_of(found: Found, problem: Problem, places: list[Place], seconds: float) -> Spill:
+    """Return the spill of a placement with its proof, and the change that would avoid it."""
+    change, mains = smallest_change(problem, seconds), problem.accelerators
+    used = usage(problem, places)
+    gaps = [max(0, problem.rooms[d] - used[d]) for d in mains]
+    outside = [a for a, p in zip(problem.atoms, places, strict=True) if p.store not in mains]
+    return Spill(
+        nbytes=found.spilled,
+        total=sum(atom.weight for atom in problem.atoms),
+        needed=problem.total,
+        lasting=sum(atom.demand for atom in problem.atoms),
+        peak=max((atom.peak for atom in problem.atoms), default=0),
+        free=sum(max(0, problem.rooms[d]) for d in mains),
+        largest=max((atom.cost for atom in outside), default=0),
+        smallest=min((atom.cost for atom in outside if atom.weight), default=0),
+        gap=max(gaps, default=0),
+        more=None if change is None else (problem.devices[change.device].name, change.nbytes),
+        unproven=max(0, int(found.bound - found.value)) if found.status == "time-limit" else None,
+    )
 
 
 def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
@@ -35,12 +43,14 @@ def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
     rooms = sum(max(0, problem.rooms[d]) for d in devices)
     has = "unlimited room" if rooms >= UNLIMITED else f"{human_size(rooms)} free"
     largest = max(problem.atoms, key=lambda atom: atom.cost)
+    lasting = sum(atom.demand for atom in problem.atoms)
+    peak = max((atom.peak for atom in problem.atoms), default=0)
     names = ", ".join(problem.devices[d].name for d in devices) or "no device"
     return Diagnostic(
         DOES_NOT_FIT,
         f"the model does not fit on {names}",
         notes=(
-            f"needs {needed(problem)}, has {has}",
+            f"needs {needs(problem.total, lasting, peak)}, has {has}",
             f"largest unit {human_size(largest.cost)}",
         ),
         help=_way_out(problem, offload, seconds),

@@ -24,7 +24,8 @@ BAD_PIPELINE: Final = Rule(
     "the passes of `--passes` cannot run in this order on this plan",
     """\
 Every pass says what it needs: `merge-ties` needs to know the tensors, `assign-greedy` needs sizes
-and units. A list given with `--passes` runs as it is written, nothing is added to it.
+and units. A list given with `--passes` runs as it is written, nothing is added to it, and must place
+something: `--print-after` shows the plan on its way.
 
     compile-plan tied.plan --passes assign-greedy
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from compile_plan.compiler.passes.account_memory import AccountMemory
+from compile_plan.compiler.passes.emit_warnings import EmitWarnings
 from compile_plan.compiler.passes.pipeline import run_passes
 from compile_plan.compiler.passes.search_placements import SearchPlacements
 from compile_plan.ir import (
@@ -85,9 +86,9 @@ def plan_of(tree, budgets, **fields):
 
 
 def placed(plan, **options):
-    """Run the search and the ledger; returns the plan with its diagnostics."""
+    """Run the search, the ledger and the warnings; returns the plan with its diagnostics."""
     diagnostics = Diagnostics()
-    result = run_passes(plan, (SearchPlacements(**options), AccountMemory()), diagnostics)
+    result = run_passes(plan, (SearchPlacements(**options), AccountMemory(), EmitWarnings()), diagnostics)
     return replace(result, diagnostics=tuple(diagnostics))
 
 

@@ -7,8 +7,8 @@ import torch
 from compile_plan.backends import to_device_map
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.passes.annotate_sizes import AnnotateSizes
+from compile_plan.compiler.passes.assign_balanced import balanced_budgets
 from compile_plan.compiler.passes.merge_ties import MergeTies
-from compile_plan.compiler.placing.balanced import balanced_budgets
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Atomic, Device, Diagnostics, Model, Plan, PlanError, Reason, Reserve
 from torch import nn

@@ -137,7 +137,9 @@ def test_a_card_without_a_budget_is_not_left_empty():
     assert said(parse('plan 1\nmodel "m"\n' + text)) == []
 
 
-@pytest.mark.parametrize(("room", "codes"), [(2048, ["buffers-without-room"]), (3072, [])])
+@pytest.mark.parametrize(
+    ("room", "codes"), [(2048, ["streaming-buffer", "buffers-without-room"]), (3072, [])]
+)
 def test_buffers_of_streamed_units_need_room_on_an_accelerator(room, codes):
     text = (
         f'plan 1\nmodel "m"\ndevice cuda:0 memory {room}B\ndevice cpu memory 1MiB\n'
@@ -146,7 +148,7 @@ def test_buffers_of_streamed_units_need_room_on_an_accelerator(room, codes):
     )
     plan = AccountMemory().run(parse(text), Diagnostics())
     assert [d.code for d in said(plan)] == codes
-    assert said(plan, offload_buffers=True) == []
+    assert [d.code for d in said(plan, offload_buffers=True)] == codes[:-1]
 
 
 def test_an_oversized_tree_is_refused_before_it_fills_the_memory(monkeypatch):

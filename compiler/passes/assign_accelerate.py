@@ -1,0 +1,126 @@
+"""Place units as `accelerate.infer_auto_device_map` does, room for its largest layer reserved.
+
+A disk is its last resort, listed or not. What it does not know (pins, pools, demands, the bytes of a
+bool) is law here: where its answer breaks one, first fit in order takes over.
+
+Before:
+    plan 1
+    model "m"
+    device cuda:0 memory 4KiB
+    device cpu memory 8KiB
+    unit a
+    unit b
+    module a : Linear 2KiB
+    module b : Linear 1KiB
+
+After:
+    plan 1
+    model "m"
+    device cuda:0 memory 4KiB
+    device cpu memory 8KiB
+    place . on cuda:0
+    module a : Linear 2KiB
+    module b : Linear 1KiB
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from ...ir import (
+    CPU,
+    Device,
+    Diagnostic,
+    Diagnostics,
+    LeftEmpty,
+    ModuleTree,
+    Plan,
+    Reason,
+    UnlistedDisk,
+    device_type,
+    human_size,
+)
+from ...ir.rules.searching import DOES_NOT_FIT
+from ..accelerate.attempt import attempt_accelerate, in_order_anyway, with_disk
+from ..placing.attempts import Attempt, fixed_items, place_units
+from ..placing.findings import with_findings
+from ..placing.first_fit import FirstFitRules
+from ..placing.frontier import item_at, item_bytes, item_path
+from .pipeline import Fact
+
+
+@dataclass(frozen=True, slots=True)
+class AssignAccelerate:
+    """``fallback`` brings a later unit forward rather than leave a device empty, as accelerate's does.
+
+    ``offload`` is what happens to what accelerate offloads: ``stream``, ``compute`` or ``none``.
+    """
+
+    name: ClassVar[str] = "assign-accelerate"
+    needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED, Fact.TIED, Fact.OPENABLE})
+    gives: ClassVar[frozenset[Fact]] = frozenset({Fact.PLACED})
+    fallback: bool = False
+    offload: str = "stream"
+
+    def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
+        """Return the plan with accelerate's places; a disk is added where it is the last resort."""
+        tree = plan.tree
+        if tree is None or all(unit.store is not None for unit in plan.units):
+            return plan
+        endless = replace(plan, devices=with_disk(plan.devices))
+        real = replace(plan, devices=plan.devices + endless.devices[len(plan.devices) :])
+        attempt = attempt_accelerate(endless, tree, fallback=self.fallback)
+        if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
+            attempt = in_order_anyway(real, tree)
+        placed = with_findings(place_units(real, tree, attempt), LeftEmpty, _left_empty(real, attempt))
+        if attempt.unplaced:
+            diagnostics.add(_misfit(tree, attempt))
+            return placed
+        named = {name for unit in placed.units for name in (unit.store, unit.run)}
+        used = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
+        unlisted = [_unlisted(placed, tree, added.name) for added in used[len(plan.devices) :]]
+        placed = with_findings(replace(placed, devices=used), UnlistedDisk, unlisted)
+        return _by_policy(placed, self.offload, diagnostics)
+
+
+def _left_empty(plan: Plan, attempt: Attempt) -> list[LeftEmpty]:
+    minima = ((plan.devices[device], nbytes) for device, nbytes in attempt.minima.items())
+    return [LeftEmpty(device.name, nbytes) for device, nbytes in minima if device.memory]
+
+
+def _unlisted(plan: Plan, tree: ModuleTree, disk: str) -> UnlistedDisk:
+    items = [item_at(tree, unit.path) for unit in plan.units if unit.store == disk]
+    return UnlistedDisk(disk, sum(item_bytes(tree, item) for item in items if item is not None))
+
+
+def _misfit(tree: ModuleTree, attempt: Attempt) -> Diagnostic:
+    sizes = [item_bytes(tree, item) for item in attempt.unplaced]
+    return Diagnostic(
+        DOES_NOT_FIT,
+        f"{human_size(sum(sizes))} of the model fit on no device",
+        notes=(f"first `{item_path(tree, attempt.unplaced[0])}`, {human_size(sizes[0])}",),
+        help="raise a budget by that much, or use the strategy `auto`",
+    )
+
+
+def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
+    """Return the plan with its offloaded units run as the policy says, or say that there may be none."""
+    off = [unit for unit in plan.units if unit.store != unit.run and unit.reason is not Reason.WRITTEN]
+    if not off or offload not in {"compute", "none"}:
+        return plan
+    if offload == "compute":
+        moved = {unit: replace(unit, run=CPU) for unit in off if device_type(unit.run or CPU) != CPU}
+        devices = plan.devices
+        if moved and all(device.name != CPU for device in devices):
+            devices = (*devices, Device(CPU, 0))
+        return replace(plan, devices=devices, units=tuple(moved.get(unit, unit) for unit in plan.units))
+    shown = off[0].path or "the model"
+    diagnostics.add(
+        Diagnostic(
+            DOES_NOT_FIT,
+            f"accelerate's placement stores `{shown}` on {off[0].store}, and nothing may be offloaded",
+            help="raise a budget, use the strategy `auto`, or allow `--offload stream`",
+        )
+    )
+    return plan
