@@ -62,7 +62,7 @@ def buffers_without_room(nbytes: int) -> Diagnostic:
     )
 
 
-def needs(total: int, lasting: int, peak: int) -> str:
+def say_needs(total: int, lasting: int, peak: int) -> str:
     """Say what everything takes, and what of it is not weights where that is more than a twentieth."""
     parts = [f"{human_size(lasting)} of it KV cache"] if lasting * 20 > total else []
     parts += [f"up to {human_size(peak)} of activations beside it"] if peak * 20 > total else []
@@ -89,7 +89,7 @@ def _short_buffer(finding: ShortBuffer) -> Diagnostic:
 
 
 def _spill(spill: Spill) -> Diagnostic:
-    all_of_it = needs(spill.needed, spill.lasting, spill.peak)
+    all_of_it = say_needs(spill.needed, spill.lasting, spill.peak)
     proof = (
         f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it",
         f"largest unit outside {human_size(spill.largest)}, smallest {human_size(spill.smallest)}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator, size_up
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT
-from ..placing.findings import needs
+from ..placing.findings import say_needs
 from .change import describe_change, smallest_change
 from .found import Found
 from .outoforder import least_extra
@@ -50,7 +50,7 @@ def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
         DOES_NOT_FIT,
         f"the model does not fit on {names}",
         notes=(
-            f"needs {needs(problem.total, lasting, peak)}, has {has}",
+            f"needs {say_needs(problem.total, lasting, peak)}, has {has}",
             f"largest unit {human_size(largest.cost)}",
         ),
         help=_way_out(problem, offload, seconds),
