@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import struct
+from collections.abc import Sequence
 
-from ..ir import RULES, Account, Diagnostic, Outcome, Plan, Rule, Severity
+from ..ir import RULES, Account, Diagnostic, Outcome, Plan, Prediction, Rule, Severity
 from .columns import MalformedError, Reader, Writer, grouped
 
-_LINES = ("weights", "buffers", "kv_cache", "activations", "streaming", "runtime", "reserve", "margin")
+_LINES = (
+    "weights",
+    "buffers",
+    "kv_cache",
+    "activations",
+    "streaming",
+    "row_cache",
+    "runtime",
+    "reserve",
+    "margin",
+)
 TABLES = {
     "ledger": ("device", *_LINES),
     "outcome": ("objective", "value", "bound", "status", "hops", "notes"),
     "outcome_notes": ("text",),
+    "predicted": ("prompt", "token", "prompt_limit", "token_limit", "simple", "simple_seconds", "seconds"),
     "diagnostics": ("code", "severity", "summary", "message", "help", "notes"),
     "diagnostic_notes": ("text",),
 }
@@ -36,7 +49,7 @@ def write_outcome(plan: Plan, writer: Writer) -> list[list[int]]:
     """Return the columns of the search's outcome; floats are stored by their bits."""
     outcome = plan.outcome
     if outcome is None:
-        return [[]] * 7
+        return [[]] * 14
     return [
         writer.strings([outcome.objective]),
         [_bits(outcome.value)],
@@ -45,7 +58,45 @@ def write_outcome(plan: Plan, writer: Writer) -> list[list[int]]:
         [outcome.hops],
         [len(outcome.notes)],
         writer.strings(outcome.notes),
+        *_write_predicted(() if outcome.predicted is None else (outcome.predicted,), writer),
     ]
+
+
+def _write_predicted(found: Sequence[Prediction], writer: Writer) -> list[list[int]]:
+    """Return the columns of what is predicted; a number nobody knows is stored as no number at all."""
+    return [
+        [_bits(each.prompt) for each in found],
+        [_bits(each.token) for each in found],
+        writer.strings(each.prompt_limit for each in found),
+        writer.strings(each.token_limit for each in found),
+        writer.strings(each.simple for each in found),
+        [_bits(math.nan if each.simple_seconds is None else each.simple_seconds) for each in found],
+        [_bits(math.nan if each.seconds is None else each.seconds) for each in found],
+    ]
+
+
+def _read_predicted(reader: Reader) -> Prediction | None:
+    prompt, token, prompt_limit, token_limit, simple, least, most = reader.rows(
+        "predicted", *TABLES["predicted"]
+    )
+    if len(prompt) > 1:
+        raise MalformedError("table `predicted` must have at most one row")
+    rows = map(
+        Prediction,
+        map(_number, prompt),
+        map(_number, token),
+        reader.strings(prompt_limit),
+        reader.strings(token_limit),
+        reader.strings(simple),
+        map(_optional_number, least),
+        map(_optional_number, most),
+    )
+    return next(rows, None)
+
+
+def _optional_number(bits: int) -> float | None:
+    number = _number(bits)
+    return None if math.isnan(number) else number
 
 
 def _bits(number: float) -> int:
@@ -64,6 +115,7 @@ def read_outcome(reader: Reader) -> Outcome | None:
     objective, value, bound, status, hops, counts = columns
     if len(value) > 1 or sum(counts) != len(notes):
         raise MalformedError("table `outcome` must have at most one row")
+    predicted = _read_predicted(reader)
     if not value:
         return None
     return Outcome(
@@ -73,6 +125,7 @@ def read_outcome(reader: Reader) -> Outcome | None:
         reader.strings(status)[0],
         hops[0],
         tuple(notes),
+        predicted,
     )
 
 

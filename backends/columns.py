@@ -17,7 +17,9 @@ Table: TypeAlias = dict[str, bytes]
 _T = TypeVar("_T")
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_BIT_PATTERNS: Final = frozenset({("outcome", "value"), ("outcome", "bound")})
+_BIT_PATTERNS: Final = frozenset({("outcome", "value"), ("outcome", "bound"), ("predicted", "prompt"),
+                                  ("predicted", "token"), ("predicted", "simple_seconds"),
+                                  ("predicted", "seconds")})  # fmt: skip
 MAX_NUMBER: Final = 2**63
 """The largest size, 2**63 - 1, counted from 1."""
 MAX_PATH: Final = 65_535
@@ -146,6 +148,12 @@ class Reader:
     def optional_strings(self, rows: list[int]) -> list[str | None]:
         """Look strings up by rows counted from 1; 0 is None."""
         return _at([None, *self._strings], rows, "string")
+
+    def flags(self, rows: list[int]) -> list[bool]:
+        """Read what is 0 or 1."""
+        if max(rows, default=0) > 1:
+            raise MalformedError("a flag is neither 0 nor 1")
+        return [row == 1 for row in rows]
 
     def devices(self, rows: list[int]) -> list[str]:
         """Look names of devices up by row."""

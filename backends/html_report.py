@@ -36,6 +36,7 @@ _LINES = (
     ("kv_cache", "#b48ad8"),
     ("activations", "#e3b23c"),
     ("streaming", "#35b0a8"),
+    ("row_cache", "#2f7f9e"),
     ("runtime", "#8c6d5a"),
     ("reserve", "#a3abb8"),
     ("margin", "#c9ced6"),

@@ -10,9 +10,11 @@ from .syntax import (
     AtomicClassLine,
     AtomicLine,
     Attribute,
+    CacheLine,
     DemandLine,
     DeviceLine,
     Header,
+    LinkLine,
     ModelLine,
     ModuleLine,
     NeverLine,
@@ -28,6 +30,7 @@ from .syntax import (
     UnitLine,
     Word,
     WorkLine,
+    WorkloadLine,
 )
 from .words import ROOT, is_bare, unquote
 
@@ -124,24 +127,50 @@ def _device(words: _Words) -> DeviceLine:
     attributes: list[Attribute] = []
     while words.left:
         keyword = words.take().text
-        attributes.append(Attribute(keyword, words.word(), words.size() if keyword == "pool" else None))
+        dtype = words.word() if words.next_is("DTYPE") else None
+        value = words.word()
+        attributes.append(Attribute(keyword, value, words.size() if keyword == "pool" else None, dtype))
     return DeviceLine(name, tuple(attributes))
 
 
 def _atomic(words: _Words) -> AtomicClassLine | AtomicLine:
-    return AtomicClassLine(words.word()) if words.skip("CLASS") else AtomicLine(words.path())
+    if words.skip("CLASS"):
+        return AtomicClassLine(words.word(), words.skip("ADDED"))
+    return AtomicLine(words.path(), words.skip("ADDED"))
+
+
+def _link(words: _Words) -> LinkLine:
+    a, b = words.word(), words.word()
+    words.skip("RATE")
+    return LinkLine(a, b, words.word(), words.word() if words.skip("LATENCY") else None)
+
+
+def _workload(words: _Words) -> WorkloadLine:
+    kind = words.take().text if words.next_is("FORWARD", "LOSS") else "generate"
+    words.skip("ROWS")
+    rows = words.word()
+    prompt = words.word() if words.skip("PROMPT") else None
+    words.skip("TOKENS")
+    return WorkloadLine(kind, rows, prompt, words.word(), words.skip("ADDED"))
+
+
+def _cache(words: _Words) -> CacheLine:
+    size = words.word()
+    words.skip("OF")
+    paths = _paths(words)
+    words.skip("ON")
+    return CacheLine(size, paths, words.word(), words.skip("ADDED"))
 
 
 def _never(words: _Words) -> NeverLine:
     path = words.path()
     words.skip("ON")
-    return NeverLine(path, words.word())
+    return NeverLine(path, words.word(), words.skip("ADDED"))
 
 
 def _paths(words: _Words) -> tuple[Path, ...]:
     paths = [words.path()]
-    while words.left:
-        words.skip("EQUALS")
+    while words.skip("EQUALS") or words.next_is("PATH", "STRING"):
         paths.append(words.path())
     return tuple(paths)
 
@@ -149,7 +178,8 @@ def _paths(words: _Words) -> tuple[Path, ...]:
 def _reserve(words: _Words) -> ReserveLine:
     size = words.word()
     words.skip("ON")
-    return ReserveLine(size, words.word(), words.word() if words.skip("FOR") else None)
+    device = words.word()
+    return ReserveLine(size, device, words.word() if words.skip("FOR") else None, words.skip("ADDED"))
 
 
 def _demand(words: _Words) -> DemandLine:
@@ -157,7 +187,7 @@ def _demand(words: _Words) -> DemandLine:
     words.skip("WITH")
     path = words.path()
     words.skip("FOR")
-    return DemandLine(size, path, words.word())
+    return DemandLine(size, path, words.word(), words.skip("ADDED"))
 
 
 def _work(words: _Words) -> WorkLine:
@@ -173,7 +203,8 @@ def _place(words: _Words) -> PlaceLine:
     if not words.skip("RUN"):
         return PlaceLine(path, store)
     words.skip("ON")
-    return PlaceLine(path, store, words.word())
+    run = words.word()
+    return PlaceLine(path, store, run, words.skip("BY") and words.skip("ROWS"))
 
 
 def _module(words: _Words) -> ModuleLine:
@@ -197,9 +228,12 @@ _BUILDERS: Final[dict[str, Callable[[_Words], Statement]]] = {
     "OPTION": lambda words: OptionLine(words.word(), words.word()),
     "DEVICE": _device,
     "ATOMIC": _atomic,
-    "SPLIT": lambda words: SplitLine(words.path()),
+    "LINK": _link,
+    "WORKLOAD": _workload,
+    "CACHE": _cache,
+    "SPLIT": lambda words: SplitLine(words.path(), words.skip("ADDED")),
     "NEVER": _never,
-    "TOGETHER": lambda words: TogetherLine(_paths(words)),
+    "TOGETHER": lambda words: TogetherLine(_paths(words), words.skip("ADDED")),
     "TIE": lambda words: TieLine(_paths(words)),
     "RESERVE": _reserve,
     "DEMAND": _demand,

@@ -16,14 +16,16 @@ from .words import device_name
 FORMS: Final = {
     "atomic": "atomic PATTERN` or `atomic class NAME",
     "buffer": "buffer PATH : DTYPE[SHAPE] SIZE transient",
+    "cache": "cache SIZE of PATTERN on DEVICE",
     "demand": 'demand SIZE with PATH for "PURPOSE"',
     "device": "device NAME memory SIZE",
+    "link": "link NAME NAME rate RATE latency TIME",
     "model": 'model "NAME" digest DIGEST',
     "module": "module PATH : CLASS",
     "never": "never PATTERN on DEVICE",
     "option": 'option NAME "VALUE"',
     "parameter": "parameter PATH : DTYPE[SHAPE] SIZE",
-    "place": "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE",
+    "place": "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE by rows",
     "plan": "plan 1",
     "reserve": 'reserve SIZE on DEVICE for "PURPOSE"',
     "split": "split PATTERN",
@@ -31,12 +33,14 @@ FORMS: Final = {
     "together": "together PATTERN PATTERN",
     "unit": "unit PATH",
     "work": "work COUNT with PATH tokens COUNT",
+    "workload": "workload rows COUNT prompt COUNT tokens COUNT` or `workload forward rows COUNT tokens COUNT",
 }
 _KINDS: Final = {
     "PATH": "a path",
     "NAME": "a name",
     "NUMBER": "a size such as `10GiB`",
     "DEVICE_NAME": "a device such as `cuda:0`",
+    "DTYPE": "a dtype such as `bfloat16`",
     "TENSOR_TYPE": "a tensor type such as `float32[4,4]`",
     "COLON": "`:`",
     "EQUALS": "`=`",
@@ -105,7 +109,7 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
     before, after = row[: found.start() - indent], row[found.end() - indent :]
     if found[0].startswith(":"):
         yield f"{before.rstrip()}.{found[0][1:]}{after}"
-    for keyword in sorted(mistake.expected & {"ON", "RUN", "WITH", "FOR", "MEMORY"}):
+    for keyword in sorted(mistake.expected & {"ON", "RUN", "WITH", "FOR", "MEMORY", "OF", "RATE", "ROWS"}):
         yield f"{before}{keyword.lower()}{after}"
         yield f"{before}{keyword.lower()} {found[0]}{after}"
     if before.count(" for ") == 1:
@@ -115,8 +119,9 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
 
 def inner_words() -> frozenset[str]:
     """Return the keywords that stand inside a line."""
-    return frozenset({"on", "run", "for", "with", "class", "digest", "memory", "margin", "pool", "at",
-                      "bandwidth", "link", "flops", "tokens", "transient", "shares"})  # fmt: skip
+    return frozenset({"added", "at", "bandwidth", "by", "class", "digest", "flops", "for",
+                      "forward", "latency", "link", "loss", "margin", "memory", "of", "on", "pool",
+                      "prompt", "rate", "rows", "run", "shares", "tokens", "transient", "with"})  # fmt: skip
 
 
 def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:

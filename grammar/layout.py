@@ -10,10 +10,12 @@ from .syntax import (
     AtomicClassLine,
     AtomicLine,
     Attribute,
+    CacheLine,
     DemandLine,
     DeviceLine,
     Document,
     Header,
+    LinkLine,
     ModelLine,
     ModuleLine,
     NeverLine,
@@ -28,6 +30,7 @@ from .syntax import (
     TogetherLine,
     UnitLine,
     WorkLine,
+    WorkloadLine,
 )
 from .words import quote, spell_name, spell_path
 
@@ -49,8 +52,12 @@ def _words(statement: Statement) -> Iterator[str]:
             return _head(statement)
         case AtomicClassLine() | AtomicLine() | SplitLine() | NeverLine() | TogetherLine():
             return _rule(statement)
-        case TieLine() | ReserveLine() | DemandLine() | WorkLine() | UnitLine() | PlaceLine():
+        case TieLine() | WorkLine() | UnitLine() | PlaceLine():
             return _fact(statement)
+        case ReserveLine() | CacheLine() | DemandLine():
+            return _bytes(statement)
+        case LinkLine() | WorkloadLine():
+            return _speed(statement)
         case ModuleLine() | TensorLine():
             return _row(statement)
         case _:
@@ -77,6 +84,8 @@ def _head(statement: Header | ModelLine | OptionLine | DeviceLine) -> Iterator[s
 
 def _attribute(attribute: Attribute) -> Iterator[str]:
     yield attribute.keyword
+    if attribute.dtype is not None:
+        yield attribute.dtype.text
     match attribute.keyword:
         case "at":
             yield quote(attribute.value.text)
@@ -102,28 +111,64 @@ def _rule(statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | Toge
             yield from ("together", *map(spell_path, paths))
         case _:
             assert_never(statement)
+    yield from _mark(added=statement.added)
 
 
-def _fact(statement: TieLine | ReserveLine | DemandLine | WorkLine | UnitLine | PlaceLine) -> Iterator[str]:
+def _mark(*, added: bool) -> Iterator[str]:
+    if added:
+        yield "added"
+
+
+def _fact(statement: TieLine | WorkLine | UnitLine | PlaceLine) -> Iterator[str]:
     match statement:
         case TieLine(paths):
             yield from ("tie", " = ".join(map(spell_path, paths)))
-        case ReserveLine(size, device, purpose):
-            yield from ("reserve", size.text, "on", device.text)
-            if purpose is not None:
-                yield from ("for", quote(purpose.text))
-        case DemandLine(size, path, purpose):
-            yield from ("demand", size.text, "with", spell_path(path), "for", quote(purpose.text))
         case WorkLine(flops, path, tokens):
             yield from ("work", flops.text, "with", spell_path(path))
             if tokens is not None:
                 yield from ("tokens", tokens.text)
         case UnitLine(path):
             yield from ("unit", spell_path(path))
-        case PlaceLine(path, store, run):
+        case PlaceLine(path, store, run, by_rows):
             yield from ("place", spell_path(path), "on", store.text)
             if run is not None:
                 yield from ("run", "on", run.text)
+            if by_rows:
+                yield from ("by", "rows")
+        case _:
+            assert_never(statement)
+
+
+def _bytes(statement: ReserveLine | CacheLine | DemandLine) -> Iterator[str]:
+    match statement:
+        case ReserveLine(size, device, purpose):
+            yield from ("reserve", size.text, "on", device.text)
+            if purpose is not None:
+                yield from ("for", quote(purpose.text))
+        case CacheLine(size, paths, device):
+            yield from ("cache", size.text, "of", *map(spell_path, paths), "on", device.text)
+        case DemandLine(size, path, purpose):
+            yield from ("demand", size.text, "with", spell_path(path), "for", quote(purpose.text))
+        case _:
+            assert_never(statement)
+    yield from _mark(added=statement.added)
+
+
+def _speed(statement: LinkLine | WorkloadLine) -> Iterator[str]:
+    match statement:
+        case LinkLine(a, b, rate, latency):
+            yield from ("link", a.text, b.text, "rate", rate.text)
+            if latency is not None:
+                yield from ("latency", latency.text)
+        case WorkloadLine(kind, rows, prompt, tokens, added):
+            yield "workload"
+            if kind != "generate":
+                yield kind
+            yield from ("rows", rows.text)
+            if prompt is not None:
+                yield from ("prompt", prompt.text)
+            yield from ("tokens", tokens.text)
+            yield from _mark(added=added)
         case _:
             assert_never(statement)
 

@@ -15,7 +15,7 @@ _UNREMARKABLE = frozenset({None, Reason.GREEDY})
 def place_lines(plan: Plan) -> Iterator[Line]:
     """Write every unit, consecutive ones with the same place as ranges."""
     comments = _Comments(plan)
-    for _, group in groupby(plan.units, lambda unit: (unit.store, unit.run, unit.reason)):
+    for _, group in groupby(plan.units, lambda unit: (unit.store, unit.run, unit.reason, unit.by_rows)):
         run = [*group]
         start = 0
         for folded in fold_paths([unit.path for unit in run]):
@@ -27,8 +27,8 @@ def place_lines(plan: Plan) -> Iterator[Line]:
 def _line(path: Path, unit: Unit, comment: str) -> Line:
     if unit.store is None:
         return Line(UnitLine(path), suffix=comment)
-    run = None if unit.run in {None, unit.store} else Word(unit.run or "")
-    return Line(PlaceLine(path, Word(unit.store), run), suffix=comment)
+    run = None if unit.run in {None, unit.store} and not unit.by_rows else Word(unit.run or unit.store)
+    return Line(PlaceLine(path, Word(unit.store), run, unit.by_rows), suffix=comment)
 
 
 class _Comments:

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from ..ir import Device, Diagnostic, Diagnostics, Label, Span, parse_size
+from ..ir import Device, Diagnostic, Diagnostics, Label, Span, is_host_name, parse_size
 from ..ir.near import near_name
 from ..ir.patterns import PatternError, expand_braces
 from ..ir.rules.language import MALFORMED_NUMBER, MALFORMED_PATTERN, REPEATED_LINE, UNKNOWN_DEVICE
 from .syntax import Attribute, DeviceLine, Path, Word
-from .words import device_name, parse_count, parse_rate, spell_path
+from .words import device_name, parse_count, parse_rate, parse_time, spell_path
 
 _EXAMPLES: Final = ("cuda:0", "cpu", "disk", "mps", "xpu:0", "npu:0", "hpu:0")
 _MOST_PATHS: Final = 2_000_000
@@ -43,6 +43,18 @@ class Reader:
     def count(self, word: Word) -> int | None:
         """Read a decimal count."""
         return self._number(word, parse_count, "a count", "312T")
+
+    def rate(self, word: Word) -> int | None:
+        """Read bytes per second."""
+        return self._number(word, parse_rate, "a rate", "25GB/s")
+
+    def time(self, word: Word) -> int | None:
+        """Read nanoseconds."""
+        return self._number(word, parse_time, "a time", "80us")
+
+    def end(self, word: Word) -> str | None:
+        """Read one end of a link: a device or a host."""
+        return word.text if is_host_name(word.text) and not word.text.isdigit() else self.device(word)
 
     def _number(self, word: Word, read: Callable[[str], int | None], what: str, example: str) -> int | None:
         number = read(word.text)
@@ -115,11 +127,12 @@ class Reader:
         device, reserve = Device(name, None, span=span), None
         seen: set[str] = set()
         for attribute in line.attributes:
-            if attribute.keyword in seen:
+            said = attribute.keyword + (f" {attribute.dtype.text}" if attribute.dtype else "")
+            if said in seen:
                 at = _label(attribute.value.span, "again")
-                message = f"device `{name}` has `{attribute.keyword}` twice"
+                message = f"device `{name}` has `{said}` twice"
                 self._diagnostics.add(Diagnostic(REPEATED_LINE, message, at, help="keep one of them"))
-            seen.add(attribute.keyword)
+            seen.add(said)
             if attribute.keyword == "reserve":
                 reserve = self.size(attribute.value)
             else:
@@ -139,9 +152,14 @@ class Reader:
             case "at":
                 device = replace(device, at=word.text)
             case "bandwidth":
-                device = replace(device, bandwidth=self._number(word, parse_rate, "a rate", "900GB/s"))
+                device = replace(device, bandwidth=self.rate(word))
             case "link":
-                device = replace(device, link=self._number(word, parse_rate, "a rate", "25GB/s"))
+                device = replace(device, link=self.rate(word))
+            case "latency":
+                device = replace(device, latency=self.time(word))
+            case "flops" if attribute.dtype is not None:
+                row = (attribute.dtype.text, self.count(word) or 0)
+                device = replace(device, dtype_flops=(*device.dtype_flops, row))
             case "flops":
                 device = replace(device, flops=self.count(word))
             case keyword:

@@ -12,12 +12,14 @@ from typing import assert_never
 from ..ir import (
     STREAMING,
     Atomic,
+    Cache,
     Constraint,
     Demand,
     Device,
     Diagnostic,
     Diagnostics,
     Label,
+    Link,
     Model,
     Never,
     Plan,
@@ -28,23 +30,33 @@ from ..ir import (
     Together,
     Unit,
     Work,
+    Workload,
 )
-from ..ir.rules.language import LINE_NEVER_WINS, MALFORMED_PATTERN, REPEATED_LINE, UNSUPPORTED_VERSION
+from ..ir.rules.language import (
+    LINE_NEVER_WINS,
+    MALFORMED_NUMBER,
+    MALFORMED_PATTERN,
+    REPEATED_LINE,
+    UNSUPPORTED_VERSION,
+)
 from ..ir.rules.laws import DUPLICATE_DEVICE
 from ..ir.source import Span
 from .readers import Reader
 from .syntax import (
     AtomicClassLine,
     AtomicLine,
+    CacheLine,
     DemandLine,
     DeviceLine,
     Document,
     Header,
     Line,
+    LinkLine,
     ModelLine,
     ModuleLine,
     NeverLine,
     OptionLine,
+    Path,
     PlaceLine,
     ReserveLine,
     SplitLine,
@@ -54,6 +66,7 @@ from .syntax import (
     UnitLine,
     Word,
     WorkLine,
+    WorkloadLine,
 )
 from .table import TableBuilder
 
@@ -72,7 +85,10 @@ def resolve(document: Document, diagnostics: Diagnostics) -> Plan:
 class _Resolver:
     diagnostics: Diagnostics
     model: Model | None = None
-    devices: list[Device] = field(default_factory=list)
+    devices: dict[str, Device] = field(default_factory=dict)
+    links: list[Link] = field(default_factory=list)
+    workload: Workload | None = None
+    caches: list[Cache] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
     constraints: list[Constraint] = field(default_factory=list)
     ties: list[TieGroup] = field(default_factory=list)
@@ -92,7 +108,7 @@ class _Resolver:
             self.diagnostics.add(warning)
         return Plan(
             model=self.model or Model(""),
-            devices=tuple(self.devices),
+            devices=tuple(self.devices.values()),
             options=tuple(sorted(self.options.items())),
             constraints=tuple(self.constraints),
             ties=tuple(self.ties),
@@ -101,6 +117,9 @@ class _Resolver:
             work=tuple(self.work),
             units=tuple(self.units),
             tree=self.table.tree(self.ties),
+            links=tuple(self.links),
+            workload=self.workload,
+            caches=tuple(self.caches),
         )
 
     def read(self, line: Line) -> None:
@@ -115,10 +134,10 @@ class _Resolver:
                 self.constraints += self._constraint(statement, span)
             case TieLine():
                 self.ties += self._tie(statement, span)
-            case ReserveLine() | DemandLine():
+            case ReserveLine() | CacheLine() | DemandLine():
                 self._bytes(statement, span)
-            case WorkLine():
-                self.work += self._work(statement, span)
+            case LinkLine() | WorkloadLine() | WorkLine():
+                self._speed(statement, span)
             case UnitLine() | PlaceLine():
                 self.units += self._unit(statement, span)
             case ModuleLine() | TensorLine():
@@ -157,42 +176,72 @@ class _Resolver:
                 assert_never(statement)
 
     def _device(self, line: DeviceLine, span: Span | None) -> None:
-        name = self.reader.device(line.name)
-        if name is None:
+        for written in self.reader.expand(Path(line.name.text, span=line.name.span)):
+            name = self.reader.device(Word(written, line.name.span))
+            if name is None:
+                return
+            if name in self.devices:
+                there = _label(self.devices[name].span, "declared here")
+                message = f"device `{name}` is declared twice"
+                self.diagnostics.add(
+                    Diagnostic(DUPLICATE_DEVICE, message, _label(span, "declared again"),
+                               (there,) if there else (), help="keep one line")
+                )  # fmt: skip
+                return
+            self.devices[name], reserve = self.reader.attributes(line, name, span)
+            if reserve is not None:
+                self.reserves.append(Reserve(reserve, name, span=span))
+
+    def _speed(self, line: LinkLine | WorkloadLine | WorkLine, span: Span | None) -> None:
+        match line:
+            case LinkLine():
+                self._link(line, span)
+            case WorkloadLine():
+                self._workload(line, span)
+            case WorkLine():
+                self.work += self._work(line, span)
+            case _:
+                assert_never(line)
+
+    def _link(self, line: LinkLine, span: Span | None) -> None:
+        a, b, rate = self.reader.end(line.a), self.reader.end(line.b), self.reader.rate(line.rate)
+        latency = None if line.latency is None else self.reader.time(line.latency)
+        if a is None or b is None or rate is None:
             return
-        earlier = next((device for device in self.devices if device.name == name), None)
-        if earlier is not None:
-            there = _label(earlier.span, "declared here")
-            message = f"device `{name}` is declared twice"
-            self.diagnostics.add(
-                Diagnostic(DUPLICATE_DEVICE, message, _label(span, "declared again"),
-                           (there,) if there else (), help="keep one line")
-            )  # fmt: skip
+        if self._first(f"the link of `{min(a, b)}` and `{max(a, b)}`", span):
+            self.links.append(Link(a, b, rate, latency, span))
+
+    def _workload(self, line: WorkloadLine, span: Span | None) -> None:
+        words = (line.rows, line.prompt, line.tokens)
+        rows, prompt, tokens = (0 if word is None else self.reader.count(word) for word in words)
+        if rows is None or prompt is None or tokens is None or not self._first("`workload`", span):
             return
-        device, reserve = self.reader.attributes(line, name, span)
-        self.devices.append(device)
-        if reserve is not None:
-            self.reserves.append(Reserve(reserve, name, span=span))
+        if not rows or not (prompt or tokens):
+            message = f"a workload of {rows} rows with {prompt + tokens} tokens does nothing"
+            hint = "write `workload rows 1 prompt 512 tokens 128`"
+            self.diagnostics.add(Diagnostic(MALFORMED_NUMBER, message, _label(span, "here"), help=hint))
+            return
+        self.workload = Workload(line.kind, rows, prompt, tokens, line.added, span)
 
     def _constraint(
         self,
         statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | TogetherLine,
         span: Span | None,
     ) -> Iterator[Constraint]:
-        expand = self.reader.expand
+        expand, added = self.reader.expand, statement.added
         match statement:
             case AtomicClassLine(name):
-                yield Atomic(name.text, by_class=True, span=span)
+                yield Atomic(name.text, by_class=True, added=added, span=span)
             case AtomicLine(path):
-                yield from (Atomic(each, span=span) for each in expand(path))
+                yield from (Atomic(each, added=added, span=span) for each in expand(path))
             case SplitLine(path):
-                yield from (Split(each, span) for each in expand(path))
+                yield from (Split(each, added, span) for each in expand(path))
             case NeverLine(path, word):
                 device = STREAMING if word.text == STREAMING else self.reader.device(word)
                 if device is not None:
-                    yield from (Never(each, device, span) for each in expand(path))
+                    yield from (Never(each, device, added, span) for each in expand(path))
             case TogetherLine(paths):
-                yield Together(tuple(each for path in paths for each in expand(path)), span)
+                yield Together(tuple(each for path in paths for each in expand(path)), added, span)
             case _:
                 assert_never(statement)
 
@@ -216,18 +265,23 @@ class _Resolver:
             return
         yield from (TieGroup(group, span) for group in groups)
 
-    def _bytes(self, statement: ReserveLine | DemandLine, span: Span | None) -> None:
-        nbytes = self.reader.size(statement.size)
+    def _bytes(self, statement: ReserveLine | CacheLine | DemandLine, span: Span | None) -> None:
+        nbytes, added = self.reader.size(statement.size), statement.added
         match statement:
             case ReserveLine(_, word, purpose):
                 device = self.reader.device(word)
                 if device is not None and nbytes is not None:
                     text = purpose.text if purpose else ""
-                    self.reserves.append(Reserve(nbytes, device, text, span))
+                    self.reserves.append(Reserve(nbytes, device, text, added, span))
+            case CacheLine(_, written, word):
+                device = self.reader.device(word)
+                patterns = tuple(each for path in written for each in self.reader.expand(path))
+                if device is not None and nbytes is not None and patterns:
+                    self.caches.append(Cache(nbytes, patterns, device, added, span))
             case DemandLine(_, path, purpose):
                 if nbytes is not None:
                     paths = self.reader.expand(path)
-                    self.demands += (Demand(nbytes, each, purpose.text, span) for each in paths)
+                    self.demands += (Demand(nbytes, each, purpose.text, added, span) for each in paths)
             case _:
                 assert_never(statement)
 
@@ -241,11 +295,11 @@ class _Resolver:
         match statement:
             case UnitLine(path):
                 yield from (Unit(each, span=span) for each in self.reader.expand(path))
-            case PlaceLine(path, store_word, run_word):
+            case PlaceLine(path, store_word, run_word, by_rows):
                 store, run = self._places(store_word, run_word)
                 if store is not None and run is not None:
                     for each in self.reader.expand(path):
-                        yield Unit(each, store, run, Reason.WRITTEN, span)
+                        yield Unit(each, store, run, Reason.WRITTEN, by_rows, span)
             case _:
                 assert_never(statement)
 

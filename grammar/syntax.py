@@ -54,11 +54,15 @@ class OptionLine:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """A keyword of a device line with its value; ``size`` only for ``pool NAME SIZE``."""
+    """A keyword of a device line with its value.
+
+    ``size`` only for ``pool NAME SIZE``, ``dtype`` only for ``flops DTYPE COUNT``.
+    """
 
     keyword: str
     value: Word
     size: Word | None = None
+    dtype: Word | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +74,32 @@ class DeviceLine:
 
 
 @dataclass(frozen=True, slots=True)
+class LinkLine:
+    """``link NAME NAME rate RATE latency TIME``."""
+
+    a: Word
+    b: Word
+    rate: Word
+    latency: Word | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadLine:
+    """``workload rows COUNT prompt COUNT tokens COUNT``; a forward or a loss has a kind and no prompt."""
+
+    kind: str
+    rows: Word
+    prompt: Word | None
+    tokens: Word
+    added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class AtomicClassLine:
     """``atomic class GPT2Block``."""
 
     name: Word
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +107,7 @@ class AtomicLine:
     """``atomic PATTERN``."""
 
     path: Path
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +115,7 @@ class SplitLine:
     """``split PATTERN``."""
 
     path: Path
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,7 @@ class NeverLine:
 
     path: Path
     device: Word
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +132,7 @@ class TogetherLine:
     """``together PATTERN PATTERN``."""
 
     paths: tuple[Path, ...]
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +149,17 @@ class ReserveLine:
     size: Word
     device: Word
     purpose: Word | None = None
+    added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLine:
+    """``cache SIZE of PATTERN on DEVICE``."""
+
+    size: Word
+    paths: tuple[Path, ...]
+    device: Word
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +169,7 @@ class DemandLine:
     size: Word
     path: Path
     purpose: Word
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +190,12 @@ class UnitLine:
 
 @dataclass(frozen=True, slots=True)
 class PlaceLine:
-    """``place PATTERN on DEVICE run on DEVICE``."""
+    """``place PATTERN on DEVICE run on DEVICE by rows``."""
 
     path: Path
     store: Word
     run: Word | None = None
+    by_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +223,8 @@ Statement: TypeAlias = (
     | ModelLine
     | OptionLine
     | DeviceLine
+    | LinkLine
+    | WorkloadLine
     | AtomicClassLine
     | AtomicLine
     | SplitLine
@@ -187,6 +232,7 @@ Statement: TypeAlias = (
     | TogetherLine
     | TieLine
     | ReserveLine
+    | CacheLine
     | DemandLine
     | WorkLine
     | UnitLine

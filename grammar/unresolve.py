@@ -9,9 +9,11 @@ from typing import TypeVar, assert_never
 from ..ir import (
     Account,
     Atomic,
+    Cache,
     Constraint,
     Demand,
     Device,
+    Link,
     Never,
     Plan,
     Reserve,
@@ -19,6 +21,7 @@ from ..ir import (
     TieGroup,
     Together,
     Work,
+    Workload,
     exact_size,
     human_size,
 )
@@ -28,11 +31,13 @@ from .syntax import (
     AtomicClassLine,
     AtomicLine,
     Attribute,
+    CacheLine,
     DemandLine,
     DeviceLine,
     Document,
     Header,
     Line,
+    LinkLine,
     ModelLine,
     NeverLine,
     OptionLine,
@@ -44,9 +49,10 @@ from .syntax import (
     TogetherLine,
     Word,
     WorkLine,
+    WorkloadLine,
 )
 from .table_text import table_lines
-from .words import exact_count, exact_rate, path_of
+from .words import exact_count, exact_rate, exact_time, path_of
 
 _Node = TypeVar("_Node")
 
@@ -56,9 +62,12 @@ def unresolve(plan: Plan, *, with_modules: bool = False) -> Document:
     own, others = _device_reserves(plan.devices, plan.reserves)
     blocks: list[Iterable[Line]] = [
         _plain(_heads(plan)),
-        _device_lines(plan, own),
+        [*_device_lines(plan, own), *_plain(map(_link, plan.links))],
+        _plain([] if plan.workload is None else [_workload(plan.workload)]),
         _plain([*_constraints(plan.constraints), *_ties(plan.ties)]),
-        _plain([*map(_reserve, others), *_demands(plan.demands), *_work(plan.work)]),
+        _plain(
+            [*map(_reserve, others), *map(_cache, plan.caches), *_demands(plan.demands), *_work(plan.work)]
+        ),
         _plain(table_lines(plan.tree, plan.ties) if with_modules and plan.tree else ()),
         place_lines(plan),
     ]
@@ -91,7 +100,7 @@ def _device_reserves(
     own: dict[str, int] = {}
     at = 0
     for count, reserve in enumerate(reserves):
-        if reserve.purpose or reserve.device not in order[at:]:
+        if reserve.purpose or reserve.added or reserve.device not in order[at:]:
             return own, reserves[count:]
         at = order.index(reserve.device) + 1
         own[reserve.device] = reserve.nbytes
@@ -119,14 +128,31 @@ def _attributes(device: Device, reserve: int | None) -> Iterator[Attribute]:
     if device.at is not None:
         yield Attribute("at", Word(device.at))
     rates = (("bandwidth", device.bandwidth, exact_rate), ("link", device.link, exact_rate),
-             ("flops", device.flops, exact_count))  # fmt: skip
+             ("latency", device.latency, exact_time), ("flops", device.flops, exact_count))  # fmt: skip
     for keyword, value, spell in rates:
         if value is not None:
             yield Attribute(keyword, Word(spell(value)))
+    for dtype, flops in device.dtype_flops:
+        yield Attribute("flops", Word(exact_count(flops)), dtype=Word(dtype))
+
+
+def _link(link: Link) -> LinkLine:
+    latency = None if link.latency is None else Word(exact_time(link.latency))
+    return LinkLine(Word(link.a), Word(link.b), Word(exact_rate(link.rate)), latency)
+
+
+def _workload(load: Workload) -> WorkloadLine:
+    prompt = Word(str(load.prompt)) if load.kind == "generate" else None
+    return WorkloadLine(load.kind, Word(str(load.rows)), prompt, Word(str(load.tokens)), load.added)
+
+
+def _cache(cache: Cache) -> CacheLine:
+    paths = tuple(folded.path for folded in fold_paths(cache.patterns))
+    return CacheLine(Word(exact_size(cache.nbytes)), paths, Word(cache.device), cache.added)
 
 
 def _account_comment(device: Device, account: Account | None) -> str:
-    notes = [" ".join(device.origin.split())] if device.origin.strip() else []
+    notes = [" ".join(text.split()) for text in (device.origin, device.measured) if text.strip()]
     if account is not None and account.total:
         notes.append(f"{human_size(account.total)} used")
         notes += [f"{human_size(device.memory - account.total)} free"] if device.memory is not None else []
@@ -137,15 +163,15 @@ def _constraints(constraints: Sequence[Constraint]) -> Iterator[Statement]:
     for constraint, run in _runs(constraints, _kind):
         match constraint:
             case Together(patterns):
-                yield TogetherLine(tuple(folded.path for folded in fold_paths(patterns)))
+                yield TogetherLine(tuple(folded.path for folded in fold_paths(patterns)), constraint.added)
             case Atomic(target, by_class=True):
-                yield AtomicClassLine(Word(target))
+                yield AtomicClassLine(Word(target), constraint.added)
             case Atomic():
-                yield from _folded(run, AtomicLine)
+                yield from (AtomicLine(path, constraint.added) for path in _paths(run))
             case Split():
-                yield from _folded(run, SplitLine)
+                yield from (SplitLine(path, constraint.added) for path in _paths(run))
             case Never(_, device):
-                yield from (NeverLine(path, Word(device)) for path in _paths(run))
+                yield from (NeverLine(path, Word(device), constraint.added) for path in _paths(run))
             case _:
                 assert_never(constraint)
 
@@ -154,9 +180,9 @@ def _kind(constraint: Constraint) -> object:
     """Say which neighbours may share a line: none for ``together`` and classes."""
     match constraint:
         case Atomic(by_class=False) | Split():
-            return type(constraint)
+            return type(constraint), constraint.added
         case Never():
-            return constraint.device
+            return constraint.device, constraint.added
         case _:
             return object()
 
@@ -176,10 +202,6 @@ def _paths(run: Sequence[Constraint]) -> Iterator[Path]:
     return (folded.path for folded in fold_paths(patterns))
 
 
-def _folded(run: Sequence[Constraint], line: Callable[[Path], Statement]) -> Iterator[Statement]:
-    return map(line, _paths(run))
-
-
 def _ties(ties: Sequence[TieGroup]) -> Iterator[TieLine]:
     for first, run in _runs(ties, lambda tie: len(tie.tensors)):
         members = fold_paths(first.tensors)
@@ -195,13 +217,14 @@ def _ties(ties: Sequence[TieGroup]) -> Iterator[TieLine]:
 
 def _reserve(reserve: Reserve) -> ReserveLine:
     purpose = Word(reserve.purpose) if reserve.purpose else None
-    return ReserveLine(Word(exact_size(reserve.nbytes)), Word(reserve.device), purpose)
+    return ReserveLine(Word(exact_size(reserve.nbytes)), Word(reserve.device), purpose, reserve.added)
 
 
 def _demands(demands: Sequence[Demand]) -> Iterator[DemandLine]:
-    for first, run in _runs(demands, lambda demand: (demand.nbytes, demand.purpose)):
+    for first, run in _runs(demands, lambda demand: (demand.nbytes, demand.purpose, demand.added)):
         size, purpose = Word(exact_size(first.nbytes)), Word(first.purpose)
-        yield from (DemandLine(size, each.path, purpose) for each in fold_paths([d.path for d in run]))
+        paths = [demand.path for demand in run]
+        yield from (DemandLine(size, each.path, purpose, first.added) for each in fold_paths(paths))
 
 
 def _work(work: Sequence[Work]) -> Iterator[WorkLine]:

@@ -19,6 +19,10 @@ _NAMED: Final = {"n": "\n", "t": "\t", "r": "\r"}
 _SPELLED: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", '"': '\\"', "\\": "\\\\"}
 _COUNT: Final = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)([KMGTPE]?)")
 _PREFIXES: Final = "KMGTPE"
+_TAKEN: Final = frozenset({"added", "class", "on"})
+"""Keywords that may stand where a path may."""
+_TIMES: Final = (("s", 10**9), ("ms", 10**6), ("us", 10**3), ("ns", 1))
+_TIME: Final = re.compile(r"(\d{1,30})(?:\.(\d{1,9}))?(ns|us|ms|s)")
 ROOT: Final = "."
 
 
@@ -69,8 +73,8 @@ def path_of(text: str) -> Path:
 
 
 def is_bare(text: str) -> bool:
-    """Say whether a path reads back as itself without quotes (the root counts, ``class`` does not)."""
-    return not text or (text != "class" and _BARE_PATH.fullmatch(text) is not None)
+    """Say whether a path reads back as itself without quotes; the root counts, some keywords do not."""
+    return not text or (text not in _TAKEN and _BARE_PATH.fullmatch(text) is not None)
 
 
 def device_name(text: str) -> str | None:
@@ -92,6 +96,22 @@ def exact_rate(rate: int) -> str:
             if rate >= scale and rate * digits % scale == 0:
                 return f"{_decimal(rate * digits // scale, digits)}{_PREFIXES[power - 1]}B/s"
     return f"{exact_size(rate)}/s"
+
+
+def parse_time(text: str) -> int | None:
+    """Read nanoseconds, ``80us``; None when it is no time, has parts of one, or exceeds 2**63-1."""
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    part = match[2] or ""
+    value, rest = divmod(int(match[1] + part) * dict(_TIMES)[match[3]], 10 ** len(part))
+    return value if not rest and value < 2**63 else None
+
+
+def exact_time(nanoseconds: int) -> str:
+    """Write nanoseconds so that `parse_time` reads the same number, in the largest whole unit."""
+    unit, scale = next((each for each in _TIMES if nanoseconds and nanoseconds % each[1] == 0), _TIMES[-1])
+    return f"{nanoseconds // scale}{unit}"
 
 
 def parse_count(text: str) -> int | None:

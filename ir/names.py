@@ -13,6 +13,7 @@ CPU: Final = "cpu"
 DISK: Final = "disk"
 
 _DEVICE: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z_]*(?::(?:0|[1-9]\d{0,5}))?")
+_HOST: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
 _TYPES: Final = frozenset(
     {"cpu", "cuda", "disk", "hpu", "meta", "mlu", "mps", "musa", "npu", "sdaa", "vulkan", "xla", "xpu"}
 )
@@ -21,6 +22,16 @@ _TYPES: Final = frozenset(
 def is_device_name(text: str) -> bool:
     """Say whether ``text`` is spelled like a device this project can place on."""
     return _DEVICE.fullmatch(text) is not None and device_type(text) in _TYPES - {"meta"}
+
+
+def is_host_name(text: str) -> bool:
+    """Say whether ``text`` is spelled like a host: no device, and what may stand before the ``/`` of one."""
+    return _HOST.fullmatch(text) is not None and not is_device_name(text)
+
+
+def host_of(name: str) -> str:
+    """Return ``node1`` for ``node1/cuda:0``, ``""`` for a device of the one host there is."""
+    return name.rpartition("/")[0]
 
 
 def device_type(name: str) -> str:

@@ -64,9 +64,48 @@ class Device:
     link: int | None = None
     """Bytes per second between the host's memory and this device."""
     flops: int | None = None
-    """Operations per second."""
+    """Operations per second, whatever the dtype."""
     origin: str = field(default="", compare=False)
     """Where the budget came from, for people: ``given``, ``free on this machine``."""
+    latency: int | None = None
+    """Nanoseconds until the first byte of a copy between the host's memory and this device arrives."""
+    dtype_flops: tuple[tuple[str, int], ...] = ()
+    """Operations per second in single dtypes, where they differ from ``flops``."""
+    measured: str = field(default="", compare=False)
+    """Where the rates came from, for people: ``measured``, ``data sheet``."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A road between two devices or two hosts, the same both ways."""
+
+    a: str
+    b: str
+    rate: int
+    """Bytes per second."""
+    latency: int | None = None
+    """Nanoseconds until the first byte arrives."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+WORKLOADS: Final = ("generate", "forward", "loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the model is used for: the ledger and the objective assume it."""
+
+    kind: str = "generate"
+    """One of `WORKLOADS`: tokens are written one by one, or one forward, or a forward with its loss."""
+    rows: int = 1
+    """Sequences at once."""
+    prompt: int = 512
+    """Tokens each sequence starts with; 0 unless tokens are generated."""
+    tokens: int = 128
+    """Tokens each sequence gets written; for a forward or a loss the tokens it reads."""
+    added: bool = field(default=False, compare=False)
+    """Whether a compile assumed it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -84,6 +123,8 @@ class Unit:
     run: str | None = None
     """The device that computes; equal to ``store`` unless the unit is streamed."""
     reason: Reason | None = field(default=None, compare=False)
+    by_rows: bool = False
+    """Whether only the rows a call needs travel: looked-up lines of a table, chosen experts."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -101,6 +142,8 @@ class Atomic:
 
     target: str
     by_class: bool = False
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -109,6 +152,8 @@ class Split:
     """Always open what this pattern names: its children become units."""
 
     pattern: str
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -122,6 +167,8 @@ class Never:
 
     pattern: str
     device: str
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -130,6 +177,8 @@ class Together:
     """Everything these patterns name is stored on one device."""
 
     patterns: tuple[str, ...]
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -143,6 +192,8 @@ class Reserve:
     nbytes: int
     device: str
     purpose: str = ""
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -153,6 +204,8 @@ class Demand:
     nbytes: int
     path: str
     purpose: str
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -168,6 +221,19 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Cache:
+    """Bytes of a device that hold the rows used last of what is streamed to it by rows."""
+
+    nbytes: int
+    patterns: tuple[str, ...]
+    """Everything they name shares the bytes."""
+    device: str
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Account:
     """The ledger of one device, in bytes."""
 
@@ -177,6 +243,8 @@ class Account:
     kv_cache: int = 0
     activations: int = 0
     streaming: int = 0
+    row_cache: int = 0
+    """Rows used last of what is streamed by rows."""
     runtime: int = 0
     """What the device's driver and libraries take for themselves."""
     reserve: int = 0
@@ -187,8 +255,27 @@ class Account:
         """Everything the device must hold; never above its memory."""
         return (
             self.weights + self.buffers + self.kv_cache + self.activations
-            + self.streaming + self.runtime + self.reserve + self.margin
+            + self.streaming + self.row_cache + self.runtime + self.reserve + self.margin
         )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the cost model says of a placement, in seconds of its workload."""
+
+    prompt: float
+    """Reading the prompt once; for a forward or a loss the whole of it."""
+    token: float
+    """Writing one token; 0 when none is written."""
+    prompt_limit: str = ""
+    """What the prompt waits for most: ``link``, ``memory``, ``compute``, ``hops``, ``disk``."""
+    token_limit: str = ""
+    simple: str = ""
+    """The simple alternative it was compared with: ``stream``, ``compute``."""
+    simple_seconds: float | None = None
+    """The whole workload with the simple alternative."""
+    seconds: float | None = None
+    """The whole workload as planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +291,7 @@ class Outcome:
     hops: int = 0
     """How often consecutive units run on different devices."""
     notes: tuple[str, ...] = ()
+    predicted: Prediction | None = None
 
     @property
     def gap(self) -> float:
@@ -227,6 +315,10 @@ class Plan:
     """What a trace measured; units that nothing here covers are taken by their weights."""
     units: tuple[Unit, ...] = ()
     """In execution order."""
+    links: tuple[Link, ...] = ()
+    workload: Workload | None = None
+    """None: nobody said."""
+    caches: tuple[Cache, ...] = ()
     tree: ModuleTree | None = field(default=None, compare=False, repr=False)
     ledger: tuple[Account, ...] = field(default=(), compare=False)
     outcome: Outcome | None = field(default=None, compare=False)

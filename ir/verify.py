@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Label
-from .names import DISK, device_type
-from .plan import Plan, Reserve, Unit
+from .names import DISK, device_type, host_of, is_device_name
+from .plan import Cache, Plan, Reserve, Unit
 from .rules.laws import (
     ATOMIC_CUT,
     BUDGET_EXCEEDED,
@@ -30,6 +30,7 @@ from .tree import ModuleTree
 def verify(plan: Plan) -> tuple[Diagnostic, ...]:
     """Return every broken law; an empty tuple means the plan is lawful at its stage."""
     found = [*_devices_are_declared_once(plan), *_named_devices_exist(plan), *_places_are_whole(plan)]
+    found += [*_links_join_what_is_declared(plan), *_caches_fit(plan)]
     if plan.tree is not None and plan.units and all(_decided(unit, plan.tree) for unit in plan.units):
         owner = unit_of_tensors(plan.tree, plan.units)
         found += _every_tensor_has_a_place(plan.tree, owner)
@@ -61,7 +62,8 @@ def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
 def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
     declared = {device.name for device in plan.devices}
     listed = ", ".join(f"`{name}`" for name in sorted(declared)) or "nothing"
-    named: list[tuple[str, Unit | Reserve]] = [(reserve.device, reserve) for reserve in plan.reserves]
+    named: list[tuple[str, Unit | Reserve | Cache]] = [(reserve.device, reserve) for reserve in plan.reserves]
+    named += [(cache.device, cache) for cache in plan.caches]
     named += [(name, unit) for unit in plan.units for name in (unit.store, unit.run) if name]
     seen: set[str] = set()
     for name, node in named:
@@ -82,6 +84,9 @@ def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
             message = f"`{unit.path}` has only one of its two devices"
         elif unit.run is not None and device_type(unit.run) == DISK:
             message = f"`{unit.path}` cannot run on `{unit.run}`"
+        elif unit.by_rows and unit.store == unit.run:
+            yield _rows_that_do_not_travel(unit)
+            continue
         else:
             continue
         yield Diagnostic(
@@ -90,6 +95,58 @@ def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
             _label(unit.span, "here"),
             help=f"write `place {unit.path or '.'} on {unit.store} run on cpu`",
         )
+
+
+def _rows_that_do_not_travel(unit: Unit) -> Diagnostic:
+    place = f"place {unit.path or '.'} on {unit.store or 'cpu'}"
+    return Diagnostic(
+        INVALID_PLACEMENT,
+        f"`{unit.path}` is not streamed, so no rows of it travel",
+        _label(unit.span, "here"),
+        help=f"write `{place} run on cuda:0 by rows`, or leave `by rows` out",
+    )
+
+
+def _links_join_what_is_declared(plan: Plan) -> Iterator[Diagnostic]:
+    declared = {device.name for device in plan.devices}
+    known = declared | {host_of(name) for name in declared} - {""}
+    seen: set[str] = set()
+    for link in plan.links:
+        for name in (link.a, link.b):
+            if name in known or name in seen:
+                continue
+            seen.add(name)
+            yield Diagnostic(
+                UNDECLARED_DEVICE,
+                f"no device or host is named `{name}`",
+                _label(link.span, "not declared"),
+                notes=(f"declared here: {', '.join(f'`{each}`' for each in sorted(known)) or 'nothing'}",),
+                help=f"add a `device` line for it, as `device {_device_at(name)} memory 10GiB`",
+            )
+        if link.a == link.b:
+            yield Diagnostic(
+                INVALID_PLACEMENT,
+                f"a link joins `{link.a}` with itself",
+                _label(link.span, "here"),
+                help="name two devices, or two hosts",
+            )
+
+
+def _device_at(name: str) -> str:
+    return name if is_device_name(name) else f"{name}/cuda:0"
+
+
+def _caches_fit(plan: Plan) -> Iterator[Diagnostic]:
+    """Say which device is asked for more cache than it has: without a ledger nothing else would."""
+    total = Counter[str]()
+    for cache in plan.caches:
+        total[cache.device] += cache.nbytes
+    booked = {account.device for account in plan.ledger}
+    last = {cache.device: cache for cache in plan.caches}
+    for device in plan.devices:
+        used, room = total[device.name], device.memory
+        if room is not None and used > room and device.name not in booked:
+            yield _over(f"`{device.name}`", used, room, _label(last[device.name].span, "this cache"))
 
 
 def _every_tensor_has_a_place(tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:

@@ -30,13 +30,19 @@ from ...ir import (
 class Place:
     """Where something is: None on both sides of a unit that has no place."""
 
-    store: str | None
-    run: str | None
+    store: str | None = None
+    run: str | None = None
+    by_rows: bool = False
 
     def __str__(self) -> str:
         if self.store is None:
             return "nowhere"
-        return self.store if self.run in {self.store, None} else f"{self.store} run on {self.run}"
+        rows = " by rows" if self.by_rows else ""
+        return self.store if self.run in {self.store, None} else f"{self.store} run on {self.run}{rows}"
+
+
+def _place(unit: Unit) -> Place:
+    return Place(unit.store, unit.run, unit.by_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,9 +124,10 @@ def _describe(device: Device) -> str:
     parts += [f"pool {device.pool}"] if device.pool else []
     parts += [f"of {exact_size(device.pool_memory)}"] if device.pool_memory is not None else []
     parts += [f"at {device.at}"] if device.at else []
-    for name in ("bandwidth", "link", "flops"):
+    for name in ("bandwidth", "link", "latency", "flops"):
         speed = getattr(device, name)
         parts += [f"{name} {speed}"] if speed is not None else []
+    parts += [f"flops {dtype} {flops}" for dtype, flops in device.dtype_flops]
     return ", ".join(parts)
 
 
@@ -130,6 +137,14 @@ def _rules(plan: Plan) -> Iterable[str]:
         yield f"tie {' = '.join(tie.tensors)}"
     for reserve in plan.reserves:
         yield f'reserve {exact_size(reserve.nbytes)} on {reserve.device} for "{reserve.purpose}"'
+    for cache in plan.caches:
+        yield f"cache {exact_size(cache.nbytes)} of {' '.join(cache.patterns)} on {cache.device}"
+    for link in plan.links:
+        latency = "" if link.latency is None else f" latency {link.latency}"
+        yield f"link {link.a} {link.b} rate {link.rate}{latency}"
+    if plan.workload is not None:
+        load = plan.workload
+        yield f"workload {load.kind} rows {load.rows} prompt {load.prompt} tokens {load.tokens}"
     for demand in plan.demands:
         yield f'demand {exact_size(demand.nbytes)} at {demand.path or "the root"} for "{demand.purpose}"'
     for work in plan.work:
@@ -165,7 +180,7 @@ def _ledger_facts(plan: Plan) -> dict[str, str]:
 
 
 def _places(tree: ModuleTree, units: Sequence[Unit]) -> list[Place]:
-    places = [*(Place(unit.store, unit.run) for unit in units), Place(None, None)]
+    places = [*map(_place, units), Place()]
     return [places[owner] for owner in unit_of_tensors(tree, units)]
 
 
@@ -203,8 +218,8 @@ def _moves_in_tree(before: Plan, after: Plan, tree: ModuleTree) -> tuple[Move, .
 
 def _moves_of_units(before: Plan, after: Plan) -> tuple[Move, ...]:
     """Compare units by path where no model is at hand: each with the nearest unit above it."""
-    old = {unit.path: Place(unit.store, unit.run) for unit in before.units}
-    new = {unit.path: Place(unit.store, unit.run) for unit in after.units}
+    old = {unit.path: _place(unit) for unit in before.units}
+    new = {unit.path: _place(unit) for unit in after.units}
     rows = ((path, _nearest(old, path), _nearest(new, path)) for path in dict.fromkeys([*old, *new]))
     return tuple(Move(path, was, is_) for path, was, is_ in rows if was != is_)
 
@@ -212,7 +227,7 @@ def _moves_of_units(before: Plan, after: Plan) -> tuple[Move, ...]:
 def _nearest(places: dict[str, Place], path: str) -> Place:
     while path and path not in places:
         path = path.rpartition(".")[0]
-    return places.get(path, Place(None, None))
+    return places.get(path, Place())
 
 
 def diff_text(diff: PlanDiff) -> str:

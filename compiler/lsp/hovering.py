@@ -12,7 +12,17 @@ from .mentions import Kind, Mention, expanded, line_around, mention_at
 from .shapes import Hover
 from .subject import read_subject
 
-_PARTS = ("weights", "buffers", "kv_cache", "activations", "streaming", "runtime", "reserve", "margin")
+_PARTS = (
+    "weights",
+    "buffers",
+    "kv_cache",
+    "activations",
+    "streaming",
+    "row_cache",
+    "runtime",
+    "reserve",
+    "margin",
+)
 _SHOWN = 8
 
 

@@ -21,6 +21,7 @@ class _Sums:
     streaming: int = 0
     streamed: int = 0
     """Largest part streamed to this device: what its buffer must hold."""
+    row_cache: int = 0
     runtime: int = 0
     reserve: int = 0
 
@@ -47,6 +48,9 @@ def keep_books(plan: Plan, tree: ModuleTree) -> Books:
     for reserve in plan.reserves:
         if reserve.device in sums:
             _add(sums[reserve.device], reserve.purpose, reserve.nbytes)
+    for cache in plan.caches:
+        if cache.device in sums:
+            sums[cache.device].row_cache += cache.nbytes
     for unit, part in streamed_parts(plan, tree, owner):
         line = sums[unit.run or ""]
         line.streamed = max(line.streamed, stream_bytes(tree, part))
@@ -117,7 +121,7 @@ def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:
     """Return a device's account and what is left for its streaming buffer."""
     account = Account(
         device.name, line.weights, line.buffers, line.kv_cache, line.activations,
-        line.streaming, line.runtime, line.reserve, device.margin,
+        line.streaming, line.row_cache, line.runtime, line.reserve, device.margin,
     )  # fmt: skip
     if device.memory is None:
         return replace(account, streaming=account.streaming + line.streamed), None

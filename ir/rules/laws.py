@@ -24,8 +24,9 @@ BUDGET_EXCEEDED: Final = Rule(
     Severity.ERROR,
     "a device holds more than its memory",
     """\
-The ledger of a device (weights, buffers, KV cache, activations, streaming buffer, runtime,
-reserves and margin) adds up to more than its budget, so loading or running the plan would run out of memory.
+The ledger of a device (weights, buffers, KV cache, activations, streaming buffer, row
+cache, runtime, reserves and margin) adds up to more than its budget, so loading or running the plan would
+run out of memory.
 
     device cuda:0 memory 1GiB
     place model on cuda:0        # 1.4GiB
@@ -53,7 +54,8 @@ A disk stores but does not compute, so a unit on disk needs a device to run on.
 
     place model.layers.9 on disk run on disk
 
-Write `place model.layers.9 on disk run on cpu`.""",
+Write `place model.layers.9 on disk run on cpu`. Rows travel only from one device to another, so `by rows`
+needs `run on` with another device; a link joins two.""",
 )
 TENSOR_WITHOUT_PLACE: Final = Rule(
     "tensor-without-place",
@@ -86,8 +88,8 @@ UNDECLARED_DEVICE: Final = Rule(
     Severity.ERROR,
     "a line names a device the plan does not declare",
     """\
-Places, reserves and `never` lines name devices that a `device` line declares, so that every
-budget is visible.
+Places, reserves, caches, links and `never` lines name devices that a `device` line declares, so that
+every budget is visible. A link may also name hosts: those of declared devices.
 
     device cuda:0 memory 10GiB
     place model on cuda:1

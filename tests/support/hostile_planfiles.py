@@ -81,7 +81,7 @@ def _tables(name: str) -> dict[str, Table]:  # noqa: PLR0911 - a table of cases
             return tree | {
                 "devices": device,
                 "paths": {"parent": ONE_ZERO, "name": ONE_ZERO},
-                "units": {"path": ZEROS, "store": TWOS, "run": TWOS, "reason": ZEROS},
+                "units": {"path": ZEROS, "store": TWOS, "run": TWOS, "reason": ZEROS, "rows": ZEROS},
                 "modules": one,
                 "tensors": {"name": ZEROS, "kind": ZEROS},
                 "kinds": dict.fromkeys(TABLES["kinds"], ONE_ZERO),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from compile_plan.ir import (
     Atomic,
+    Cache,
     Demand,
     Device,
+    Link,
     Model,
     ModuleTree,
     Never,
@@ -18,11 +20,28 @@ from compile_plan.ir import (
     Together,
     Unit,
     Work,
+    Workload,
     group_storages,
 )
 from hypothesis import strategies as st
 
-PLAIN = ["a", "b", "class", "layers", "on", "q_proj", "k_proj", "weight", "place", "0", "1", "2", "3", "10"]
+PLAIN = [
+    "a",
+    "b",
+    "class",
+    "layers",
+    "on",
+    "q_proj",
+    "k_proj",
+    "weight",
+    "place",
+    "added",
+    "0",
+    "1",
+    "2",
+    "3",
+    "10",
+]
 ODD = ["two words", 'qu"ote', "back\\slash", "{x,y}", "{", "}", "a,b", "#no", "a=b", "c:d", "*", "*x", "-", "日本", "ß",  # noqa: E501
        "²", "tab\t", "line\nbreak", "\r", "\x00", "\u2028", "\ud800",
        "\x85", "00", "é", "\u00a0", "/", "'"]  # fmt: skip
@@ -72,26 +91,48 @@ def devices(draw) -> tuple[Device, ...]:
             draw(maybe),
             draw(maybe),
             draw(texts),
+            draw(maybe),
+            draw(
+                st.dictionaries(
+                    st.sampled_from(["float32", "bf16", "memory", "flops"]), SIZES, max_size=2
+                ).map(lambda rates: tuple(rates.items()))
+            ),
         )
         for name in found
     )
 
 
-constraints = st.one_of(
-    st.builds(Atomic, paths),
-    st.builds(Atomic, texts, st.just(True)),  # noqa: FBT003 - a class, not a path
-    st.builds(Split, paths),
-    st.builds(Never, paths, device_names),
-    st.builds(Together, st.lists(paths, min_size=1, max_size=5).map(tuple)),
-    st.builds(Together, regular_paths().filter(bool).map(tuple)),
+marks = st.booleans()
+pattern_lists = st.one_of(
+    st.lists(paths, min_size=1, max_size=5).map(tuple), regular_paths().filter(bool).map(tuple)
 )
+constraints = st.one_of(
+    st.builds(Atomic, paths, added=marks),
+    st.builds(Atomic, texts, st.just(True), marks),  # noqa: FBT003 - a class, not a path
+    st.builds(Split, paths, marks),
+    st.builds(Never, paths, device_names, marks),
+    st.builds(Together, pattern_lists, marks),
+)
+ends = device_names | st.sampled_from(["node1", "n-2.x", "0a"])
+links = st.lists(
+    st.builds(Link, ends, ends, SIZES, st.none() | SIZES),
+    max_size=3,
+    unique_by=lambda link: frozenset({link.a, link.b}),
+).map(tuple)
+positive = st.integers(1, 2**63 - 1)
+workloads = st.one_of(
+    st.none(),
+    st.builds(Workload, st.just("generate"), positive, positive, SIZES, marks),
+    st.builds(Workload, st.sampled_from(["forward", "loss"]), positive, st.just(0), positive, marks),
+)
+caches = st.lists(st.builds(Cache, SIZES, pattern_lists, device_names, marks), max_size=3).map(tuple)
 ties = st.one_of(
     st.lists(paths, min_size=2, max_size=4).map(lambda found: TieGroup(tuple(found))),
     regular_paths().filter(lambda found: len(found) > 1).map(lambda found: TieGroup(tuple(found))),
 )
 places = st.one_of(
     st.just((None, None, None)),
-    st.tuples(device_names, device_names, st.sampled_from([None, *Reason])),
+    st.tuples(device_names, device_names, st.sampled_from([None, *Reason]), st.booleans()),
     device_names.map(lambda name: (name, name, Reason.GREEDY)),
 )
 
@@ -110,7 +151,7 @@ def units(draw) -> tuple[Unit, ...]:
 def demands(draw) -> tuple[Demand, ...]:
     """Single demands, and equal ones of a regular stack as a trace finds them."""
     run, nbytes, purpose = draw(regular_paths()), draw(SIZES), draw(texts)
-    single = draw(st.lists(st.builds(Demand, SIZES, paths, texts), max_size=3))
+    single = draw(st.lists(st.builds(Demand, SIZES, paths, texts, marks), max_size=3))
     return (*(Demand(nbytes, path, purpose) for path in run), *single)
 
 
@@ -132,10 +173,13 @@ def plans(draw) -> Plan:
         options=tuple(sorted(draw(st.dictionaries(texts, texts, max_size=3)).items())),
         constraints=tuple(draw(st.lists(constraints, max_size=5))),
         ties=(*draw(st.lists(ties, max_size=3)), *(TieGroup(tuple(pair)) for pair in pairs)),
-        reserves=tuple(draw(st.lists(st.builds(Reserve, SIZES, device_names, texts), max_size=4))),
+        reserves=tuple(draw(st.lists(st.builds(Reserve, SIZES, device_names, texts, marks), max_size=4))),
         demands=draw(demands()),
         work=draw(work()),
         units=draw(units()),
+        links=draw(links),
+        workload=draw(workloads),
+        caches=draw(caches),
     )
 
 

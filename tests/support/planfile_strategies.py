@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from compile_plan.ir import (
     RULES,
+    WORKLOADS,
     Account,
     Atomic,
+    Cache,
     Demand,
     Device,
     Diagnostic,
+    Link,
     Model,
     ModuleTree,
     Never,
     Outcome,
     Plan,
+    Prediction,
     Reason,
     Reserve,
     Role,
@@ -21,6 +25,8 @@ from compile_plan.ir import (
     TieGroup,
     Together,
     Unit,
+    Work,
+    Workload,
 )
 from hypothesis import strategies as st
 
@@ -79,6 +85,11 @@ maybe = st.one_of(st.none(), sizes)
 devices = st.sampled_from(["cuda:0", "cuda:1", "cpu", "disk", "node1/xpu:3", "mps"])
 places = st.one_of(st.none(), devices)
 floats = st.floats(allow_nan=False)
+marks = st.booleans()
+maybe_floats = st.one_of(st.none(), floats)
+predictions = st.one_of(
+    st.none(), st.builds(Prediction, floats, floats, texts, texts, texts, maybe_floats, maybe_floats)
+)
 
 
 @st.composite
@@ -145,26 +156,38 @@ def plans():
                 maybe,
                 maybe,
                 texts,
+                maybe,
+                _tuples(st.tuples(texts, sizes)),
+                texts,
             )
         ),
         options=_tuples(st.tuples(texts, texts)),
         constraints=_tuples(
             st.one_of(
-                st.builds(Atomic, paths, st.booleans()),
-                st.builds(Split, paths),
-                st.builds(Never, paths, devices),
-                st.builds(Together, _tuples(paths)),
+                st.builds(Atomic, paths, st.booleans(), marks),
+                st.builds(Split, paths, marks),
+                st.builds(Never, paths, devices, marks),
+                st.builds(Together, _tuples(paths), marks),
             )
         ),
         ties=_tuples(st.builds(TieGroup, _tuples(paths))),
-        reserves=_tuples(st.builds(Reserve, sizes, devices, texts)),
-        demands=_tuples(st.builds(Demand, sizes, paths, texts)),
+        reserves=_tuples(st.builds(Reserve, sizes, devices, texts, marks)),
+        demands=_tuples(st.builds(Demand, sizes, paths, texts, marks)),
+        work=_tuples(st.builds(Work, sizes, paths, sizes)),
+        links=_tuples(st.builds(Link, devices, st.just("node1") | devices, sizes, maybe)),
+        workload=st.one_of(
+            st.none(),
+            st.builds(Workload, st.sampled_from(WORKLOADS), st.integers(1, 2**63 - 1), sizes, sizes, marks),
+        ),
+        caches=_tuples(st.builds(Cache, sizes, _tuples(paths), devices, marks)),
         units=_tuples(
-            st.builds(Unit, paths, places, places, st.one_of(st.none(), st.sampled_from(Reason))), 8
+            st.builds(Unit, paths, places, places, st.one_of(st.none(), st.sampled_from(Reason)), marks), 8
         ),
         tree=st.one_of(st.none(), trees()),
-        ledger=_tuples(st.builds(Account, devices, *[sizes] * 7)),
-        outcome=st.one_of(st.none(), st.builds(Outcome, texts, floats, floats, texts, sizes, _tuples(texts))),
+        ledger=_tuples(st.builds(Account, devices, *[sizes] * 9)),
+        outcome=st.one_of(
+            st.none(), st.builds(Outcome, texts, floats, floats, texts, sizes, _tuples(texts), predictions)
+        ),
         diagnostics=_tuples(
             st.builds(
                 Diagnostic,

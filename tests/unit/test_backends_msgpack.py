@@ -15,14 +15,17 @@ from compile_plan.ir import (
     STREAMING,
     Account,
     Atomic,
+    Cache,
     Demand,
     Device,
     Diagnostic,
+    Link,
     Model,
     Never,
     Outcome,
     Plan,
     PlanError,
+    Prediction,
     Reason,
     Reserve,
     Role,
@@ -33,6 +36,7 @@ from compile_plan.ir import (
     Together,
     Unit,
     Work,
+    Workload,
 )
 from planfile_strategies import tree_of
 from steps import counted
@@ -57,7 +61,18 @@ def plan_of_the_fixture() -> Plan:
     return Plan(
         model=Model("tiny", tree.digest),
         devices=(
-            Device("cuda:0", 900, 20, origin="given", bandwidth=10**12, link=10**10, flops=10**14),
+            Device(
+                "cuda:0",
+                900,
+                20,
+                origin="given",
+                bandwidth=10**12,
+                link=10**10,
+                flops=10**14,
+                latency=12_000,
+                dtype_flops=(("bfloat16", 3 * 10**14),),
+                measured="measured",
+            ),
             Device("cpu", GIB, pool="host", pool_memory=2 * GIB),
             Device("disk", None, at="offload/"),
         ),
@@ -67,22 +82,33 @@ def plan_of_the_fixture() -> Plan:
             Atomic("layers.0"),
             Split("layers"),
             Never("head", "disk"),
-            Never("embed", STREAMING),
+            Never("embed", STREAMING, added=True),
             Together(("embed", "head")),
         ),
         ties=(TieGroup(tuple(tied)),),
-        reserves=(Reserve(64, "cuda:0", "kv cache"),),
-        demands=(Demand(16, "layers.0", "activations"),),
+        reserves=(Reserve(64, "cuda:0", "kv cache", added=True),),
+        demands=(Demand(16, "layers.0", "activations", added=True),),
         work=(Work(12_800, "layers.0", 64), Work(7, "head")),
         units=(
             Unit("embed", "cuda:0", "cuda:0", Reason.GREEDY),
             Unit("layers.0", "cuda:0", "cuda:0", Reason.WRITTEN),
-            Unit("layers.1", "cpu", "cuda:0", Reason.SPILLED),
+            Unit("layers.1", "cpu", "cuda:0", Reason.SPILLED, by_rows=True),
             Unit("head", "cuda:0", "cuda:0", Reason.TIED),
         ),
+        links=(Link("cuda:0", "cpu", 10**10, 80_000), Link("cuda:0", "disk", 10**9)),
+        workload=Workload("generate", 1, 512, 128, added=True),
+        caches=(Cache(4, ("layers.1", "layers.*.w"), "cuda:0"),),
         tree=tree,
-        ledger=(Account("cuda:0", 700, 0, 64, 16, 0, 8, 0, 20), Account("cpu", 100, 8)),
-        outcome=Outcome("latency", 2.5, 2.0, "time-limit", 2, ("stopped early",)),
+        ledger=(Account("cuda:0", 700, 0, 64, 16, 0, 4, 8, 0, 20), Account("cpu", 100, 8)),
+        outcome=Outcome(
+            "latency",
+            2.5,
+            2.0,
+            "time-limit",
+            2,
+            ("stopped early",),
+            Prediction(0.25, 0.05, "compute", "link", "stream", 9.5),
+        ),
         diagnostics=(Diagnostic(newer, "`layers.1` is streamed", notes=("a note",), help="a hint"),),
     )
 
@@ -106,6 +132,9 @@ def test_the_file_of_version_1_is_read_for_ever():
     assert plan.outcome == expected.outcome
     assert plan.diagnostics == expected.diagnostics
     assert [unit.reason for unit in plan.units] == [unit.reason for unit in expected.units]
+    for kind in ("constraints", "reserves", "demands", "caches"):
+        marks = [[node.added for node in getattr(each, kind)] for each in (plan, expected)]
+        assert marks[0] == marks[1]
 
 
 def test_version_1_is_written_as_it_always_was():

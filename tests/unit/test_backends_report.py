@@ -25,7 +25,7 @@ from compile_plan.ir import (
     Together,
     Unit,
 )
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from planfile_strategies import plans, tree_of
 
 HOSTILE = "<script>alert(1)</script>\"'&"
@@ -125,7 +125,7 @@ def test_the_page_fetches_nothing():
     assert b"default-src 'none'" in emit_report(PLAN)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(plans())
 def test_any_plan_has_a_whole_page_and_always_the_same(plan):
     declared = {device.name for device in plan.devices}

@@ -9,7 +9,20 @@ from pathlib import Path
 import pytest
 from compile_plan.grammar import format_text, parse, parse_collecting, print_plan
 from compile_plan.grammar.parser import next_terminals
-from compile_plan.ir import Account, Device, Model, Plan, Reason, Reserve, TieGroup, Unit
+from compile_plan.ir import (
+    Account,
+    Cache,
+    Device,
+    Link,
+    Model,
+    Plan,
+    Reason,
+    Reserve,
+    TieGroup,
+    Unit,
+    Workload,
+    verify,
+)
 from compile_plan.ir.patterns import PatternError, expand_braces
 from compile_plan.ir.rules import language
 from lark import Lark
@@ -193,3 +206,73 @@ def test_every_keyword_of_the_grammar_may_follow_where_the_grammar_says():
     assert next_terminals("place a on cpu") >= {"RUN", "$END"}
     assert next_terminals("atomic") == {"CLASS", "PATH", "STRING"}
     assert next_terminals("plcae a") == frozenset()
+
+
+def test_what_a_plan_is_for_and_what_joins_its_devices():
+    text = (
+        "device cuda:{0..1} memory 8GiB latency 12us flops bf16 3T reserve 1KiB\ndevice cpu\n"
+        "link 0 1 rate 50GB/s latency 1.5us\nworkload loss rows 4 tokens 2K\n"
+        "cache 1GiB of h.{0,1}.experts on 0\nplace h.{0,1}.experts on cpu run on cuda:0 by rows\n"
+    )
+    plan = parse(text)
+    assert [device.name for device in plan.devices] == ["cuda:0", "cuda:1", "cpu"]
+    assert {(device.latency, device.dtype_flops) for device in plan.devices[:2]} == {
+        (12_000, (("bf16", 3 * 10**12),))
+    }
+    assert plan.reserves == (Reserve(1024, "cuda:0"), Reserve(1024, "cuda:1"))
+    assert plan.links == (Link("cuda:0", "cuda:1", 50 * 10**9, 1_500),)
+    assert plan.workload == Workload("loss", 4, 0, 2000)
+    assert plan.caches == (Cache(2**30, ("h.0.experts", "h.1.experts"), "cuda:0"),)
+    assert [unit.by_rows for unit in plan.units] == [True, True]
+    assert verify(plan) == ()
+    assert parse(print_plan(plan)) == plan
+
+
+MARKED = """\
+plan 1
+
+device cuda:0 memory 8GiB
+
+workload rows 1 prompt 512 tokens 128 added
+
+atomic class Block added
+atomic h.{0..3} added
+split h added
+never a on streaming added
+together a added.b added
+
+reserve 1GiB on cuda:0 added
+reserve 1GiB on cuda:0 for "runtime" added
+cache 1GiB of a b on cuda:0 added
+demand 1KiB with a for "kv cache" added
+"""
+
+
+def test_the_mark_of_what_a_compile_added_stays_and_is_no_meaning():
+    plan = parse(MARKED)
+    nodes = [plan.workload, *plan.constraints, *plan.reserves, *plan.caches, *plan.demands]
+    assert [node.added for node in nodes] == [True] * 13
+    assert print_plan(plan) == MARKED
+    assert parse(MARKED.replace(" added\n", "\n")) == plan
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "message"),
+    [
+        ("link a a.b", "unexpected-word", "expected `rate` after `a.b`, found the end of the line"),
+        ("link cuda:0 cpu rate 5", "malformed-number", "`5` is not a rate below 2^63"),
+        ("link cuda:0 cpu rate 5GB/s latency 5", "malformed-number", "`5` is not a time below 2^63"),
+        ("link a b rate 1GB/s\nlink b a rate 2GB/s", "repeated-line", "the link of `a` and `b` is given twice"),  # noqa: E501
+        ("workload rows 0 prompt 1 tokens 1", "malformed-number", "a workload of 0 rows with 2 tokens does nothing"),  # noqa: E501
+        ("workload rows 1 prompt 1 tokens 1\nworkload loss rows 1 tokens 1", "repeated-line",
+         "`workload` is given twice"),
+        ("workload forward rows 1 prompt 1 tokens 1", "unexpected-word", "expected `tokens` after `1`, found `prompt`"),  # noqa: E501
+        ("place a on cpu by rows", "unexpected-word", "expected `run` after `cpu`, found `by`"),
+        ("cache 1GiB of a", "unexpected-word", "expected `on` or a path after `a`, found the end of the line"),  # noqa: E501
+        ("device cuda:{0..3}\ndevice cuda:2", "duplicate-device", "device `cuda:2` is declared twice"),
+        ("device cuda:{0..", "malformed-pattern", "`cuda:{0..` cannot be expanded: `{` without a `}` after it"),  # noqa: E501
+        ("device cpu flops a 1T flops a 2T", "repeated-line", "device `cpu` has `flops a` twice"),
+    ],
+)  # fmt: skip
+def test_a_wrong_line_of_speed_or_use_is_one_finding(text, code, message):
+    assert [(each[0], each[1]) for each in findings(text)] == [(code, message)]

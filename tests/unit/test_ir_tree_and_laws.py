@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 from compile_plan.ir import (
     Account,
+    Cache,
     Device,
     Diagnostics,
+    Link,
     Model,
     ModuleTree,
     Plan,
@@ -100,6 +102,12 @@ def test_a_lawful_plan_breaks_no_law():
         ("invalid-placement", replace(PLAN, units=(*PLAN.units[:3], Unit("list.1", "cpu", None)))),
         ("tensor-without-place", replace(PLAN, units=PLAN.units[:3])),
         ("tie-across-devices", replace(PLAN, units=(*PLAN.units[:3], Unit("list.1", "cuda:0", "cuda:0")))),
+        ("undeclared-device", replace(PLAN, caches=(Cache(1, ("b",), "cuda:9"),))),
+        ("undeclared-device", replace(PLAN, links=(Link("cuda:0", "node1", 10**9),))),
+        ("invalid-placement", replace(PLAN, links=(Link("cpu", "cpu", 10**9),))),
+        ("invalid-placement", replace(PLAN, units=(replace(PLAN.units[0], by_rows=True), *PLAN.units[1:]))),
+        ("budget-exceeded", replace(PLAN, caches=(Cache(60, ("b",), "cuda:0"), Cache(41, ("c",), "cuda:0")))),
+        ("budget-exceeded", replace(PLAN, ledger=(Account("cuda:0", weights=68, row_cache=33),))),
         ("budget-exceeded", replace(PLAN, ledger=(Account("cuda:0", weights=68, streaming=33),))),
         (
             "budget-exceeded",

@@ -148,7 +148,7 @@ def test_hover_tells_sizes_places_and_forms():
     assert hovered("atomic class Linear", "Linear", plan)[1].startswith("**Linear** 4 modules")
     assert hovered("  place a on cpu", "place") == (
         "place",
-        "`place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE`",
+        "`place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE by rows`",
     )
     assert hovered("place a on cpu  # a note", "note", plan) is None
     assert hovered("place nothing on cpu", "nothing", plan) is None
