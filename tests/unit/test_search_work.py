@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from compile_plan.compiler.placing.findings import say_needs
 from compile_plan.compiler.search.atoms import build
-from compile_plan.compiler.search.change import needed
 from compile_plan.compiler.search.objective import Workload, atom_seconds, bound_of, throughput
 from compile_plan.compiler.search.problem import Place
-from compile_plan.ir import Demand, Device, Work
+from compile_plan.ir import Device, Work
 from search_models import leaves, placed, plan_of, stored, where
 
 MIB = 2**20
@@ -104,11 +104,5 @@ def test_latency_puts_the_part_that_computes_least_on_the_cpu_though_more_bytes_
 
 
 def test_what_is_needed_besides_weights_is_named_where_it_matters():
-    plan = plan_of(leaves(a=100, b=100), {"cuda:0": 300})
-    large = replace(plan, demands=(Demand(400, "a", "activations"), Demand(50, "b", "kv cache")))
-    small = replace(plan, demands=(Demand(3, "a", "activations"), Demand(2, "b", "kv cache")))
-    problems = [build(each, plan.tree, whole_layers=False).problem for each in (large, small)]
-    assert [needed(problem) for problem in problems] == [
-        "250B (50B of it KV cache, up to 400B of activations beside it)",
-        "202B",
-    ]
+    assert say_needs(250, 50, 400) == "250B (50B of it KV cache, up to 400B of activations beside it)"
+    assert say_needs(202, 2, 3) == "202B"
