@@ -40,6 +40,7 @@ from .plan import (
     Work,
     Workload,
 )
+from .pools import pool_sizes
 from .rules import RULES
 from .sizes import exact_size, human_size, parse_size, size_up
 from .source import Source, Span
@@ -99,6 +100,7 @@ __all__ = [
     "is_within",
     "join_path",
     "parse_size",
+    "pool_sizes",
     "size_up",
     "unit_of_tensors",
     "verify",

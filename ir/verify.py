@@ -13,6 +13,7 @@ from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Label
 from .names import DISK, device_type, host_of, is_device_name
 from .plan import Cache, Plan, Reserve, Unit
+from .pools import pool_sizes
 from .rules.laws import (
     ATOMIC_CUT,
     BUDGET_EXCEEDED,
@@ -195,18 +196,16 @@ def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) ->
 
 def _ledgers_fit(plan: Plan) -> Iterator[Diagnostic]:
     totals = {account.device: account.total for account in plan.ledger}
-    pools: dict[str, list[tuple[int, int]]] = {}
+    pools: dict[str, int] = {}
     for device in plan.devices:
         used = totals.get(device.name, 0)
         if device.memory is not None and used > device.memory:
             yield _over(f"`{device.name}`", used, device.memory, _label(device.span, "this budget"))
         if device.pool is not None:
-            limit = device.pool_memory if device.pool_memory is not None else device.memory
-            pools.setdefault(device.pool, []).append((used, limit or 0))
-    for pool, members in pools.items():
-        used, limit = sum(m[0] for m in members), max(m[1] for m in members)
-        if used > limit:
-            yield _over(f"pool `{pool}`", used, limit, None)
+            pools[device.pool] = pools.get(device.pool, 0) + used
+    for pool, size in pool_sizes(plan.devices).items():
+        if size is not None and pools[pool] > size:
+            yield _over(f"pool `{pool}`", pools[pool], size, None)
 
 
 def _over(what: str, used: int, limit: int, at: Label | None) -> Diagnostic:

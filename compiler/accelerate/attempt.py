@@ -15,6 +15,7 @@ from ..placing.attempts import Attempt, first_fit, fixed_items, start, with_stre
 from ..placing.first_fit import limits_of
 from ..placing.frontier import Worklist, item_tensors, opened
 from ..placing.greedy import Greedy
+from ..placing.terms import terms_of
 from .rules import AccelerateRules, buffer_sizes
 from .ties import OutOfReach
 
@@ -44,7 +45,7 @@ def in_order_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
 
 def _by_its_rules(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt | None:
     """Return accelerate's placement; None where it has none or an unlawful one."""
-    limits = [None if limit is None else 8 * limit for limit in limits_of(plan)]
+    limits = [None if limit is None else 8 * limit for limit in limits_of(terms_of(plan, tree))]
     fixed = fixed_items(plan, tree)
     rules = AccelerateRules(plan, tree, limits, fallback=fallback)
     work = Worklist(tree, _first_items(rules, tree, fixed), rules.parts)

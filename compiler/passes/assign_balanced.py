@@ -46,6 +46,7 @@ from ..placing.attempts import first_fit, place_units, spills
 from ..placing.first_fit import limits_of, sizes_with_demands
 from ..placing.frontier import item_bytes, whole_modules
 from ..placing.repair import refill
+from ..placing.terms import terms_of
 from .pipeline import Fact
 
 _STEPS: Final = 7
@@ -176,12 +177,13 @@ def _shares(plan: Plan, *, low_zero: bool) -> _Shares | None:
     sharing = [i for i, device in enumerate(plan.devices) if is_accelerator(device.name) and device.memory]
     if plan.tree is None or plan.tree.nbytes is None or len(sharing) < 2:
         return None
-    limits = limits_of(plan)
+    terms = terms_of(plan, plan.tree)
+    limits = limits_of(terms)
     return _Shares(
         devices=plan.devices,
         rooms={i: limits[i] or 0 for i in sharing},
         spared=sharing[0] if low_zero else None,
-        total=sum(sizes_with_demands(plan, plan.tree)),
+        total=sum(sizes_with_demands(terms, plan.tree)),
         slack=_slack(plan, plan.tree),
     )
 

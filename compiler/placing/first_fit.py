@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
-from ...ir import CPU, DISK, STREAMING, Device, ModuleTree, Never, Plan, Together, device_type, is_accelerator
-from ...ir.patterns import match_paths
+from ...ir import CPU, DISK, Device, ModuleTree, Plan, device_type, is_accelerator
 from .frontier import Worklist, item_tensors, openable
-from .terms import MOMENTARY
+from .terms import Terms, terms_of
 
 
 class FirstFitRules:
@@ -25,14 +24,16 @@ class FirstFitRules:
     ) -> None:
         self._tree, self._streaming = tree, streaming
         self.parts = openable(plan)
-        self._before = list(accumulate(sizes_with_demands(plan, tree), initial=0))
-        self._group_of = {tensor: group for group in _groups(plan, tree) for tensor in group}
+        terms = terms_of(plan, tree)
+        self._before = list(accumulate(sizes_with_demands(terms, tree), initial=0))
+        self._group_of = {tensor: group for group in terms.groups for tensor in group}
         self._pinned = {t: device for item, device in fixed.items() for t in item_tensors(tree, item)}
-        self._banned = _banned(plan, tree)
-        self._limits = limits_of(plan)
+        self._banned = _unfit(plan, terms)
+        self._limits = limits_of(terms)
+        peak = max((demand.nbytes for demand in terms.momentary), default=0)
+        self._pools = [pool._replace(room=pool.room - peak * len(pool.members)) for pool in terms.pools]
         if run_device(plan.devices, ()) is None:  # what is on a disk could run nowhere
             self._limits = [-1 if device_type(d.name) == DISK else 0 for d in plan.devices]
-        self._pools = _pools(plan)
 
     def size(self, item: int) -> int:
         """Return the bytes of an item and of its demands."""
@@ -56,7 +57,7 @@ class FirstFitRules:
         """Return what is left on a device and in the pool it belongs to."""
         limit = self._limits[device]
         rooms = [] if limit is None else [limit - used[device]]
-        rooms += [size - sum(used[d] for d in pool) for pool, size in self._pools if device in pool]
+        rooms += [p.room - sum(used[d] for d in p.members) for p in self._pools if device in p.members]
         return min(rooms, default=None)
 
     def reserved(self, device: int) -> int:
@@ -117,74 +118,26 @@ def run_device(devices: tuple[Device, ...], stores: Iterable[int]) -> int | None
     return next(iter((*holding, *usable, *hosts)), None)
 
 
-def limits_of(plan: Plan) -> list[int | None]:
-    """Return what margins, reserves and the largest activations leave of each device; None is unlimited."""
-    kept = {device.name: device.margin for device in plan.devices}
-    for reserve in plan.reserves:
-        kept[reserve.device] = kept.get(reserve.device, 0) + reserve.nbytes
-    peak = max((d.nbytes for d in plan.demands if d.purpose in MOMENTARY), default=0)
-    return [None if d.memory is None else max(0, d.memory - kept[d.name] - peak) for d in plan.devices]
+def limits_of(terms: Terms) -> list[int | None]:
+    """Return what the largest activations leave of each room, wherever they will be; None is unlimited."""
+    peak = max((demand.nbytes for demand in terms.momentary), default=0)
+    return [None if room is None else max(0, room - peak) for room in terms.rooms]
 
 
-def sizes_with_demands(plan: Plan, tree: ModuleTree) -> list[int]:
+def sizes_with_demands(terms: Terms, tree: ModuleTree) -> list[int]:
     """Return the bytes of each tensor, a demand added to the first tensor of what needs it."""
     nbytes = list(tree.nbytes or ())
-    for demand in plan.demands:
-        if demand.purpose not in MOMENTARY and (covered := tree.covered(demand.path)):
-            nbytes[covered.start] += demand.nbytes
+    for demand in terms.lasting:
+        nbytes[demand.tensors.start] += demand.nbytes
     return nbytes
 
 
-def _groups(plan: Plan, tree: ModuleTree) -> list[list[int]]:
-    """Return the tensors that must be placed as one: tie groups, and what `together` names."""
-    groups = [[tree.tensor_index[p] for p in tie.tensors if p in tree.tensor_index] for tie in plan.ties]
-    for constraint in plan.constraints:
-        if isinstance(constraint, Together):
-            paths = [path for pattern in constraint.patterns for path in match_paths(tree, pattern)]
-            groups.append(sorted({tensor for path in paths for tensor in tree.covered(path)}))
-    leaders: dict[int, int] = {}
-
-    def leader(tensor: int) -> int:
-        while (above := leaders.setdefault(tensor, tensor)) != tensor:
-            leaders[tensor] = tensor = leaders[above]
-        return tensor
-
-    for group in groups:
-        for tensor in group:
-            leaders[leader(tensor)] = leader(group[0])
-    joined: dict[int, list[int]] = {}
-    for tensor in sorted(leaders):
-        joined.setdefault(leader(tensor), []).append(tensor)
-    return list(joined.values())
-
-
-def _banned(plan: Plan, tree: ModuleTree) -> dict[int, set[int]]:
-    index = {device.name: i for i, device in enumerate(plan.devices)}
-    banned: dict[int, set[int]] = {}
-    hosts = {name for name in index if not is_accelerator(name)}  # what first fit stores there is streamed
-    hosts = hosts if len(hosts) < len(index) else set()
-    for constraint in plan.constraints:
-        if isinstance(constraint, Never):
-            there = hosts if constraint.device == STREAMING else {constraint.device}
-            for path in match_paths(tree, constraint.pattern):
-                for tensor in tree.covered(path):
-                    banned.setdefault(tensor, set()).update(index[name] for name in there if name in index)
-    return banned
-
-
-def _pools(plan: Plan) -> list[tuple[list[int], int]]:
-    """Return the devices that share a memory, and what of it is free."""
-    members: dict[str, list[int]] = {}
-    for index, device in enumerate(plan.devices):
-        if device.pool is not None:
-            members.setdefault(device.pool, []).append(index)
-    kept = [
-        (device.memory or 0) - (limit or 0)
-        for device, limit in zip(plan.devices, limits_of(plan), strict=True)
-    ]
-    pools: list[tuple[list[int], int]] = []
-    for indices in members.values():
-        devices = [plan.devices[i] for i in indices]
-        size = max((d.memory or 0) if d.pool_memory is None else d.pool_memory for d in devices)
-        pools.append((indices, size - sum(kept[i] for i in indices)))
-    return pools
+def _unfit(plan: Plan, terms: Terms) -> dict[int, frozenset[int]]:
+    """Return by tensor the devices it may not be on: what first fit stores on a host is streamed."""
+    hosts = frozenset(i for i, device in enumerate(plan.devices) if not is_accelerator(device.name))
+    if not terms.resident or len(hosts) == len(plan.devices):
+        return dict(terms.banned)
+    tensors = {*terms.banned, *terms.resident}
+    return {
+        t: terms.banned.get(t, frozenset()) | (hosts if t in terms.resident else frozenset()) for t in tensors
+    }

@@ -16,9 +16,9 @@ from ..placing.grains import (
     stream_bytes,
     walk_grains,
 )
-from ..placing.terms import MOMENTARY, demand_tensors
+from ..placing.terms import MOMENTARY, Pool, demand_tensors, rooms_of
 from .efforts import Efforts
-from .problem import NEVER, UNLIMITED, Atom, Place, Pool, Problem
+from .problem import NEVER, UNLIMITED, Atom, Place, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +61,9 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
     return Model(tree, grains, _problem(plan, atoms, fixed), frozenset(opened))
 
 
-def rooms_of(plan: Plan) -> list[int]:
-    """Return what margin and reserves leave of each device, never below zero."""
-    kept: dict[str, int] = {}
-    for reserve in plan.reserves:
-        kept[reserve.device] = kept.get(reserve.device, 0) + reserve.nbytes
-    return [
-        UNLIMITED if d.memory is None else max(0, d.memory - d.margin - kept.get(d.name, 0))
-        for d in plan.devices
-    ]
-
-
 def _problem(plan: Plan, atoms: list[Atom], fixed: dict[int, Place]) -> Problem:
-    rooms, count = rooms_of(plan), len(plan.devices)
+    rooms = [UNLIMITED if room is None else room for room in rooms_of(plan)]
+    count = len(plan.devices)
     peaks, buffers, free = [0] * count, [0] * count, list[Atom]()
     taken = [0] * count
     for atom in atoms:

@@ -59,7 +59,7 @@ def _tighten(problem: Problem, over: list[int], least: int) -> Problem:
         for room, excess in zip(problem.rooms, over, strict=True)
     )
     pools = tuple(
-        replace(pool, room=pool.room - max(2 * max(over[d] for d in pool.members), least))
+        pool._replace(room=pool.room - max(2 * max(over[d] for d in pool.members), least))
         if any(over[d] for d in pool.members)
         else pool
         for pool in problem.pools

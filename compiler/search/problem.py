@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from ...ir import Device, is_accelerator
+from ..placing.terms import Pool
 from .efforts import Effort
 
 UNLIMITED: Final = 2**62
@@ -57,14 +58,6 @@ class Atom:
     def cost(self) -> int:
         """Bytes it adds to a device that both stores and runs it, its peak left aside."""
         return self.weight + self.demand
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Devices that share one physical memory, and what of it is free."""
-
-    members: tuple[int, ...]
-    room: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+from compile_plan.compiler.placing.terms import Pool
 from compile_plan.compiler.search import few_kinds, outoforder
 from compile_plan.compiler.search.arrange import arrange
 from compile_plan.compiler.search.found import spilled_bytes
-from compile_plan.compiler.search.problem import UNLIMITED, Atom, Pool, Problem, is_legal
+from compile_plan.compiler.search.problem import UNLIMITED, Atom, Problem, is_legal
 from compile_plan.ir import Device
 from hypothesis import given, settings
 from hypothesis import strategies as st
