@@ -12,7 +12,7 @@ import torch
 
 from ...ir import ModuleTree
 from ..running.sites import tensors_beside
-from .streamed import Home
+from .streaming.streamed import Home
 
 if TYPE_CHECKING:
     from torch import nn

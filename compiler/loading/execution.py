@@ -6,23 +6,25 @@ and the root hands its output back to where its input came from.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import nn
 
 from ...ir import Plan
-from .attributes import attributes_of, hook_that_makes, place_attributes
-from .live_sites import streaming_sites
-from .moves import Args, attach_moves
+from .attributes import place_attributes
+from .blocks import Block
+from .moves import attach_moves
 from .seats import Seat
 from .staging import registration
 from .stored_files import Mapped
-from .streamed import Home, Streamed
-from .streaming import Site, Stream
+from .streaming import Home, Streamed
+from .streaming.hooks import attach_stream
+from .streaming.live_sites import streaming_sites
+from .streaming.sites import Site
+from .streaming.stream import Stream
 from .wrappers import Plain
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class Runtime:
     objects: Mapping[str, torch.Tensor]
     """The registered tensor of each slot, by its first path."""
     mapped: Mapping[str, Mapped]
+    blocks: Mapping[str, tuple[Block, int]]
+    """The host memory a slot rests in together with its unit, and its first byte there."""
 
 
 class Execution:
@@ -72,7 +76,8 @@ def attach(model: nn.Module, runtime: Runtime) -> None:
     others = _place_attributes(runtime, live)
     sites = _sites(model, runtime, live, others)
     if sites:
-        _attach_sites(execution, runtime, live, sites)
+        execution.stream = Stream(list(sites.values()), _buffer(runtime))
+        execution.handles += attach_stream(live[0], execution.stream)
     runs = {runtime.devices[seat.run] for seat in runtime.seats}
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
         execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices)
@@ -93,6 +98,13 @@ def _place_attributes(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, 
     return place_attributes(tree, live, runs, loaded)
 
 
+def _buffer(runtime: Runtime) -> int:
+    """Return the bytes of the streaming buffer, as the plan's ledger has it; 0 where it says nothing."""
+    computing = {seat.run for seat in runtime.seats if seat.store != seat.run}
+    lines = [account.streaming for account in runtime.plan.ledger if account.device in computing]
+    return min(lines, default=0)
+
+
 def _sites(
     model: nn.Module, runtime: Runtime, live: Sequence[nn.Module], others: Mapping[int, Sequence[Home]]
 ) -> dict[int, Site]:
@@ -108,78 +120,7 @@ def _sites(
             mapped = runtime.mapped.get(slot.paths[0])
             homes = [*(registration(modules, path) for path in slot.live), *others.get(id(tensor), ())]
             one = Streamed(tensor, tensor.data, runtime.devices[seat.run], slot.dtype, mapped, homes)
-            if one.moves or mapped is not None:
+            one.block, one.start = runtime.blocks.get(slot.paths[0], (None, 0))
+            if one.moves or one.in_files:
                 streamed |= {index[path]: one for path in slot.paths}
     return streaming_sites(runtime.plan, runtime.plain.tree, live, streamed) if streamed else {}
-
-
-def _attach_sites(
-    execution: Execution, runtime: Runtime, live: Sequence[nn.Module], sites: Mapping[int, Site]
-) -> None:
-    computing = {seat.run for seat in runtime.seats if seat.store != seat.run}
-    lines = [account.streaming for account in runtime.plan.ledger if account.device in computing]
-    for module, site in sites.items():
-        site.made = list(_made_by_hooks(live[module]))
-    stream = Stream(list(sites.values()), min(lines, default=0))
-    execution.stream = stream
-    seen: set[int] = set()
-    for number, module in enumerate(sites):
-        if id(live[module]) in seen:
-            continue
-        seen.add(id(live[module]))
-        execution.handles += [
-            live[module].register_forward_pre_hook(_Enter(stream, number), prepend=True),
-            live[module].register_forward_hook(_Leave(stream, number), always_call=True),
-        ]
-    execution.handles += [  # before the model's own hooks, which may use weights, and before the sites'
-        live[0].register_forward_pre_hook(_Begin(stream), prepend=True),
-        live[0].register_forward_hook(_End(stream), always_call=True),
-    ]
-
-
-def _made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
-    for part in module.modules():
-        for name, value in attributes_of(part):
-            if hook_that_makes(part, name) is not None:
-                yield part.__dict__, name, value
-
-
-def _untraced(step: Callable[..., None], *args: int) -> None:
-    """Run a step of the stream; where `torch.compile` is in use, without letting it look inside."""
-    if "torch._dynamo" in sys.modules:
-        step = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
-    step(*args)
-
-
-@dataclass(frozen=True, slots=True)
-class _Begin:
-    stream: Stream
-
-    def __call__(self, _module: nn.Module, _args: Args) -> None:
-        _untraced(self.stream.begin)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    stream: Stream
-
-    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
-        _untraced(self.stream.end)
-
-
-@dataclass(frozen=True, slots=True)
-class _Enter:
-    stream: Stream
-    number: int
-
-    def __call__(self, _module: nn.Module, _args: Args) -> None:
-        _untraced(self.stream.enter, self.number)
-
-
-@dataclass(frozen=True, slots=True)
-class _Leave:
-    stream: Stream
-    number: int
-
-    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
-        _untraced(self.stream.leave, self.number)

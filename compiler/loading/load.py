@@ -31,6 +31,7 @@ from .agreement import disagreement
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .matching import Match, match_seats
+from .pieces import places_in
 from .progress import Wish, shown
 from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
@@ -179,9 +180,8 @@ class _Loader:
 
     def _disks_to_convert(self) -> list[Diagnostic]:
         on_disk = (seat for seat in self.seats if device_type(seat.store) == DISK)
-        paths = [
-            slot.paths[0] for seat in on_disk for slot in seat.slots if slot.paths[0] in self.match.merged
-        ]
+        merged = (slot for seat in on_disk for slot in seat.slots if slot.paths[0] in self.match.merged)
+        paths = [slot.paths[0] for slot in merged if places_in(self.match.merges, slot) is None]
         if not paths:
             return []
         message = f"`{paths[0]}` is planned for disk, but the checkpoint holds it in pieces"
@@ -236,7 +236,7 @@ class _Loader:
     def _merge(self, staged: Staged, files: OpenFiles) -> None:
         """Read what must be converted, one group at a time, and copy the result to its place."""
         slots = {path: slot for seat in self.seats for slot in seat.slots for path in slot.paths}
-        for merge in self.match.merges:
+        for merge in (merge for merge in self.match.merges if merge.target not in staged.placed):
             self._merge_one(merge, slots, staged, files)
 
     def _merge_one(
@@ -264,7 +264,9 @@ class _Loader:
         objects = installed(self.model, slots, staged)
         for module, name, value in self.attributes:
             module.__dict__[name] = value.to(next((t.device for t in module.buffers()), value.device))
-        runtime = Runtime(self.plan, self.plain, self.seats, self.devices, objects, staged.mapped)
+        runtime = Runtime(
+            self.plan, self.plain, self.seats, self.devices, objects, staged.mapped, staged.blocks
+        )
         attach(self.model, runtime)
 
 

@@ -15,7 +15,9 @@ from torch import nn
 
 from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
+from .blocks import Block, room_for
 from .matching import Match, stored_dtype
+from .pieces import Part, Pieces, Place, Stacked, places_in
 from .reading import Job
 from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles
@@ -32,6 +34,10 @@ class Staged:
         default_factory=list[tuple[torch.Tensor, torch.Tensor]]
     )
     """Targets that are no contiguous memory, with what was read for them."""
+    blocks: dict[str, tuple[Block, int]] = field(default_factory=dict[str, "tuple[Block, int]"])
+    """The host memory that tensors of one streamed unit share, and where they begin in it."""
+    placed: set[str] = field(default_factory=set[str])
+    """Targets of merges that are read straight into their place, or stay in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +51,15 @@ class Stage:
     files: OpenFiles | None
     map_memory: bool
     """Whether tensors in the host's memory stay in the file's pages instead of being copied."""
+    _blocks: dict[int, Block] = field(default_factory=dict[int, Block])
+    """By unit: what a unit on the host is brought from by one copy."""
 
     def seats(self, seats: Sequence[Seat]) -> Staged:
         """Give every slot its memory; what must be read becomes a job."""
         staged = Staged()
+        self._blocks.clear()
+        for unit, sizes in self._streamed_from_memory(seats).items():
+            self._blocks[unit] = Block(room_for(sizes))
         for seat in seats:
             if len(seat.slots) > 1 and len({slot.dtype for slot in seat.slots}) == 1:
                 self._views(seat, staged)
@@ -57,10 +68,22 @@ class Stage:
                 self._slot(seat, slot, staged)
         return staged
 
+    def _streamed_from_memory(self, seats: Sequence[Seat]) -> dict[int, list[int]]:
+        """Return the bytes of the tensors that rest in the host's memory, by unit."""
+        sizes: dict[int, list[int]] = {}
+        for seat in seats:
+            if self._shares_a_block(seat):
+                sizes.setdefault(seat.unit, []).extend(slot.nbytes for slot in seat.slots)
+        return sizes
+
+    def _shares_a_block(self, seat: Seat) -> bool:
+        there = self.devices[seat.run].type not in {"cpu", "meta"} and self.devices[seat.store].type == "cpu"
+        return there and device_type(seat.store) != DISK
+
     def _slot(self, seat: Seat, slot: Slot, staged: Staged) -> None:
         path, source = slot.paths[0], self.match.stored.get(slot.paths[0])
         if path in self.match.merged:
-            staged.tensors[path] = self._memory(seat, slot.tensor.shape, slot.dtype)
+            self._merged(seat, slot, staged)
         elif source is None:
             staged.tensors[path] = self._value(slot).to(self.devices[seat.store])
         elif (mapped := self._in_place(seat, slot, source)) is not None:
@@ -68,9 +91,25 @@ class Stage:
             if device_type(seat.store) != DISK:  # in memory once loaded, as the plan says
                 staged.jobs.append(Job(source, mapped.tensor.dtype, mapped))
         else:
-            target = self._memory(seat, slot.tensor.shape, slot.dtype)
+            target = self._memory(seat, slot, staged)
             staged.tensors[path] = target
             staged.jobs.append(_job(source, target))
+
+    def _merged(self, seat: Seat, slot: Slot, staged: Staged) -> None:
+        """Stage a tensor that is stored in pieces: on disk it stays so, else each is read into its place."""
+        path = slot.paths[0]
+        places = places_in(self.match.merges, slot)
+        if places is not None and device_type(seat.store) == DISK and self.files is not None:
+            staged.tensors[path] = Stacked(_pieces(places, slot, self.files))
+            staged.placed.update(slot.paths)
+            return
+        target = staged.tensors[path] = self._memory(seat, slot, staged)
+        if places is not None:
+            rows = target.view(slot.tensor.shape[0], -1)
+            for place in places:
+                count = torch.Size(place.source.shape).numel()
+                staged.jobs.append(_job(place.source, rows[place.row, place.first : place.first + count]))
+            staged.placed.update(slot.paths)
 
     def _value(self, slot: Slot) -> torch.Tensor:
         value = self.made.get(slot.paths[0], slot.tensor.detach())
@@ -86,13 +125,13 @@ class Stage:
             return None
         return self.files.mapped(source, dtype)
 
-    def _memory(self, seat: Seat, shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
-        store, run = self.devices[seat.store], self.devices[seat.run]
-        if (
-            store.type == "cpu" and run.type == "cuda"
-        ):  # pinned memory is copied to the card while it computes
-            return torch.empty(shape, dtype=dtype, pin_memory=True)
-        return torch.empty(shape, dtype=dtype, device=store)
+    def _memory(self, seat: Seat, slot: Slot, staged: Staged) -> torch.Tensor:
+        if not self._shares_a_block(seat):
+            return torch.empty(slot.tensor.shape, dtype=slot.dtype, device=self.devices[seat.store])
+        block = self._blocks[seat.unit]
+        target, start = block.tensor(slot.tensor.shape, slot.dtype)
+        staged.blocks[slot.paths[0]] = (block, start)
+        return target
 
     def _views(self, seat: Seat, staged: Staged) -> None:
         """Stage several tensors that are views of one storage, so that they are so again."""
@@ -102,7 +141,8 @@ class Stage:
             base, start = staged.tensors[full.paths[0]], int(full.tensor.storage_offset())
         else:
             extent = max(_extent(slot.tensor) for slot in seat.slots)
-            base, start = self._memory(seat, torch.Size([extent]), seat.slots[0].dtype).zero_(), 0
+            kind, device = seat.slots[0].dtype, self.devices[seat.store]
+            base, start = torch.zeros(extent, dtype=kind, device=device), 0
         for slot in seat.slots:
             if slot is full:
                 continue
@@ -140,6 +180,15 @@ def _view(base: torch.Tensor, like: torch.Tensor, start: int) -> torch.Tensor:
 
 def _job(source: StoredTensor, target: torch.Tensor) -> Job:
     return Job(source, stored_dtype(source) or target.dtype, target)
+
+
+def _pieces(places: Sequence[Place], slot: Slot, files: OpenFiles) -> Pieces:
+    """Return a stack that stays in its files."""
+    rows: list[list[Part]] = [[] for _ in range(slot.tensor.shape[0])]
+    dtype = stored_dtype(places[0].source) or slot.dtype
+    for place in places:
+        rows[place.row].append((files.mapped(place.source, dtype), place.first))
+    return Pieces(slot.tensor.shape, dtype, tuple(map(tuple, rows)))
 
 
 def _misaligned(source: StoredTensor, dtype: torch.dtype) -> bool:

@@ -71,6 +71,11 @@ class Mapped:
             reason = "the system cannot bring its pages"
             raise PlanError([unreadable(self.file.path, self.source, reason)])
 
+    def bring_all(self, first: int, nbytes: int) -> None:
+        """Bring bytes of the tensor in pieces, so that other threads get their turn in between."""
+        for start in range(first, first + nbytes, PIECE):
+            self.bring(start, min(PIECE, first + nbytes - start))
+
     def check(self) -> None:
         """Raise `PlanError` if the file is not what it was when the model was loaded."""
         difference = self.file.difference()

@@ -80,6 +80,17 @@ was built in memory has no such files.
 Save the model first (`save_pretrained`, or safetensors' `save_model`) and pass the folder as
 `checkpoint`, or compile a plan without a disk.""",
 )
+FORKED_WHILE_STREAMING: Final = Rule(
+    "forked-while-streaming",
+    Severity.ERROR,
+    "a process forked from the one that loaded a model cannot stream to an accelerator",
+    """\
+A process that is made by forking, as data loaders and some web servers do, has the memory of its parent
+and not its connection to the card: torch refuses every use of the card there. A model whose streamed
+units run on the host goes on working in the child.
+
+Start processes with `multiprocessing.get_context("spawn")`, or load the model after forking.""",
+)
 IGNORED_TENSOR: Final = Rule(
     "ignored-tensor",
     Severity.WARNING,
@@ -202,6 +213,7 @@ ALL: Final = (
     ANOTHER_MODEL,
     CHANGED_CHECKPOINT,
     COPIED_WHILE_STREAMING,
+    FORKED_WHILE_STREAMING,
     DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
     IGNORED_TENSOR,

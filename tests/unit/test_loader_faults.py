@@ -131,18 +131,18 @@ def test_converted_disk_units_are_in_the_wanted_precision_only_while_they_run(re
 def test_no_more_is_held_than_the_streaming_buffer(folder, streaming, most, monkeypatch):
     model = streamed(folder, streaming=streaming)
     stream = model._compile_plan_execution.stream
-    held, ahead = [], stream._ahead
+    supply, held, ahead = stream.supply, [], stream._ahead
 
     def watch(number):
         ahead(number)
-        held.append(stream._held + sum(stream._sizes[n] for n in stream._ready))
+        held.append(supply.held + sum(supply.sizes[n] for n in supply.ready))
 
     monkeypatch.setattr(stream, "_ahead", watch)
     model(IDS)
     model(IDS)
-    assert max(stream._sizes) < max(held) <= most
-    assert stream._held == 0
-    assert not stream._ready
+    assert max(supply.sizes) < max(held) <= most
+    assert supply.held == 0
+    assert not supply.ready
 
 
 def test_an_error_in_a_forward_puts_weights_back(real, folder):
@@ -156,7 +156,7 @@ def test_an_error_in_a_forward_puts_weights_back(real, folder):
 def test_released_models_have_no_hooks_and_no_thread(folder):
     model = streamed(folder)
     model(IDS)
-    threads = list(model._compile_plan_execution.stream._pool._threads)
+    threads = list(model._compile_plan_execution.stream.supply._pool._threads)
     assert threads
     release_model(model)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())

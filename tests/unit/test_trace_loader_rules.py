@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from compile_plan.compiler.loading.execution import Runtime
-from compile_plan.compiler.loading.live_sites import streaming_sites
 from compile_plan.compiler.loading.moves import entries, has_forward, start_device
 from compile_plan.compiler.loading.seats import seats_of
-from compile_plan.compiler.loading.streaming import Streamed
+from compile_plan.compiler.loading.streaming.live_sites import streaming_sites
+from compile_plan.compiler.loading.streaming.streamed import Streamed
 from compile_plan.compiler.loading.wrappers import unwrapped
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.tracing import trace_model

@@ -12,13 +12,15 @@ from typing import Any, TypeAlias
 
 import torch
 
-from .stored_files import PIECE, Mapped
+from ..blocks import Block
+from ..pieces import Pieces, Stacked
+from ..stored_files import Mapped
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Streamed:
     """One tensor object of the model: what it is at rest, and what it must be to compute."""
 
@@ -29,6 +31,10 @@ class Streamed:
     mapped: Mapped | None
     homes: Sequence[Home] = ()
     """Where it is registered."""
+    block: Block | None = None
+    """The host memory it rests in, if that is shared with what is brought together with it."""
+    start: int = 0
+    """Its first byte there."""
     users: int = 0
     writes: int = 0
     """How often what is at rest was written to from what was in use."""
@@ -47,7 +53,7 @@ class Streamed:
         if value is None:
             self._version = _version(self.tensor)
             return
-        if _takes(self.tensor, value):
+        if self.pieces is None and _takes(self.tensor, value):
             self.tensor.data = value
             value = self.tensor
         self.used, self._version = value, _version(value)
@@ -99,7 +105,7 @@ class Streamed:
         if (value.dtype, value.shape) == (self.rest.dtype, self.rest.shape):
             self.rest.copy_(value)  # the pages of a file are private to the process
         else:
-            self.rest, self.mapped = value.to(self.rest.device, copy=True), None
+            self.rest, self.mapped, self.block = value.to(self.rest.device, copy=True), None, None
             if self.used is not self.tensor:
                 self.tensor.data = self.rest
         self.writes += 1
@@ -112,24 +118,47 @@ class Streamed:
     @property
     def moves(self) -> bool:
         """Whether a copy is needed: another device, another dtype, or bytes at an odd address."""
-        odd = self.rest.numel() > 0 and self.rest.data_ptr() % self.rest.element_size() != 0
-        return self.rest.device != self.device or self.rest.dtype != self.dtype or odd
+        if self.rest.device != self.device or self.rest.dtype != self.dtype or self.pieces is not None:
+            return True
+        return self.rest.numel() > 0 and self.rest.data_ptr() % self.rest.element_size() != 0
 
     @property
     def nbytes(self) -> int:
         """Bytes while in use."""
         return self.rest.numel() * self.dtype.itemsize
 
+    @property
+    def pieces(self) -> Pieces | None:
+        """What it is put together from, if it rests in pieces."""
+        return self.rest.pieces if isinstance(self.rest, Stacked) else None
+
+    @property
+    def in_files(self) -> bool:
+        """Whether its bytes are in files, in memory only when they are brought."""
+        return self.mapped is not None or self.pieces is not None
+
+    def check(self) -> None:
+        """Raise `PlanError` if a file it is served from is not what it was."""
+        if self.mapped is not None:
+            self.mapped.check()
+        elif self.pieces is not None:
+            self.pieces.check()
+
     def read_ahead(self) -> None:
         """Ask for the bytes of the tensor at rest; returns before they are in memory."""
         if self.mapped is not None:
             self.mapped.read_ahead(0, self.rest.nbytes)
+        elif self.pieces is not None:
+            self.pieces.read_ahead(range(self.rest.shape[0]))
+
+    def bring(self) -> None:
+        """Return when the bytes at rest are in memory; those in pieces come when they are read."""
+        if self.mapped is not None:
+            self.mapped.bring_all(0, self.rest.nbytes)
 
     def copy(self) -> torch.Tensor | None:
         """Return what the module computes with; None when the tensor at rest will do, its bytes in memory."""
-        if self.mapped is not None:
-            for first in range(0, self.rest.nbytes, PIECE):
-                self.mapped.bring(first, min(PIECE, self.rest.nbytes - first))
+        self.bring()
         return self.rest.to(self.device, self.dtype, copy=True) if self.moves else None
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ...ir import ModuleTree, Plan
-from ..running.kinds import kinds_of
-from ..running.sites import sites_of
+from ....ir import ModuleTree, Plan
+from ...running.kinds import kinds_of
+from ...running.sites import sites_of
+from .sites import Site
 from .streamed import Streamed
-from .streaming import Site
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +32,6 @@ def streaming_sites(
     sizes = {number: one.nbytes for number, one in objects.items()}
     found = sites_of(plan, tree, kinds_of(enumerate(live)), numbers, sizes)
     return {
-        module: Site(tree.paths[module], [objects[number] for number in brought])
+        module: Site(tree.paths[module], live[module], [objects[number] for number in brought])
         for module, brought in found.items()
     }

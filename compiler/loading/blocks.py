@@ -1,0 +1,102 @@
+"""Host memory that streamed weights rest in: one block per unit, so that one copy brings all of it.
+
+A block is registered with the card's driver at its own size, in a thread, after its bytes are there:
+the driver's allocator would round every tensor up to a power of two, and keep the loader waiting.
+Until then, and where registering fails, copies from it are slower and as right.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+
+ALIGNMENT: Final = 256
+_HUGE_PAGE: Final = 2 << 20
+"""Blocks larger than this ask for large pages: the driver registers them one by one."""
+_OK: Final = 0
+
+
+class _Memory(mmap.mmap):
+    """Anonymous memory; a class of its own is told of its end before the memory goes."""
+
+
+class Block:
+    """Bytes of host memory; lives as long as a tensor in it."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.nbytes = nbytes
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
+        self._memory = _Memory(-1, max(nbytes, 1), **private)
+        if nbytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
+            self._memory.madvise(mmap.MADV_HUGEPAGE)
+        self._used = 0
+        self._unregister: weakref.finalize[..., Any] | None = None
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the driver knows the memory."""
+        return self._unregister is not None and self._unregister.alive
+
+    def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, int]:
+        """Return the next tensor in it, with a storage of its own, and its first byte."""
+        start = -(-self._used // ALIGNMENT) * ALIGNMENT
+        count = int(torch.Size(shape).numel())
+        self._used = start + count * dtype.itemsize
+        if not count:
+            return torch.empty(tuple(shape), dtype=dtype), start
+        flat = torch.frombuffer(self._memory, dtype=dtype, count=count, offset=start)
+        return flat.view(tuple(shape)), start
+
+    def bytes(self, start: int, end: int) -> torch.Tensor:
+        """Return bytes of it as a tensor."""
+        return torch.frombuffer(self._memory, dtype=torch.uint8, count=end - start, offset=start)
+
+    def register(self) -> bool:
+        """Let the driver know the memory, so that copies run beside the computing; takes a while."""
+        if self.pinned:
+            return True
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(address, self.nbytes, 0)) != _OK:
+            return False
+        self._unregister = weakref.finalize(self._memory, runtime.cudaHostUnregister, address)
+        self._unregister.atexit = False  # the driver is gone by then, and its registrations with it
+        return True
+
+    def unregister(self) -> None:
+        """Let the driver forget the memory."""
+        if self._unregister is not None:
+            self._unregister()
+
+
+def room_for(sizes: Sequence[int]) -> int:
+    """Return the bytes of a block for tensors of some sizes."""
+    return sum(-(-nbytes // ALIGNMENT) * ALIGNMENT for nbytes in sizes)
+
+
+class Registering:
+    """Registers blocks one after another in a thread, those that move most often first."""
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks, self._over = tuple(blocks), False
+        self._thread = threading.Thread(target=self._work, name="compile-plan-register", daemon=True)
+        if blocks:
+            self._thread.start()
+
+    def _work(self) -> None:
+        for block in self._blocks:
+            if self._over or not block.register():
+                return  # the system allows no more: what is left stays pageable
+
+    def end(self) -> None:
+        """Return when the thread has ended; blocks keep what they are."""
+        self._over = True
+        if self._thread.is_alive():
+            self._thread.join()

@@ -1,0 +1,92 @@
+"""The hooks of a streamed model: its modules enter and leave the stream, the model begins and ends it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from torch import nn
+
+from ..attributes import attributes_of, hook_that_makes
+from .stream import Stream
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+Args: TypeAlias = tuple[Any, ...]
+
+
+def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -> list[RemovableHandle]:
+    """Let every module that is a site enter and leave the stream, those ``aside`` excepted."""
+    handles: list[RemovableHandle] = []
+    seen: set[int] = set()
+    for number, site in enumerate(stream.sites):
+        site.made = list(_made_by_hooks(site.module))
+        if number not in aside and id(site.module) not in seen:
+            seen.add(id(site.module))
+            handles += attach_site(stream, number)
+    return [  # before the model's own hooks, which may use weights, and before the sites'
+        *handles,
+        model.register_forward_pre_hook(_Begin(stream), prepend=True),
+        model.register_forward_hook(_End(stream), always_call=True),
+    ]
+
+
+def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
+    """Let one module enter and leave the stream."""
+    module = stream.sites[number].module
+    return [
+        module.register_forward_pre_hook(_Enter(stream, number), prepend=True),
+        module.register_forward_hook(_Leave(stream, number), always_call=True),
+    ]
+
+
+def _made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
+    for part in module.modules():
+        for name, value in attributes_of(part):
+            if hook_that_makes(part, name) is not None:
+                yield part.__dict__, name, value
+
+
+def untraced(step: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401  # what the step takes and returns
+    """Run a step of the stream; where `torch.compile` is in use, without letting it look inside."""
+    if "torch._dynamo" in sys.modules:
+        step = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
+    return step(*args)
+
+
+@dataclass(frozen=True, slots=True)
+class _Begin:
+    stream: Stream
+
+    def __call__(self, module: nn.Module, _args: Args) -> None:
+        untraced(self.stream.begin, module)
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    stream: Stream
+
+    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
+        untraced(self.stream.end)
+
+
+@dataclass(frozen=True, slots=True)
+class _Enter:
+    stream: Stream
+    number: int
+
+    def __call__(self, _module: nn.Module, _args: Args) -> None:
+        untraced(self.stream.enter, self.number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    stream: Stream
+    number: int
+
+    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
+        untraced(self.stream.leave, self.number)

@@ -1,0 +1,134 @@
+"""How bytes get to a device beside its computing: by events between two streams, never by waiting.
+
+A mark stands for everything put on a stream so far. Copies wait for the marks of whoever used their
+memory before, and computing waits for the mark of the copies; the CPU waits for neither and runs ahead.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol
+
+import torch
+
+from .courier import Courier, Mark, Pair
+
+_UNREAD: Final = 512
+"""Waits whose length was not asked for yet; older ones are read from the device before more are noted."""
+
+
+class Lane(Protocol):
+    """What brings bytes to one device."""
+
+    def copy(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Copy when the marks are reached; returns the mark of the copies, maybe before they happen."""
+        ...
+
+    def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Copy from memory the driver does not know; returns when the last copy is under way."""
+        ...
+
+    def mark(self) -> Mark:
+        """Return a mark of what this thread has let the device compute so far."""
+        ...
+
+    def join(self, mark: Mark) -> None:
+        """Let what this thread computes from here on wait for a mark."""
+        ...
+
+    def waited(self) -> float:
+        """Return the seconds that computing has waited for copies since this was last asked."""
+        ...
+
+
+class DirectLane:
+    """Copies at once, in the thread that asks: for devices without streams, and the host itself."""
+
+    def copy(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Copy; all marks lie in the past."""
+        del after
+        for source, target in pairs:
+            target.copy_(source)
+
+    def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Copy; one memory is as good as another here."""
+        return self.copy(pairs, after)
+
+    def mark(self) -> Mark:
+        """Return None: what was asked for has happened."""
+
+    def join(self, mark: Mark) -> None:
+        """Do nothing: there is nothing to wait for."""
+
+    def waited(self) -> float:
+        """Return 0: a wait here is one of the thread, which counts it itself."""
+        return 0.0
+
+
+class CudaLane:
+    """Copies on a stream of their own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._courier: Courier | None = None
+        self._waits: deque[tuple[Any, Any]] = deque()
+        self._seconds = 0.0
+
+    def copy(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Put the copies on the side stream, behind the marks."""
+        for mark in after:
+            if mark is not None:
+                self._side.wait_event(mark)
+        with torch.cuda.stream(self._side):
+            for source, target in pairs:
+                target.copy_(source, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(self._side)
+        return done
+
+    def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Bring the bytes through pinned slots: filling one overlaps with the copy from the other."""
+        if self._courier is None:
+            self._courier = Courier(lambda copies: self.copy(copies, ()))
+        done = self.copy((), after)
+        for source, target in pairs:
+            done = self._courier.bring(source, target) or done
+        return done
+
+    def mark(self) -> Mark:
+        """Record an event on the stream this thread computes on."""
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def join(self, mark: Mark) -> None:
+        """Make the computing stream wait; how long it really waits is read later."""
+        if mark is None or mark.query():
+            return
+        stream = torch.cuda.current_stream(self._device)
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        before.record(stream)
+        stream.wait_event(mark)
+        after.record(stream)
+        self._waits.append((before, after))
+        if len(self._waits) > _UNREAD:
+            self._read(wait=False)
+
+    def waited(self) -> float:
+        """Read the events of all waits; this waits for the device."""
+        self._read(wait=True)
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _read(self, *, wait: bool) -> None:
+        while self._waits and (wait or self._waits[0][1].query()):
+            before, after = self._waits.popleft()
+            after.synchronize()
+            self._seconds += before.elapsed_time(after) / 1000
+
+
+def lane_to(device: torch.device) -> Lane:
+    """Return what brings bytes to a device."""
+    return CudaLane(device) if device.type == "cuda" else DirectLane()

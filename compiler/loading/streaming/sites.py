@@ -1,0 +1,97 @@
+"""A site: a module whose streamed tensors come and go together, and what was brought for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .arena import Lot
+from .carrier import Carrier
+from .counts import Counts
+from .courier import Mark
+from .lanes import Lane
+from .streamed import Streamed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(slots=True)
+class Site:
+    """A module and the tensors that are there while it runs."""
+
+    path: str
+    module: nn.Module
+    streamed: list[Streamed] = field(default_factory=list[Streamed])
+    made: Sequence[tuple[dict[str, Any], str, torch.Tensor]] = ()
+    """What hooks make from them before each forward: attributes, with what they are at rest."""
+    counts: Counts = field(default_factory=Counts)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the streaming buffer it takes."""
+        return sum(one.nbytes for one in self.streamed)
+
+    @property
+    def moved(self) -> int:
+        """Bytes that are copied to bring it."""
+        return sum(one.nbytes for one in self.streamed if one.moves)
+
+    @property
+    def quick(self) -> bool:
+        """Whether bringing it is only a matter of asking the card: nothing is read or converted first."""
+        return all(
+            one.device.type == "cuda" and one.block is not None and one.block.pinned for one in self.streamed
+        )
+
+    def check(self) -> None:
+        """Raise `PlanError` if a file the site is served from is not what it was; costs a microsecond."""
+        files = {id(one.mapped.file): one for one in self.streamed if one.mapped is not None}
+        pieces = [one for one in self.streamed if one.pieces is not None]
+        for one in (*files.values(), *pieces):
+            one.check()
+
+
+Brought: TypeAlias = tuple[Streamed, tuple[int, int], "torch.Tensor | None"]
+"""A tensor, its stamp when it was copied, and the copy; None where what is at rest will do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """Memory of one device that a site's tensors are brought to."""
+
+    carrier: Carrier
+    lot: Lot | None
+    """None where the streaming buffer had no gap: such memory is the allocator's."""
+
+
+@dataclass(slots=True)
+class Load:
+    """What is brought for a site."""
+
+    copies: Sequence[Brought]
+    cargo: Sequence[Cargo]
+    marks: list[tuple[Lane, Mark]] = field(default_factory=list["tuple[Lane, Mark]"])
+    """What computing has to wait for."""
+
+    def join(self) -> None:
+        """Let this thread's computing wait until everything is there."""
+        for lane, mark in self.marks:
+            lane.join(mark)
+
+    def give_back(self, *, used: bool) -> None:
+        """Hand the memory back; what was never used is free once the copies to it are over."""
+        for cargo in self.cargo:
+            if cargo.lot is not None:
+                carrier = cargo.carrier
+                carrier.arena.give(cargo.lot, carrier.lane.mark() if used else None)
+        self.cargo = ()
+
+    def is_current(self, site: Site) -> bool:
+        """Say whether it is what is at rest now: a forward may write between its modules too."""
+        if len(self.copies) != len(site.streamed):
+            return False
+        rows = zip(site.streamed, self.copies, strict=True)
+        return all(one is now and stamp == now.stamp for now, (one, stamp, _) in rows)

@@ -1,0 +1,235 @@
+"""Streamed weights of one model: which site comes next, who is in it, and what a forward leaves behind.
+
+The order is the one seen in the last pass; what follows is brought ahead, the first site of the next
+pass at the end of this one. Whatever ends a forward, the next one starts with everything at rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex
+
+import torch
+
+from ....ir import Diagnostic, PlanError
+from ....ir.rules.loading import COPIED_WHILE_STREAMING, FORKED_WHILE_STREAMING
+from .frames import calls_of
+from .sites import Load, Site
+from .supply import Supply
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .streamed import Streamed
+
+
+@dataclass(slots=True)
+class _Pass:
+    """One thread's way through the model."""
+
+    last: int | None = None
+    inside: list[int] = field(default_factory=list[int])
+
+
+class Stream:
+    """Lets modules have their weights while they run."""
+
+    def __init__(self, sites: Sequence[Site], budget: int, aside: Iterable[int] = ()) -> None:
+        """Take the sites in tree order; those ``aside`` are entered only by passes that need all of them."""
+        self.supply = Supply(sites, budget)
+        some = [number for number in range(len(sites)) if number not in set(aside)]
+        self._next = {True: _in_order(range(len(sites))), False: _in_order(some)}
+        self._whole = True
+        self._first = 0
+        self._passes: dict[int, _Pass] = {}
+        self._loads: dict[int, list[Load]] = {}
+        self._at_rest = True
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+
+    @property
+    def sites(self) -> Sequence[Site]:
+        """The sites by number."""
+        return self.supply.sites
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        """Refuse to be copied or pickled, and with it the model whose hooks have it."""
+        message = f"`{self.sites[0].path or '.'}` is streamed, so the model cannot be copied or pickled"
+        help_ = "load another model by the same plan, save its `state_dict()`, or call `release_model` first"
+        raise PlanError([Diagnostic(COPIED_WHILE_STREAMING, message, help=help_)])
+
+    def begin(self, model: nn.Module) -> None:
+        """Start preparing for a forward of the whole model."""
+        self._notice_fork()
+        with self._lock:
+            if not self._at_rest:
+                self._recover(model)
+            self._pass().last = None
+            self._ahead(self._first)
+
+    def end(self) -> None:
+        """Drop what was not used; accelerators are sent what the next forward starts with."""
+        with self._lock:
+            self._pass().last = None
+            away = all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
+            self.supply.drop({self._first} if away else ())
+            if away:
+                self.supply.ahead(self._first)
+
+    def enter(self, number: int) -> None:
+        """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
+        self._notice_fork()
+        with self._lock:
+            now, site = self._pass(), self.sites[number]
+            if now.inside and (number in now.inside or number == self._first):
+                self._recover(site.module)
+                now = self._pass()
+            site.check()
+            self._learn(now, number)
+            load = self.supply.bring(number)
+            self._at_rest = False
+            now.inside.append(number)
+            self._loads.setdefault(number, []).append(load)
+            self.supply.held += self.supply.sizes[number]
+            with torch.inference_mode(mode=False), torch.no_grad():
+                for one, _, copy in load.copies:
+                    if one.users == 0:
+                        one.lend(copy)
+                    one.users += 1
+            self._ahead(self._next[self._whole].get(number))
+
+    def leave(self, number: int) -> None:
+        """Put a site's tensors back to rest; does nothing if it was not brought."""
+        with self._lock:
+            now = self._pass()
+            if number not in now.inside:
+                return
+            self._put_back(number)
+            now.inside.remove(number)
+            self._at_rest = not any(each.inside for each in self._passes.values())
+            if not now.inside:
+                self._passes = {key: each for key, each in self._passes.items() if each.inside or each is now}
+            self._ahead(self._next[self._whole].get(number))
+
+    def choose(self, *, whole: bool) -> None:
+        """Say whether this pass needs all of what is by rows, or some rows: what is brought ahead follows."""
+        with self._lock:
+            self._whole = whole
+
+    def close(self) -> None:
+        """End the thread and put everything to rest."""
+        self._notice_fork()
+        with self._lock:
+            self._all_to_rest()
+            self.supply.close()
+
+    def _pass(self) -> _Pass:
+        return self._passes.setdefault(threading.get_ident(), _Pass())
+
+    def _learn(self, now: _Pass, number: int) -> None:
+        """Note what came after what, and give up what was brought ahead for another order."""
+        order = self._next[self._whole]
+        if now.last is None:
+            self._first = number
+        else:
+            order[now.last] = number
+        now.last = number
+        soon, following = {number}, order.get(number)
+        while following is not None and following not in soon and len(soon) <= len(self.supply.ready):
+            soon.add(following)
+            following = order.get(following)
+        self.supply.drop(soon)
+
+    def _ahead(self, number: int | None) -> None:
+        """Prepare what follows as far as the buffer allows; each site once."""
+        seen: set[int] = set()
+        while number is not None and number not in seen:
+            seen.add(number)
+            if not self.supply.ahead(number):
+                return
+            number = self._next[self._whole].get(number)
+
+    def _put_back(self, number: int) -> None:
+        site, load = self.sites[number], self._loads[number].pop()
+        self.supply.held -= self.supply.sizes[number]
+        for one, _, _ in load.copies:
+            one.users -= 1
+        self._settle([one for one, _, _ in load.copies if one.users == 0])
+        load.give_back(used=True)
+        for table, name, value in () if self._loads[number] else site.made:
+            table[name] = value
+
+    def _recover(self, entered: nn.Module) -> None:
+        """Put to rest what forwards left behind that something broke off between their hooks."""
+        gone: list[int] = []
+        for thread, each in self._passes.items():
+            calls = [calls_of(self.sites[number].module, thread) for number in each.inside]
+            rows = list(zip(each.inside, calls, strict=True))
+            left = [n for n, count in rows if count > (self.sites[n].module is entered)]
+            gone += [number for number in each.inside if number not in left]
+            each.inside = left
+        if not any(each.inside for each in self._passes.values()):
+            self._all_to_rest()
+            return
+        for number in gone:
+            if self._loads.get(number):
+                self._put_back(number)
+
+    def _all_to_rest(self) -> None:
+        streamed = {id(one): one for site in self.sites for one in site.streamed}
+        for one in streamed.values():
+            one.users = 0
+        self._settle(list(streamed.values()))
+        for loads in self._loads.values():
+            for load in loads:
+                load.give_back(used=True)
+        self._loads, self._passes, self.supply.held = {}, {}, 0
+        self.supply.drop()
+        for site in self.sites:
+            for table, name, value in site.made:
+                table[name] = value
+        self._at_rest = True
+
+    def _notice_fork(self) -> None:
+        """Start anew in a child of the process that loaded the model; a card cannot be used there."""
+        if self._process == os.getpid():
+            return
+        self._lock = threading.RLock()
+        self.supply.forget()
+        away = next((one for s in self.sites for one in s.streamed if one.device.type == "cuda"), None)
+        if away is not None:
+            message = f"this process was forked from the one that loaded the model onto `{away.device}`"
+            help_ = "start processes with `spawn`, or load the model after forking"
+            raise PlanError([Diagnostic(FORKED_WHILE_STREAMING, message, help=help_)])
+        self._process = os.getpid()
+        self._all_to_rest()
+
+    def _settle(self, streamed: Sequence[Streamed]) -> None:
+        """Put tensors to rest, as the forward left them.
+
+        A write to one tensor of a module counts for all in that table: batch norm marks its counter as
+        written and its statistics not.
+        """
+        written = {table for one in streamed for table in one.written()}
+        with torch.inference_mode(mode=False), torch.no_grad():
+            replaced = [(one, one.replaced()) for one in streamed if one.used is not None]
+            for one in streamed:
+                one.settle(written)
+        for one, others in replaced:
+            if others or not one.homes:
+                self._exchange(one, others)
+
+    def _exchange(self, one: Streamed, others: Sequence[Streamed]) -> None:
+        kept = [one, *others] if one.homes else others
+        for number, site in enumerate(self.sites):
+            if any(other is one for other in site.streamed):
+                site.streamed = [*(other for other in site.streamed if other is not one), *kept]
+                self.supply.sizes[number] = site.nbytes
+
+
+def _in_order(numbers: Sequence[int]) -> dict[int, int]:
+    return dict(itertools.pairwise(numbers))

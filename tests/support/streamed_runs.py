@@ -1,0 +1,237 @@
+"""Streamed models in the circumstances people run them in, on a pretended accelerator.
+
+`python streamed_runs.py` prints one JSON object: for each circumstance and store what happened, ``equal``
+where every output was that of the plain model on the CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pretend_device
+import torch
+from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.ir import Account, Device, Model, Plan, Unit
+from safetensors.torch import save_file
+from torch import nn
+
+CARD = torch.device("npu:0")
+NAMES = {"cuda:0": CARD}
+DEVICES = (Device("cuda:0", None), Device("cpu", None), Device("disk", None))
+STORES = ("cpu", "disk")
+WIDTH, LAYERS = 16, 5
+X = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
+assert pretend_device.COUNT
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.q_proj = nn.Linear(WIDTH, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.scale = nn.Parameter(torch.rand(WIDTH))
+
+    def forward(self, x):
+        return x + torch.relu(self.q_proj(self.norm(x))) * self.scale
+
+
+class Stack(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(WIDTH, WIDTH)
+        self.layers = nn.ModuleList(Layer() for _ in range(LAYERS))
+        self.before = None
+
+    def forward(self, x):
+        x = self.first(x)
+        for number, layer in enumerate(self.layers):
+            if number == LAYERS // 2 and self.before is not None:
+                self.before()
+            x = layer(x)
+        return x
+
+
+def pair(store, folder, *, streaming=0, split=False):
+    """Return the plain model, and one whose layers are stored elsewhere than they run."""
+    torch.manual_seed(0)
+    real = Stack()
+    save_file(real.state_dict(), folder / "model.safetensors")
+    with torch.device("meta"):
+        model = Stack()
+    units = [Unit("first", "cuda:0", "cuda:0")]
+    names = [f"layers.{i}" for i in range(LAYERS)]
+    parts = ("q_proj", "norm", "scale") if split else ("",)
+    units += [Unit(f"{name}.{part}".rstrip("."), store, "cuda:0") for name in names for part in parts]
+    ledger = (Account("cuda:0", streaming=streaming),) if streaming else ()
+    plan = Plan(Model("stack"), DEVICES, units=tuple(units), ledger=ledger)
+    load_model(plan, model, folder / "model.safetensors", devices=NAMES)
+    return real, model
+
+
+def same(real, model, x=X):
+    return torch.allclose(model(x), real(x), atol=1e-6)
+
+
+def at_rest(model):
+    stream = model._compile_plan_execution.stream
+    used = [one for site in stream.sites for one in site.streamed if one.used is not None or one.users]
+    return not used and stream.supply.held == 0
+
+
+def plain(store, folder):
+    real, model = pair(store, folder)
+    return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def small_buffer(store, folder):
+    real, model = pair(store, folder, streaming=1)
+    return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def large_buffer(store, folder):
+    real, model = pair(store, folder, streaming=1 << 20)
+    return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def parts_of_layers(store, folder):
+    real, model = pair(store, folder, split=True)
+    return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def inference_mode(store, folder):
+    real, model = pair(store, folder)
+    with torch.inference_mode():
+        first = all(same(real, model) for _ in range(2))
+    return first and same(real, model)
+
+
+def two_models(store, folder):
+    (folder / "second").mkdir()
+    (real, model), (other_real, other) = pair(store, folder), pair("cpu", folder / "second", split=True)
+    return all(same(real, model) and same(other_real, other) for _ in range(3))
+
+
+def one_inside_the_other(store, folder):
+    (folder / "second").mkdir()
+    (real, model), (other_real, other) = pair(store, folder), pair("cpu", folder / "second")
+    inner: list[bool] = []
+    model.before = lambda: inner.append(same(other_real, other))
+    return all(same(real, model) for _ in range(2)) and all(inner)
+
+
+def changed_weights(store, folder):
+    """What is written between forwards counts in the next one, also what was brought ahead."""
+    real, model = pair(store, folder)
+    first = same(real, model)
+    for one in (real, model):
+        with torch.no_grad():
+            one.layers[0].q_proj.weight.mul_(2)
+    return first and same(real, model)
+
+
+def interrupts(store, folder):
+    """Whatever ends a forward, in a hook or between two, the next one is right and starts at rest."""
+    real, model = pair(store, folder)
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    for at in range(4):
+        model.before = interrupt
+        if at % 2:  # inside a layer: torch runs no hook after it
+            model.before, handle = (
+                None,
+                model.layers[2].norm.register_forward_pre_hook(lambda *_: interrupt()),
+            )
+        try:
+            model(X)
+        except KeyboardInterrupt:
+            model.before = None
+            if at % 2:
+                handle.remove()
+        else:
+            return False
+    return same(real, model) and at_rest(model)
+
+
+def interrupts_without_the_models_hooks(store, folder):
+    """Some wrappers call `forward` itself, past the hooks of the model."""
+    real, model = pair(store, folder)
+    model.forward(X.to(CARD))
+    handle = model.layers[2].norm.register_forward_pre_hook(
+        lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    try:
+        model.forward(X.to(CARD))
+    except KeyboardInterrupt:
+        handle.remove()
+    result = model.forward(X.to(CARD)).to("cpu")
+    return torch.allclose(result, real(X), atol=1e-6) and at_rest(model)
+
+
+def threads(store, folder):
+    real, model = pair(store, folder)
+    inputs = [X + number for number in range(4)]
+    expected = [real(x) for x in inputs]
+    found: list[bool] = []
+
+    def work(number):
+        found.extend(torch.allclose(model(inputs[number]), expected[number], atol=1e-5) for _ in range(5))
+
+    running = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return len(found) == 20 and all(found) and at_rest(model)
+
+
+def forked(store, folder):
+    """A child that is forked after a forward computes the same."""
+    real, model = pair(store, folder)
+    if not same(real, model):
+        return False
+    child = os.fork()
+    if child == 0:
+        right = False
+        try:
+            right = all(same(real, model) for _ in range(2))
+        finally:
+            os._exit(0 if right else 1)
+    return os.waitpid(child, 0)[1] == 0 and same(real, model)
+
+
+def released(store, folder):
+    real, model = pair(store, folder)
+    first = same(real, model)
+    release_model(model)
+    model.first.to("cpu")
+    return first and same(real, model)
+
+
+CASES = (
+    plain, small_buffer, large_buffer, parts_of_layers, inference_mode, two_models,
+    one_inside_the_other, changed_weights, interrupts, interrupts_without_the_models_hooks, threads, forked,
+    released,
+)  # fmt: skip
+
+
+def outcome(case, store):
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        return "equal" if case(store, Path(name)) else "different"
+
+
+def main():
+    torch.set_num_threads(1)
+    chosen = [case for case in CASES if not sys.argv[1:] or case.__name__ in sys.argv[1:]]
+    found = {case.__name__: {store: outcome(case, store) for store in STORES} for case in chosen}
+    print(json.dumps(found))  # noqa: T201  the program's result
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""The streaming runtime: right whoever calls the model, however a forward ended, in every process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.compiler.loading import load_model
+from compile_plan.compiler.loading.streaming.arena import Arena
+from compile_plan.compiler.loading.streaming.lanes import DirectLane
+from compile_plan.compiler.loading.streaming.sites import Site
+from compile_plan.compiler.loading.streaming.stream import Stream
+from compile_plan.compiler.loading.streaming.streamed import Streamed
+from compile_plan.ir import PlanError, Unit
+from safetensors.torch import save_file
+from tiny_checkpoints import plan
+from torch import nn
+
+SUPPORT = Path(__file__).parents[1] / "support"
+X = torch.linspace(-1, 1, 48).view(3, 16)
+
+
+def test_streamed_models_compute_the_same_in_every_circumstance():
+    done = subprocess.run(
+        [sys.executable, "streamed_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert len(found) == 13
+    assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
+
+
+def layers():
+    torch.manual_seed(0)
+    return nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(4)))
+
+
+@pytest.fixture(name="streamed")
+def _streamed(tmp_path):
+    """A model in double precision, and its twin on disk in single precision."""
+    real = layers()
+    save_file(real.state_dict(), tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = layers()
+    return real.double(), load_model(plan(Unit("", "disk", "cpu")), model, tmp_path, dtype="float64")
+
+
+def test_a_compiled_model_computes_the_same(streamed):
+    real, model = streamed
+    compiled = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(compiled(X.double()), real(X.double()))
+
+
+def test_autocast_computes_the_same(streamed):
+    real, model = streamed
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model(X.double()), real(X.double()))
+
+
+def test_a_forked_process_is_told_that_it_cannot_use_the_card(monkeypatch):
+    away = Streamed(torch.zeros(2), torch.zeros(2), torch.device("cuda:0"), torch.float32, None)
+    stream = Stream([Site("layer", nn.Identity(), [away])], 0)
+    own = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: own + 1)
+    with pytest.raises(PlanError) as caught:
+        stream.enter(0)
+    assert [found.rule.code for found in caught.value.diagnostics] == ["forked-while-streaming"]
+    assert "`cuda:0`" in caught.value.diagnostics[0].message
+
+
+class Marks(DirectLane):
+    """Counts its marks."""
+
+    def __init__(self):
+        self.count = 0
+
+    def mark(self):
+        self.count += 1
+        return self.count
+
+
+def test_memory_is_given_out_again_only_behind_its_last_users():
+    lane = Marks()
+    arena = Arena(torch.device("cpu"), 1024, lane)
+    first, second = arena.take(512), arena.take(512)
+    assert arena.take(1) is None
+    assert first.after == second.after == [1]  # whoever had the memory before the arena
+    arena.give(first, 7)
+    arena.give(second, 8)
+    whole = arena.take(1024)
+    assert sorted(whole.after) == [7, 8]
+    arena.give(whole, None)
+    assert arena.take(256).after == []
+
+
+def test_parts_of_a_buffer_never_overlap():
+    arena = Arena(torch.device("cpu"), 4096, DirectLane())
+    generator, held = torch.Generator().manual_seed(0), []
+    for _ in range(300):
+        wanted = int(torch.randint(1, 1500, (), generator=generator))
+        lot = arena.take(wanted)
+        if lot is None:
+            arena.give(held.pop(int(torch.randint(len(held), (), generator=generator))), None)
+            continue
+        assert lot.memory.numel() >= wanted
+        assert all(lot.end <= other.start or other.end <= lot.start for other in held)
+        held.append(lot)
