@@ -23,7 +23,7 @@ from .stored_files import Mapped
 from .streaming import Home, Streamed
 from .streaming.hooks import attach_stream
 from .streaming.live_sites import streaming_sites
-from .streaming.sites import Site
+from .streaming.site import Site
 from .streaming.stream import Stream
 from .wrappers import Plain
 

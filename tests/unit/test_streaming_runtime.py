@@ -13,7 +13,7 @@ import torch
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.streaming.arena import Arena
 from compile_plan.compiler.loading.streaming.lanes import DirectLane
-from compile_plan.compiler.loading.streaming.sites import Site
+from compile_plan.compiler.loading.streaming.site import Site
 from compile_plan.compiler.loading.streaming.stream import Stream
 from compile_plan.compiler.loading.streaming.streamed import Streamed
 from compile_plan.ir import PlanError, Unit

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ....ir import ModuleTree, Plan
 from ...running.kinds import kinds_of
 from ...running.sites import sites_of
-from .sites import Site
+from .site import Site
 from .streamed import Streamed
 
 if TYPE_CHECKING:

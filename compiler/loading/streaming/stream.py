@@ -18,7 +18,7 @@ import torch
 from ....ir import Diagnostic, PlanError
 from ....ir.rules.loading import COPIED_WHILE_STREAMING, FORKED_WHILE_STREAMING
 from .frames import calls_of
-from .sites import Load, Site
+from .site import Load, Site
 from .supply import Supply
 
 if TYPE_CHECKING:

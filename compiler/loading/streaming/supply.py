@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .carrier import Carrier, needs_of
-from .sites import Cargo, Load, Site
+from .site import Cargo, Load, Site
 
 if TYPE_CHECKING:
     from collections.abc import Collection
