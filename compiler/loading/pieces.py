@@ -39,12 +39,12 @@ class Place:
 def places_in(merges: Sequence[Merge], slot: Slot) -> tuple[Place, ...] | None:
     """Return where the stored tensors that make a slot's tensor belong in it; None where none are placed."""
     merge = next((merge for merge in merges if merge.target in slot.paths), None)
-    places = None if merge is None else places_of(merge, slot.tensor.shape)
+    places = None if merge is None else stack_places(merge, slot.tensor.shape)
     stored = {stored_dtype(place.source) for place in places or ()}
     return places if is_plain_float(slot.dtype) and len(stored) == 1 and None not in stored else None
 
 
-def places_of(merge: Merge, shape: Sequence[int]) -> tuple[Place, ...] | None:
+def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[Place, ...] | None:
     """Return the places of the stored tensors in a stack; None where merging does more than placing.
 
     That is so for rules that only stack (along the first dimension) and join (along the next).

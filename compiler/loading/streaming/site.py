@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .arena import Lot
 from .carrier import Carrier
-from .counts import Counts
 from .courier import Mark
 from .lanes import Lane
 from .streamed import Streamed
+from .tally import Tally
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,7 @@ class Site:
     streamed: list[Streamed] = field(default_factory=list[Streamed])
     made: Sequence[tuple[dict[str, Any], str, torch.Tensor]] = ()
     """What hooks make from them before each forward: attributes, with what they are at rest."""
-    counts: Counts = field(default_factory=Counts)
+    counts: Tally = field(default_factory=Tally)
 
     @property
     def nbytes(self) -> int:

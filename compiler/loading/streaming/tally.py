@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 
 @dataclass(slots=True)
-class Counts:
+class Tally:
     """Of one site since the last report."""
 
     calls: int = 0
@@ -21,9 +21,9 @@ class Counts:
     misses: int = 0
     """Rows that had to be brought."""
 
-    def take(self) -> Counts:
+    def take(self) -> Tally:
         """Return what was counted, and start again."""
-        taken = Counts(**{part.name: getattr(self, part.name) for part in fields(self)})
+        taken = Tally(**{part.name: getattr(self, part.name) for part in fields(self)})
         for part in fields(self):
             setattr(self, part.name, part.default)
         return taken
