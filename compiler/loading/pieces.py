@@ -148,7 +148,7 @@ class Stacked(torch.Tensor):
         args, values = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, kwargs or {}))
         return func(*args, **values)
 
-    def __repr__(self, *, tensor_contents: _Untyped = None) -> str:
+    def __repr__(self, *, tensor_contents: _Untyped = None) -> str:  # type: ignore[override]
         """Say what it is without reading it."""
         del tensor_contents
         return f"Stacked({list(self.shape)}, dtype={self.dtype}, on disk in pieces)"
