@@ -159,10 +159,10 @@ class Reader:
         """Look names of devices up by row."""
         return [_device(name) for name in self.strings(rows)]
 
-    def optional_devices(self, rows: list[int], beside: str | None = None) -> list[str | None]:
-        """Look names of devices up by rows counted from 1; 0 is None. ``beside`` may stand there too."""
+    def optional_devices(self, rows: list[int], beside: frozenset[str] = frozenset()) -> list[str | None]:
+        """Look names of devices up by rows counted from 1; 0 is None. ``beside`` may stand there."""
         names = self.optional_strings(rows)
-        return [name if name in {None, beside} else _device(name or "") for name in names]
+        return [name if name is None or name in beside else _device(name or "") for name in names]
 
     def paths(self, rows: list[int]) -> list[str]:
         """Look paths up by row."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ir import (
-    STREAMING,
+    WAYS,
     WORKLOADS,
     Atomic,
     Cache,
@@ -251,7 +251,7 @@ def _constraint(kind: int, targets: tuple[str, ...], device: str | None, *, adde
 def _read_rules(reader: Reader) -> tuple[tuple[Constraint, ...], tuple[TieGroup, ...]]:
     kinds, counts, devices, added = reader.rows("constraints", *TABLES["constraints"])
     targets = grouped(reader.paths(*reader.rows("constraint_targets", "path")), counts, "constraints")
-    named = reader.optional_devices(devices, beside=STREAMING)
+    named = reader.optional_devices(devices, beside=WAYS)
     rows = zip(kinds, targets, named, reader.flags(added), strict=True)
     constraints = tuple(_constraint(kind, each, device, added=mark) for kind, each, device, mark in rows)
     (sizes,) = reader.rows("ties", *TABLES["ties"])

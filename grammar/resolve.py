@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import assert_never
 
 from ..ir import (
-    STREAMING,
+    WAYS,
     Atomic,
     Cache,
     Constraint,
@@ -237,7 +237,7 @@ class _Resolver:
             case SplitLine(path):
                 yield from (Split(each, added, span) for each in expand(path))
             case NeverLine(path, word):
-                device = STREAMING if word.text == STREAMING else self.reader.device(word)
+                device = word.text if word.text in WAYS else self.reader.device(word)
                 if device is not None:
                     yield from (Never(each, device, added, span) for each in expand(path))
             case TogetherLine(paths):

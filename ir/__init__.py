@@ -18,6 +18,8 @@ from .names import (
 )
 from .plan import (
     STREAMING,
+    VISITING,
+    WAYS,
     WORKLOADS,
     Account,
     Atomic,
@@ -46,12 +48,15 @@ from .sizes import exact_size, human_size, parse_size, size_up
 from .source import Source, Span
 from .tree import ModuleTree, Role, group_storages
 from .verify import verify
+from .visits import home_of, homes_of, never_visited, parts_apart, why_not
 
 __all__ = [
     "CPU",
     "DISK",
     "RULES",
     "STREAMING",
+    "VISITING",
+    "WAYS",
     "WORKLOADS",
     "Account",
     "Atomic",
@@ -92,6 +97,8 @@ __all__ = [
     "device_type",
     "exact_size",
     "group_storages",
+    "home_of",
+    "homes_of",
     "host_of",
     "human_size",
     "is_accelerator",
@@ -99,9 +106,12 @@ __all__ = [
     "is_host_name",
     "is_within",
     "join_path",
+    "never_visited",
     "parse_size",
+    "parts_apart",
     "pool_sizes",
     "size_up",
     "unit_of_tensors",
     "verify",
+    "why_not",
 ]

@@ -113,7 +113,8 @@ class Workload:
 class Unit:
     """What gets a device: a module, or a bare tensor of a split module.
 
-    Units may nest: the deepest wins, the later among equals. What the compiler emits never nests.
+    Units may nest: the deepest wins, the later among equals. In a bound plan a module nested in another
+    unit is visited: it runs on its own device, and its results come back to where that unit runs.
     In a plan that is not bound to a model yet ``path`` may hold the wildcards ``*`` and ``**``.
     """
 
@@ -159,11 +160,15 @@ class Split:
 
 STREAMING: Final = "streaming"
 """Instead of a device in `Never`: what is named is used where it is stored."""
+VISITING: Final = "visiting"
+"""Instead of a device in `Never`: what is named runs where the module around it runs."""
+WAYS: Final = frozenset({STREAMING, VISITING})
+"""What `Never` may name that is no device."""
 
 
 @dataclass(frozen=True, slots=True)
 class Never:
-    """Never store or run what this pattern names on the device; never stream it if that is `STREAMING`."""
+    """Never store or run what this pattern names on the device; one of `WAYS`: never in that way."""
 
     pattern: str
     device: str

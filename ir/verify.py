@@ -26,6 +26,7 @@ from .rules.laws import (
 from .sizes import human_size
 from .source import Span
 from .tree import ModuleTree
+from .visits import never_visited, parts_apart, why_not
 
 
 def verify(plan: Plan) -> tuple[Diagnostic, ...]:
@@ -183,12 +184,21 @@ def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) ->
             inside = set(owner[tree.first_tensors[module] : tree.first_tensors[tree.ends[module]]]) - {-1}
             if len({(units[unit].store, units[unit].run) for unit in inside}) < 2:
                 continue
+            banned = never_visited(tree, plan.constraints)
+            cut = next(
+                (part for part in parts_apart(tree, module, owner, units, banned) if not part.legal), None
+            )
+            if cut is None:
+                continue
             path, stores = tree.paths[module], [*dict.fromkeys(units[unit].store for unit in sorted(inside))]
             yield Diagnostic(
                 ATOMIC_CUT,
                 f"{f'`{path}`' if path else 'the model'} is never split and has more than one place",
                 _label(rule.span, "never split"),
-                notes=(f"parts of it are on {', '.join(f'`{store}`' for store in stores)}",),
+                notes=(
+                    f"parts of it are on {', '.join(f'`{store}`' for store in stores)}",
+                    f"`{cut.path}` cannot be visited: {why_not(tree, cut.path)}",
+                ),
                 help=f"write `place {path or '.'} on {stores[0]}` in place of its parts",
             )
             return

@@ -1,4 +1,8 @@
-"""Binding lines to a model: patterns to paths, nested places to disjoint units, and what is missing."""
+"""Binding lines to a model: patterns to paths, nested places to units, and what is missing.
+
+Units are flattened through what may be opened. In a module that is never split nested places stay nested:
+its parts are visited.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from ...grammar.words import spell_path
 from ...ir import (
     CPU,
     DISK,
+    Atomic,
     Constraint,
     Demand,
     Device,
@@ -25,14 +30,18 @@ from ...ir import (
     Work,
     atomic_modules,
     device_type,
+    home_of,
     is_accelerator,
     is_within,
+    never_visited,
+    parts_apart,
     unit_of_tensors,
     verify,
 )
 from ...ir.patterns import match_paths, outermost
 from ...ir.rules.language import LINE_NEVER_WINS
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
+from ..placing.grains import layer_modules
 from .contradictions import check_pins
 from .references import check_references
 
@@ -50,7 +59,7 @@ class Pins:
 
 
 def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, complete: bool = True) -> Plan:
-    """Bind the lines of a plan to a model: disjoint units in tree order, and needs without wildcards.
+    """Bind the lines of a plan to a model: units in tree order, and needs without wildcards.
 
     The one road of every line: of an override, a complete plan, a half-placed one, for the loader and the
     editor. Reports what names nothing, what contradicts itself, what can never win, and, in a plan that is
@@ -70,7 +79,10 @@ def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, complet
     diagnostics.extend(found)
     if found.errors:
         return bound
-    units = [*disjoint_units(_whole(pins, plan.constraints)), *_without_place(tree, plan.units, pins)]
+    units = [
+        *bound_units(_whole(pins, plan.constraints), plan.constraints),
+        *_without_place(tree, plan.units, pins),
+    ]
     bound = replace(
         bound,
         units=tuple(units),
@@ -114,7 +126,8 @@ def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:
     for module in atomic_modules(tree, rules):
         inside = tree.tensors(module)
         parts = {owners[tensor] for tensor in inside}
-        if len(parts) > 1:
+        places = {(units[owner].store, units[owner].run) if owner >= 0 else None for owner in parts}
+        if len(parts) > 1 and len(places) == 1:
             units.append(replace(units[min(parts)], path=tree.paths[module]))
             owners[inside.start : inside.stop] = [len(units) - 1] * len(inside)
     return Pins(tree, tuple(units), tuple(owners))
@@ -172,11 +185,15 @@ def _line(unit: Unit) -> tuple[int, int] | None:
     return None if unit.span is None else (id(unit.span.source), unit.span.start)
 
 
-def disjoint_units(pins: Pins) -> list[Unit]:
-    """Return units that do not nest and place every tensor as the nested ones do, in tree order."""
+def bound_units(pins: Pins, rules: Sequence[Constraint] = ()) -> list[Unit]:
+    """Return units that place every tensor as the nested lines do, in tree order.
+
+    They nest only in what is never split: there the inner ones are visited.
+    """
     tree, owners = pins.tree, pins.owners
     changes = [0, *accumulate(int(a != b) for a, b in pairwise(owners))]
     explicit = {unit.path: unit for unit in pins.units}
+    closed = _closed(pins, rules)
     found: list[Unit] = []
     stack: list[tuple[int, int]] = [(0, -1)]
     while stack:
@@ -196,9 +213,42 @@ def disjoint_units(pins: Pins) -> list[Unit]:
                 continue
             if owner < 0 and not _tensorless_inside(tree, module, explicit):
                 continue
+        elif module in closed:
+            found += _with_visits(pins, module, never_visited(tree, rules))
+            continue
         stack += [(child, -1) for child in reversed(tree.children(module))]
         stack += [(module, tensor) for tensor in reversed(tree.own_tensors(module))]
     return found
+
+
+def _closed(pins: Pins, rules: Sequence[Constraint]) -> frozenset[int]:
+    """Return the modules whose parts can only be visited.
+
+    Where no rule says what may be cut, repeated layers are taken to be whole if lines nest in them.
+    """
+    tree = pins.tree
+    if any(isinstance(rule, Atomic) for rule in rules):
+        return frozenset(atomic_modules(tree, rules))
+    layers = layer_modules(tree)
+    return frozenset(
+        module
+        for module in layers
+        if any(
+            owner >= 0 and is_within(tree.paths[module], pins.units[owner].path)
+            for owner in dict.fromkeys(pins.owners[tree.tensors(module).start : tree.tensors(module).stop])
+        )
+    )
+
+
+def _with_visits(pins: Pins, module: int, banned: frozenset[int]) -> Iterator[Unit]:
+    """Yield a module that is never split, and what of it is elsewhere."""
+    tree, units, owners = pins.tree, pins.units, pins.owners
+    home = home_of(tree, module, owners, units, banned)
+    if home >= 0:
+        yield replace(units[home], path=tree.paths[module])
+    for part in parts_apart(tree, module, owners, units, banned):
+        if part.owner >= 0:
+            yield replace(units[part.owner], path=part.path)
 
 
 def _tensorless_inside(tree: ModuleTree, module: int, explicit: dict[str, Unit]) -> bool:

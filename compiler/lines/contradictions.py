@@ -24,6 +24,9 @@ from ...ir import (
     exact_size,
     human_size,
     is_within,
+    never_visited,
+    parts_apart,
+    why_not,
 )
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, PIN_INSIDE_ATOMIC, PINS_OVER_BUDGET, SPLIT_OF_LEAF
@@ -38,6 +41,7 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
         raise ValueError("places are checked against a module tree")
     diagnostics.extend(_ties_apart(tree, units, owners))
     drawn = _with_ties(tree, owners)
+    banned = never_visited(tree, plan.constraints)
     for rule in plan.constraints:
         match rule:
             case Never():
@@ -47,7 +51,7 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
             case Split():
                 diagnostics.extend(_cannot_split(tree, rule, plan.constraints))
             case Atomic():
-                diagnostics.extend(_cut(tree, rule, units, owners))
+                diagnostics.extend(_cut(tree, rule, units, owners, banned))
     diagnostics.extend(_nowhere(tree, plan))
     diagnostics.extend(_over_budget(plan, tree, units, owners))
 
@@ -191,17 +195,19 @@ def _at_or_above(tree: ModuleTree, module: int) -> set[int]:
 
 
 def _cut(
-    tree: ModuleTree, rule: Atomic, units: Sequence[Unit], owners: Sequence[int]
+    tree: ModuleTree, rule: Atomic, units: Sequence[Unit], owners: Sequence[int], banned: frozenset[int]
 ) -> Iterator[Diagnostic]:
-    nowhere: _Place = (None, None)
+    """Report what an atomic module cannot be without, and what cannot be visited either."""
     for module in atomic_modules(tree, (rule,)):
-        path = tree.paths[module]
-        inside = dict.fromkeys(owners[tensor] for tensor in tree.tensors(module))
-        places = {(units[owner].store, units[owner].run) if owner >= 0 else nowhere for owner in inside}
-        if len(places) < 2:
+        path, inside = tree.paths[module], tree.tensors(module)
+        if len({_place(units, owner) for owner in owners[inside.start : inside.stop]}) < 2:
             continue
-        within = [units[owner] for owner in inside if owner >= 0 and is_within(units[owner].path, path)]
-        unit = max(within, key=lambda each: each.path.count("."), default=units[max(inside)])
+        part = next((p for p in parts_apart(tree, module, owners, units, banned) if not p.legal), None)
+        if part is None:
+            continue
+        lines = dict.fromkeys(owners[inside.start : inside.stop])
+        within = [units[owner] for owner in lines if owner >= 0 and is_within(units[owner].path, path)]
+        unit = units[part.owner] if part.owner >= 0 else max(within, key=lambda each: each.path.count("."))
         others = [(each.span, "inside") for each in _one_per_line(within) if each.span != unit.span]
         at, also = _labels((unit.span, "inside"), *others, (rule.span, "never split"))
         what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else _named(path)
@@ -211,9 +217,14 @@ def _cut(
             f"{_named(unit.path)} cannot be placed alone: {what} is never split",
             at,
             also,
+            notes=(f"`{part.path}` cannot be visited either: {why_not(tree, part.path)}",),
             help=f"{write} in place of these lines" if others else write,
         )
         return
+
+
+def _place(units: Sequence[Unit], owner: int) -> _Place:
+    return (units[owner].store, units[owner].run) if owner >= 0 else (None, None)
 
 
 def _named(path: str) -> str:

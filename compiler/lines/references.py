@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from ...grammar.words import path_of, spell_path
 from ...ir import (
-    STREAMING,
+    WAYS,
     Atomic,
     Constraint,
     Demand,
@@ -129,5 +129,5 @@ def _named_devices(plan: Plan) -> Iterator[tuple[str, Span | None]]:
     yield from (
         (rule.device, rule.span)
         for rule in plan.constraints
-        if isinstance(rule, Never) and rule.device != STREAMING
+        if isinstance(rule, Never) and rule.device not in WAYS
     )

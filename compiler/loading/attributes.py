@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...ir import ModuleTree
+from ..running.homes import run_around
 from ..running.sites import tensors_beside
 from .streaming.streamed import Home
 
@@ -40,6 +41,7 @@ def place_attributes(
     live: Sequence[nn.Module],
     runs: Mapping[int, torch.device],
     loaded: Mapping[int, torch.Tensor],
+    spans: Sequence[tuple[range, torch.device]] = (),
 ) -> dict[int, list[Home]]:
     """Put attributes where their modules run; what runs on several devices keeps its own.
 
@@ -50,6 +52,7 @@ def place_attributes(
         live: the module behind each module of the tree, its weights loaded.
         runs: where each tensor is computed with.
         loaded: what is registered now, by the id of what was registered before.
+        spans: the tensors of units with visited parts, and where those units run.
 
     """
     moved: dict[tuple[int, torch.device], torch.Tensor] = {}
@@ -62,7 +65,7 @@ def place_attributes(
             elif (hook := hook_that_makes(owner, name)) is not None:
                 _make(owner, hook)
             elif value.dim() and not value.requires_grad:  # numbers meet tensors of every device
-                device = _device(tree, module, runs) or value.device
+                device = _device(tree, module, runs, spans) or value.device
                 owner.__dict__[name] = moved.setdefault((id(value), device), value.to(device))
     return others
 
@@ -76,7 +79,13 @@ def _make(module: nn.Module, hook: Callable[[nn.Module, tuple[()]], object]) -> 
         module.training = training
 
 
-def _device(tree: ModuleTree, module: int, runs: Mapping[int, torch.device]) -> torch.device | None:
-    """Return where a module runs, if that is one device."""
-    found = {runs[tensor] for tensor in tensors_beside(tree, module)}
-    return found.pop() if len(found) == 1 else None
+def _device(
+    tree: ModuleTree,
+    module: int,
+    runs: Mapping[int, torch.device],
+    spans: Sequence[tuple[range, torch.device]],
+) -> torch.device | None:
+    """Return where a module runs, if that is one device or it has parts that are visited."""
+    beside = tensors_beside(tree, module)
+    found = {runs[tensor] for tensor in beside}
+    return found.pop() if len(found) == 1 else run_around(spans, beside, None)

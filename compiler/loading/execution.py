@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...ir import Plan
+from ..running.homes import spans_of
 from .attributes import place_attributes
 from .blocks import Block
 from .moves import attach_moves
@@ -95,7 +96,8 @@ def _place_attributes(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, 
     rows = [(seat, slot) for seat in runtime.seats for slot in seat.slots]
     runs = {tree.tensor_index[path]: runtime.devices[seat.run] for seat, slot in rows for path in slot.paths}
     loaded = {id(slot.tensor): runtime.objects[slot.paths[0]] for _, slot in rows}
-    return place_attributes(tree, live, runs, loaded)
+    spans = [(span, runtime.devices[str(run)]) for span, run in spans_of(tree, runtime.plan.units)]
+    return place_attributes(tree, live, runs, loaded, spans)
 
 
 def _buffer(runtime: Runtime) -> int:

@@ -1,8 +1,9 @@
 """Where the arguments of a placed module go: to the device it runs on, and results back at the end.
 
 The same rules as the replay of a traced forward: arguments move on entering a unit, results stay where
-they are made, and the model's own inputs start where its first unit runs. A container has no call of
-its own, so the modules directly in it are its entries.
+they are made or, if the unit is visited, go back to where the unit around it runs, and the model's own
+inputs start where its first unit runs. A container has no call of its own, so the modules directly in it
+are its entries.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from ...ir import ModuleTree, Plan
+from ...ir import ModuleTree, Plan, homes_of
 from ..running.kinds import STACKS, has_forward
 
 if TYPE_CHECKING:
@@ -39,10 +40,14 @@ def attach_moves(
 
     """
     ends = _Ends(devices[start_device(plan, tree)])
-    handles = [
-        live[module].register_forward_pre_hook(_ToDevice(devices[run]), with_kwargs=True, prepend=True)
-        for module, run in entries(plan, tree, live)
-    ]
+    back = {module: devices[home] for module, home in returns(plan, tree, live)}
+    handles: list[RemovableHandle] = []
+    for module, run in entries(plan, tree, live):
+        visit = _Visit(devices[run], back[module]) if module in back else None
+        enter = visit.enter if visit is not None else _ToDevice(devices[run])
+        handles.append(live[module].register_forward_pre_hook(enter, with_kwargs=True, prepend=True))
+        if visit is not None:
+            handles.append(live[module].register_forward_hook(visit.leave, always_call=True))
     handles.append(live[0].register_forward_pre_hook(ends.enter, with_kwargs=True, prepend=True))
     handles.append(live[0].register_forward_hook(ends.leave))
     return handles
@@ -50,15 +55,28 @@ def attach_moves(
 
 def entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:
     """Yield the modules whose call moves its arguments, with the device they go to; each module once."""
+    return ((entry, str(plan.units[unit].run)) for entry, unit in _entries(plan, tree, live))
+
+
+def returns(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:
+    """Yield the visited modules whose results go elsewhere than they are made, with the device they go to."""
+    homes = homes_of(tree, plan.units)
+    for entry, unit in _entries(plan, tree, live) if homes else ():
+        home = plan.units[homes[unit]].run if unit in homes else None
+        if home is not None and home != plan.units[unit].run:
+            yield entry, home
+
+
+def _entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, int]]:
     seen: set[int] = set()
-    for unit in plan.units:
+    for number, unit in enumerate(plan.units):
         module = tree.module_index.get(unit.path)
         if module is None or unit.run is None:
             continue
         for entry in _called(module, tree, live):
             if id(live[entry]) not in seen:
                 seen.add(id(live[entry]))
-                yield entry, unit.run
+                yield entry, number
 
 
 def _called(module: int, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[int]:
@@ -84,6 +102,29 @@ class _ToDevice:
 
     def __call__(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         return moved(args, self.device), moved(kwargs, self.device)
+
+
+class _Visit:
+    """The arguments of a visited part go to its device, its results back to its caller's.
+
+    A call that finds everything where it runs comes from there: from a sequence that is visited as a whole.
+    """
+
+    def __init__(self, device: torch.device, home: torch.device) -> None:
+        self._device, self._home = device, home
+        self._running = threading.local()
+
+    def __reduce__(self) -> tuple[type[_Visit], tuple[torch.device, torch.device]]:
+        return type(self), (self._device, self._home)
+
+    def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        given = list(_tensors((args, kwargs)))
+        calls = self._running.__dict__.setdefault("calls", [])
+        calls.append(not given or any(tensor.device != self._device for tensor in given))
+        return moved(args, self._device), moved(kwargs, self._device)
+
+    def leave(self, _module: nn.Module, _args: Args, output: object) -> object:
+        return moved(output, self._home) if self._running.calls.pop() else output
 
 
 class _Ends:

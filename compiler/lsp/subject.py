@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from ...grammar.parser import parse_document
 from ...grammar.resolve import resolve
-from ...ir import STREAMING, Device, Diagnostic, Diagnostics, Never, Plan, Source, verify
+from ...ir import WAYS, Device, Diagnostic, Diagnostics, Never, Plan, Source, verify
 from ..lines.binding import bind_plan
 from ..lines.without_model import contradictions_of_text
 
@@ -65,6 +65,6 @@ def _named(plan: Plan) -> list[str]:
     """Return every device a text names: without budgets to compare with, all of them are right."""
     declared = [device.name for device in plan.devices]
     used = [name for unit in plan.units for name in (unit.store, unit.run) if name]
-    bans = [rule.device for rule in plan.constraints if isinstance(rule, Never) and rule.device != STREAMING]
+    bans = [rule.device for rule in plan.constraints if isinstance(rule, Never) and rule.device not in WAYS]
     reserved = [reserve.device for reserve in plan.reserves]
     return [name for name in dict.fromkeys([*used, *bans, *reserved]) if name not in declared]

@@ -47,6 +47,7 @@ from ..placing.attempts import Attempt, fixed_items, place_units
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.frontier import item_at, item_bytes, item_path
+from ..placing.visiting import around_visits
 from .pipeline import Fact
 
 
@@ -65,6 +66,9 @@ class AssignAccelerate:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with accelerate's places; a disk is added where it is the last resort."""
+        return around_visits(plan, lambda around: self._place(around, diagnostics))
+
+    def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         tree = plan.tree
         if tree is None or all(unit.store is not None for unit in plan.units):
             return plan

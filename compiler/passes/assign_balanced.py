@@ -47,6 +47,7 @@ from ..placing.first_fit import limits_of, sizes_with_demands
 from ..placing.frontier import item_bytes, whole_modules
 from ..placing.repair import refill
 from ..placing.terms import terms_of
+from ..placing.visiting import around_visits
 from .pipeline import Fact
 
 _STEPS: Final = 7
@@ -64,6 +65,9 @@ class AssignBalanced:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit, or as it was where even budgets cannot hold it."""
+        return around_visits(plan, lambda around: self._place(around, diagnostics))
+
+    def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         del diagnostics
         tree = plan.tree
         if tree is None or all(unit.store is not None for unit in plan.units):

@@ -31,6 +31,7 @@ from typing import ClassVar
 
 from ...ir import Diagnostics, Plan
 from ..placing.attempts import first_fit, place_units, with_streaming
+from ..placing.visiting import around_visits
 from .pipeline import Fact
 
 
@@ -44,6 +45,9 @@ class AssignGreedy:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a place for every unit that fits somewhere."""
+        return around_visits(plan, lambda around: self._place(around, diagnostics))
+
+    def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         del diagnostics
         tree = plan.tree
         if tree is None or all(unit.store is not None for unit in plan.units):

@@ -29,6 +29,7 @@ from typing import ClassVar
 
 from ...ir import Diagnostics, ModuleTree, Plan, Unit
 from ..placing.frontier import is_whole, item_at, item_path, opened, split_modules
+from ..placing.visiting import above_tops, in_tree_order, visited_units
 from .pipeline import Fact
 
 
@@ -46,8 +47,13 @@ class ExpandSplits:
         tree = plan.tree
         if tree is None:
             return plan
-        given = {item: unit for unit in plan.units if (item := item_at(tree, unit.path)) is not None}
+        visited = visited_units(tree, plan.units, plan.constraints)
+        apart = set(visited)
+        rest = [unit for unit in plan.units if unit not in apart]
+        given = {item: unit for unit in rest if (item := item_at(tree, unit.path)) is not None}
         forced = _forced(tree, plan, given)
+        for module in above_tops(tree, visited, rest, plan.constraints):
+            forced[module] = 1
         units: list[Unit] = []
         stack = [0]
         while stack:
@@ -58,7 +64,7 @@ class ExpandSplits:
                 stack.extend(reversed(opened(tree, item)))
             else:
                 units.append(Unit(item_path(tree, item)))
-        return replace(plan, units=tuple(units))
+        return replace(plan, units=in_tree_order(tree, (*units, *visited)) if visited else tuple(units))
 
 
 def _forced(tree: ModuleTree, plan: Plan, given: dict[int, Unit]) -> bytearray:

@@ -37,6 +37,7 @@ from typing import ClassVar
 
 from ...ir import Diagnostics, Plan
 from ..placing.repair import refill
+from ..placing.visiting import around_visits
 from .pipeline import Fact
 
 
@@ -50,5 +51,8 @@ class RewriteFallbacks:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with less of it offloaded, or the plan itself."""
+        return around_visits(plan, lambda around: self._place(around, diagnostics))
+
+    def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         del diagnostics
         return plan if plan.tree is None else refill(plan, plan.tree)

@@ -45,6 +45,7 @@ from ..placing.attempts import fixed_items, spills
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.ledger import keep_books
+from ..placing.visiting import around_visits
 from ..search.atoms import build
 from ..search.carry import carry_over
 from ..search.emit import units_of
@@ -74,6 +75,9 @@ class SearchPlacements:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with the better placement and what was proved about it."""
+        return around_visits(plan, lambda around: self._place(around, diagnostics))
+
+    def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         if plan.tree is None or not plan.tree.tensor_names or not plan.devices:
             return plan
         if self.spills_only and _is_settled(plan, plan.tree):

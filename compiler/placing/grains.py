@@ -29,7 +29,7 @@ def opened_modules(plan: Plan, tree: ModuleTree) -> set[int]:
         if isinstance(constraint, Split):
             found |= _modules(tree, constraint.pattern)
     for module in list(found):
-        found |= _ancestors(tree, module)
+        found |= ancestors(tree, module)
     for unit in plan.units:
         if is_pin(unit.reason):
             found |= _containers(tree, unit.path)
@@ -97,7 +97,8 @@ def _modules(tree: ModuleTree, pattern: str) -> set[int]:
     return {tree.module_index[path] for path in matched if path in tree.module_index}
 
 
-def _ancestors(tree: ModuleTree, module: int) -> set[int]:
+def ancestors(tree: ModuleTree, module: int) -> set[int]:
+    """Return the modules above one."""
     found = set[int]()
     while (module := tree.parents[module]) >= 0:
         found.add(module)
@@ -107,8 +108,8 @@ def _ancestors(tree: ModuleTree, module: int) -> set[int]:
 def _containers(tree: ModuleTree, path: str) -> set[int]:
     module = tree.module_index.get(path)
     if module is not None:
-        return _ancestors(tree, module)
+        return ancestors(tree, module)
     tensor = tree.tensor_index.get(path)
     if tensor is None:
         return set()
-    return {tree.owners[tensor], *_ancestors(tree, tree.owners[tensor])}
+    return {tree.owners[tensor], *ancestors(tree, tree.owners[tensor])}

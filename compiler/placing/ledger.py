@@ -5,8 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from ...ir import Account, Device, ModuleTree, Plan, Role, ShortBuffer, Unit, atomic_modules, unit_of_tensors
-from .grains import Grain, opened_modules, stream_bytes, walk_grains
+from ...ir import (
+    Account,
+    Device,
+    ModuleTree,
+    Plan,
+    Role,
+    ShortBuffer,
+    Unit,
+    atomic_modules,
+    homes_of,
+    unit_of_tensors,
+)
+from .grains import ancestors, opened_modules, stream_bytes, walk_grains
 from .terms import MOMENTARY, demand_tensors
 
 
@@ -53,7 +64,7 @@ def keep_books(plan: Plan, tree: ModuleTree) -> Books:
             sums[cache.device].row_cache += cache.nbytes
     for unit, part in streamed_parts(plan, tree, owner):
         line = sums[unit.run or ""]
-        line.streamed = max(line.streamed, stream_bytes(tree, part))
+        line.streamed = max(line.streamed, part)
     accounts, short = list[Account](), list[ShortBuffer]()
     for device in plan.devices:
         account, left = _account(device, sums[device.name])
@@ -63,15 +74,26 @@ def keep_books(plan: Plan, tree: ModuleTree) -> Books:
     return Books(tuple(accounts), tuple(short))
 
 
-def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[tuple[Unit, Grain]]:
-    """Yield every part that travels: a streamed unit is streamed by its smallest legal units."""
+def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[tuple[Unit, int]]:
+    """Yield every part that travels, with its bytes: a streamed unit is streamed by its smallest legal units.
+
+    What of a whole module is in none of its visited parts travels as one.
+    """
     if not any(unit.store != unit.run for unit in plan.units):
         return
+    homes = homes_of(tree, plan.units)
     closed = set(atomic_modules(tree, plan.constraints))
-    for grain in walk_grains(tree, closed, opened_modules(plan, tree)):
+    visited = [tree.module_index[plan.units[index].path] for index in homes]
+    opened = opened_modules(plan, tree).union(*(ancestors(tree, module) for module in visited))
+    hosts, left = set(homes.values()), dict[int, int]()
+    for grain in walk_grains(tree, closed.union(visited), opened):
         unit = plan.units[owner[grain.start]] if owner[grain.start] >= 0 else None
-        if unit is not None and unit.run is not None and unit.store != unit.run:
-            yield unit, grain
+        if unit is None or unit.run is None or unit.store == unit.run:
+            continue
+        nbytes = stream_bytes(tree, grain)
+        if owner[grain.start] in hosts:
+            nbytes = left[owner[grain.start]] = left.get(owner[grain.start], 0) + nbytes
+        yield unit, nbytes
 
 
 def _add_tensors(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:

@@ -6,10 +6,11 @@ model, the verifier for a traced one.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...ir import ModuleTree, Plan, atomic_modules
+from ...ir import ModuleTree, Plan, atomic_modules, homes_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,23 @@ def sites_of(
         sizes: bytes of each object while in use.
 
     """
-    closed = kinds.closed.union(atomic_modules(tree, plan.constraints))
-    return _Walk(tree, kinds, streamed, sizes, closed).sites(plan)
+    visited = _entered(
+        {tree.module_index[plan.units[unit].path] for unit in homes_of(tree, plan.units)}, tree, kinds
+    )
+    closed = kinds.closed.union(atomic_modules(tree, plan.constraints), visited)
+    return _Walk(tree, kinds, streamed, sizes, closed, sorted(visited)).sites(plan)
+
+
+def _entered(modules: set[int], tree: ModuleTree, kinds: Kinds) -> frozenset[int]:
+    """Return the modules that are called where these are visited: lists are entered through their members."""
+    found, stack = set[int](), [*modules]
+    while stack:
+        module = stack.pop()
+        if module in kinds.open:
+            stack += tree.children(module)
+        if module not in kinds.containers:
+            found.add(module)
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +78,8 @@ class _Walk:
     streamed: Mapping[int, int]
     sizes: Mapping[int, int]
     closed: frozenset[int]
+    visited: Sequence[int]
+    """Parts of closed modules that bring their own weights."""
 
     def sites(self, plan: Plan) -> dict[int, tuple[int, ...]]:
         lines = [account.streaming for account in plan.ledger if account.streaming]
@@ -78,13 +96,26 @@ class _Walk:
             children = tree.children(module)
             whole = all(i in self.streamed for i in tree.tensors(module)) and self._nbytes(here) <= room
             if callable_ and (whole or not children or module in self.closed):
-                found[module] = here
+                parts = self._parts(module)
+                theirs = {tensor for part in parts for tensor in tree.tensors(part)}
+                own = self._objects([i for i in tree.tensors(module) if i not in theirs])
+                found |= {module: own} if own else {}
+                stack += [(part, part) for part in parts]
                 continue
             own = self._objects(tree.own_tensors(module))
             if own:
                 found[carrier] = tuple(dict.fromkeys((*found.get(carrier, ()), *own)))
             stack += [(child, carrier) for child in reversed(children)]
         return dict(sorted(found.items()))
+
+    def _parts(self, module: int) -> list[int]:
+        """Return the outermost visited modules in one."""
+        found: list[int] = []
+        first = bisect_right(self.visited, module)
+        for part in self.visited[first : bisect_left(self.visited, self.tree.ends[module])]:
+            if not found or part >= self.tree.ends[found[-1]]:
+                found.append(part)
+        return found
 
     def _objects(self, tensors: Sequence[int]) -> tuple[int, ...]:
         return tuple(dict.fromkeys(self.streamed[i] for i in tensors if i in self.streamed))

@@ -12,6 +12,7 @@ from .moments import try_moments
 from .order import in_execution_order
 from .splits import splits
 from .stays import never_streamed
+from .visitable import visit_rules
 from .work import work
 
 if TYPE_CHECKING:
@@ -49,7 +50,13 @@ def with_trace(
     kept = tuple(rule for rule in plan.constraints if rule not in own)
     return replace(
         plan,
-        constraints=(*kept, *cuts.rules(), *splits(trace, cuts), *never_streamed(trace, cuts)),
+        constraints=(
+            *kept,
+            *cuts.rules(),
+            *splits(trace, cuts),
+            *never_streamed(trace, cuts),
+            *visit_rules(trace, cuts),
+        ),
         demands=plan.demands + demands(moments, cuts),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),

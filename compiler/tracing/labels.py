@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from ...ir import CPU, DISK, ModuleTree, Plan, Unit, device_type, unit_of_tensors
+from ...ir import CPU, DISK, ModuleTree, Plan, Unit, device_type, homes_of, unit_of_tensors
+from ..running.homes import spans_of
 from .replay import Places, Rest
 from .trace import Enter, Trace
 
@@ -19,10 +20,16 @@ def places_of_plan(trace: Trace, plan: Plan) -> Places:
     covering = unit_modules(trace, plan)
     tops = [-1 if unit < 0 else tree.module_index[plan.units[unit].path] for unit in covering]
     targets: list[Hashable] = [None] * len(tree)
+    from_unit, homes = homes_of(tree, plan.units), dict[int, Hashable]()
     for module, top in enumerate(entries(trace, tops)):
-        if top >= 0 and targets[first_name(tree, module)] is None:
-            targets[first_name(tree, module)] = plan.units[covering[module]].run
-    return Places(tensor_runs(tree, plan.units), targets, _start(tree, plan), CPU)
+        first = first_name(tree, module)
+        if top >= 0 and targets[first] is None:
+            targets[first] = plan.units[covering[module]].run
+            if (home := from_unit.get(covering[module])) is not None:
+                homes[first] = plan.units[home].run
+    return Places(
+        tensor_runs(tree, plan.units), targets, _start(tree, plan), CPU, homes, spans_of(tree, plan.units)
+    )
 
 
 def resting(tree: ModuleTree, plan: Plan, sites: Mapping[int, frozenset[int]]) -> dict[int, Rest]:
@@ -44,7 +51,7 @@ def _start(tree: ModuleTree, plan: Plan) -> str:
     """Return where the model's inputs are put: where the first unit that is a module with tensors runs."""
     first = min(
         (unit for unit in plan.units if tree.covered(unit.path)),
-        key=lambda unit: (unit.path not in tree.module_index, tree.covered(unit.path).start),
+        key=lambda unit: (unit.path not in tree.module_index, tree.covered(unit.path).start, unit.path),
         default=None,
     )
     return CPU if first is None or first.run is None else first.run

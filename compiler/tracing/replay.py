@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias, assert_never
 
 from ...ir import CPU
+from ..running.homes import run_around
 from .trace import HOST, UNKNOWN, Enter, Leave, Op, Origin, Trace, Value
 
 Label: TypeAlias = Hashable
@@ -36,6 +37,10 @@ class Places:
     """Where the model's inputs are."""
     host: Label = None
     """The label of the CPU."""
+    homes: Mapping[int, Label] = field(default_factory=dict[int, Label])
+    """For each module that is visited: where the results of its calls go back to."""
+    spans: Sequence[tuple[range, Label]] = ()
+    """Tensors of units with visited parts, and where the units run, the smallest first."""
     resting: Mapping[int, Rest] = field(default_factory=dict[int, Rest])
     """Streamed tensors: what they say when they are asked for their device at rest."""
 
@@ -83,6 +88,8 @@ class _Replay:
         self.places = places
         self.labels = Labels([self._initial(value) for value in trace.values])
         self.running: list[int] = []
+        self.returns: list[Label] = []
+        """For each running call where its results go back to; None: they stay."""
 
     def run(self) -> Labels:
         for index, step in enumerate(self.trace.steps):
@@ -94,6 +101,7 @@ class _Replay:
                     self.running.append(self.trace.calls[step.call].module)
                 case Leave():
                     self.running.pop()
+                    self._leave(index, step)
                 case _:
                     assert_never(step)
         return self.labels
@@ -106,16 +114,36 @@ class _Replay:
         if value.origin is Origin.CONSTANT and value.reference == HOST:
             runs = {self.places.tensors[tensor] for tensor in value.beside}
             left = self.places.host or (CPU if runs else None)  # in a search for cuts it meets every piece
-            return runs.pop() if len(runs) == 1 else left
+            return runs.pop() if len(runs) == 1 else run_around(self.places.spans, value.beside, left)
         return None
 
     def _enter(self, index: int, step: Enter) -> None:
-        labels, target = self.labels.values, self.places.targets[self.trace.calls[step.call].module]
+        module = self.trace.calls[step.call].module
+        labels, target, known, hops = (
+            self.labels.values,
+            self.places.targets[module],
+            0,
+            len(self.labels.hops),
+        )
         for outer, inner in step.arguments:
             origin = self._read(outer, step.call)
             labels[inner] = origin if target is None else target
+            known += origin is not None
             if target is not None and origin is not None and origin != target:
                 self.labels.hops.append(Hop(index, inner, origin, target))
+        # What finds all its arguments where it runs was called from there: a part of a visited sequence.
+        visited = not known or len(self.labels.hops) > hops
+        self.returns.append(self.places.homes.get(module) if visited else None)
+
+    def _leave(self, index: int, step: Leave) -> None:
+        """Bring the results of a visited module back to where its caller runs."""
+        home = self.returns.pop()
+        for value in step.results if home is not None else ():
+            origin = self.labels.values[value]
+            weight = self.trace.values[value].origin is Origin.WEIGHT  # the module keeps it
+            if origin is not None and origin != home and not weight:
+                self.labels.values[value] = home
+                self.labels.hops.append(Hop(index, value, origin, home))
 
     def _read(self, value: int, call: int) -> Label:
         item = self.trace.values[value]

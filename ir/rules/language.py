@@ -74,10 +74,13 @@ PIN_INSIDE_ATOMIC: Final = Rule(
     Severity.ERROR,
     "a line would cut a module that is never split",
     """\
-An atomic module lives on one device, because its own code mixes the tensors of its children.
+An atomic module is on one device, because its own code mixes the tensors of its children. A child that is
+called may be elsewhere: it is visited, its results come back. A bare tensor cannot be, nor a child whose
+weights are used past its call or that changes what it is handed; a trace writes `never ... on visiting`
+for those.
 
     atomic class GPT2Block
-    place transformer.h.3.mlp on cpu
+    place transformer.h.3.scale on cpu
 
 Place the whole module (`place transformer.h.3 on cpu`), or remove the `atomic` line.""",
 )

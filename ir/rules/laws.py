@@ -9,15 +9,17 @@ from ..diagnostic import Rule, Severity
 ATOMIC_CUT: Final = Rule(
     "atomic-cut",
     Severity.ERROR,
-    "a module that is never split has more than one place",
+    "a module that is never split is cut where it cannot be visited",
     """\
 What an `atomic` line names mixes its parts in its own forward: on two devices, an op would meet both.
 
     atomic class Block
     place blocks.0.attention on cuda:0
-    place blocks.0.mlp on cuda:1
+    place blocks.0.scale on cuda:1
 
-Place the module as one unit. If it may be cut after all, remove the `atomic` line.""",
+A child module that is called may be apart all the same: it is visited, and its results come back. A bare
+tensor cannot, nor what a `never ... on visiting` line names. Place the module as one unit. If it may be cut
+after all, remove the `atomic` line.""",
 )
 BUDGET_EXCEEDED: Final = Rule(
     "budget-exceeded",

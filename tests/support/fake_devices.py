@@ -12,7 +12,7 @@ import sys
 
 from compile_plan.compiler.tracing import example_inputs, trace_model, verify_trace
 from compile_plan.compiler.tracing.labels import places_of_plan
-from compile_plan.ir import Diagnostics, Plan, unit_of_tensors
+from compile_plan.ir import Diagnostics, Plan, homes_of, unit_of_tensors
 from random_cuts import bad_plan, random_plan
 from small_models import small_model
 from torch import Tensor, empty, nn, no_grad
@@ -42,6 +42,7 @@ def run_on_fake_devices(model: nn.Module, plan: Plan, inputs: dict[str, Tensor],
     """Run the forward with every weight on its planned device; raises where devices meet."""
     tree, modules = plan.tree, dict(model.named_modules(remove_duplicate=False))
     owner = unit_of_tensors(tree, plan.units)
+    homes = {plan.units[u].path: plan.units[home].run for u, home in homes_of(tree, plan.units).items()}
     with no_grad(), FakeTensorMode(allow_non_fake_inputs=True):
         for index, module in enumerate(tree.owners):
             home, name = modules[tree.paths[module]], tree.tensor_names[index]
@@ -52,17 +53,20 @@ def run_on_fake_devices(model: nn.Module, plan: Plan, inputs: dict[str, Tensor],
             group[name] = nn.Parameter(made, requires_grad=False) if parameter else made
         for unit in plan.units:
             if unit.path in modules:
-                _enter_on(modules[unit.path], pretended(unit.run))
+                home = homes.get(unit.path)
+                _enter_on(modules[unit.path], pretended(unit.run), home and pretended(home))
         model(**{name: empty(t.shape, dtype=t.dtype, device=pretended(start)) for name, t in inputs.items()})
 
 
-def _enter_on(module: nn.Module, device: str) -> None:
+def _enter_on(module: nn.Module, device: str, home: str | None) -> None:
     module.register_forward_pre_hook(
         lambda _module, args, kwargs: (moved(args, device), moved(kwargs, device)), with_kwargs=True
     )
+    if home is not None and not isinstance(module, nn.Sequential):
+        module.register_forward_hook(lambda _module, _args, output: moved(output, home))
     if isinstance(module, nn.ModuleList | nn.ModuleDict | nn.Sequential):
         for child in module.children():
-            _enter_on(child, device)
+            _enter_on(child, device, home)
 
 
 def outcome(name: str, plan: Plan, trace, inputs) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 
-from compile_plan.compiler.tracing import Trace, cut_rules
-from compile_plan.ir import Atomic, Device, Model, ModuleTree, Plan, Together, Unit
+from compile_plan.compiler.tracing import Trace  # noqa: TC002
+from compile_plan.compiler.tracing.cuts import Cuts
+from compile_plan.compiler.tracing.visitable import visit_rules
+from compile_plan.ir import Atomic, Device, Model, ModuleTree, Plan, Together, Unit, never_visited
 
 
 def pieces_of(tree: ModuleTree, rules: tuple[Atomic | Together, ...]) -> list[str]:
@@ -29,9 +31,15 @@ def pieces_of(tree: ModuleTree, rules: tuple[Atomic | Together, ...]) -> list[st
     return found
 
 
-def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False) -> Plan:
-    """Put every piece on a random device; ties and what the rules join stay together."""
-    rules = cut_rules(trace)
+def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False, visits: bool = True) -> Plan:
+    """Put every piece on a random device; ties and what the rules join stay together.
+
+    In some of the modules that stay whole, parts that can be visited get devices of their own.
+    """
+    cuts = Cuts(trace).settle()
+    rules = cuts.rules()
+    nevers = tuple(visit_rules(trace, cuts))
+    banned = never_visited(trace.tree, nevers)
     draw = random.Random(seed)  # noqa: S311  reproducible on purpose
     names = [f"cuda:{index}" for index in range(devices)]
     places = [(name, name) for name in names]
@@ -42,9 +50,19 @@ def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False)
         pieces = [piece for piece in pieces if len(trace.tree.covered(piece))]
     leader = _joined(trace.tree, pieces, rules)
     chosen = {piece: draw.choice(places) for piece in pieces}
-    units = tuple(Unit(piece, *chosen[leader[piece]]) for piece in pieces)
+    units: list[Unit] = []
+    for piece in pieces:
+        units.append(Unit(piece, *chosen[leader[piece]]))
+        if visits and draw.random() < 0.6:
+            units += [Unit(path, *draw.choice(places)) for path in _parts(trace.tree, piece, banned, draw)]
     listed = tuple(Device(name, None) for name in (*names, "cpu"))
-    return Plan(model=Model("random"), devices=listed, units=units, tree=trace.tree)
+    return Plan(
+        model=Model("random"),
+        devices=listed,
+        units=tuple(units),
+        constraints=(*rules, *nevers),
+        tree=trace.tree,
+    )
 
 
 def bad_plan(trace: Trace, seed: int) -> Plan:
@@ -56,6 +74,19 @@ def bad_plan(trace: Trace, seed: int) -> Plan:
     units = tuple(Unit(piece, chosen[leader[piece]], chosen[leader[piece]]) for piece in pieces)
     devices = tuple(Device(name, None) for name in ("cuda:0", "cuda:1", "cpu"))
     return Plan(model=Model("bad"), devices=devices, units=units, tree=trace.tree)
+
+
+def _parts(tree: ModuleTree, piece: str, banned: frozenset[int], draw: random.Random) -> list[str]:
+    """Choose parts of a whole module that can be visited; one may be in another."""
+    top = tree.module_index.get(piece)
+    inside = range(top + 1, tree.ends[top]) if top is not None else range(0)
+    free = [m for m in inside if m not in banned and tree.tensors(m) and _is_untied(tree, m)]
+    return [tree.paths[module] for module in sorted(draw.sample(free, min(len(free), draw.randint(1, 3))))]
+
+
+def _is_untied(tree: ModuleTree, module: int) -> bool:
+    inside = tree.tensors(module)
+    return not any((tree.storages[t] in inside) != (t in inside) for t in range(len(tree.tensor_names)))
 
 
 def _joined(tree: ModuleTree, pieces: list[str], rules: tuple[Atomic | Together, ...]) -> dict[str, str]:

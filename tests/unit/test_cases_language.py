@@ -210,7 +210,6 @@ def test_a_reserve_beyond_the_budget_is_shown_where_it_is_written():
         ("together a b\nplace a on cpu\nplace b on cuda:0", "contradiction"),
         ("tie a.w = b.w\nplace a on cpu\nplace b on cuda:0", "contradiction"),
         ("split a\natomic a", "contradiction"),
-        ("atomic a\nplace a.b on cpu\nplace a.c on cuda:0", "pin-inside-atomic"),
     ],
 )
 def test_a_contradiction_is_seen_without_the_model(lines, code):

@@ -49,13 +49,12 @@ def places(plan):
     return [(unit.path, unit.store, unit.run) for unit in plan.units]
 
 
-def test_nested_pins_become_disjoint_units_in_tree_order():
+def test_nested_pins_nest_in_layers_only_and_stand_in_tree_order():
     plan, found = applied("place model.layers.1.mlp on cpu run on cuda:0\nplace model.layers on cuda:0")
     assert found == ()
     assert places(plan) == [
         ("model.layers.0", "cuda:0", "cuda:0"),
-        ("model.layers.1.scale", "cuda:0", "cuda:0"),
-        ("model.layers.1.attn", "cuda:0", "cuda:0"),
+        ("model.layers.1", "cuda:0", "cuda:0"),
         ("model.layers.1.mlp", "cpu", "cuda:0"),
         ("model.layers.2", "cuda:0", "cuda:0"),
         ("model.layers.3", "cuda:0", "cuda:0"),
@@ -73,7 +72,7 @@ def test_the_later_of_equal_lines_wins_across_files():
 
 def test_wildcards_name_the_outermost_modules_they_match():
     plan, _ = applied("place model.** on cpu\nplace model.layers.*.mlp on cuda:0")
-    assert ("model.layers.2.attn", "cpu", "cpu") in places(plan)
+    assert ("model.layers.2", "cpu", "cpu") in places(plan)
     assert [path for path, store, _ in places(plan) if store == "cuda:0"] == [
         f"model.layers.{layer}.mlp" for layer in range(4)
     ]
@@ -178,7 +177,7 @@ def test_a_class_that_does_not_exist_is_an_error():
          "contradiction", ["place model.layers.1 on cuda:0", "place model.layers.0 on cpu",
                            "together model.layers.0 model.layers.1"]),
         ("split model.layers.1\natomic class Block", "contradiction", ["split model.layers.1", "atomic class Block"]),  # noqa: E501
-        ("atomic model.layers.*\nplace model.layers.2.mlp on cpu", "pin-inside-atomic",
+        ("atomic model.layers.*\nnever **.mlp on visiting\nplace model.layers.2.mlp on cpu", "pin-inside-atomic",  # noqa: E501
          ["place model.layers.2.mlp on cpu", "atomic model.layers.*"]),
         ("split lm_head", "split-of-leaf", ["split lm_head"]),
         ("place lm_head on cuda:5", "undeclared-device", ["place lm_head on cuda:5"]),

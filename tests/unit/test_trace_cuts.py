@@ -158,12 +158,20 @@ def test_a_model_that_mixes_its_own_parts_is_one_unit(offload):
         compile_model(model, max_memory={0: 1800, 1: 1800}, example_inputs=x, offload=offload)
 
 
-def test_its_parts_cannot_be_placed_apart_by_hand():
-    lines = "place a on cuda:0\nplace b on cuda:1\n"
-    with pytest.raises(PlanError, match=r"write `place \. on cuda"):
-        compile_model(
-            Mixing(), max_memory={0: 9999, 1: 9999}, example_inputs=torch.zeros(1, 16), overrides=lines
-        )
+def test_its_parts_are_visited_when_they_are_placed_apart_by_hand():
+    x, lines = torch.zeros(1, 16), "place a on cuda:0\nplace b on cuda:1\n"
+    plan = compile_model(Mixing(), max_memory={0: 9999, 1: 9999}, example_inputs=x, overrides=lines)
+    assert [(unit.path, unit.store) for unit in plan.units] == [
+        ("", "cuda:0"),
+        ("a", "cuda:0"),
+        ("b", "cuda:1"),
+    ]
+    seen = verify_plan(plan, Mixing(), x)
+    assert seen.lawful
+    assert [(copy.origin, copy.target) for copy in seen.copies] == [
+        ("cuda:0", "cuda:1"),
+        ("cuda:1", "cuda:0"),
+    ]
 
 
 class SharedHead(nn.Module):

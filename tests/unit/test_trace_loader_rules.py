@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from compile_plan.compiler.loading.execution import Runtime
-from compile_plan.compiler.loading.moves import entries, has_forward, start_device
+from compile_plan.compiler.loading.moves import entries, has_forward, returns, start_device
 from compile_plan.compiler.loading.seats import seats_of
 from compile_plan.compiler.loading.streaming.live_sites import streaming_sites
 from compile_plan.compiler.loading.streaming.streamed import Streamed
@@ -48,6 +48,12 @@ def test_arguments_move_where_the_loader_moves_them(name):
             if target is not None and has_forward(live[module])
         }
         assert called == dict(entries(plan, runtime.plain.tree, live))
+        returned = {
+            module: home
+            for module, home in places.homes.items()
+            if home != places.targets[module] and has_forward(live[module])
+        }
+        assert returned == dict(returns(plan, runtime.plain.tree, live))
         assert places.start == start_device(plan, runtime.plain.tree)
 
 
