@@ -28,21 +28,27 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
 
 
 def places_of(plan: Plan, model: Model) -> list[Place] | None:
-    """Return the places the plan's units give to a model's atoms; None where they give none or several."""
+    """Return the places the plan's units give to a model's atoms; None where they give none or several.
+
+    What belongs to a pin must be where the pin says, or the plan gives none.
+    """
     index = {device.name: i for i, device in enumerate(plan.devices)}
     owner = unit_of_tensors(model.tree, plan.units)
-    found: list[Place] = []
-    for atom in model.problem.atoms:
-        grains = [model.grains[g] for g in atom.grains]
-        units = {owner[t] for grain in grains for t in range(grain.start, grain.stop)}
-        if -1 in units:
-            return None
-        at = {(plan.units[u].store, plan.units[u].run) for u in units}
+
+    def place_of(grains: tuple[int, ...]) -> Place | None:
+        spans = [model.grains[g] for g in grains]
+        units = {owner[t] for span in spans for t in range(span.start, span.stop)}
+        at = {(plan.units[u].store, plan.units[u].run) if u >= 0 else (None, None) for u in units}
         store, run = next(iter(at))
         if len(at) > 1 or store not in index or run not in index:
             return None
-        found.append(Place(index[store], index[run]))
-    return found
+        return Place(index[store], index[run])
+
+    if any(place_of((grain,)) != place for grain, place in model.problem.fixed.items()):
+        return None
+    found = [place_of(atom.grains) for atom in model.problem.atoms]
+    places = [place for place in found if place is not None]
+    return places if len(places) == len(found) else None
 
 
 def _unit(plan: Plan, path: str, place: Place, *, tied: bool) -> Unit:

@@ -45,12 +45,15 @@ def runs_of(problem: Problem) -> tuple[Group, ...]:
 def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]:
     """Return where an atom may be under an offload policy.
 
-    What is too large to be streamed through any accelerator is computed where it is stored.
+    What cannot be streamed through any accelerator, because of its size or a rule, is computed where it is
+    stored.
     """
     mains, cpu = problem.accelerators, problem.cpu
-    resident = [Place(d, d) for d in mains]
+    resident = [Place(d, d) for d in mains if d not in atom.banned]
     streamed = [Place(h, d) for h in problem.hosts for d in mains if _can_stream(problem, atom, d)]
+    streamed = [place for place in streamed if _may(atom, place)]
     computed = [Place(h, cpu) for h in problem.hosts if cpu is not None]
+    computed = [place for place in computed if _may(atom, place)]
     match policy:
         case "none":
             offloaded: list[Place] = []
@@ -60,8 +63,12 @@ def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]
             offloaded = streamed + [place for place in computed if place not in streamed]
         case _:
             offloaded = streamed or computed
-    offloaded = [p for p in offloaded if not p.streamed or atom.stream < NEVER]  # from a disk to the CPU, too
-    return tuple(p for p in resident + offloaded if atom.banned.isdisjoint(p))
+    return tuple(resident + offloaded)
+
+
+def _may(atom: Atom, place: Place) -> bool:
+    """Say whether rules allow an atom off the accelerators at a place; a disk streams to the CPU, too."""
+    return atom.banned.isdisjoint(place) and not (place.streamed and atom.stream >= NEVER)
 
 
 def _can_stream(problem: Problem, atom: Atom, device: int) -> bool:
