@@ -31,10 +31,13 @@ def compile_live(
 ) -> Plan:
     """Compile a live module; see `compile_plan.compiler.compile_model`."""
     from ..running.kinds import whole_classes
-    from ..sources.live import lower_model, no_split_classes, untied
+    from ..sources.live import declared_classes, lower_model, no_split_classes, untied
 
     tree = lower_model(model)
     present = set(tree.classes)
+    if options.no_split is not None:
+        absent = declared_classes(model) - present
+        options = replace(options, no_split=tuple(each for each in options.no_split if each not in absent))
     lowered = Plan(
         model=Model(name or type(model).__name__, tree.digest),
         constraints=tuple(Atomic(kind, by_class=True) for kind in no_split_classes(model) if kind in present),

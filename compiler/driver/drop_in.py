@@ -11,6 +11,7 @@ import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...ir import Atomic, Diagnostics, Model, ModuleTree, Plan, PlanError
@@ -72,7 +73,8 @@ def _lowered(
 ) -> tuple[Plan, ModuleTree]:
     """Return the sized plan of a request, and its tree.
 
-    accelerate falls back on an endless disk, so budgets that hold nothing are no mistake here.
+    accelerate falls back on an endless disk, so budgets that hold nothing are no mistake here, and it knows
+    no memory that two devices share.
     """
     budgets, diagnostics = Diagnostics(), Diagnostics()
     sizes = None if max_memory is None else {key: _whole(size) for key, size in max_memory.items()}
@@ -81,7 +83,7 @@ def _lowered(
     tree = lower_model(model)
     plan = Plan(
         model=Model(type(model).__name__),
-        devices=with_disk(devices),
+        devices=with_disk(tuple(replace(each, pool=None, pool_memory=None) for each in devices)),
         constraints=tuple(Atomic(name, by_class=True) for name in classes),
         tree=tree,
     )

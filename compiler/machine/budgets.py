@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Final, SupportsIndex, TypeAlias
 
@@ -28,14 +29,15 @@ from ...ir import (
 from ...ir.rules import budgets as rules
 from ...ir.sizes import MAX_SIZE
 from .filling_order import in_filling_order
-from .this_machine import this_machine
+from .this_machine import POOL, this_machine
 
 DeviceKey: TypeAlias = int | str
 Size: TypeAlias = int | str
 
 UNLIMITED: Final = "unlimited"
-_SINGLE: Final = frozenset({CPU, DISK, "mps"})
-_TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", "mps", CPU, DISK)
+MPS: Final = "mps"
+_SINGLE: Final = frozenset({CPU, DISK, MPS})
+_TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", MPS, CPU, DISK)
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "KB", "MB", "GB", "TB")
 _PARTS: Final = re.compile(r"(?:(.*)/)?([A-Za-z_]*)[:_ -]?([0-9]*)", re.DOTALL)
 
@@ -43,7 +45,8 @@ _PARTS: Final = re.compile(r"(?:(.*)/)?([A-Za-z_]*)[:_ -]?([0-9]*)", re.DOTALL)
 def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagnostics) -> tuple[Device, ...]:
     """Return the devices of a mapping from keys to sizes, in filling order; None is this machine.
 
-    Everything wrong goes to ``diagnostics``; the devices that are right are returned all the same.
+    Everything wrong goes to ``diagnostics``; the devices that are right are returned all the same. Where
+    ``mps`` and ``cpu`` are listed they share the larger of their budgets: such machines have one memory.
     """
     if max_memory is None:
         return this_machine(diagnostics)
@@ -61,7 +64,19 @@ def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagn
             devices[name] = Device(name, memory, origin="given")
     if not diagnostics.errors:
         _something_is_usable(devices, diagnostics)
-    return in_filling_order(devices.values())
+    return in_filling_order(_pooled(devices))
+
+
+def _pooled(devices: Mapping[str, Device]) -> Iterator[Device]:
+    """Yield the devices, mps and the cpu of a host as what they are: two budgets of one memory."""
+    for name, device in devices.items():
+        host, slash, kind = name.rpartition("/")
+        beside = devices.get(f"{host}{slash}{CPU if kind == MPS else MPS}")
+        if kind not in {MPS, CPU} or beside is None:
+            yield device
+        else:
+            shared = max(device.memory or 0, beside.memory or 0)
+            yield replace(device, pool=host or POOL, pool_memory=shared)
 
 
 def canonical_name(key: object) -> str | None:

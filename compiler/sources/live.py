@@ -47,22 +47,35 @@ def no_split_classes(model: nn.Module) -> tuple[str, ...]:
     """Return the classes a model says are never split, in alphabetical order.
 
     transformers keeps them as a set, older models as a list, some people as one name; a wrapper has what
-    it wraps. Anything else, such as a method of that name, says nothing.
+    it wraps. Anything else, such as a method of that name, says nothing; an empty list says that no class
+    is whole, whatever a model inside says of itself.
     """
     level: list[Any] = [model]
     for _ in range(_WRAPPERS):
-        said = [getattr(module, "_no_split_modules", None) for module in level]
-        names = {name for own in said for name in ([own] if isinstance(own, str) else _strings(own))}
-        if names:
-            return tuple(sorted(names))
+        said = [own for module in level if (own := _declared(module)) is not None]
+        if said:
+            return tuple(sorted({name for own in said for name in own}))
         level = [child for module in level for child in module.children()]
     return ()
 
 
-def _strings(value: object) -> list[str]:
-    if not isinstance(value, set | frozenset | list | tuple):
-        return []
-    return [name for name in cast("Iterable[object]", value) if isinstance(name, str)]
+def declared_classes(model: nn.Module) -> frozenset[str]:
+    """Return every class that the model, or any model inside it, declares as never split.
+
+    transformers lists classes that a variant of a model does not have: such a name is no mistake.
+    """
+    return frozenset(name for module in model.modules() for name in _declared(module) or ())
+
+
+def _declared(module: nn.Module) -> list[str] | None:
+    own = getattr(module, "_no_split_modules", None)
+    if isinstance(own, str):
+        return [own]
+    return _strings(own) if isinstance(own, set | frozenset | list | tuple) else None
+
+
+def _strings(values: Iterable[object]) -> list[str]:
+    return [name for name in values if isinstance(name, str)]
 
 
 def untied(model: nn.Module, tree: ModuleTree) -> Diagnostic | None:

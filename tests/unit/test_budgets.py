@@ -239,3 +239,19 @@ def test_an_empty_option_is_an_error(text):
     diagnostics = Diagnostics()
     assert parse_memory_option(text, diagnostics) == {}
     assert [d.code for d in diagnostics] == ["malformed-memory-option"]
+
+
+@pytest.mark.parametrize(
+    ("budgets", "pools"),
+    [
+        ({"mps": "40GiB", "cpu": "100GiB"}, {"mps": ("host", 100), "cpu": ("host", 100)}),
+        ({"cpu": "16GiB", "mps": "48GiB"}, {"mps": ("host", 48), "cpu": ("host", 48)}),
+        ({"a/mps": "4GiB", "a/cpu": "6GiB", "cpu": "9GiB"}, {"a/mps": ("a", 6), "a/cpu": ("a", 6)}),
+        ({"mps": "40GiB"}, {}),
+        ({"cuda:0": "40GiB", "cpu": "100GiB"}, {}),
+    ],
+)
+def test_f34_mps_and_the_cpu_of_a_host_are_one_memory(budgets, pools):
+    devices = devices_from(budgets, Diagnostics())
+    shared = {each.name: (each.pool, each.pool_memory // 2**30) for each in devices if each.pool}
+    assert shared == pools
