@@ -84,7 +84,10 @@ def canonical_name(key: object) -> str | None:
     if isinstance(key, bool):
         return None
     if isinstance(key, SupportsIndex):
-        index = operator.index(key)
+        try:
+            index = operator.index(key)
+        except Exception:  # noqa: BLE001  # arrays and tensors of many numbers, objects that pretend
+            return None
         return f"cuda:{index}" if 0 <= index < 1_000_000 else None
     if not isinstance(key, str) and type(key).__module__ != "torch":
         return None
@@ -145,9 +148,10 @@ def size_of(value: object) -> int | None:
         return None
     try:
         whole = int(value)  # type: ignore[call-overload]
-    except (TypeError, ValueError, OverflowError):
+        exact = bool(whole == value)
+    except Exception:  # noqa: BLE001  # whatever an object of somebody else does when it is asked for a number
         return None
-    return whole if whole == value and 0 <= whole <= MAX_SIZE else None
+    return whole if exact and 0 <= whole <= MAX_SIZE else None
 
 
 def invalid_budget(name: str, value: object, at: Label | None = None) -> Diagnostic:
@@ -159,8 +163,8 @@ def invalid_budget(name: str, value: object, at: Label | None = None) -> Diagnos
 def _shown(value: object) -> str:
     try:
         text = str(value) if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer with more digits than Python prints
-        return "a huge number"
+    except Exception as error:  # noqa: BLE001  # an integer with more digits than Python prints, or worse
+        return "a huge number" if isinstance(error, ValueError) else f"a {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -1,0 +1,100 @@
+"""Placing a plan again: it starts from what people wrote; what a compile added is found anew.
+
+Budgets, margins, reserves, rules, options and pins of people stay. What only a trace could find again (cuts,
+activations, the cache of each layer) stays too: a plan has no forward to trace.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from ...ir import Atomic, Device, Plan, Reason, Reserve, Split, Unit, is_accelerator, is_within
+from ...ir.patterns import match_paths
+from ..passes.reserve_runtime import RUNTIME
+from .options import Options
+
+_WRITTEN: Final = frozenset({None, Reason.WRITTEN})
+
+
+def as_written(plan: Plan, options: Options) -> Plan:
+    """Return a plan without what an earlier compile added and this one finds anew.
+
+    ``options`` are those given now: an option that is given again takes off what it made before.
+    """
+    kept = tuple(unit for unit in plan.units if _is_written(unit))
+    runtime = options.devices is not None or options.gives("runtime")
+    return replace(
+        plan,
+        units=kept,
+        reserves=tuple(each for each in plan.reserves if not (runtime and _is_runtime(each))),
+        caches=tuple(cache for cache in plan.caches if not cache.added),
+        ledger=(),
+        outcome=None,
+    )
+
+
+def _is_written(unit: Unit) -> bool:
+    return unit.store is None or unit.reason in _WRITTEN
+
+
+def _is_runtime(reserve: Reserve) -> bool:
+    return reserve.added and reserve.purpose == RUNTIME
+
+
+def with_classes(plan: Plan, names: tuple[str, ...] | None, *, fresh: bool) -> Plan:
+    """Return the plan with these classes never split, in place of those that were named before.
+
+    In a ``fresh`` plan, one no compile has seen, they stand in place of the classes its source lists.
+    """
+    if names is None:
+        return plan
+    before = dict(plan.options).get("no-split", "").split(",")
+    named = [Atomic(name, by_class=True) for name in names]
+    kept = [
+        rule
+        for rule in plan.constraints
+        if not (isinstance(rule, Atomic) and rule.by_class)
+        or not (fresh if rule.added else rule.target in before)
+    ]
+    kept = [rule for rule in kept if not (isinstance(rule, Split) and rule.added and _is_inside(plan, rule, names))]
+    return replace(plan, constraints=tuple(dict.fromkeys((*kept, *named))))
+
+
+def _is_inside(plan: Plan, rule: Split, names: tuple[str, ...]) -> bool:
+    """Say whether a trace would open what a person wants whole: the person decides."""
+    tree = plan.tree
+    if tree is None:
+        return False
+    whole = [tree.paths[module] for module, name in enumerate(tree.classes) if module and name in names]
+    opened = match_paths(tree, rule.pattern)
+    return any(is_within(path, above) for path in opened for above in whole)
+
+
+def exchanged(devices: tuple[Device, ...], before: tuple[Device, ...]) -> tuple[Device, ...]:
+    """Return devices with new budgets; what else was known of one, its margin and rates, stays."""
+    known = {device.name: device for device in before}
+    return tuple(_with_budget(known.get(new.name, new), new) for new in devices)
+
+
+def _with_budget(device: Device, new: Device) -> Device:
+    pool, size = (device.pool, device.pool_memory) if new.pool is None else (new.pool, new.pool_memory)
+    return replace(device, memory=new.memory, origin=new.origin, pool=pool, pool_memory=size)
+
+
+def with_margin(devices: tuple[Device, ...], before: tuple[Device, ...], options: Options) -> tuple[Device, ...]:
+    """Return devices with the margin of the options: on every accelerator if it is given, else on new ones."""
+    margin = options.margin
+    if margin is None:
+        return devices
+    known = set() if options.gives_margin else {device.name for device in before}
+    wanted = (is_accelerator(device.name) and device.name not in known for device in devices)
+    rows = zip(devices, wanted, strict=True)
+    return tuple(replace(device, margin=margin) if wants else device for device, wants in rows)
+
+
+def with_reserves(plan: Plan, reserves: tuple[Reserve, ...]) -> Plan:
+    """Return the plan with more reserves; one of the same device and purpose replaces what was there."""
+    again = {(each.device, each.purpose) for each in reserves}
+    kept = tuple(each for each in plan.reserves if (each.device, each.purpose) not in again)
+    return replace(plan, reserves=kept + reserves)
