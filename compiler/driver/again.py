@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ...ir import Atomic, Device, Plan, Reason, Reserve, Split, Unit, is_accelerator, is_within
+from ...ir import Atomic, Device, ModuleTree, Plan, Reason, Reserve, Split, Unit, is_accelerator, is_within
+from ...ir.dtypes import stored_eighths
 from ...ir.patterns import match_paths
 from ..passes.reserve_runtime import RUNTIME
 from .options import Options
@@ -17,21 +18,33 @@ from .options import Options
 _WRITTEN: Final = frozenset({None, Reason.WRITTEN})
 
 
-def as_written(plan: Plan, options: Options) -> Plan:
+def as_written(plan: Plan, asked: Options, options: Options) -> Plan:
     """Return a plan without what an earlier compile added and this one finds anew.
 
-    ``options`` are those given now: an option that is given again takes off what it made before.
+    ``asked`` are the options given now: one that is given again takes off what it made before. ``options``
+    are those in force.
     """
-    kept = tuple(unit for unit in plan.units if _is_written(unit))
-    runtime = options.devices is not None or options.gives("runtime")
+    runtime = asked.devices is not None or asked.gives("runtime")
     return replace(
         plan,
-        units=kept,
+        units=tuple(unit for unit in plan.units if _is_written(unit)),
         reserves=tuple(each for each in plan.reserves if not (runtime and _is_runtime(each))),
         caches=tuple(cache for cache in plan.caches if not cache.added),
+        tree=_sizes_taken_off(plan, options),
         ledger=(),
         outcome=None,
+        diagnostics=(),
     )
+
+
+def _sizes_taken_off(plan: Plan, options: Options) -> ModuleTree | None:
+    """Return the tree without the bytes of an earlier dtype, when another one is wanted."""
+    before, now = dict(plan.options), dict(options.recorded())
+    converted = any(before.get(key) != now.get(key) for key in ("dtype", "special-dtypes"))
+    if plan.tree is None or not converted or not before.keys() & {"dtype", "special-dtypes"}:
+        return plan.tree
+    known = all(stored_eighths(dtype) is not None for dtype in plan.tree.dtypes)
+    return replace(plan.tree, nbytes=None, eighths=None) if known else plan.tree
 
 
 def _is_written(unit: Unit) -> bool:
@@ -82,12 +95,13 @@ def _with_budget(device: Device, new: Device) -> Device:
     return replace(device, memory=new.memory, origin=new.origin, pool=pool, pool_memory=size)
 
 
-def with_margin(devices: tuple[Device, ...], before: tuple[Device, ...], options: Options) -> tuple[Device, ...]:
-    """Return devices with the margin of the options: on every accelerator if it is given, else on new ones."""
-    margin = options.margin
+def with_margin(
+    devices: tuple[Device, ...], before: tuple[Device, ...], margin: int | None
+) -> tuple[Device, ...]:
+    """Return devices with this margin on every accelerator, except those there were ``before``."""
     if margin is None:
         return devices
-    known = set() if options.gives_margin else {device.name for device in before}
+    known = {device.name for device in before}
     wanted = (is_accelerator(device.name) and device.name not in known for device in devices)
     rows = zip(devices, wanted, strict=True)
     return tuple(replace(device, margin=margin) if wants else device for device, wants in rows)

@@ -10,7 +10,6 @@ from ...ir import Atomic, Diagnostics, Model, Plan
 from ..machine.budgets import devices_from
 from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
-from .effects import refuse_without_effect
 from .options import AUTOMATIC, Options, settled
 from .strategies import passes_for
 
@@ -37,17 +36,81 @@ def compile_live(
 
     diagnostics = Diagnostics()
     tree = lower_model(model)
-    settled_ = settled(options, overrides, diagnostics)
+    options = settled(options, overrides, diagnostics)
     diagnostics.raise_errors()
-    if settled_.no_split is not None:
+    if options.no_split is not None:
         absent = declared_classes(model) - set(tree.classes)
-        known = tuple(each for each in settled_.no_split if each not in absent)
-        settled_ = replace(settled_, no_split=known)
+        options = replace(options, no_split=tuple(each for each in options.no_split if each not in absent))
     lowered = Plan(model=Model(name or type(model).__name__, tree.digest), tree=tree)
     warning = untied(model, tree)
     diagnostics.extend(() if warning is None else (warning,))
-    lowered = _traced(_with_own_classes(lowered, model), model, settled_, example_inputs, diagnostics)
-    if settled_.strategy != "accelerate":
-        whole = tuple(Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
+    lowered = _traced(lowered, model, options, example_inputs, diagnostics)
+    if options.strategy != "accelerate":
+        whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole))))
-    return compile_lowered(lowered, settled_, overrides, after=after, diagnostics=diagnostics, fresh=True)
+    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics, fresh=True)
+
+
+def _traced(
+    lowered: Plan, model: nn.Module, options: Options, inputs: Inputs, diagnostics: Diagnostics
+) -> Plan:
+    """Return the plan with the model's own classes whole, or with what its forward shows in their place."""
+    from ..sources.live import no_split_classes
+
+    assert lowered.tree is not None  # noqa: S101  # a lowered plan has one
+    present = set(lowered.tree.classes)
+    own = (Atomic(kind, by_class=True, added=True) for kind in no_split_classes(model) if kind in present)
+    plan = replace(lowered, constraints=tuple(own))
+    if inputs is None and not _wants_trace(options):
+        return plan
+    from ..tracing import with_trace
+
+    return with_trace(
+        plan,
+        model,
+        None if isinstance(inputs, str) and inputs == AUTOMATIC else inputs,
+        diagnostics,
+        batch=options.batch or 1,
+        seq=options.seq,
+        cache_tokens=options.cache_tokens,
+        dtype=options.dtype,
+    )
+
+
+def _wants_trace(options: Options) -> bool:
+    """Say whether an option can only be met by running the forward on the meta device."""
+    return options.batch is not None or options.seq is not None or options.cache_tokens is not None
+
+
+def compile_lowered(
+    lowered: Plan,
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    *,
+    after: After | None = None,
+    diagnostics: Diagnostics | None = None,
+    fresh: bool = False,
+) -> Plan:
+    """Run the passes of the chosen strategy over a plan with a module tree.
+
+    ``fresh`` is one that was just lowered; any other is placed again from what people wrote in it, and its
+    options stay where they are not given again.
+    """
+    diagnostics = Diagnostics() if diagnostics is None else diagnostics
+    asked, options = options, settled(options, (lowered, *overrides), diagnostics)
+    devices = asked.devices
+    if devices is None and not lowered.devices:
+        devices = devices_from(None, diagnostics)
+    diagnostics.raise_errors()
+    base = with_classes(as_written(lowered, asked, options), asked.no_split, fresh=fresh)
+    listed = base.devices if devices is None else exchanged(devices, base.devices)
+    base = replace(
+        base,
+        devices=with_margin(listed, () if asked.gives("margin") else base.devices, options.margin),
+        options=options.recorded(),
+    )
+    passes = passes_for(options, overrides)
+    start = with_reserves(base, asked.reserves)
+    plan = run_passes(start, passes, diagnostics, *(() if after is None else (after,)))
+    diagnostics.raise_errors()
+    return replace(plan, diagnostics=tuple(diagnostics))

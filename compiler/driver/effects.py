@@ -1,0 +1,80 @@
+"""No option without effect: one that cannot do anything for an input, or beside another, is refused.
+
+The table says for each option what it needs; a reader who wonders whether an option counts looks here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import Final, TypeAlias
+
+from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
+from .options import Options
+
+
+class Origin(StrEnum):
+    """What is compiled, as far as options can tell inputs apart."""
+
+    MODULE = "a model"
+    CONFIG = "a model built from its config.json"
+    HEADERS = "a checkpoint that is planned from its headers"
+    PLAN = "a plan"
+
+
+Why: TypeAlias = tuple[str, str]
+"""Why an option does nothing, and what would."""
+
+_NO_FORWARD: Final[Mapping[Origin, Why]] = {
+    Origin.HEADERS: ("nothing is traced", "give the model itself: a script, or a folder with its config.json"),
+    Origin.PLAN: ("a plan has no forward to trace", "start from the model; `--kv-cache` sizes a plan's cache"),
+}
+_NO_CODE: Final[Why] = ("nothing is built from a config.json", "leave it out")
+_BY_ORIGIN: Final[Mapping[str, Mapping[Origin, Why]]] = {
+    "seq": _NO_FORWARD,
+    "example_inputs": _NO_FORWARD,
+    "batch": {Origin.PLAN: _NO_FORWARD[Origin.PLAN]},
+    "cache_tokens": {Origin.PLAN: _NO_FORWARD[Origin.PLAN]},
+    "trust_remote_code": {origin: _NO_CODE for origin in Origin if origin is not Origin.CONFIG},
+}
+"""Options that need something some inputs do not have."""
+
+_TIMED: Final = frozenset({None, "latency", "throughput"})
+
+
+def _beside(options: Options, origin: Origin) -> Iterator[tuple[str, str, str]]:
+    """Yield options that another one, given or missing, leaves without effect."""
+    accelerate = options.strategy == "accelerate"
+    if options.gives("fallback") and not accelerate:
+        yield "fallback", "only strategy `accelerate` has it", "add `--strategy accelerate`, or leave it out"
+    for name in ("objective", "time_limit"):
+        if options.gives(name) and accelerate:
+            yield name, "strategy `accelerate` searches nothing", "take another strategy, or leave it out"
+    for name in ("prompt", "generate"):
+        if options.gives(name) and options.objective not in _TIMED:
+            yield name, f"objective `{options.objective}` is not about time", "take objective `latency`"
+    if options.gives("cache_tokens") and options.gives("kv_cache"):
+        yield "cache_tokens", "`--kv-cache` says how large the cache is", "give one of the two"
+    if origin is Origin.HEADERS and options.gives("batch") and options.cache_tokens is None:
+        yield "batch", "it only multiplies the KV cache here", "say how long that is: `--cache-tokens 4096`"
+
+
+def check_effects(
+    options: Options,
+    origin: Origin,
+    diagnostics: Diagnostics,
+    *,
+    example_inputs: bool = False,
+    spelled: Callable[[str], str] = str,
+) -> None:
+    """Report every given option that would change nothing for this input."""
+    found = [(name, *why) for name, by in _BY_ORIGIN.items() if (why := by.get(origin)) is not None]
+    given = [row for row in found if example_inputs and row[0] == "example_inputs" or _gives(options, row[0])]
+    for name, why, help_ in (*given, *_beside(options, origin)):
+        message = f"`{spelled(name)}` has no effect on {origin}: {why}"
+        diagnostics.add(Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_))
+
+
+def _gives(options: Options, name: str) -> bool:
+    return name != "example_inputs" and options.gives(name)
