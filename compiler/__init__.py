@@ -6,6 +6,14 @@ Importing this package loads no torch; each function opens what it needs.
 from __future__ import annotations
 
 from ..ir import Plan, PlanError
-from .api import compile_model, infer_auto_device_map, load_model, verify_plan
+from .api import compile_model, compile_plan, infer_auto_device_map, load_model, verify_plan
 
-__all__ = ["Plan", "PlanError", "compile_model", "infer_auto_device_map", "load_model", "verify_plan"]
+__all__ = [
+    "Plan",
+    "PlanError",
+    "compile_model",
+    "compile_plan",
+    "infer_auto_device_map",
+    "load_model",
+    "verify_plan",
+]

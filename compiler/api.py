@@ -2,39 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from ..ir import Plan
-from .driver.options import Objective, Offload, Options, Strategy
+from .driver.options import Objective, Offload, Strategy
 from .machine.budgets import DeviceKey, Size
 
 if TYPE_CHECKING:
-    from torch import dtype as torch_dtype
+    import torch
     from torch import nn
 
+    from ..ir import Diagnostics, Reserve
     from .lines.files import Override
+    from .loading import Materialize
     from .tracing import Verification
     from .tracing.inputs.example_inputs import Inputs
 
-    Dtype: TypeAlias = str | torch_dtype
+    Dtype: TypeAlias = str | torch.dtype
 
 
-def compile_model(
+class CompileOptions(TypedDict, total=False):
+    """The keywords of `compile_model`, which `compile_plan` takes too; None is not given."""
+
+    max_memory: Mapping[DeviceKey, Size] | None
+    no_split_module_classes: str | Iterable[str] | None
+    dtype: Dtype | None
+    special_dtypes: Mapping[str, Dtype] | None
+    offload_buffers: bool | None
+    strategy: Strategy | None
+    objective: Objective | None
+    offload: Offload | None
+    overrides: Override | Iterable[Override] | None
+    example_inputs: Inputs
+    fallback: bool | None
+    reserves: Mapping[DeviceKey, Size] | Iterable[Reserve] | None
+    margin: int | None
+    runtime: int | None
+    kv_cache: int | None
+    batch: int | None
+    seq: int | None
+    cache_tokens: int | None
+    prompt: int | None
+    generate: int | None
+    time_limit: float | None
+    trust_remote_code: bool | None
+
+
+def compile_model(  # noqa: PLR0913  # each option is typed here for editors
     model: nn.Module,
     *,
     max_memory: Mapping[DeviceKey, Size] | None = None,
-    no_split_module_classes: str | Sequence[str] | None = None,
+    no_split_module_classes: str | Iterable[str] | None = None,
     dtype: Dtype | None = None,
     special_dtypes: Mapping[str, Dtype] | None = None,
     offload_buffers: bool = False,
     strategy: Strategy = "auto",
     objective: Objective | None = None,
     offload: Offload = "stream",
-    overrides: Override | Sequence[Override] | None = None,
+    overrides: Override | Iterable[Override] | None = None,
     example_inputs: Inputs = None,
-    **more: Any,  # noqa: ANN401  # the remaining fields of Options, typed there
+    fallback: bool | None = None,
+    reserves: Mapping[DeviceKey, Size] | Iterable[Reserve] | None = None,
+    margin: int | None = None,
+    runtime: int | None = None,
+    kv_cache: int | None = None,
+    batch: int | None = None,
+    seq: int | None = None,
+    cache_tokens: int | None = None,
+    prompt: int | None = None,
+    generate: int | None = None,
+    time_limit: float | None = None,
 ) -> Plan:
     """Compile a placement plan for a model; its weights are neither read nor moved.
 
@@ -43,7 +83,8 @@ def compile_model(
         max_memory: bytes by device (``0``, ``"0"``, ``"cuda:0"``, ``"cpu"``, ``"disk"``, ``"mps"``,
             ``"xpu:1"``), as integers or sizes like ``"10GiB"``; None is what this machine has free.
             Devices that are not named are not used. Never changed.
-        no_split_module_classes: classes never split; None takes the model's ``_no_split_modules``.
+        no_split_module_classes: classes never split; None takes the model's ``_no_split_modules``. Names
+            that the model itself declares may be absent from it.
         dtype: what floating-point weights will be loaded as, if that is smaller than they are.
         special_dtypes: the same for single tensors, by path.
         offload_buffers: whether buffers of streamed units may stay off the accelerators.
@@ -51,10 +92,21 @@ def compile_model(
             ``balanced_low_0`` or ``sequential``.
         objective: ``fewest-devices``, ``balance``, ``headroom``, ``latency`` or ``throughput``.
         offload: what happens to what fits no accelerator: ``stream``, ``compute``, ``auto``, ``none``.
-        overrides: plans, ``.plan`` texts (with a line break) or paths; their lines are constraints.
+        overrides: plans, ``.plan`` texts (with a line break) or paths; their lines win.
         example_inputs: arguments of one forward call (a tuple, or a dict of keywords); the model is
             traced on the meta device and the plan follows its dataflow.
-        more: any other field of `compile_plan.compiler.driver.options.Options`.
+        fallback: strategy ``accelerate`` only: whether a later module may fill an empty device; None does.
+        reserves: bytes kept free, by device as ``max_memory``, or as `Reserve` with a purpose.
+        margin: bytes of every accelerator that are never planned with; None leaves devices theirs.
+        runtime: bytes of every accelerator that its driver takes; None is what is usual of a budget read
+            from this machine, and 0 of one that is given.
+        kv_cache: bytes of KV cache of the whole model, shared out over its layers.
+        batch: sequences at a time.
+        seq: tokens of a sequence in the forward that is traced.
+        cache_tokens: tokens the KV cache must hold.
+        prompt: tokens read per request, for objectives about time; None is 512.
+        generate: tokens written per request; None is 128.
+        time_limit: seconds the exact search may take; None is 10.
 
     Returns:
         The placed plan. Warnings are in ``plan.diagnostics``; a plan without problems has none.
@@ -63,28 +115,108 @@ def compile_model(
         PlanError: the request cannot be met; ``.diagnostics`` says why and what would help.
 
     """
-    from .driver.check import checked
-    from .driver.compile import compile_live
+    return _compiled(
+        model,
+        module=True,
+        max_memory=max_memory,
+        no_split_module_classes=no_split_module_classes,
+        dtype=dtype,
+        special_dtypes=special_dtypes,
+        offload_buffers=None if offload_buffers is False else offload_buffers,
+        strategy=None if _is_word(strategy, "auto") else strategy,
+        objective=objective,
+        offload=None if _is_word(offload, "stream") else offload,
+        overrides=overrides,
+        example_inputs=example_inputs,
+        fallback=fallback,
+        reserves=reserves,
+        margin=margin,
+        runtime=runtime,
+        kv_cache=kv_cache,
+        batch=batch,
+        seq=seq,
+        cache_tokens=cache_tokens,
+        prompt=prompt,
+        generate=generate,
+        time_limit=time_limit,
+    )
+
+
+def _is_word(value: object, word: str) -> bool:
+    return isinstance(value, str) and value == word
+
+
+def compile_plan(
+    input: nn.Module | Plan | str | Path,  # noqa: A002  # what the command calls it
+    **options: Unpack[CompileOptions],
+) -> Plan:
+    """Compile a plan from any input the command takes; the keywords are those of `compile_model`.
+
+    Args:
+        input: a module; a path to a script (``model.py:build``), a folder or file with safetensors, a
+            config.json, a GGUF file, or a plan in any form; or a plan. A finished plan comes back, checked,
+            unless an option asks for placing: then it starts from what people wrote in it, and its options
+            stay where they are not given again.
+        options: as for `compile_model`, and ``trust_remote_code``: run the code that comes with a folder.
+
+    Returns:
+        The placed plan.
+
+    Raises:
+        PlanError: the input cannot be read, an option would do nothing for it, or the request cannot be met.
+
+    """
+    unknown = options.keys() - CompileOptions.__annotations__.keys()
+    if unknown:
+        msg = f"compile_plan() got an unexpected keyword argument {min(unknown)!r}"
+        raise TypeError(msg)
+    return _compiled(input, module=False, **options)
+
+
+def _signature() -> inspect.Signature:
+    """Return what `compile_plan` takes, in full, for help and for editors that ask at run time."""
+    first = inspect.Parameter("input", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    own = inspect.signature(compile_model)
+    more = inspect.Parameter("trust_remote_code", inspect.Parameter.KEYWORD_ONLY, default=False)
+    return own.replace(parameters=[first, *[*own.parameters.values()][1:], more])
+
+
+compile_plan.__signature__ = _signature()  # type: ignore[attr-defined]
+
+
+def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions]) -> Plan:
+    """Read the options once, open the input, and compile it."""
+    from ..ir import Diagnostics
+    from .driver.inputs import compile_opened, open_input
+    from .driver.options import read_options
     from .lines.files import read_overrides
 
-    options = Options(
-        max_memory=max_memory,
-        no_split=_names(no_split_module_classes),
-        dtype=None if dtype is None else _dtype_name(dtype),
-        special_dtypes=tuple((path, _dtype_name(kind)) for path, kind in (special_dtypes or {}).items()),
-        offload_buffers=offload_buffers,
-        strategy=strategy,
-        objective=objective,
-        offload=offload,
-        **more,
-    )
-    return compile_live(model, checked(options), read_overrides(overrides), example_inputs=example_inputs)
+    diagnostics = Diagnostics()
+    values: dict[str, Any] = dict(options)
+    overrides, inputs = values.pop("overrides", None), values.pop("example_inputs", None)
+    renamed = {_FIELDS.get(name, name): value for name, value in values.items()}
+    read = read_options(renamed, diagnostics, spelled=_spelled)
+    if module:
+        from .sources.live import checked_module
+
+        checked_module(given)
+    diagnostics.raise_errors()
+    opened = open_input(given, read)
+    return compile_opened(opened, read, read_overrides(overrides), example_inputs=inputs, spelled=_spelled)
+
+
+def _spelled(field: str) -> str:
+    return _KEYWORDS.get(field, field)
+
+
+_FIELDS = {"max_memory": "devices", "no_split_module_classes": "no_split"}
+_KEYWORDS = {field: keyword for keyword, field in _FIELDS.items()}
 
 
 def infer_auto_device_map(
     model: nn.Module,
     max_memory: Mapping[DeviceKey, Size] | None = None,
-    no_split_module_classes: str | Sequence[str] | None = None,
+    no_split_module_classes: str | Iterable[str] | None = None,
     dtype: Dtype | None = None,
     special_dtypes: Mapping[str, Dtype] | None = None,
     verbose: bool = False,  # noqa: FBT001, FBT002  # accelerate's signature
@@ -118,8 +250,12 @@ def load_model(
     checkpoint: str | Path | None = None,
     *,
     strict: bool = True,
-    progress: Callable[[int, int], None] | None = None,
-    **more: Any,  # noqa: ANN401  # options of `loading.load_model`, typed there
+    progress: Callable[[int, int], None] | bool | None = None,
+    dtype: Dtype | None = None,
+    materialize: Materialize | None = None,
+    devices: Mapping[str, str | torch.device] | None = None,
+    map_memory: bool = True,
+    diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Put a model where its plan says, its weights read from a safetensors checkpoint.
 
@@ -127,7 +263,18 @@ def load_model(
     """
     from .loading import load_model as load
 
-    return load(plan, model, checkpoint, strict=strict, progress=progress, **more)
+    return load(
+        plan,
+        model,
+        checkpoint,
+        strict=strict,
+        progress=progress,
+        dtype=dtype,
+        materialize=materialize,
+        devices=devices,
+        map_memory=map_memory,
+        diagnostics=diagnostics,
+    )
 
 
 def verify_plan(
@@ -158,13 +305,3 @@ def verify_plan(
     from .tracing import verify_plan as verify
 
     return verify(plan if isinstance(plan, Plan) else read_plan(plan), model, inputs, batch=batch, seq=seq)
-
-
-def _names(classes: str | Sequence[str] | None) -> tuple[str, ...] | None:
-    if classes is None:
-        return None
-    return (classes,) if isinstance(classes, str) else tuple(sorted(classes))
-
-
-def _dtype_name(dtype: Dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -7,21 +7,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from ...ir import Diagnostic, Diagnostics, Label, Reserve, Source, Span, parse_size
-from ...ir.dtypes import parse_dtype
-from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE
-from ..driver.options import (
-    OBJECTIVES,
-    OFFLOADS,
-    STRATEGIES,
-    Objective,
-    Offload,
-    Options,
-    Strategy,
-)
+from ...ir import Device, Diagnostic, Diagnostics, Label, Reserve, Source, Span, parse_size
+from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE, OPTION_WITHOUT_EFFECT
+from ..driver.option_values import SIZE_HELP
+from ..driver.options import READINGS, Options, read_options
 from ..machine.budgets import (
     DeviceKey,
     Size,
@@ -30,12 +22,11 @@ from ..machine.budgets import (
     parse_memory_option,
     unknown_device,
 )
-from .arguments import suggestion
+from .arguments import FLAGS, suggestion
 from .terminal import ColorChoice
 
 _COLORS: Final = ("auto", "always", "never")
 _FORMATS: Final = ("text", "json")
-_LARGEST: Final = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +54,6 @@ class Request:
     quiet: bool = False
     color: ColorChoice = "auto"
 
-    @property
-    def places(self) -> bool:
-        """Say whether an option asks for placing, so that a finished plan is placed anew."""
-        return bool(self.overrides) or self.options != Options()
-
 
 def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Request:
     """Return the request; what is wrong with it is in ``diagnostics``, its place holds a default."""
@@ -94,7 +80,46 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         color=cast("ColorChoice", _choice("--color", arguments.color, _COLORS, diagnostics) or "auto"),
     )
     diagnostics.extend(_contradictions(request))
+    diagnostics.extend(_idle(arguments, request))
     return request
+
+
+_ALONE: Final[dict[str, set[str]]] = {
+    "diff": {"check"},
+    "format_plan": {"check"},
+    "explain_code": set(),
+    "calibrate": set(),
+}
+"""Commands of their own, and what may stand beside them."""
+_ALWAYS: Final = frozenset({"format", "color", "quiet", "all"})
+_LONE_PASSES: Final = frozenset({"devices"})
+"""Of the compiler's options, those that `--passes` heeds: passes have their own, in braces."""
+
+
+def _idle(arguments: argparse.Namespace, request: Request) -> Iterator[Diagnostic]:
+    """Yield options that would do nothing in this command, whatever the input is."""
+    given = {flag.destination: flag.names[-1] for flag in FLAGS if getattr(arguments, flag.destination, None)}
+    alone = next((name for name in _ALONE if name in given), None)
+    if alone is not None:
+        for name in sorted(given.keys() - {alone} - _ALONE[alone] - _ALWAYS):
+            yield _without_effect(given[name], f"with `{given[alone]}`", "leave it out")
+    if request.passes is not None:
+        for name in sorted(request.options.given - _LONE_PASSES):
+            help_ = "give the pass its option in braces: `assign-accelerate{fallback=false}`"
+            yield _without_effect(spelled(name), "with `--passes`, which runs only what it lists", help_)
+    if request.with_modules and not _writes_text(request):
+        help_ = "write a `.plan`; a `.msgpack` has its modules always"
+        yield _without_effect("--with-modules", "unless a text is written", help_)
+
+
+def _writes_text(request: Request) -> bool:
+    if request.form is not None or request.passes is not None:
+        return request.form in {None, "plan"}
+    return request.output is not None and (request.output == "-" or request.output.lower().endswith(".plan"))
+
+
+def _without_effect(option: str, where: str, help_: str) -> Diagnostic:
+    return Diagnostic(OPTION_WITHOUT_EFFECT, f"`{option}` has no effect {where}", help=help_)
 
 
 def _contradictions(request: Request) -> Iterator[Diagnostic]:
@@ -113,32 +138,24 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
 
 
 def _options(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Options:
-    strategy = _choice("--strategy", arguments.strategy, STRATEGIES, diagnostics)
-    objective = _choice("--objective", arguments.objective, OBJECTIVES, diagnostics)
-    offload = _choice("--offload", arguments.offload, OFFLOADS, diagnostics)
-    fallback = arguments.fallback
-    given: dict[str, Any] = {
-        "max_memory": _memory(arguments.memory, diagnostics),
-        "no_split": None if arguments.no_split is None else tuple(_listed(arguments.no_split)),
-        "dtype": None if arguments.dtype is None else parse_dtype(arguments.dtype, diagnostics),
-        "strategy": cast("Strategy | None", strategy),
-        "objective": cast("Objective | None", objective),
-        "offload": cast("Offload | None", offload),
-        "fallback": fallback,
+    """Return the options of the compiler; devices and reserves are read here, with carets of their own."""
+    texts = {name: getattr(arguments, name) for name in READINGS if hasattr(arguments, name)}
+    texts["no_split"] = None if arguments.no_split is None else ",".join(arguments.no_split)
+    # A switch that is not there says nothing; `--fallback` and `--no-fallback` say different things.
+    texts |= {name: texts[name] or None for name in ("offload_buffers", "trust_remote_code")}
+    found = read_options(texts, diagnostics, spelled=spelled, text=True)
+    ready = {
+        "devices": _devices(arguments.memory, diagnostics),
         "reserves": _reserves(arguments.reserve, diagnostics),
-        "margin": _size("--margin", arguments.margin, diagnostics),
-        "runtime": _size("--runtime", arguments.runtime, diagnostics),
-        "kv_cache": _size("--kv-cache", arguments.kv_cache, diagnostics),
-        "time_limit": _seconds("--time-limit", arguments.time_limit, diagnostics),
-        **{
-            name: _count(f"--{name.replace('_', '-')}", getattr(arguments, name), diagnostics)
-            for name in ("batch", "seq", "cache_tokens", "prompt", "generate")
-        },
     }
-    return Options(
-        offload_buffers=arguments.offload_buffers,
-        trust_remote_code=arguments.trust_remote_code,
-        **{name: value for name, value in given.items() if value is not None},
+    given = {name: value for name, value in ready.items() if value is not None}
+    return replace(found, given=found.given | given.keys(), **cast("Any", given))
+
+
+def spelled(name: str) -> str:
+    """Return an option as it is spelled here: ``--cache-tokens``."""
+    return {"devices": "--memory", "reserves": "--reserve", "example_inputs": "--inputs"}.get(
+        name, f"--{name.replace('_', '-')}"
     )
 
 
@@ -162,56 +179,13 @@ def _choice(option: str, text: str | None, choices: Sequence[str], diagnostics: 
     return None
 
 
-def _size(option: str, text: str | None, diagnostics: Diagnostics) -> int | None:
-    if text is None:
-        return None
-    size = parse_size(text)
-    if size is None:
-        diagnostics.add(wrong_value(option, text, f"`{text}` is not a size", _SIZE_HELP))
-    return size
-
-
-_SIZE_HELP: Final = "write bytes, or a size such as `10GiB`, `512MiB`, `1.5GB`"
-
-
-def _count(option: str, text: str | None, diagnostics: Diagnostics) -> int | None:
-    if text is None:
-        return None
-    if (
-        text.isascii()
-        and text.isdigit()
-        and 0 < int(text[:10]) <= _LARGEST
-        and len(text) <= len(str(_LARGEST))
-    ):
-        return int(text)
-    message = f"`{option}` cannot be `{text}`"
-    diagnostics.add(wrong_value(option, text, message, "give a whole number above zero"))
-    return None
-
-
-def _seconds(option: str, text: str | None, diagnostics: Diagnostics) -> float | None:
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if 0 <= seconds <= _LARGEST:
-        return seconds
-    message = f"`{option}` cannot be `{text}`"
-    diagnostics.add(wrong_value(option, text, message, "give seconds, `10` or `0.5`; 0 searches not at all"))
-    return None
-
-
-def _memory(texts: Sequence[str] | None, diagnostics: Diagnostics) -> dict[DeviceKey, Size] | None:
+def _devices(texts: Sequence[str] | None, diagnostics: Diagnostics) -> tuple[Device, ...] | None:
     if texts is None:
         return None
     budgets: dict[DeviceKey, Size] = {}
     for text in texts:
         budgets |= parse_memory_option(text, diagnostics)
-    if not diagnostics.errors:
-        devices_from(budgets, diagnostics)
-    return budgets
+    return None if diagnostics.errors else devices_from(budgets, diagnostics)
 
 
 def _reserves(texts: Sequence[str] | None, diagnostics: Diagnostics) -> tuple[Reserve, ...] | None:
@@ -239,6 +213,6 @@ def _reserve(part: str, span: Span, diagnostics: Diagnostics) -> Iterator[Reserv
         diagnostics.add(unknown_device(name, Label(Span(span.source, span.start, after), "this device")))
     elif size is None:
         label = Label(Span(span.source, after + 1, span.end), "not a size")
-        diagnostics.add(Diagnostic(BAD_OPTION_VALUE, f"`{size_text}` is not a size", label, help=_SIZE_HELP))
+        diagnostics.add(Diagnostic(BAD_OPTION_VALUE, f"`{size_text}` is not a size", label, help=SIZE_HELP))
     else:
         yield Reserve(size, device, span=span)

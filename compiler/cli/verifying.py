@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Diagnostic, Plan, PlanError, human_size
 from ...ir.rules.tracing import TRACE_FAILED
-from ...ir.rules.usage import BAD_USAGE, CANNOT_VERIFY
+from ...ir.rules.usage import CANNOT_VERIFY
 from ..driver.options import AUTOMATIC
 from .terminal import Line, visible
 
@@ -43,16 +43,6 @@ def no_forward(name: str) -> PlanError:
     message = f"`{name}` has no forward to replay"
     help_ = f"give the model: `compile-plan model.py --override {name} --verify`"
     return PlanError([Diagnostic(CANNOT_VERIFY, message, help=help_)])
-
-
-def unchangeable(options: Options, inputs: Inputs) -> PlanError:
-    """Return the error for sizes that cannot be applied, since the inputs are the model's own."""
-    from ..tracing.inputs.input_words import resized_inputs
-
-    written = resized_inputs(inputs, batch=options.batch, seq=options.seq)
-    given = "`--batch`" if options.batch is not None else "`--seq`"
-    message = f"{given} cannot change the `example_inputs` of the model's file"
-    return PlanError([Diagnostic(BAD_USAGE, message, help=f"give them in that size: {written}")])
 
 
 def _cannot(found: Diagnostic) -> Diagnostic:

@@ -70,7 +70,11 @@ def with_classes(plan: Plan, names: tuple[str, ...] | None, *, fresh: bool) -> P
         if not (isinstance(rule, Atomic) and rule.by_class)
         or not (fresh if rule.added else rule.target in before)
     ]
-    kept = [rule for rule in kept if not (isinstance(rule, Split) and rule.added and _is_inside(plan, rule, names))]
+    kept = [
+        rule
+        for rule in kept
+        if not (isinstance(rule, Split) and rule.added and _is_inside(plan, rule, names))
+    ]
     return replace(plan, constraints=tuple(dict.fromkeys((*kept, *named))))
 
 

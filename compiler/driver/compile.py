@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from ...ir import Atomic, Diagnostics, Model, Plan
+from ..lines.references import undeclared
 from ..machine.budgets import devices_from
 from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
@@ -45,22 +46,26 @@ def compile_live(
     warning = untied(model, tree)
     diagnostics.extend(() if warning is None else (warning,))
     lowered = _traced(lowered, model, options, example_inputs, diagnostics)
+    lowered = with_classes(lowered, options.no_split, fresh=False)
     if options.strategy != "accelerate":
         whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole))))
-    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics, fresh=True)
+    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
 
 
 def _traced(
     lowered: Plan, model: nn.Module, options: Options, inputs: Inputs, diagnostics: Diagnostics
 ) -> Plan:
-    """Return the plan with the model's own classes whole, or with what its forward shows in their place."""
+    """Return the plan with the model's own classes whole, or with what its forward shows in their place.
+
+    Classes that a person names stand in place of the model's own, and beside what the forward shows.
+    """
     from ..sources.live import no_split_classes
 
     assert lowered.tree is not None  # noqa: S101  # a lowered plan has one
-    present = set(lowered.tree.classes)
-    own = (Atomic(kind, by_class=True, added=True) for kind in no_split_classes(model) if kind in present)
-    plan = replace(lowered, constraints=tuple(own))
+    listed = set(no_split_classes(model)) & set(lowered.tree.classes) if options.no_split is None else ()
+    own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
+    plan = replace(lowered, constraints=own)
     if inputs is None and not _wants_trace(options):
         return plan
     from ..tracing import with_trace
@@ -109,8 +114,11 @@ def compile_lowered(
         devices=with_margin(listed, () if asked.gives("margin") else base.devices, options.margin),
         options=options.recorded(),
     )
-    passes = passes_for(options, overrides)
     start = with_reserves(base, asked.reserves)
-    plan = run_passes(start, passes, diagnostics, *(() if after is None else (after,)))
+    declared = (*start.devices, *(device for override in overrides for device in override.devices))
+    diagnostics.extend(undeclared(replace(start, devices=declared)))
+    diagnostics.raise_errors()
+    passes = passes_for(options, overrides, start.units)
+    plan = run_passes(replace(start, units=()), passes, diagnostics, *(() if after is None else (after,)))
     diagnostics.raise_errors()
     return replace(plan, diagnostics=tuple(diagnostics))

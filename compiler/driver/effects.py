@@ -27,8 +27,14 @@ Why: TypeAlias = tuple[str, str]
 """Why an option does nothing, and what would."""
 
 _NO_FORWARD: Final[Mapping[Origin, Why]] = {
-    Origin.HEADERS: ("nothing is traced", "give the model itself: a script, or a folder with its config.json"),
-    Origin.PLAN: ("a plan has no forward to trace", "start from the model; `--kv-cache` sizes a plan's cache"),
+    Origin.HEADERS: (
+        "nothing is traced",
+        "give the model itself: a script, or a folder with its config.json",
+    ),
+    Origin.PLAN: (
+        "a plan has no forward to trace",
+        "start from the model; `--kv-cache` sizes a plan's cache",
+    ),
 }
 _NO_CODE: Final[Why] = ("nothing is built from a config.json", "leave it out")
 _BY_ORIGIN: Final[Mapping[str, Mapping[Origin, Why]]] = {
@@ -69,12 +75,9 @@ def check_effects(
     spelled: Callable[[str], str] = str,
 ) -> None:
     """Report every given option that would change nothing for this input."""
-    found = [(name, *why) for name, by in _BY_ORIGIN.items() if (why := by.get(origin)) is not None]
-    given = [row for row in found if example_inputs and row[0] == "example_inputs" or _gives(options, row[0])]
-    for name, why, help_ in (*given, *_beside(options, origin)):
+    asked = {name for name in _BY_ORIGIN if name != "example_inputs" and options.gives(name)}
+    asked |= {"example_inputs"} if example_inputs else set()
+    rows = [(name, *by[origin]) for name, by in _BY_ORIGIN.items() if name in asked and origin in by]
+    for name, why, help_ in (*rows, *_beside(options, origin)):
         message = f"`{spelled(name)}` has no effect on {origin}: {why}"
         diagnostics.add(Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_))
-
-
-def _gives(options: Options, name: str) -> bool:
-    return name != "example_inputs" and options.gives(name)

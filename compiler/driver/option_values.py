@@ -232,7 +232,9 @@ def reserves(asked: Asked) -> tuple[Reserve, ...] | None:
 
 
 def _is_lawful(item: object) -> bool:
-    return isinstance(item, Reserve) and size_of(item.nbytes) is not None and bool(canonical_name(item.device))
+    return (
+        isinstance(item, Reserve) and size_of(item.nbytes) is not None and bool(canonical_name(item.device))
+    )
 
 
 def _reserves_of(asked: Asked, given: Mapping[Any, Any]) -> Iterable[Reserve]:

@@ -70,6 +70,11 @@ class Options:
         """Say whether an option was given."""
         return name in self.given or getattr(self, name) != _DEFAULTS[name]
 
+    @property
+    def places(self) -> bool:
+        """Say whether any option asks for placing, so that a finished plan is placed anew."""
+        return any(map(self.gives, _DEFAULTS))
+
     def recorded(self) -> tuple[tuple[str, str], ...]:
         """Return what a plan remembers of its options: those that differ from their defaults."""
         kept = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import assert_never
 
-from ...ir import Plan
+from ...ir import Plan, Unit
 from ..passes.account_memory import AccountMemory
 from ..passes.annotate_sizes import AnnotateSizes
 from ..passes.apply_overrides import ApplyOverrides
@@ -23,13 +23,15 @@ from ..passes.share_cache import ShareCache
 from .options import Options
 
 
-def passes_for(options: Options, overrides: tuple[Plan, ...] = ()) -> tuple[Pass, ...]:
-    """Return the passes of a strategy, in order."""
+def passes_for(
+    options: Options, overrides: tuple[Plan, ...] = (), own: tuple[Unit, ...] = ()
+) -> tuple[Pass, ...]:
+    """Return the passes of a strategy, in order; ``own`` are the lines of the plan itself."""
     return (
         AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes),
         MergeTies(),
-        *((ShareCache(options.kv_cache),) if options.kv_cache else ()),
-        ApplyOverrides(overrides),
+        ApplyOverrides(overrides, own),
+        *(() if options.kv_cache is None else (ShareCache(options.kv_cache),)),
         ReserveRuntime(options.runtime),
         ExpandSplits(),
         *_placing(options),

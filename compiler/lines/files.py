@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from ...backends import BACKENDS, read_plan
 from ...backends.plan_files import read_bytes
 from ...backends.plan_text import decode_text
 from ...grammar import parse
-from ...ir import Diagnostics, Plan, PlanError
+from ...ir import Diagnostic, Diagnostics, Plan, PlanError
+from ...ir.rules.usage import BAD_OPTION_VALUE
 
 Override: TypeAlias = Plan | str | Path
 
@@ -20,7 +21,7 @@ def read_text(path: Path) -> str:
     return decode_text(read_bytes(path), str(path))
 
 
-def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Plan, ...]:
+def read_overrides(overrides: Override | Iterable[Override] | None) -> tuple[Plan, ...]:
     """Read override plans in order; a text with a line break is a plan, any other text is a path.
 
     Raises:
@@ -29,11 +30,9 @@ def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Pla
     """
     if overrides is None:
         return ()
-    if isinstance(overrides, Plan | str | Path):
-        overrides = (overrides,)
     diagnostics = Diagnostics()
     plans: list[Plan] = []
-    for override in overrides:
+    for override in _listed(overrides):
         try:
             plans.append(_read(override))
         except PlanError as error:
@@ -42,13 +41,40 @@ def read_overrides(overrides: Override | Sequence[Override] | None) -> tuple[Pla
     return tuple(plans)
 
 
-def _read(override: Override) -> Plan:
+def _listed(overrides: object) -> list[object]:
+    if isinstance(overrides, Plan | str | Path | bytes | Mapping) or not isinstance(overrides, Iterable):
+        return [overrides]
+    try:
+        return [*overrides]
+    except Exception as error:  # a generator of somebody else may raise anything
+        message = f"`overrides` cannot be read: {type(error).__name__}"
+        raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=_HELP)]) from error
+
+
+def _read(override: object) -> Plan:
     if isinstance(override, Plan):
         return override
     if isinstance(override, str) and "\n" in override:
         return parse(override, name="<overrides>")
-    # A text form is parsed, not read as a plan: the laws of a whole plan do not hold for a few lines.
+    if isinstance(override, str | Path):
+        return read_lines(override)
+    message = f"a `{type(override).__name__}` is no override"
+    raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=_HELP)])
+
+
+_HELP: Final = "give a path, a plan, or a text with a line break"
+
+
+def read_lines(path: str | Path) -> Plan:
+    """Return what a file says, be it a whole plan or a few lines of one.
+
+    A text is parsed, not read as a plan: the laws of a whole plan do not hold for a few lines.
+    """
     others = {backend.suffix for backend in BACKENDS.values() if backend.name != "plan"}
-    if Path(override).suffix in others:
-        return read_plan(override)
-    return parse(read_text(Path(override)), name=str(override))
+    try:
+        if Path(path).suffix.lower() in others:
+            return read_plan(path)
+        return parse(read_text(Path(path)), name=str(path))
+    except ValueError as error:  # a path no file can have
+        message = f"`{str(path)[:60]!r}` is no path: {error}"
+        raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=_HELP)]) from None

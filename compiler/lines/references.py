@@ -33,18 +33,22 @@ from .unknown_paths import Unknown, report_unknown
 def check_references(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics) -> None:
     """Report every line of a plan that names nothing in the model or no device of the plan.
 
-    Paths are reported together, so that a prefix that moved is one finding whatever lines it stands in.
+    What a compile added was found in a model, which may have been another one; it asks for nothing. Paths
+    are reported together, so that a prefix that moved is one finding whatever lines it stands in.
     """
     unknown = [Unknown(unit.path, unit.span) for unit in plan.units if not match_paths(tree, unit.path)]
     for rule in plan.constraints:
-        unknown += _unknown_of_rule(tree, rule, diagnostics)
-    needs: tuple[Demand | Work, ...] = (*plan.demands, *plan.work)
+        unknown += () if rule.added else _unknown_of_rule(tree, rule, diagnostics)
+    needs: list[Demand | Work] = [each for each in plan.demands if not each.added]
+    needs += plan.work
     unknown += [Unknown(need.path, need.span) for need in needs if not match_paths(tree, need.path)]
+    for cache in plan.caches:
+        unknown += () if cache.added else _unmatched(tree, cache.patterns, cache.span)
     for tie in plan.ties:
         unknown += _unknown_of_tie(tree, tie, diagnostics)
     if unknown:
         report_unknown(tree, unknown, diagnostics)
-    diagnostics.extend(_undeclared(plan))
+    diagnostics.extend(undeclared(plan))
 
 
 def _unknown_of_rule(tree: ModuleTree, rule: Constraint, diagnostics: Diagnostics) -> Sequence[Unknown]:
@@ -102,7 +106,7 @@ def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -
     return [Unknown(path, tie.span) for path in missing]
 
 
-def _undeclared(plan: Plan) -> Iterator[Diagnostic]:
+def undeclared(plan: Plan) -> Iterator[Diagnostic]:
     """Report devices that no `device` line and no budget declares, once for each line."""
     declared = [device.name for device in plan.devices]
     listed = ", ".join(f"`{name}`" for name in declared) or "nothing"
@@ -126,6 +130,7 @@ def _named_devices(plan: Plan) -> Iterator[tuple[str, Span | None]]:
         places = {unit.store, unit.run} - {None}
         yield from ((name, unit.span) for name in sorted(filter(None, places)))
     yield from ((reserve.device, reserve.span) for reserve in plan.reserves)
+    yield from ((cache.device, cache.span) for cache in plan.caches)
     yield from (
         (rule.device, rule.span)
         for rule in plan.constraints

@@ -24,10 +24,10 @@ from ...ir.rules.loading import (
     NO_MEMORY,
     TIED_TENSORS_DIFFER,
 )
+from ..lines.agreement import disagreement
 from ..machine.host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
-from .agreement import disagreement
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .matching import Match, match_seats

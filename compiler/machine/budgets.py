@@ -84,11 +84,7 @@ def canonical_name(key: object) -> str | None:
     if isinstance(key, bool):
         return None
     if isinstance(key, SupportsIndex):
-        try:
-            index = operator.index(key)
-        except Exception:  # noqa: BLE001  # arrays and tensors of many numbers, objects that pretend
-            return None
-        return f"cuda:{index}" if 0 <= index < 1_000_000 else None
+        return _numbered(key)
     if not isinstance(key, str) and type(key).__module__ != "torch":
         return None
     text = str(key).strip()
@@ -102,6 +98,14 @@ def canonical_name(key: object) -> str | None:
         )
     name = f"{host}{slash}{kind}:{number if colon else 0}"
     return name if is_device_name(name) else None
+
+
+def _numbered(key: SupportsIndex) -> str | None:
+    try:
+        index = operator.index(key)
+    except Exception:  # noqa: BLE001  # arrays and tensors of many numbers, objects that pretend
+        return None
+    return f"cuda:{index}" if 0 <= index < 1_000_000 else None
 
 
 def unknown_device(text: str, at: Label | None = None) -> Diagnostic:

@@ -14,7 +14,7 @@ After:
     model "m"
     device cuda:0 memory 8MiB
     device cpu memory 8MiB
-    reserve 1MiB on cuda:0 for "runtime"
+    reserve 1MiB on cuda:0 for "runtime" added
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ReserveRuntime:
             if is_accelerator(device.name) and device.name not in written
         ]
         reserves = tuple(
-            Reserve(min(nbytes, device.memory or nbytes), device.name, RUNTIME)
+            Reserve(min(nbytes, device.memory or nbytes), device.name, RUNTIME, added=True)
             for device, nbytes in needed
             if nbytes
         )

@@ -108,7 +108,7 @@ def lower_tensors(name: str, tensors: Iterable[NamedTensor], config: Mapping[str
     by_path = {tensor.path: tensor for tensor in listed}
     listed += [by_path[tensor]._replace(path=path) for path, tensor in ties.items()]
     tree, blocks = tree_of_tensors(listed, root_class=_architecture(config) or PLAIN_CLASS, ties=ties)
-    constraints = tuple(Atomic(kind, by_class=True) for kind in blocks)
+    constraints = tuple(Atomic(kind, by_class=True, added=True) for kind in blocks)
     return Plan(model=Model(name), constraints=constraints, tree=tree)
 
 

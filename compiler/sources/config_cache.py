@@ -63,7 +63,9 @@ def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> 
     sized = [(site, cache.nbytes(site)) for site in sites]
     if any(nbytes is None for _, nbytes in sized):
         return ()
-    return tuple(Demand(nbytes, tree.paths[site.module], "kv cache") for site, nbytes in sized if nbytes)
+    return tuple(
+        Demand(nbytes, tree.paths[site.module], "kv cache", added=True) for site, nbytes in sized if nbytes
+    )
 
 
 def _layers(config: Config, text: Config, count: int | None) -> Layers:

@@ -8,12 +8,14 @@ imported here: whoever has a module has torch.
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from ...ir import Diagnostic, ModuleTree, PlanError, Role, group_storages
 from ...ir.rules.placement import CYCLIC_MODULE, LAZY_PARAMETER, MODEL_NOT_TIED, OVERSIZED_MODEL
+from ...ir.rules.sources import NOT_A_MODEL
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,6 +43,50 @@ def lower_model(model: nn.Module) -> ModuleTree:
         walk = _Walk()
         walk.visit(model)
         return walk.tree()
+
+
+def checked_module(given: object) -> nn.Module:
+    """Return what was given if it is a module whose weights can be planned and loaded.
+
+    Raises:
+        PlanError: it is no module, or one whose weights torch keeps elsewhere.
+
+    """
+    if "torch" in sys.modules:
+        from torch import jit, nn
+
+        if isinstance(given, nn.Module) and not isinstance(given, jit.ScriptModule):
+            _refuse_sharded(given)
+            return given
+    name = given.__name__ if isinstance(given, type) else type(given).__name__
+    if isinstance(given, type):
+        message, help_ = f"`{name}` is a class, not a module", "build it: `with torch.device('meta'): ...`"
+    elif name in _EXPORTED:
+        message, help_ = f"a `{name}` has no modules any more", "give the module it was made from"
+    else:
+        message, help_ = f"a `{name}` is not a torch module", "give a module, a path or a plan"
+    raise PlanError([Diagnostic(NOT_A_MODEL, message, help=help_)])
+
+
+_EXPORTED: Final = frozenset(
+    {
+        "ExportedProgram", "ScriptModule", "RecursiveScriptModule", "TopLevelTracedModule", "TracedModule",
+        "ScriptFunction",
+    }
+)  # fmt: skip
+
+
+def _refuse_sharded(model: nn.Module) -> None:
+    """Refuse weights that are spread over a mesh of processes: each process has only its part."""
+    for path, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__):
+            message = f"`{path}` is sharded over several processes, as fully_shard and DTensor do it"
+            help_ = "plan and load the model before it is sharded"
+            raise PlanError([Diagnostic(NOT_A_MODEL, message, help=help_)])
+    for module in model.modules():
+        if any(kind.__name__ == "FullyShardedDataParallel" for kind in type(module).__mro__):
+            message = f"`{type(module).__name__}` keeps its weights in flat shards"
+            raise PlanError([Diagnostic(NOT_A_MODEL, message, help="plan the module it wraps")])
 
 
 def no_split_classes(model: nn.Module) -> tuple[str, ...]:

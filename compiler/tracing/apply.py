@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...ir import Atomic, Diagnostics, Plan
+from ...ir import Atomic, Constraint, Diagnostics, Plan
 from .cuts import Cuts
 from .demands import demands
 from .moments import try_moments
@@ -48,16 +48,16 @@ def with_trace(
     own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
     cuts = Cuts(trace, known=frozenset(rule.target for rule in own)).settle()
     kept = tuple(rule for rule in plan.constraints if rule not in own)
+    rules: tuple[Constraint, ...] = (
+        *cuts.rules(),
+        *splits(trace, cuts),
+        *never_streamed(trace, cuts),
+        *visit_rules(trace, cuts),
+    )
     return replace(
         plan,
-        constraints=(
-            *kept,
-            *cuts.rules(),
-            *splits(trace, cuts),
-            *never_streamed(trace, cuts),
-            *visit_rules(trace, cuts),
-        ),
-        demands=plan.demands + demands(moments, cuts),
+        constraints=(*kept, *(replace(rule, added=True) for rule in rules)),
+        demands=plan.demands + tuple(replace(each, added=True) for each in demands(moments, cuts)),
         work=plan.work + tuple(work(trace, cuts)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     )

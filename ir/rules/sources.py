@@ -140,10 +140,11 @@ Then `compile-plan model.py`, or `compile-plan model.py:build`.""",
 NOT_A_MODEL: Final = Rule(
     "not-a-model",
     Severity.ERROR,
-    "what a script offers is not a torch module",
+    "what is given is not a torch module that can be planned",
     """\
 The name stands for something else than a `torch.nn.Module`; a factory that forgets `return` gives
-None.
+None. Scripted and exported programs have no modules any more, and of a module that is sharded over
+processes each process has only a part.
 
     def build():
         Decoder(layers=32)

@@ -90,6 +90,18 @@ The formatter changes blanks, quotes and empty lines, never the meaning, and kee
 
 Run the same command without `--check` to rewrite the file.""",
 )
+OPTION_WITHOUT_EFFECT: Final = Rule(
+    "option-without-effect",
+    Severity.ERROR,
+    "an option would change nothing for this input, or beside another option",
+    """\
+What is asked for is done or refused, never ignored. A checkpoint is planned from its headers, so there is
+no forward that `--seq` could size; `--no-fallback` is a habit of the strategy `accelerate` alone.
+
+    compile-plan plan.msgpack --seq 128
+
+Leave the option out, or give what it needs: the message says what that is.""",
+)
 UNKNOWN_CODE: Final = Rule(
     "unknown-code",
     Severity.ERROR,
@@ -143,6 +155,7 @@ ALL: Final = (
     CANNOT_VERIFY,
     INTERNAL_ERROR,
     NOT_FORMATTED,
+    OPTION_WITHOUT_EFFECT,
     UNKNOWN_CODE,
     UNKNOWN_OPTION,
     UNKNOWN_PASS,

@@ -151,7 +151,7 @@ def test_options_reach_the_compiler():
     diagnostics = Diagnostics()
     options = read_request(parse_arguments(arguments), diagnostics).options
     assert not len(diagnostics)
-    assert set(options.max_memory) == {"cuda:0", "cpu"}
+    assert [(each.name, each.memory) for each in options.devices] == [("cuda:0", 2**30), ("cpu", 2**31)]
     assert (options.no_split, options.dtype, options.strategy) == (("A", "B", "C"), "float16", "balanced")
     assert (options.objective, options.offload, options.offload_buffers) == ("latency", "auto", True)
     assert (options.fallback, options.margin, options.kv_cache) == (False, 2**20, 2 * 2**20)

@@ -1,0 +1,233 @@
+"""Any input becomes a model or a plan: paths of every kind, live modules and plans, one way for all.
+
+The command and Python open what they are given here, and compile it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ...ir import Diagnostic, Diagnostics, Plan, PlanError, verify
+from ...ir.rules.sources import UNKNOWN_INPUT
+from ...ir.rules.usage import CANNOT_REPLAN
+from ..lines.files import read_lines
+from ..sources.input_kinds import Kind, kind_of
+from .effects import Origin, check_effects
+from .option_values import shown
+from .options import AUTOMATIC, Options
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..tracing.inputs.example_inputs import Inputs
+    from .compile import After
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What an input holds: a live model, or a plan in some stage."""
+
+    origin: Origin
+    label: str
+    """What messages call it."""
+    plan: Plan | None = None
+    model: nn.Module | None = None
+    name: str | None = None
+    example_inputs: Any = None
+    no_split: tuple[str, ...] | None = None
+    findings: tuple[Diagnostic, ...] = ()
+
+
+def open_input(given: object, options: Options) -> Opened:
+    """Open a path (text or `Path`), a module or a plan.
+
+    Raises:
+        PlanError: there is no such thing, it cannot be read, or it is nothing that could be planned.
+
+    """
+    if isinstance(given, Plan):
+        return Opened(Origin.PLAN, given.model.name or "the plan", plan=given)
+    if isinstance(given, str | Path):
+        try:
+            return _open_path(given, options)
+        except ValueError as error:  # a path no file can have
+            message = f"`{shown(str(given))}` is no path: {error}"
+            raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file or a folder")]) from None
+    from ..sources.live import checked_module
+
+    model = checked_module(given)
+    return Opened(Origin.MODULE, type(model).__name__, model=model)
+
+
+def _open_path(spec: str | Path, options: Options) -> Opened:
+    diagnostics = Diagnostics()
+    kind = kind_of(spec, diagnostics)
+    diagnostics.raise_errors()
+    label = str(spec)
+    match kind:
+        case Kind.SCRIPT:
+            from ..sources.script import read_script
+
+            script = read_script(spec, diagnostics)
+            return Opened(
+                Origin.MODULE,
+                label,
+                model=script.model,
+                name=script.name,
+                example_inputs=script.example_inputs,
+                no_split=script.no_split,
+            )
+        case Kind.CONFIG:
+            model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
+            return Opened(Origin.CONFIG, label, model=model, findings=tuple(diagnostics))
+        case Kind.CHECKPOINT:
+            from ..sources.checkpoint import read_checkpoint
+
+            plan, _ = read_checkpoint(
+                spec, diagnostics, cache_tokens=options.cache_tokens, batch=options.batch or 1
+            )
+        case Kind.GGUF:
+            from ..sources.gguf_file import read_gguf
+
+            plan = read_gguf(spec, diagnostics, cache_tokens=options.cache_tokens, batch=options.batch or 1)
+        case _:
+            plan = read_lines(spec)
+    diagnostics.raise_errors()
+    headers = kind in {Kind.CHECKPOINT, Kind.GGUF}
+    plan = replace(plan, diagnostics=(*plan.diagnostics, *diagnostics))
+    return Opened(Origin.HEADERS if headers else Origin.PLAN, label, plan=plan)
+
+
+def built_from_config(
+    spec: str | Path, options: Options, diagnostics: Diagnostics | None = None
+) -> nn.Module:
+    """Return the model that a folder's config.json describes, without weights."""
+    from ..sources.config import build_from_config
+
+    return build_from_config(spec, trust_remote_code=options.trust_remote_code, diagnostics=diagnostics)
+
+
+def compile_opened(
+    opened: Opened,
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    *,
+    example_inputs: Inputs = None,
+    after: After | None = None,
+    spelled: Callable[[str], str] = str,
+    replayed: bool = False,
+) -> Plan:
+    """Return the placed plan of an input; a plan that is placed already is checked and comes back.
+
+    ``example_inputs`` are those asked for; what a script has of its own counts where none are. A plan that
+    is ``replayed`` afterwards uses what else is said of the forward.
+
+    Raises:
+        PlanError: an option would do nothing for this input, or the request cannot be met.
+
+    """
+    diagnostics = Diagnostics()
+    given = example_inputs is not None
+    origin = Origin.CONFIG if replayed and opened.origin is Origin.HEADERS else opened.origin
+    check_effects(options, origin, diagnostics, example_inputs=given, spelled=spelled)
+    diagnostics.raise_errors()
+    if options.no_split is None and opened.no_split is not None:
+        options = replace(options, no_split=opened.no_split)
+    if opened.model is not None:
+        from .compile import compile_live
+
+        inputs = traced_inputs(opened, options, example_inputs)
+        live = compile_live(
+            opened.model, options, overrides, name=opened.name, example_inputs=inputs, after=after
+        )
+        return replace(live, diagnostics=(*opened.findings, *live.diagnostics))
+    assert opened.plan is not None  # noqa: S101  # an input is a model or a plan
+    return _compile_plan(opened.plan, opened, options, overrides, after)
+
+
+def _compile_plan(
+    plan: Plan, opened: Opened, options: Options, overrides: tuple[Plan, ...], after: After | None
+) -> Plan:
+    fresh = opened.origin is Origin.HEADERS
+    if comes_back(opened, options, overrides):
+        return accounted(plan)
+    if plan.tree is None:
+        message = f"`{opened.label}` has no module table, so nothing can be placed anew"
+        help_ = "start from the model, or from a plan in the form `.msgpack`"
+        raise PlanError([Diagnostic(CANNOT_REPLAN, message, help=help_)])
+    from .compile import compile_lowered
+
+    found = plan.diagnostics if fresh or not _is_placed(plan) else ()
+    compiled = compile_lowered(plan, options, overrides, after=after, fresh=fresh)
+    return replace(compiled, diagnostics=tuple(dict.fromkeys((*found, *compiled.diagnostics))))
+
+
+def comes_back(opened: Opened, options: Options, overrides: tuple[Plan, ...] = ()) -> bool:
+    """Say whether an input is a finished plan, of which nothing is asked but what it says."""
+    plan = opened.plan
+    return (
+        opened.origin is Origin.PLAN
+        and plan is not None
+        and _is_placed(plan)
+        and not (options.places or overrides)
+    )
+
+
+def _is_placed(plan: Plan) -> bool:
+    return bool(plan.units) and all(unit.store is not None for unit in plan.units)
+
+
+def traced_inputs(opened: Opened, options: Options, asked: Inputs) -> Inputs:
+    """Return what a forward is traced with: what is asked for, then the model's own, then made ones."""
+    if asked is not None:
+        return asked
+    sized = options.batch is not None or options.seq is not None
+    own = opened.example_inputs
+    if own is not None and sized and not hasattr(opened.model, "config"):
+        raise _unchangeable(options, own)
+    if own is not None and not sized:
+        return cast("Inputs", own)
+    return AUTOMATIC if sized else None
+
+
+def _unchangeable(options: Options, inputs: Inputs) -> PlanError:
+    """Return the error for sizes that cannot be applied, since the inputs are the model's own."""
+    from ...ir.rules.usage import BAD_USAGE
+    from ..tracing.inputs.input_words import resized_inputs
+
+    written = resized_inputs(inputs, batch=options.batch, seq=options.seq)
+    given = "`--batch`" if options.batch is not None else "`--seq`"
+    message = f"{given} cannot change the `example_inputs` of the model's file"
+    return PlanError([Diagnostic(BAD_USAGE, message, help=f"give them in that size: {written}")])
+
+
+def accounted(plan: Plan) -> Plan:
+    """Return a finished plan with its ledger, which texts do not hold; it must fit its budgets.
+
+    Raises:
+        PlanError: a line of it names nothing, contradicts another, or leaves a part without a place.
+
+    """
+    if plan.ledger:
+        return plan
+    diagnostics = Diagnostics(verify(plan))
+    diagnostics.raise_errors()
+    if plan.tree is None:
+        from ..lines.without_model import contradictions_of_text
+
+        diagnostics.extend(contradictions_of_text(plan))
+    else:
+        from ..lines.binding import bind_plan
+
+        plan = bind_plan(plan, plan.tree, diagnostics)
+    diagnostics.raise_errors()
+    if plan.tree is not None and plan.tree.nbytes is not None:
+        from ..passes.account_memory import AccountMemory
+
+        plan = AccountMemory().run(plan, diagnostics)
+        diagnostics.extend(verify(plan))
+    diagnostics.raise_errors()
+    return replace(plan, diagnostics=tuple(dict.fromkeys((*plan.diagnostics, *diagnostics))))
