@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ...backends import Backend
 from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
-from ..driver.effects import Origin
+from ..driver.effects import Holding
 from ..driver.inputs import Opened, built_from_config, comes_back, compile_opened, open_input, traced_inputs
 from ..driver.options import AUTOMATIC
 from ..lines.binding import bind_plan
@@ -107,7 +107,7 @@ def _model_to_replay(opened: Opened, request: Request) -> nn.Module:
         return opened.model
     path = Path(request.input or "")
     config = (path if path.is_dir() else path.parent) / "config.json"
-    if opened.origin is Origin.HEADERS and config.is_file():
+    if opened.holds is Holding.HEADERS and config.is_file():
         return built_from_config(config, request.options)
     from .verifying import no_forward
 

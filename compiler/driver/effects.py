@@ -14,7 +14,7 @@ from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from .options import Options
 
 
-class Origin(StrEnum):
+class Holding(StrEnum):
     """What is compiled, as far as options can tell inputs apart."""
 
     MODULE = "a model"
@@ -26,30 +26,30 @@ class Origin(StrEnum):
 Why: TypeAlias = tuple[str, str]
 """Why an option does nothing, and what would."""
 
-_NO_FORWARD: Final[Mapping[Origin, Why]] = {
-    Origin.HEADERS: (
+_NO_FORWARD: Final[Mapping[Holding, Why]] = {
+    Holding.HEADERS: (
         "nothing is traced",
         "give the model itself: a script, or a folder with its config.json",
     ),
-    Origin.PLAN: (
+    Holding.PLAN: (
         "a plan has no forward to trace",
         "start from the model; `--kv-cache` sizes a plan's cache",
     ),
 }
 _NO_CODE: Final[Why] = ("nothing is built from a config.json", "leave it out")
-_BY_ORIGIN: Final[Mapping[str, Mapping[Origin, Why]]] = {
+_BY_HOLDING: Final[Mapping[str, Mapping[Holding, Why]]] = {
     "seq": _NO_FORWARD,
     "example_inputs": _NO_FORWARD,
-    "batch": {Origin.PLAN: _NO_FORWARD[Origin.PLAN]},
-    "cache_tokens": {Origin.PLAN: _NO_FORWARD[Origin.PLAN]},
-    "trust_remote_code": {origin: _NO_CODE for origin in Origin if origin is not Origin.CONFIG},
+    "batch": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
+    "cache_tokens": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
+    "trust_remote_code": {holds: _NO_CODE for holds in Holding if holds is not Holding.CONFIG},
 }
 """Options that need something some inputs do not have."""
 
 _TIMED: Final = frozenset({None, "latency", "throughput"})
 
 
-def _beside(options: Options, origin: Origin) -> Iterator[tuple[str, str, str]]:
+def _beside(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]]:
     """Yield options that another one, given or missing, leaves without effect."""
     accelerate = options.strategy == "accelerate"
     if options.gives("fallback") and not accelerate:
@@ -62,22 +62,22 @@ def _beside(options: Options, origin: Origin) -> Iterator[tuple[str, str, str]]:
             yield name, f"objective `{options.objective}` is not about time", "take objective `latency`"
     if options.gives("cache_tokens") and options.gives("kv_cache"):
         yield "cache_tokens", "`--kv-cache` says how large the cache is", "give one of the two"
-    if origin is Origin.HEADERS and options.gives("batch") and options.cache_tokens is None:
+    if holds is Holding.HEADERS and options.gives("batch") and options.cache_tokens is None:
         yield "batch", "it only multiplies the KV cache here", "say how long that is: `--cache-tokens 4096`"
 
 
 def check_effects(
     options: Options,
-    origin: Origin,
+    holds: Holding,
     diagnostics: Diagnostics,
     *,
     example_inputs: bool = False,
     spelled: Callable[[str], str] = str,
 ) -> None:
     """Report every given option that would change nothing for this input."""
-    asked = {name for name in _BY_ORIGIN if name != "example_inputs" and options.gives(name)}
+    asked = {name for name in _BY_HOLDING if name != "example_inputs" and options.gives(name)}
     asked |= {"example_inputs"} if example_inputs else set()
-    rows = [(name, *by[origin]) for name, by in _BY_ORIGIN.items() if name in asked and origin in by]
-    for name, why, help_ in (*rows, *_beside(options, origin)):
-        message = f"`{spelled(name)}` has no effect on {origin}: {why}"
+    rows = [(name, *by[holds]) for name, by in _BY_HOLDING.items() if name in asked and holds in by]
+    for name, why, help_ in (*rows, *_beside(options, holds)):
+        message = f"`{spelled(name)}` has no effect on {holds}: {why}"
         diagnostics.add(Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_))

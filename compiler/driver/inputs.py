@@ -15,7 +15,7 @@ from ...ir.rules.sources import UNKNOWN_INPUT
 from ...ir.rules.usage import CANNOT_REPLAN
 from ..lines.files import read_lines
 from ..sources.input_kinds import Kind, kind_of
-from .effects import Origin, check_effects
+from .effects import Holding, check_effects
 from .option_values import shown
 from .options import AUTOMATIC, Options
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Opened:
     """What an input holds: a live model, or a plan in some stage."""
 
-    origin: Origin
+    holds: Holding
     label: str
     """What messages call it."""
     plan: Plan | None = None
@@ -49,7 +49,7 @@ def open_input(given: object, options: Options) -> Opened:
 
     """
     if isinstance(given, Plan):
-        return Opened(Origin.PLAN, given.model.name or "the plan", plan=given)
+        return Opened(Holding.PLAN, given.model.name or "the plan", plan=given)
     if isinstance(given, str | Path):
         try:
             return _open_path(given, options)
@@ -59,7 +59,7 @@ def open_input(given: object, options: Options) -> Opened:
     from ..sources.live import checked_module
 
     model = checked_module(given)
-    return Opened(Origin.MODULE, type(model).__name__, model=model)
+    return Opened(Holding.MODULE, type(model).__name__, model=model)
 
 
 def _open_path(spec: str | Path, options: Options) -> Opened:
@@ -73,7 +73,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
 
             script = read_script(spec, diagnostics)
             return Opened(
-                Origin.MODULE,
+                Holding.MODULE,
                 label,
                 model=script.model,
                 name=script.name,
@@ -82,7 +82,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             )
         case Kind.CONFIG:
             model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
-            return Opened(Origin.CONFIG, label, model=model, findings=tuple(diagnostics))
+            return Opened(Holding.CONFIG, label, model=model, findings=tuple(diagnostics))
         case Kind.CHECKPOINT:
             from ..sources.checkpoint import read_checkpoint
 
@@ -98,7 +98,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
     diagnostics.raise_errors()
     headers = kind in {Kind.CHECKPOINT, Kind.GGUF}
     plan = replace(plan, diagnostics=(*plan.diagnostics, *diagnostics))
-    return Opened(Origin.HEADERS if headers else Origin.PLAN, label, plan=plan)
+    return Opened(Holding.HEADERS if headers else Holding.PLAN, label, plan=plan)
 
 
 def built_from_config(
@@ -131,8 +131,8 @@ def compile_opened(
     """
     diagnostics = Diagnostics()
     given = example_inputs is not None
-    origin = Origin.CONFIG if replayed and opened.origin is Origin.HEADERS else opened.origin
-    check_effects(options, origin, diagnostics, example_inputs=given, spelled=spelled)
+    holds = Holding.CONFIG if replayed and opened.holds is Holding.HEADERS else opened.holds
+    check_effects(options, holds, diagnostics, example_inputs=given, spelled=spelled)
     diagnostics.raise_errors()
     if options.no_split is None and opened.no_split is not None:
         options = replace(options, no_split=opened.no_split)
@@ -151,7 +151,7 @@ def compile_opened(
 def _compile_plan(
     plan: Plan, opened: Opened, options: Options, overrides: tuple[Plan, ...], after: After | None
 ) -> Plan:
-    fresh = opened.origin is Origin.HEADERS
+    fresh = opened.holds is Holding.HEADERS
     if comes_back(opened, options, overrides):
         return accounted(plan)
     if plan.tree is None:
@@ -169,7 +169,7 @@ def comes_back(opened: Opened, options: Options, overrides: tuple[Plan, ...] = (
     """Say whether an input is a finished plan, of which nothing is asked but what it says."""
     plan = opened.plan
     return (
-        opened.origin is Origin.PLAN
+        opened.holds is Holding.PLAN
         and plan is not None
         and _is_placed(plan)
         and not (options.places or overrides)
