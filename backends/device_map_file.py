@@ -23,6 +23,8 @@ from ..ir import (
 from ..ir.rules.planfile import INVALID_DEVICE_MAP, NOT_A_PLAN_FILE
 from .device_map import device_order, listed
 
+_SMALL: Final = 2**20
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _INDEX: Final = re.compile(r"0|[1-9]\d{0,5}")
 _NEAR_CUDA: Final = re.compile(r"(?:gpu|cuda|device)?[ :_-]?(\d{1,3})", re.IGNORECASE)
 
@@ -64,12 +66,23 @@ def read_device_map(data: bytes, name: str) -> Plan:
 
 def _parsed(data: bytes, name: str) -> object:
     """Return the JSON value; its objects are tuples of pairs, so that repeated keys are seen."""
+    _check_nesting(data, name)
     try:
         return json.loads(data, object_pairs_hook=tuple)
     except (ValueError, RecursionError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
         message = f"`{name}` is not JSON: {reason[:1].lower()}{reason[1:]}"
         raise PlanError([Diagnostic(NOT_A_PLAN_FILE, message, help="check the file")]) from None
+
+
+def _check_nesting(data: bytes, name: str) -> None:
+    """Refuse a large file of lists or of many objects before it is read: each bracket would cost 20 bytes."""
+    if len(data) < _SMALL:
+        return
+    brackets = _STRING.sub(b"", data)
+    if b"[" in brackets or brackets.count(b"{") > 2:
+        message = f"`{name}` holds lists or objects where a device_map has names of devices"
+        raise PlanError([Diagnostic(INVALID_DEVICE_MAP, message, help='write `{"": 0}` for one device')])
 
 
 def _entries(value: object, name: str) -> tuple[str, tuple[tuple[str, object], ...]]:

@@ -171,6 +171,12 @@ def malformed_word(wrong: MalformedWordError, source: Source, start: int) -> Dia
     )
 
 
+def long_line(span: Span, length: int) -> Diagnostic:
+    """Say that a line is too long to be one a person or a compile wrote."""
+    message = f"a line of {length:,} characters is longer than {span.end - span.start:,}"
+    return Diagnostic(UNEXPECTED_WORD, message, Label(span, "not read"), help="write it as several lines")
+
+
 def many_mistakes(span: Span, count: int) -> Diagnostic:
     """Say that reading stopped."""
     message = f"reading stopped after {count} lines with mistakes"

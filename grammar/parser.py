@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from ..ir import Diagnostics, Source, Span
 from .builder import MalformedWordError, Token, build
-from .errors import Mistake, describe, malformed_word, many_mistakes
+from .errors import Mistake, describe, long_line, malformed_word, many_mistakes
 from .known_shapes import SHAPES, TERMINALS
 from .syntax import Document, Line, Statement
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _TOUCHING: Final = frozenset({"COLON", "EQUALS", "COMMENT"})
 _MOST_ERRORS: Final = 100
 _MOST_SHAPES: Final = 1_000
+_LONGEST_LINE: Final = 2**20
 _MARKS: Final = '"#'
 _LISTED_MARKS: Final = {"STRING": '"', "COMMENT": "#"}
 _WORDS: Final = re.compile(r'"(?:[^"\\]|\\.)*"|#.*|[^\s"#]+|"')
@@ -93,6 +94,9 @@ def _tidy(comments: list[str], *, first: bool) -> list[str]:
 def _parse_line(
     source: Source, start: int, row: str, before: tuple[str, ...], diagnostics: Diagnostics
 ) -> Line | None:
+    if len(row) > _LONGEST_LINE:
+        diagnostics.add(long_line(Span(source, start, start + _LONGEST_LINE), len(row)))
+        return None
     tokens = _shapes().read(row)
     if isinstance(tokens, Mistake):
         diagnostics.add(describe(tokens, source, start, row, _reads))

@@ -15,19 +15,21 @@ from .syntax import Attribute, DeviceLine, Path, Word
 from .words import device_name, parse_count, parse_rate, parse_time, spell_path
 
 _EXAMPLES: Final = ("cuda:0", "cpu", "disk", "mps", "xpu:0", "npu:0", "hpu:0")
-_MOST_PATHS: Final = 2_000_000
-_MOST_CHARACTERS: Final = 256 * 1024 * 1024
+_FREE_PATHS: Final = 200_000
+_PATHS_PER_CHARACTER: Final = 100
+_FREE_CHARACTERS: Final = 16 * 2**20
+_CHARACTERS_PER_CHARACTER: Final = 4_096
 _EMPTY_NAME: Final = re.compile(r"\.(?:\.|$)|^\.")
 _TYPES: Final = {"gpu": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "host": "cpu", "ram": "cpu"}
 
 
 class Reader:
-    """Reads words; what all braces of one text may expand to is limited in number and in length."""
+    """Reads words; what all braces of one text of ``length`` may expand to is in proportion to it."""
 
-    def __init__(self, diagnostics: Diagnostics) -> None:
+    def __init__(self, diagnostics: Diagnostics, length: int = 0) -> None:
         self._diagnostics = diagnostics
-        self._paths_left = _MOST_PATHS
-        self._characters_left = _MOST_CHARACTERS
+        self._paths_left = _FREE_PATHS + _PATHS_PER_CHARACTER * length
+        self._characters_left = _FREE_CHARACTERS + _CHARACTERS_PER_CHARACTER * length
         self._sizes: dict[str, int | None] = {}
         self._devices: dict[str, str | None] = {}
 

@@ -75,7 +75,8 @@ VERSION = "1"
 
 def resolve(document: Document, diagnostics: Diagnostics) -> Plan:
     """Return what a document means; mistakes go to ``diagnostics`` and their lines are left out."""
-    resolver = _Resolver(diagnostics)
+    last = document.lines[-1].span if document.lines else None
+    resolver = _Resolver(diagnostics, len(last.source.text) if last is not None else 0)
     for line in document.lines:
         resolver.read(line)
     return resolver.plan()
@@ -84,6 +85,7 @@ def resolve(document: Document, diagnostics: Diagnostics) -> Plan:
 @dataclass
 class _Resolver:
     diagnostics: Diagnostics
+    length: int
     model: Model | None = None
     devices: dict[str, Device] = field(default_factory=dict)
     links: list[Link] = field(default_factory=list)
@@ -99,7 +101,7 @@ class _Resolver:
     once: dict[str, Span | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.diagnostics)
+        self.reader = Reader(self.diagnostics, self.length)
         self.table = TableBuilder(self.reader, self.diagnostics)
 
     def plan(self) -> Plan:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 from math import prod
 from typing import Final, TypeAlias
 
+from .pattern_walk import machine_of, walk
 from .tree import ModuleTree
 
 _RANGE: Final = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
 _DEEPEST: Final = 16
-_ANY: Final = "**"
 
 
 class PatternError(ValueError):
@@ -138,7 +137,7 @@ def matches(pattern: str, path: str) -> bool:
         return True
     if not is_pattern(pattern) or not path:
         return False
-    machine = _machine(pattern)
+    machine = machine_of(pattern)
     states = machine.start
     for name in path.split("."):
         states = machine.step(states, name)
@@ -149,7 +148,7 @@ def match_paths(tree: ModuleTree, pattern: str) -> list[str]:
     """Return every module and tensor path a pattern names, in tree order; a plain path names itself."""
     if pattern in tree.module_index or pattern in tree.tensor_index:
         return [pattern]
-    return _walk(tree, _machine(pattern)) if is_pattern(pattern) else []
+    return walk(tree, machine_of(pattern)) if is_pattern(pattern) else []
 
 
 def outermost(paths: Sequence[str]) -> list[str]:
@@ -165,72 +164,3 @@ def _ancestors(path: str) -> Iterator[str]:
     while at >= 0:
         yield path[:at]
         at = path.find(".", at + 1)
-
-
-class _Machine:
-    """The pattern as a set of positions that moves on with each name of a path."""
-
-    def __init__(self, pattern: str) -> None:
-        names = pattern.split(".")
-        self._names = [*names[:-1], "*", _ANY] if names[-1] == _ANY else names
-        self._tests = [_name_test(name) for name in self._names]
-        self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
-        self.last = len(self._names)
-        self.start = self._close({0})
-
-    def _close(self, states: set[int]) -> frozenset[int]:
-        closed = set(states)
-        for state in states:
-            at = state
-            while at < self.last and self._names[at] == _ANY:
-                at += 1
-                closed.add(at)
-        return frozenset(closed)
-
-    def step(self, states: frozenset[int], name: str) -> frozenset[int]:
-        """Return the positions after one more name."""
-        known = self._steps.get((states, name))
-        if known is not None:
-            return known
-        after: set[int] = set()
-        for state in states - {self.last}:
-            if self._names[state] == _ANY:
-                after.add(state)
-            elif self._tests[state].fullmatch(name) is not None:
-                after.add(state + 1)
-        return self._steps.setdefault((states, name), self._close(after))
-
-
-@lru_cache(maxsize=64)
-def _machine(pattern: str) -> _Machine:
-    return _Machine(pattern)
-
-
-def _name_test(name: str) -> re.Pattern[str]:
-    """Compile one name; atomic groups keep many stars from backtracking against each other."""
-    first, *rest = (re.escape(part) for part in re.split(r"\*+", name))
-    if not rest:
-        return re.compile(first, re.DOTALL)
-    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    return re.compile(f"{first}{middle}.*{rest[-1]}", re.DOTALL)
-
-
-def _walk(tree: ModuleTree, machine: _Machine) -> list[str]:
-    found: list[str] = []
-    states: list[frozenset[int]] = [machine.start] + [frozenset()] * (len(tree) - 1)
-    module, count = 0, len(tree)
-    while module < count:
-        if module:
-            states[module] = machine.step(states[tree.parents[module]], tree.names[module])
-            if machine.last in states[module]:
-                found.append(tree.paths[module])
-        if not states[module] - {machine.last}:
-            module = tree.ends[module]
-            continue
-        found += [
-            tree.tensor_paths[tensor]
-            for tensor in tree.own_tensors(module)
-            if machine.last in machine.step(states[module], tree.tensor_names[tensor])
-        ]
-        module += 1
-    return found

@@ -96,6 +96,16 @@ class ModuleTree:
         return {path: i for i, path in enumerate(self.tensor_paths)}
 
     @cached_property
+    def modules_by_name(self) -> dict[str, list[int]]:
+        """Modules of each name, in order; the root is called by none."""
+        return _by_name(self.names, 1)
+
+    @cached_property
+    def tensors_by_name(self) -> dict[str, list[int]]:
+        """Tensors of each name, in order."""
+        return _by_name(self.tensor_names, 0)
+
+    @cached_property
     def prefix_bytes(self) -> tuple[int, ...]:
         """Bytes of all tensors before each index; needs ``nbytes``."""
         if self.nbytes is None:
@@ -154,7 +164,15 @@ class ModuleTree:
 
 
 # Cached properties that do not depend on sizes.
-_NAMING = frozenset({"paths", "module_index", "owners", "tensor_paths", "tensor_index", "digest"})
+_NAMING = frozenset({"paths", "module_index", "owners", "tensor_paths", "tensor_index", "digest",
+                     "modules_by_name", "tensors_by_name"})  # fmt: skip
+
+
+def _by_name(names: tuple[str, ...], start: int) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for row in range(start, len(names)):
+        found.setdefault(names[row], []).append(row)
+    return found
 
 
 def group_storages(keys: list[int]) -> tuple[int, ...]:

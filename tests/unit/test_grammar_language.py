@@ -82,7 +82,7 @@ def test_importing_the_language_opens_no_heavy_door():
         ("place a.{0..3 on cpu", "malformed-pattern",
          "`a.{0..3` cannot be expanded: `{` without a `}` after it"),
         ("place a.{0..999999999} on cpu", "malformed-pattern",
-         "`a.{0..999999999}` cannot be expanded: it names 1,000,000,000 paths, more than 2,000,000"),
+         "`a.{0..999999999}` cannot be expanded: it names 1,000,000,000 paths, more than 202,900"),
     ],
 )  # fmt: skip
 def test_a_wrong_line_is_one_finding(text, code, message):
@@ -276,3 +276,16 @@ def test_the_mark_of_what_a_compile_added_stays_and_is_no_meaning():
 )  # fmt: skip
 def test_a_wrong_line_of_speed_or_use_is_one_finding(text, code, message):
     assert [(each[0], each[1]) for each in findings(text)] == [(code, message)]
+
+
+def test_what_a_text_may_stand_for_is_in_proportion_to_it():
+    table = "module . : M\nmodule a.{0..999}.{0..999} : M 1KiB\n"
+    assert [code for code, *_ in findings(table)] == ["malformed-pattern"]
+    lines = "".join(f"place layers.{i}.experts.{{0..255}} on cpu\n" for i in range(2_000))
+    assert len(parse(lines).units) == 512_000
+
+
+@pytest.mark.parametrize("row", ["place " + "a" * 10**7, "place" + " a" * 10**6, "together " + "{" * 10**7])
+def test_a_line_beyond_all_reason_is_not_read(row):
+    ((code, message, _),) = findings(f"plan 1\n{row}\n")
+    assert (code, message.partition(" characters")[2]) == ("unexpected-word", " is longer than 1,048,576")
