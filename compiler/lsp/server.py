@@ -1,13 +1,18 @@
 """The language server: the editor's protocol in, pure functions over texts, values out.
 
-The only module that knows pygls. Lines and columns are the editor's, offsets are ours.
+The only module that knows pygls. Lines and columns are the editor's, offsets are ours. What takes time runs
+beside the server's thread, checks in one and answers in another, so no answer waits for a check; of several
+texts that wait to be checked only the newest is.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from lsprotocol import types as lsp
 from pygls.exceptions import JsonRpcInvalidParams
@@ -25,6 +30,9 @@ from .positions import Positions
 if TYPE_CHECKING:
     from .shapes import Edit
 
+_T = TypeVar("_T")
+_CHECKS: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="check")
+_ANSWERS: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="answer")
 _KINDS: Final = {
     "keyword": lsp.CompletionItemKind.Keyword,
     "module": lsp.CompletionItemKind.Module,
@@ -105,35 +113,46 @@ def make_server() -> LanguageServer:
     return server
 
 
+async def _beside(work: Callable[[], _T], thread: ThreadPoolExecutor = _ANSWERS) -> _T:
+    """Do some work beside the server's thread."""
+    return await asyncio.get_running_loop().run_in_executor(thread, work)
+
+
 def _register_checks(server: LanguageServer) -> None:
-    def publish(uri: str) -> None:
-        text = _Text(server, uri)
-        found = [text.diagnostic(each) for each in text.check()]
-        server.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(uri, found))
+    newest: dict[str, _Text] = {}
+
+    async def publish(uri: str) -> None:
+        text = newest[uri] = _Text(server, uri)
+        found = await _beside(lambda: text.check() if newest.get(uri) is text else (), _CHECKS)
+        if newest.get(uri) is text:
+            shown = [text.diagnostic(each) for each in found]
+            server.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(uri, shown))
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_OPEN)
-    def opened(params: lsp.DidOpenTextDocumentParams) -> None:
-        publish(params.text_document.uri)
+    async def opened(params: lsp.DidOpenTextDocumentParams) -> None:
+        await publish(params.text_document.uri)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_CHANGE)
-    def changed(params: lsp.DidChangeTextDocumentParams) -> None:
-        publish(params.text_document.uri)
+    async def changed(params: lsp.DidChangeTextDocumentParams) -> None:
+        await publish(params.text_document.uri)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_SAVE)
-    def saved(_: lsp.DidSaveTextDocumentParams) -> None:
+    async def saved(_: lsp.DidSaveTextDocumentParams) -> None:
         for uri in list(server.workspace.text_documents):  # another text may be about this one
-            publish(uri)
+            await publish(uri)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def closed(params: lsp.DidCloseTextDocumentParams) -> None:
+        newest.pop(params.text_document.uri, None)
         server.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(params.text_document.uri, []))
 
 
 def _register_questions(server: LanguageServer) -> None:
     @server.feature(lsp.TEXT_DOCUMENT_COMPLETION, lsp.CompletionOptions(trigger_characters=[".", " "]))
-    def completion(params: lsp.CompletionParams) -> list[lsp.CompletionItem]:
+    async def completion(params: lsp.CompletionParams) -> list[lsp.CompletionItem]:
         text = _Text(server, params.text_document.uri)
-        found = complete(text.text, text.offset(params.position), text.companion)
+        offset = text.offset(params.position)
+        found = await _beside(lambda: complete(text.text, offset, text.companion))
         return [
             lsp.CompletionItem(
                 label=each.edit.text,
@@ -146,9 +165,10 @@ def _register_questions(server: LanguageServer) -> None:
         ]
 
     @server.feature(lsp.TEXT_DOCUMENT_HOVER)
-    def hovered(params: lsp.HoverParams) -> lsp.Hover | None:
+    async def hovered(params: lsp.HoverParams) -> lsp.Hover | None:
         text = _Text(server, params.text_document.uri)
-        found = hover(text.text, text.offset(params.position), text.companion)
+        offset = text.offset(params.position)
+        found = await _beside(lambda: hover(text.text, offset, text.companion))
         if found is None:
             return None
         shown = lsp.MarkupContent(lsp.MarkupKind.Markdown, found.text)
@@ -157,9 +177,9 @@ def _register_questions(server: LanguageServer) -> None:
 
 def _register_edits(server: LanguageServer) -> None:
     @server.feature(lsp.TEXT_DOCUMENT_FORMATTING)
-    def formatted(params: lsp.DocumentFormattingParams) -> list[lsp.TextEdit]:
+    async def formatted(params: lsp.DocumentFormattingParams) -> list[lsp.TextEdit]:
         text = _Text(server, params.text_document.uri)
-        edit = format_edit(text.text)
+        edit = await _beside(lambda: format_edit(text.text))
         return [] if edit is None else [text.edit(edit)]
 
     @server.feature(lsp.TEXT_DOCUMENT_PREPARE_RENAME)
@@ -180,11 +200,11 @@ def _register_edits(server: LanguageServer) -> None:
     @server.feature(
         lsp.TEXT_DOCUMENT_CODE_ACTION, lsp.CodeActionOptions(code_action_kinds=[lsp.CodeActionKind.QuickFix])
     )
-    def actions(params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
+    async def actions(params: lsp.CodeActionParams) -> list[lsp.CodeAction]:
         text = _Text(server, params.text_document.uri)
         first, last = params.range.start.line, params.range.end.line
         found: list[lsp.CodeAction] = []
-        for each in text.check():
+        for each in await _beside(text.check):
             shown = text.diagnostic(each)
             if shown.range.end.line < first or shown.range.start.line > last:
                 continue

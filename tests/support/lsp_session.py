@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-WAIT = 20
+WAIT = 120
 
 
 class Session:
@@ -67,6 +67,9 @@ class Session:
             ] == self.uri(name)
 
         return self._wait(about)["params"]["diagnostics"]
+
+    def heard_of(self, name):
+        return any(message.get("params", {}).get("uri") == self.uri(name) for message in self._kept)
 
     def at(self, method, name, line, character, **more):
         place = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from command import run_command
 from lsp_session import RefusedError, Session
@@ -108,3 +110,23 @@ def edited(text, edits):
     for start, end, new in sorted(places, reverse=True):
         text = text[:start] + new + text[end:]
     return text
+
+
+def test_a_companion_that_is_a_pipe_or_a_device_is_none(session, tmp_path):
+    os.mkfifo(tmp_path / "pipe.msgpack")
+    (tmp_path / "zero.msgpack").symlink_to("/dev/zero")
+    for name in ("pipe.msgpack", "zero.msgpack", "/dev/zero", "/dev/stdin"):
+        assert session.open(f"a{len(name)}.plan", f"# model: {name}\nplace nothing on cpu\n") == []
+    (tmp_path / "edits.msgpack").unlink()
+    assert session.open("other.plan", "place nothing on cpu\n") == []
+
+
+def test_an_answer_does_not_wait_for_a_check(session):
+    session.open("edits.plan", "place lm_h\n")
+    session.at("completion", "edits.plan", 0, 10)
+    rows = "# model: none\n" + "".join(f"place a.{{0..99}}.b{i} on cpu\n" for i in range(3_000))
+    document = {"uri": session.uri("long.plan"), "languageId": "plan", "version": 1, "text": rows}
+    session.tell("textDocument/didOpen", {"textDocument": document})
+    assert [each["label"] for each in session.at("completion", "edits.plan", 0, 10)] == ["lm_head"]
+    assert not session.heard_of("long.plan")
+    assert session.findings("long.plan") == []
