@@ -84,7 +84,7 @@ def _name_test(name: str) -> re.Pattern[str]:
     return re.compile(f"{first}{middle}.*{rest[-1]}", re.DOTALL)
 
 
-def walk(tree: ModuleTree, machine: Machine) -> list[str]:
+def matching_paths(tree: ModuleTree, machine: Machine) -> list[str]:
     """Return the paths of the modules and tensors a pattern names, in tree order."""
     found = _Walk(tree, machine)
     found.run()

@@ -14,7 +14,7 @@ from itertools import product
 from math import prod
 from typing import Final, TypeAlias
 
-from .pattern_walk import machine_of, walk
+from .pattern_walk import machine_of, matching_paths
 from .tree import ModuleTree
 
 _RANGE: Final = re.compile(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.(-?\d{1,18}))?")
@@ -148,7 +148,7 @@ def match_paths(tree: ModuleTree, pattern: str) -> list[str]:
     """Return every module and tensor path a pattern names, in tree order; a plain path names itself."""
     if pattern in tree.module_index or pattern in tree.tensor_index:
         return [pattern]
-    return walk(tree, machine_of(pattern)) if is_pattern(pattern) else []
+    return matching_paths(tree, machine_of(pattern)) if is_pattern(pattern) else []
 
 
 def outermost(paths: Sequence[str]) -> list[str]:

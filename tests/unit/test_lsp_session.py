@@ -124,7 +124,7 @@ def test_a_companion_that_is_a_pipe_or_a_device_is_none(session, tmp_path):
 def test_an_answer_does_not_wait_for_a_check(session):
     session.open("edits.plan", "place lm_h\n")
     session.at("completion", "edits.plan", 0, 10)
-    rows = "# model: none\n" + "".join(f"place a.{{0..99}}.b{i} on cpu\n" for i in range(3_000))
+    rows = "# model: none\n" + "".join(f"place a.{{0..99}}.b{i} on cpu\n" for i in range(2_000))
     document = {"uri": session.uri("long.plan"), "languageId": "plan", "version": 1, "text": rows}
     session.tell("textDocument/didOpen", {"textDocument": document})
     assert [each["label"] for each in session.at("completion", "edits.plan", 0, 10)] == ["lm_head"]
