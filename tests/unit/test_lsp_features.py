@@ -196,8 +196,6 @@ def test_renaming_a_device_follows_every_spelling_and_nothing_else():
         ("place lm_head on cpu\nplace lm_head on cuda:0\n", "place lm_head on cuda:0\n"),
         ("place inner.embed on cpu\nplace inner.layers.0 on cpu\n",
          "place model.embed on cpu\nplace model.layers.0 on cpu\n"),
-        ("atomic model.layers.0\nplace model.layers.0.mlp on cpu\nplace model.layers.0.attn on cuda:0\n",
-         "atomic model.layers.0\nplace model.layers.0 on cuda:0\n"),
         ("never lm_head on cpu\nplace lm_head on cpu\n", "never lm_head on cpu\n"),
         ("split lm_head\n", ""),
         ("device cuda:1 memory 20 KiB  # all\n", "device cuda:1 memory 20KiB  # all\n"),
