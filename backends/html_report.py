@@ -24,6 +24,7 @@ from ..ir import (
     human_size,
     is_accelerator,
 )
+from ..ir.visible import visible
 from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE, STYLE
 from .report_data import Cell, Facts, Row, describe_cell, in_rows
 
@@ -47,7 +48,7 @@ def emit_report(plan: Plan) -> bytes:
     """Write the report; equal plans give equal pages."""
     facts = Facts(plan)
     colours = _colours(plan)
-    name = escape(plan.model.name or "unnamed model")
+    name = _text(plan.model.name or "unnamed model")
     parts = [
         f"<h1>{name}</h1>",
         _subtitle(plan),
@@ -71,6 +72,11 @@ def emit_report(plan: Plan) -> bytes:
     return page.encode("utf-8", "backslashreplace")
 
 
+def _text(text: str) -> str:
+    """Return text of others as it may stand in a page: no tags, and nothing that hides or steers."""
+    return escape(visible(text))
+
+
 def _colours(plan: Plan) -> dict[str, str]:
     """Give every device a colour: bright ones to accelerators, greys to cpu and disk."""
     named = [device.name for device in plan.devices]
@@ -84,7 +90,7 @@ def _colours(plan: Plan) -> dict[str, str]:
 
 
 def _subtitle(plan: Plan) -> str:
-    digest = f" · digest <code>{escape(plan.model.digest)}</code>" if plan.model.digest else ""
+    digest = f" · digest <code>{_text(plan.model.digest)}</code>" if plan.model.digest else ""
     return f'<p class="sub">placement plan{digest}</p>'
 
 
@@ -103,16 +109,16 @@ def _headline(facts: Facts) -> str:
         outcome = plan.outcome
         shown.append((outcome.status, f"{outcome.objective}, gap {outcome.gap:.1%}, {outcome.hops} hops"))
     cards = "".join(
-        f'<div class="fact"><b>{escape(value)}</b><span>{escape(what)}</span></div>' for value, what in shown
+        f'<div class="fact"><b>{_text(value)}</b><span>{_text(what)}</span></div>' for value, what in shown
     )
     return f'<div class="facts">{cards}</div>'
 
 
 def _diagnostic(found: Diagnostic) -> str:
-    extra = "".join(f"<div>{escape(note)}</div>" for note in found.notes)
+    extra = "".join(f"<div>{_text(note)}</div>" for note in found.notes)
     if found.help:
-        extra += f"<div>help: {escape(found.help)}</div>"
-    head = f"<code>{found.severity}[{escape(found.code)}]</code> <b>{escape(found.message)}</b>"
+        extra += f"<div>help: {_text(found.help)}</div>"
+    head = f"<code>{found.severity}[{_text(found.code)}]</code> <b>{_text(found.message)}</b>"
     return f'<div class="note {found.severity}">{head}{extra}</div>'
 
 
@@ -144,10 +150,10 @@ def _device(device: Device, account: Account, colour: str, widest: int) -> str:
         parts.append(f"<span>free {human_size(device.memory - account.total)}</span>")
     notes = [*([device.origin] if device.origin else []), *([f"at {device.at}"] if device.at else [])]
     notes += [f"pool {device.pool}"] if device.pool else []
-    origin = f"<br>{escape(', '.join(notes))}" if notes else ""
+    origin = f"<br>{_text(', '.join(notes))}" if notes else ""
     return (
         f'<section class="device"><header><b><i class="dot" style="background:{colour}"></i>'
-        f"{escape(device.name)}</b><span>{budget}{origin}</span></header>"
+        f"{_text(device.name)}</b><span>{budget}{origin}</span></header>"
         f'<div class="bar">{"".join(bars)}</div><div class="parts">{"".join(parts)}</div></section>'
     )
 
@@ -166,7 +172,7 @@ def _map(facts: Facts, colours: dict[str, str]) -> str:
     stores = {store for cell in cells for store, _, _ in cell.shares}
     used = [name for name in colours if name in stores]
     legend = "".join(
-        f'<span><i class="dot" style="background:{colours.get(name, "#000")}"></i>{escape(name)}</span>'
+        f'<span><i class="dot" style="background:{colours.get(name, "#000")}"></i>{_text(name)}</span>'
         for name in used
     )
     return (
@@ -188,13 +194,13 @@ def _cell(cell: Cell, colours: dict[str, str], row_bytes: int) -> str:
     stops = stops or ["#000 0% 100%"]
     paint = ",".join([*stripes, f"linear-gradient(90deg,{','.join(stops)})"])
     text = (
-        f"{escape(_short(cell.path))}<small>{human_size(cell.nbytes)}</small>"
+        f"{_text(_short(cell.path))}<small>{human_size(cell.nbytes)}</small>"
         if 40 * cell.nbytes > row_bytes
         else ""
     )
     return (
         f'<div class="cell" style="flex:{cell.nbytes} 0 0;background:{paint}" '
-        f'title="{escape(describe_cell(cell))}">{text}</div>'
+        f'title="{_text(describe_cell(cell))}">{text}</div>'
     )
 
 
@@ -231,7 +237,7 @@ def _table(store: str, rows: list[Row], colour: str) -> str:
     return (
         f"<details{' open' if len(rows) <= 40 else ''}><summary>"
         f'<i class="dot" style="background:{colour}"></i>'
-        f"{escape(store or 'not placed')}<span>{units:,} {plural}{size}</span></summary>\n"
+        f"{_text(store or 'not placed')}<span>{units:,} {plural}{size}</span></summary>\n"
         '<table class="units"><tr><th>unit</th><th class="num">count</th><th class="num">each</th>'
         f"<th>runs on</th><th>reason</th></tr>{lines}</table></details>"
     )
@@ -241,9 +247,9 @@ def _row(row: Row, store: str) -> str:
     size = "" if row.nbytes is None else human_size(row.nbytes)
     run = "" if row.run == store else row.run
     return (
-        f"<tr><td><code>{escape(row.pattern or 'the whole model')}</code></td>"
+        f"<tr><td><code>{_text(row.pattern or 'the whole model')}</code></td>"
         f'<td class="num">{row.count:,}</td><td class="num">{size}</td>'
-        f"<td>{escape(run)}</td><td>{escape(row.reason)}</td></tr>\n"
+        f"<td>{_text(run)}</td><td>{_text(row.reason)}</td></tr>\n"
     )
 
 
@@ -261,7 +267,7 @@ def _settings(plan: Plan) -> str:
 
 
 def _settings_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    lines = [f"<tr><td><code>{escape(a)}</code></td><td>{escape(b)}</td></tr>" for a, b in rows]
+    lines = [f"<tr><td><code>{_text(a)}</code></td><td>{_text(b)}</td></tr>" for a, b in rows]
     if not lines:
         return ""
     shown = "\n".join(lines[:_MOST_ROWS])

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
-import stat
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 from ..ir import Diagnostic, Plan, PlanError, Rule, human_size, verify
 from ..ir.rules.planfile import (
@@ -30,6 +27,7 @@ from .device_map_file import read_device_map
 from .html_report import emit_report
 from .msgpack_file import decode, encode_plan
 from .plan_text import emit, read
+from .whole_files import write_whole
 
 MAX_FILE: Final = 2**30
 """No plan comes near it: a million modules are about 20 MiB."""
@@ -66,6 +64,8 @@ _WRITING: Final = {
     errno.EROFS: (PERMISSION_DENIED, "`{}` is on a read-only disk", "write to another disk"),
     errno.ENOSPC: (DISK_FULL, "the disk is full, `{}` was not written", "free some space"),
     errno.EDQUOT: (DISK_FULL, "the disk quota is used up, `{}` was not written", "free some space"),
+    errno.ENAMETOOLONG: (WRITE_FAILED, "the name `{}` is too long for this disk", "shorten it"),
+    errno.ELOOP: (WRITE_FAILED, "the links of `{}` go round in a loop", "write to another path"),
     errno.EFBIG: (DISK_FULL, "`{}` exceeds the file size limit, it was not written", "raise the limit"),
 }
 
@@ -112,54 +112,16 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
 
 
 def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Write a file as `write_whole` does; raises `PlanError` where that fails."""
+    """Write a file whole or not at all; raises `PlanError`."""
     try:
         write_whole(data, Path(path))
-    except OSError as error:
-        _refuse(error, path, _WRITING, WRITE_FAILED)
+    except (OSError, ValueError) as error:
+        raise PlanError([write_failure(error, os.fspath(path))]) from error
 
 
-def write_whole(data: bytes, path: Path) -> None:
-    """Replace a file in one step: a temporary file beside it, flushed to the disk, then renamed.
-
-    A symbolic link is followed, so that the link stays one; the mode of an existing file is kept.
-    """
-    target = path.resolve() if path.is_symlink() else path
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if target.exists() and not target.is_file():
-        target.write_bytes(data)  # a pipe or /dev/stdout cannot be renamed over
-        return
-    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_umask()
-    handle, temporary = tempfile.mkstemp(prefix=".compile-plan-", dir=target.parent)
-    try:
-        with open(handle, "wb") as file:  # noqa: PTH123 - it is open already
-            file.write(data)
-            file.flush()
-            os.fchmod(handle, mode)
-            os.fsync(handle)
-        Path(temporary).replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    _flush_folder(target.parent)
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where folders can be flushed."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def write_failure(error: OSError | ValueError, name: str) -> Diagnostic:
+    """Describe why what is called `name` was not written."""
+    return _failure(error, name, _WRITING, WRITE_FAILED)
 
 
 def read_bytes(path: str | os.PathLike[str]) -> bytes:
@@ -167,21 +129,19 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_FILE + 1)
-    except OSError as error:
-        _refuse(error, path, _READING, READ_FAILED)
+    except (OSError, ValueError) as error:
+        raise PlanError([_failure(error, os.fspath(path), _READING, READ_FAILED)]) from error
     if len(data) > MAX_FILE:
         message = f"`{os.fspath(path)}` is larger than {human_size(MAX_FILE)}, no plan is"
         raise PlanError([Diagnostic(FILE_TOO_LARGE, message, help="check the path")])
     return data
 
 
-def _refuse(
-    error: OSError,
-    path: str | os.PathLike[str],
-    table: Mapping[int, tuple[Rule, str, str]],
-    otherwise: Rule,
-) -> NoReturn:
-    known = table.get(error.errno or 0)
-    reason = error.strerror or type(error).__name__
-    rule, message, help_ = known or (otherwise, "`{}`: " + reason.lower(), "try another path")
-    raise PlanError([Diagnostic(rule, message.replace("{}", os.fspath(path), 1), help=help_)]) from error
+def _failure(
+    error: OSError | ValueError, name: str, table: Mapping[int, tuple[Rule, str, str]], otherwise: Rule
+) -> Diagnostic:
+    """Describe a failure; a `ValueError` is about a name that no file can have."""
+    number = error.errno or 0 if isinstance(error, OSError) else 0
+    reason = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+    rule, message, help_ = table.get(number) or (otherwise, "`{}`: " + reason.lower(), "try another path")
+    return Diagnostic(rule, message.replace("{}", name, 1), help=help_)

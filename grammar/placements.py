@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from ..ir import Plan, Reason, Unit, human_size
+from ..ir.visible import visible
 from .ranges import fold_paths
 from .syntax import Line, Path, PlaceLine, UnitLine, Word
 
@@ -47,7 +48,7 @@ class _Comments:
             notes += [f"tied to {' and '.join(partners)}"] if partners else []
         reason = units[0].reason
         notes += [reason.value] if reason is not None and reason not in self._quiet else []
-        return f"# {', '.join(notes)}" if notes else ""
+        return f"# {visible(', '.join(notes))}" if notes else ""
 
     def _sizes(self, units: Sequence[Unit]) -> Iterator[str]:
         tree = self._tree

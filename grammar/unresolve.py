@@ -25,6 +25,7 @@ from ..ir import (
     exact_size,
     human_size,
 )
+from ..ir.visible import visible
 from .placements import place_lines
 from .ranges import fold_paths
 from .syntax import (
@@ -156,7 +157,7 @@ def _account_comment(device: Device, account: Account | None) -> str:
     if account is not None and account.total:
         notes.append(f"{human_size(account.total)} used")
         notes += [f"{human_size(device.memory - account.total)} free"] if device.memory is not None else []
-    return f"# {', '.join(notes)}" if notes else ""
+    return f"# {visible(', '.join(notes))}" if notes else ""
 
 
 def _constraints(constraints: Sequence[Constraint]) -> Iterator[Statement]:

@@ -17,7 +17,7 @@ from typing import Final
 from ...ir import Diagnostic, Diagnostics, PlanError
 from ...ir.rules.usage import INTERNAL_ERROR
 from .arguments import help_page, parse_arguments
-from .console import Console, leave_pipe, standard_console
+from .console import Console, OutputLostError, give_up_output, leave_pipe, standard_console
 from .values import Request, read_request
 
 DONE: Final = 0
@@ -37,6 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         return leave_pipe()
+    except OutputLostError as lost:
+        replace(console, json=False).failure([lost.diagnostic])
+        give_up_output()
+        return FAILED
 
 
 def _run(argv: Sequence[str], console: Console) -> int:
@@ -63,7 +67,8 @@ def _run(argv: Sequence[str], console: Console) -> int:
     console = replace(
         console, color=request.color, json=request.json, unfold=request.unfold, quiet=request.quiet
     )
-    return _guarded(request, console)
+    with console.alone() as own:
+        return _guarded(request, own)
 
 
 def _guarded(request: Request, console: Console) -> int:
@@ -72,11 +77,11 @@ def _guarded(request: Request, console: Console) -> int:
     except PlanError as error:
         console.failure(error.diagnostics)
         return FAILED
-    except BrokenPipeError:
+    except (BrokenPipeError, OutputLostError):
         raise
     except Exception as error:  # noqa: BLE001  # a bug of ours must not look like the user's
         if os.environ.get(_DEBUG):
-            console.err.write(traceback.format_exc())
+            console.say(traceback.format_exc())
         console.failure([_internal_error(error)])
         return OUR_BUG
 

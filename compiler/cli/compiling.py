@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from ...backends import Backend
 from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
+from ...ir.visible import visible
 from ..driver.effects import Holding
 from ..driver.inputs import Opened, built_from_config, comes_back, compile_opened, open_input, traced_inputs
 from ..driver.options import AUTOMATIC
@@ -19,7 +20,7 @@ from ..lines.files import read_overrides
 from .console import Console
 from .report import ASCII, BLOCKS, report, report_data
 from .terminal import can_show
-from .text_files import output_form, write_result
+from .text_files import is_standard_output, output_form, write_result
 from .values import Request, spelled
 
 if TYPE_CHECKING:
@@ -142,10 +143,11 @@ def _show(
         if console.json:
             console.data({"path": explanation.path, "facts": [list(fact) for fact in explanation.facts]})
         else:
-            console.text(str(explanation))
+            console.text(visible(str(explanation), keep="\n"))
     if form is not None:
         write_result(plan, form, request, console)
-    if request.explain is None and (request.output not in {None, "-"} or form is None):
+    written_elsewhere = request.output is not None and not is_standard_output(request.output)
+    if request.explain is None and (written_elsewhere or form is None):
         _print_report(plan, verification, console)
     return _DONE
 

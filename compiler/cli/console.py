@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Final, TextIO
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TextIO, cast
 
+from ...backends.plan_files import write_failure
 from ...ir import Diagnostic
 from .render import as_data, as_json, in_order, render
 from .terminal import ColorChoice, Line, paint, wants_color, width_of
@@ -36,8 +40,16 @@ class Console:
 
     def text(self, text: str) -> None:
         """Print text of a result as it is."""
-        self.out.write(text)
-        self.out.flush()
+        with _told_when_lost():
+            self.out.write(text)
+            self.out.flush()
+
+    def bytes(self, data: bytes) -> None:
+        """Print a result that is no text."""
+        with _told_when_lost():
+            self.out.flush()
+            self.out.buffer.write(data)
+            self.out.buffer.flush()
 
     def data(self, content: dict[str, Any]) -> None:
         """Print a result for machines."""
@@ -46,8 +58,7 @@ class Console:
     def note(self, text: str) -> None:
         """Print a remark beside the result, unless asked to be quiet."""
         if not self.quiet:
-            self.err.write(text)
-            self.err.flush()
+            self.say(text)
 
     def failure(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Print why there is no result."""
@@ -62,12 +73,75 @@ class Console:
         found = tuple(diagnostics)
         if found and not (self.quiet or self.json):
             self._findings(found)
-            self.err.write("\n")
+            self.say("\n")
 
     def _findings(self, diagnostics: Iterable[Diagnostic]) -> None:
         color = wants_color(self.err, self.color)
-        self.err.write(render(diagnostics, color=color, width=width_of(self.err), unfold=self.unfold))
-        self.err.flush()
+        self.say(render(diagnostics, color=color, width=width_of(self.err), unfold=self.unfold))
+
+    def say(self, text: str) -> None:
+        """Write to the standard error; where that is lost, there is nobody left to tell."""
+        try:
+            self.err.write(text)
+            self.err.flush()
+        except BrokenPipeError:
+            raise
+        except (OSError, ValueError):
+            pass
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[Console]:
+        """Keep the standard output for results: whatever else prints, prints to the standard error.
+
+        That holds for Python and for libraries that write to the descriptor themselves.
+        """
+        with contextlib.redirect_stdout(self.err):
+            if _descriptor(self.out) != 1:
+                yield self
+                return
+            kept = os.dup(1)
+            encoding, line_buffering = self.out.encoding, self.out.isatty()
+            out = open(  # noqa: SIM115, PTH123  # closed below, where a full disk is no second error
+                kept, "w", encoding=encoding, errors="backslashreplace", buffering=1 if line_buffering else -1
+            )
+            os.dup2(_descriptor(self.err) or os.open(os.devnull, os.O_WRONLY), 1)
+            try:
+                yield replace(self, out=out)
+            finally:
+                os.dup2(kept, 1)
+                with contextlib.suppress(OSError):
+                    out.close()
+
+
+class OutputLostError(Exception):
+    """The standard output takes nothing more; carries the finding that says why."""
+
+    def __init__(self, diagnostic: Diagnostic) -> None:
+        super().__init__(diagnostic.message)
+        self.diagnostic = diagnostic
+
+
+@contextlib.contextmanager
+def _told_when_lost() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise OutputLostError(write_failure(error, "standard output")) from error
+
+
+class _Closed(io.TextIOBase):
+    """What stands for a stream the process was started without."""
+
+    encoding = "utf-8"
+
+    @property
+    def buffer(self) -> _Closed:
+        return self
+
+    def write(self, _text: str | bytes) -> int:
+        raise OSError(errno.EBADF, "it is closed")
 
 
 def standard_console() -> Console:
@@ -76,7 +150,14 @@ def standard_console() -> Console:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="backslashreplace")
-    return Console(sys.stdout, sys.stderr)
+    return Console(sys.stdout or cast("TextIO", _Closed()), sys.stderr or Path(os.devnull).open("w"))
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 _GONE: Final = 141
@@ -85,6 +166,12 @@ _GONE: Final = 141
 
 def leave_pipe() -> int:
     """Return the exit code for a reader that went away, and keep the interpreter quiet about it."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    give_up_output()
     return _GONE
+
+
+def give_up_output() -> None:
+    """Let what is still to be printed go nowhere: the interpreter would end with an error of its own."""
+    descriptor = None if sys.stdout is None else _descriptor(sys.stdout)
+    if descriptor is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)

@@ -148,7 +148,7 @@ class Chosen:
         from ...grammar import print_plan
 
         if not self.names.isdisjoint({step.name, "all"}):
-            self.console.err.write(f"# after {step.name}\n{print_plan(plan, with_modules=True)}\n")
+            self.console.say(f"# after {step.name}\n{print_plan(plan, with_modules=True)}\n")
 
 
 def read_chosen(

@@ -9,6 +9,7 @@ from typing import Final
 from ...ir import RULES, Diagnostic, Diagnostics, Label, PlanError, Source, Span
 from ...ir.near import near_name
 from ...ir.rules.usage import NOT_FORMATTED, UNKNOWN_CODE
+from ...ir.visible import pasted, visible
 from .console import Console
 
 _DONE: Final = 0
@@ -42,7 +43,7 @@ def format_plans(paths: Sequence[str], console: Console, *, check: bool) -> int:
         if found is not None and check:
             diagnostics.add(found)
         elif found is not None:
-            console.note(f"formatted {path}\n")
+            console.note(f"formatted {visible(path)}\n")
     if diagnostics.errors:
         console.failure(diagnostics)
         return _FAILED
@@ -74,7 +75,7 @@ def _format_one(path: Path, *, check: bool) -> Diagnostic | None:
         NOT_FORMATTED,
         f"`{path}` is not in the canonical layout",
         Label(place, "the first difference"),
-        help=f"run `compile-plan --format-plan {path}`",
+        help=f"run `compile-plan --format-plan {pasted(path)}`",
     )
 
 
@@ -88,5 +89,5 @@ def diff_plan_files(paths: tuple[str, str], console: Console, *, check: bool) ->
     if console.json:
         console.data({"differs": bool(found), "diff": diff_text(found).splitlines()})
     else:
-        console.text(diff_text(found))
+        console.text(visible(diff_text(found), keep="\n"))
     return _CHANGES if check and found else _DONE

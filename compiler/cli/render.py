@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from ...ir import Diagnostic, Label, Severity
+from ...ir.visible import visible
 from .snippet import snippet
-from .terminal import Line, Piece, paint, visible, wrap
+from .terminal import Line, Piece, paint, wrap
 
 FORMAT_VERSION: Final = 1
 _FOLD_ABOVE: Final = 3

@@ -11,8 +11,9 @@ from typing import Any, Final
 
 from ...grammar.ranges import fold_paths
 from ...ir import Account, Device, Plan, Unit, human_size, is_accelerator
+from ...ir.visible import visible
 from .render import as_data, in_order
-from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, visible, wrap
+from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, wrap
 
 _LEDGER: Final = tuple(line.name for line in fields(Account) if line.name != "device")
 _SHOWN_LINES: Final = 4

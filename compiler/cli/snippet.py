@@ -12,7 +12,8 @@ from itertools import accumulate
 from typing import Final
 
 from ...ir import Label, Source
-from .terminal import Line, cell_width, shown, visible
+from ...ir.visible import shown, visible
+from .terminal import Line, cell_width
 
 _GUTTER: Final = "blue"
 _SECONDARY: Final = "blue"

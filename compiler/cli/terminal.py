@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal, TextIO, TypeAlias
 
@@ -18,8 +17,6 @@ Line: TypeAlias = Sequence[Piece]
 ColorChoice: TypeAlias = Literal["auto", "always", "never"]
 
 DEFAULT_WIDTH: Final = 80
-_JOINERS: Final = "\u200c\u200d"
-_TAB: Final = "    "
 
 
 def paint(lines: Iterable[Line], *, color: bool) -> str:
@@ -67,22 +64,6 @@ def cell_width(text: str) -> int:
     from rich.cells import cell_len
 
     return cell_len(text)
-
-
-def shown(char: str) -> str:
-    """Return one character as it may be shown: tabs as blanks, whatever steers a terminal as an escape."""
-    if char == "\t":
-        return _TAB
-    if char in _JOINERS or unicodedata.category(char) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}:
-        return char
-    return char.encode("unicode_escape").decode("ascii")
-
-
-def visible(text: str, *, keep: str = "") -> str:
-    """Return the text with everything that steers a terminal escaped, but for the characters to keep."""
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(char if char in keep else shown(char) for char in text)
 
 
 def clip(text: str, width: int) -> str:

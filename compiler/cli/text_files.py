@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 from typing import Final
 
 from ...backends import BACKENDS, Backend, backend_for
 from ...backends.plan_files import write_bytes
+from ...backends.whole_files import descriptor_of
 from ...grammar import print_plan
 from ...ir import Diagnostic, Plan, PlanError, human_size
 from ...ir.near import near_name
 from ...ir.rules.planfile import NO_SUCH_FOLDER
 from ...ir.rules.usage import BAD_OPTION_VALUE
+from ...ir.visible import pasted, visible
 from .console import Console
 from .values import Request, wrong_value
 
@@ -26,10 +28,12 @@ def output_form(request: Request) -> Backend | None:
         return BACKENDS["plan"] if request.passes is not None else None
     if request.output == STANDARD_OUTPUT:
         return BACKENDS["plan"]
-    folder = Path(request.output).parent
-    if not folder.is_dir():
-        message = f"the folder of `{request.output}` does not exist"
-        raise PlanError([Diagnostic(NO_SUCH_FOLDER, message, help=f"run `mkdir -p {folder}` first")])
+    folder = os.path.dirname(request.output) or "."  # noqa: PTH120  # a `Path` refuses what a name cannot be
+    if not os.path.isdir(folder):  # noqa: PTH112  # nor does this raise for a forbidden or over-long one
+        there = os.path.lexists(folder)
+        message = f"the folder of `{request.output}` {'is not a folder' if there else 'does not exist'}"
+        help_ = "write to another path" if there else f"run `mkdir -p {pasted(folder)}` first"
+        raise PlanError([Diagnostic(NO_SUCH_FOLDER, message, help=help_)])
     return backend_for(request.output)
 
 
@@ -49,11 +53,19 @@ def write_result(plan: Plan, form: Backend, request: Request, console: Console) 
     else:
         data = form.emit(plan)
     target = request.output
-    if target is None or target == STANDARD_OUTPUT:
+    if target is None or is_standard_output(target):
         _print(data, form, console)
         return
     write_bytes(data, target)
-    console.note(f"wrote {target} ({human_size(len(data))}, {form.name})\n")
+    console.note(f"wrote {visible(target)} ({human_size(len(data))}, {form.name})\n")
+
+
+def is_standard_output(target: str | None) -> bool:
+    """Say whether a name is that of our own standard output, which is open already."""
+    try:
+        return target is not None and (target == STANDARD_OUTPUT or descriptor_of(target) == 1)
+    except (OSError, ValueError):
+        return False  # a loop of links, or no name at all: writing says so
 
 
 def _print(data: bytes, form: Backend, console: Console) -> None:
@@ -65,6 +77,4 @@ def _print(data: bytes, form: Backend, console: Console) -> None:
             message = f"`{form.name}` is binary, a terminal cannot show it"
             help_ = "write it to a file: `-o plan.msgpack`"
             raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=help_)]) from None
-        console.out.flush()
-        buffer.write(data)
-        buffer.flush()
+        console.bytes(data)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 from ...ir import Diagnostic, Plan, PlanError, human_size
 from ...ir.rules.tracing import TRACE_FAILED
 from ...ir.rules.usage import CANNOT_VERIFY
+from ...ir.visible import pasted, visible
 from ..driver.options import AUTOMATIC
-from .terminal import Line, visible
+from .terminal import Line
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,7 @@ def replay(plan: Plan, model: nn.Module, inputs: Inputs, options: Options) -> Ve
 def no_forward(name: str) -> PlanError:
     """Return the error for an input that holds no model that could be run."""
     message = f"`{name}` has no forward to replay"
-    help_ = f"give the model: `compile-plan model.py --override {name} --verify`"
+    help_ = f"give the model: `compile-plan model.py --override {pasted(name)} --verify`"
     return PlanError([Diagnostic(CANNOT_VERIFY, message, help=help_)])
 
 

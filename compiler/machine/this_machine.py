@@ -27,6 +27,8 @@ POOL: Final = "host"
 """The pool of devices that share the host's memory."""
 _TIMEOUT: Final = 5.0
 _QUERY: Final = ("--query-gpu=index,uuid,name,memory.free", "--format=csv,noheader,nounits")
+_NONE_ON_PURPOSE: Final = ("", "-1", "NoDevFiles", "none", "void")
+"""What people write to hide every card."""
 _OTHER_CARDS: Final = ("/dev/kfd", "/dev/accel", "/dev/davinci_manager", "/dev/dri/renderD128")
 
 
@@ -50,12 +52,35 @@ def _cards(host_memory: int, diagnostics: Diagnostics) -> list[Device]:
         cards = None if listing is None else cards_of_tool(listing, os.environ, diagnostics)
         if cards is not None:
             return cards
+    found = len(tuple(diagnostics))
+    cards = _asked_torch(host_memory, diagnostics)
+    if not cards and len(tuple(diagnostics)) == found:
+        _name_unseen(diagnostics)
+    return cards
+
+
+def _asked_torch(host_memory: int, diagnostics: Diagnostics) -> list[Device]:
     try:
         import torch
     except (ImportError, OSError) as error:
         _skip("accelerators", f"torch cannot be loaded: {error}", diagnostics)
         return []
     return cards_of_torch(torch, host_memory, diagnostics)
+
+
+def _name_unseen(diagnostics: Diagnostics) -> None:
+    """Say it where the tool lists cards and torch, asked because of something odd in that, sees none."""
+    listed = len(_rows(_ask_tool() or ""))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not listed or (visible is not None and visible.strip() in _NONE_ON_PURPOSE):
+        return
+    cards = "1 card" if listed == 1 else f"{listed} cards"
+    reason = f"nvidia-smi lists {cards}, torch sees none"
+    _skip(
+        "accelerators",
+        reason if visible is None else f"{reason} (`CUDA_VISIBLE_DEVICES={visible}`)",
+        diagnostics,
+    )
 
 
 def _only_torch_knows() -> bool:
@@ -84,7 +109,7 @@ def cards_of_torch(torch: Any, host_memory: int, diagnostics: Diagnostics) -> li
             cards.append(_card(torch, name, index, host_memory))
         except Exception as error:  # noqa: BLE001
             _skip(name, _reason(error), diagnostics)
-    return cards
+    return [card for card in cards if not _is_taken(card, diagnostics)]
 
 
 def _card(torch: Any, name: str, index: int, host_memory: int) -> Device:  # noqa: ANN401
@@ -127,35 +152,54 @@ def cards_of_tool(
     """Return the cards of NVIDIA's listing by CUDA's numbers; None when only CUDA knows the numbers.
 
     CUDA puts the fastest card first unless told otherwise, so the tool's order counts only when all
-    cards are the same. ``CUDA_VISIBLE_DEVICES`` hides and reorders cards.
+    cards are the same. ``CUDA_VISIBLE_DEVICES`` hides and reorders cards. Slices of a card have devices
+    of their own, and a memory that is no number comes with them.
     """
-    rows = [[cell.strip() for cell in row] for row in csv.reader(listing.splitlines()) if row]
-    if any(len(row) != 4 for row in rows):
+    rows = _rows(listing)
+    if any(len(row) != 4 or parse_size(f"{row[3]}MiB") is None for row in rows):
         return None
     by_bus = environment.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
     if len({name for _, _, name, _ in rows}) > 1 and not by_bus:
         return None
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    chosen = rows if visible is None else list(_visible(rows, visible.split(",")))
-    cards = []
-    for index, (_, _, _, free) in enumerate(chosen):
-        memory = parse_size(f"{free}MiB")
-        if memory is None:
-            _skip(f"cuda:{index}", f"nvidia-smi says its free memory is `{free}`", diagnostics)
-        else:
-            cards.append(Device(f"cuda:{index}", memory, origin=FREE_BY_TOOL))
-    return cards
+    if any("MIG" in row[2].split() for row in rows) or "MIG-" in (visible or ""):
+        return None
+    chosen = rows if visible is None else _visible(rows, visible.split(","))
+    if rows and not chosen and (visible or "").strip() not in _NONE_ON_PURPOSE:
+        _skip("accelerators", f"`CUDA_VISIBLE_DEVICES={visible}` shows no card", diagnostics)
+    found = [
+        Device(f"cuda:{index}", parse_size(f"{row[3]}MiB"), origin=FREE_BY_TOOL)
+        for index, row in enumerate(chosen)
+    ]
+    return [card for card in found if not _is_taken(card, diagnostics)]
 
 
-def _visible(rows: list[list[str]], wanted: Iterable[str]) -> Iterable[list[str]]:
-    """Yield the cards CUDA would show: by number or start of UUID, up to the first that is unknown."""
+def _rows(listing: str) -> list[list[str]]:
+    return [[cell.strip() for cell in row] for row in csv.reader(listing.splitlines()) if row]
+
+
+def _is_taken(card: Device, diagnostics: Diagnostics) -> bool:
+    """Name a card whose memory others use up, so that it is no device of the plan."""
+    if card.memory:
+        return False
+    _skip(card.name, "nothing of its memory is free", diagnostics)
+    return True
+
+
+def _visible(rows: list[list[str]], wanted: Iterable[str]) -> list[list[str]]:
+    """Return the cards CUDA would show: by number or start of UUID, up to the first that is unknown.
+
+    A card that is wanted twice is CUDA's reason to show none.
+    """
+    chosen: list[list[str]] = []
     for want in (entry.strip() for entry in wanted):
         found = [
             row for row in rows if row[0] == want or (want.startswith("GPU-") and row[1].startswith(want))
         ]
         if len(found) != 1:
-            return
-        yield found[0]
+            break
+        chosen.append(found[0])
+    return chosen if len({row[1] for row in chosen}) == len(chosen) else []
 
 
 def _reason(error: Exception) -> str:

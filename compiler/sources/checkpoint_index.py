@@ -27,6 +27,7 @@ from ...ir.rules.sources import (
     UNLISTED_TENSOR,
     UNREADABLE_INPUT,
 )
+from ...ir.visible import pasted
 from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
@@ -130,7 +131,7 @@ def _several(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
     listed = ", ".join(f"`{name}`" for name in names[:4]) + (", ..." if len(names) > 4 else "")
     message = f"`{folder}` holds {len(names)} files that could be the model: {listed}"
     diagnostics.add(
-        Diagnostic(AMBIGUOUS_INPUT, message, help=f"name the one you mean: `{folder / names[0]}`")
+        Diagnostic(AMBIGUOUS_INPUT, message, help=f"name the one you mean: `{pasted(folder / names[0])}`")
     )
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
+from ...ir.visible import pasted
 from .regular import regular
 
 
@@ -69,7 +70,8 @@ def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> Kind | None:
     inner = [name for name in names if Path(name).suffix in _SUFFIXES]
     pickles = [name for name in names if Path(name).suffix in _PICKLES]
     message = f"`{folder}` holds neither safetensors files nor a config.json"
-    help_ = f"name the file: `{folder / inner[0]}`" if inner else _PICKLE_HELP if pickles else None
+    named = f"name the file: `{pasted(folder / inner[0])}`" if inner else None
+    help_ = named or (_PICKLE_HELP if pickles else None)
     diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=(_LISTED,), help=help_))
     return None
 
@@ -93,9 +95,9 @@ def _kind_of_json(path: Path) -> Kind:
 
 def _missing(path: Path) -> Diagnostic:
     folder = path.parent
-    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    names = sorted({entry.name for entry in folder.iterdir()} - {path.name}) if folder.is_dir() else []
     near = get_close_matches(path.name, names, n=1)
-    help_ = f"did you mean `{folder / near[0]}`?" if near else None
+    help_ = f"did you mean `{pasted(folder / near[0])}`?" if near else None
     return Diagnostic(MISSING_INPUT, f"there is no `{str(path)[:200]}`", help=help_)
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Diagnostic, Diagnostics, Rule
 from ...ir.rules import sources as rules
+from ...ir.visible import pasted
 from .script_errors import needs_values, report
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _find(
     if candidates:
         listed = ", ".join(f"`{name}`" for name in candidates[:6])
         message = f"`{path}` offers {len(candidates)} models: {listed}"
-        help_ = f"name one: `{path}:{candidates[0]}`"
+        help_ = f"name one: `{pasted(f'{path}:{candidates[0]}')}`"
         diagnostics.add(Diagnostic(rules.AMBIGUOUS_INPUT, message, help=help_))
         return None
     help_ = "add `model = ...` or `def build(): return ...`"

@@ -6,8 +6,9 @@ import json
 
 import pytest
 from compile_plan.compiler.cli.render import fold, in_order, render, render_json, render_line, summary
-from compile_plan.compiler.cli.terminal import cell_width, clip, visible, wants_color, wrap
+from compile_plan.compiler.cli.terminal import cell_width, clip, wants_color, wrap
 from compile_plan.ir import Diagnostic, Label, Rule, Severity, Source, Span
+from compile_plan.ir.visible import visible
 
 WRONG = Rule("wrong-thing", Severity.ERROR, "a thing is wrong", "A page.")
 ODD = Rule("odd-thing", Severity.WARNING, "a thing is odd", "A page.")
