@@ -1,6 +1,6 @@
 """``--explain PATH``: why a unit is there, why it is nowhere else, and what would change it.
 
-Everything said is read off the plan: its ledger, its constraints, its reasons. Nothing is solved again.
+Everything said is read off the plan: its ledger, its terms, its reasons. Nothing is solved again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from ...ir import (
     Device,
     Diagnostic,
     ModuleTree,
-    Never,
     Plan,
     PlanError,
     Reason,
@@ -24,11 +23,10 @@ from ...ir import (
     human_size,
     is_accelerator,
     is_within,
-    size_up,
 )
 from ...ir.near import near_name
-from ...ir.patterns import matches
 from ...ir.rules.usage import UNKNOWN_UNIT
+from .moving import Moving, forbidding, is_named, lines_that_move, moving_with, shortage
 
 _REASONS: Final = {
     Reason.WRITTEN: "a line of the plan or an override file says so",
@@ -40,7 +38,6 @@ _REASONS: Final = {
     Reason.SPILLED: "no accelerator had room for it",
 }
 
-_LASTING: Final = "kv cache"
 _LISTED: Final = 8
 
 
@@ -164,11 +161,11 @@ def _unit_facts(plan: Plan, unit: Unit) -> Iterator[tuple[str, str]]:
         reason += f" ({unit.span.source.name}:{unit.span.source.position(unit.span.start)[0]})"
     yield "why there", reason
     yield from (("tied to", text) for text in _ties(plan, unit))
-    needed = _needed(plan, unit)
+    moving = moving_with(plan, unit)
     for device in plan.devices:
         if device.name != unit.store and (is_accelerator(device.name) or device.name == CPU):
-            yield "why not", f"{device.name}: {_why_not(plan, unit, device, needed)}"
-    yield "to change", _change(plan, unit, needed)
+            yield "why not", f"{device.name}: {_why_not(plan, unit, device, moving)}"
+    yield "to change", lines_that_move(plan, unit, moving)
 
 
 def _ties(plan: Plan, unit: Unit) -> Iterator[str]:
@@ -179,74 +176,30 @@ def _ties(plan: Plan, unit: Unit) -> Iterator[str]:
                 yield ", ".join(f"`{path}`" for path in outside) + "; tied tensors move together"
 
 
-def _needed(plan: Plan, unit: Unit) -> int:
-    """Return the bytes that would move with the unit: its own, its demands, and what is tied to it."""
-    if plan.tree is None or plan.tree.nbytes is None:
-        return 0
-    index = plan.tree.tensor_index
-    moving = set(plan.tree.covered(unit.path))
-    for tie in plan.ties:
-        members = {index[path] for path in tie.tensors if path in index}
-        if members & moving:
-            moving |= members
-    return sum(plan.tree.nbytes[tensor] for tensor in moving) + _demanded(plan, unit)
-
-
-def _demanded(plan: Plan, unit: Unit) -> int:
-    """Return what a device needs more at most when the unit runs there: caches add up, moments do not."""
-    demands = [demand for demand in plan.demands if is_within(demand.path, unit.path)]
-    lasting = sum(demand.nbytes for demand in demands if demand.purpose == _LASTING)
-    return lasting + max((demand.nbytes for demand in demands if demand.purpose != _LASTING), default=0)
-
-
-def _free(plan: Plan, device: Device) -> int | None:
-    total = next((account.total for account in plan.ledger if account.device == device.name), None)
-    return None if total is None or device.memory is None else device.memory - total
-
-
-def _why_not(plan: Plan, unit: Unit, device: Device, needed: int) -> str:
-    for rule in plan.constraints:
-        if isinstance(rule, Never) and rule.device == device.name and _names(rule.pattern, unit.path):
-            return f"a line says `never {rule.pattern} on {rule.device}`"
-        if isinstance(rule, Together) and any(_names(pattern, unit.path) for pattern in rule.patterns):
-            return f"a line keeps it together with {', '.join(f'`{p}`' for p in rule.patterns)}"
-    free = _free(plan, device)
-    if free is None:
+def _why_not(plan: Plan, unit: Unit, device: Device, moving: Moving) -> str:
+    rule = forbidding(plan, unit, device)
+    if rule is not None:
+        return f"a line says `never {rule.pattern} on {rule.device}`"
+    if plan.devices.index(device) in moving.banned:
+        return "a line keeps what must go along away from there"
+    for line in plan.constraints:
+        if isinstance(line, Together) and any(is_named(pattern, unit.path) for pattern in line.patterns):
+            return f"a line keeps it together with {', '.join(f'`{p}`' for p in line.patterns)}"
+    found = shortage(plan, unit, device, moving)
+    if found is None:
         return "it could be there" if device.memory is None else "the plan has no ledger to tell"
-    if needed > free:
-        return f"needs {human_size(needed)}, {human_size(free)} are free: {human_size(needed - free)} short"
+    return _by_room(plan, device, found, moving)
+
+
+def _by_room(plan: Plan, device: Device, found: tuple[int, int], moving: Moving) -> str:
+    account = next(each for each in plan.ledger if each.device == device.name)
+    short, needed = max(found), moving.needs(account)
+    free = human_size(max(0, needed - short))
+    if short > 0:
+        where = f" in pool `{device.pool}`" if found[0] < short else ""
+        return f"needs {human_size(needed)}, {free} are free{where}: {human_size(short)} short"
     if not is_accelerator(device.name):
         return "it runs faster where it is"
-    return f"it would fit ({human_size(needed)}, {human_size(free)} are free), but was not needed there"
-
-
-def _names(pattern: str, path: str) -> bool:
-    return matches(pattern, path) or is_within(path, pattern)
-
-
-def _change(plan: Plan, unit: Unit, needed: int) -> str:
-    """Return lines for an override file that move the unit, cheapest device first; they are enough."""
-    target = unit.path or "."
-    able = [
-        (max(0, needed - free), -free, device)
-        for device in plan.devices
-        if device.name != unit.store
-        and is_accelerator(device.name)
-        and not _forbidden(plan, unit, device)
-        and (free := _free(plan, device)) is not None
-    ]
-    if not able:
-        return f"`place {target} on DEVICE` in an override file"
-    short, _, best = min(able, key=lambda each: each[:2])
-    place = f"`place {target} on {best.name}`"
-    if not short:
-        return f"{place} in an override file"
-    larger = size_up((best.memory or 0) + short)
-    return f"`device {best.name} memory {larger}` and {place} in an override file"
-
-
-def _forbidden(plan: Plan, unit: Unit, device: Device) -> bool:
-    return any(
-        isinstance(rule, Never) and rule.device == device.name and _names(rule.pattern, unit.path)
-        for rule in plan.constraints
-    )
+    if device.memory is None:
+        return "it could be there"
+    return f"it would fit ({human_size(needed)}, {free} are free), but was not needed there"

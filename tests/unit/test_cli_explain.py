@@ -40,11 +40,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def units_of(folder):
-    assert run_command(["tiny.plan", *BUDGETS, "-o", "made.msgpack", "-q"], cwd=folder).code == 0
-    return read_plan(folder / "made.msgpack").units
-
-
 def proposal(folder, path):
     """Return the lines `--explain` proposes for an override file."""
     result = run_command(["made.msgpack", "--explain", path], cwd=folder)
@@ -53,10 +48,22 @@ def proposal(folder, path):
     return re.findall(r"`([^`]+)`", change)
 
 
-@pytest.mark.parametrize("more", ["", TIE, CACHE, TIE + CACHE])
-def test_the_proposed_change_moves_the_module(folder, more):
-    (folder / "tiny.plan").write_text(MODEL + more, encoding="utf-8")
-    units = units_of(folder)
+MOMENTS = 'demand 3KiB with layers for "activations"\ndemand 2KiB with . for "logits"\n'
+TOGETHER = "together norm lm_head\n"
+
+
+@pytest.mark.parametrize("more", ["", TIE, CACHE, TIE + CACHE, MOMENTS, TOGETHER, TIE + MOMENTS + TOGETHER])
+@pytest.mark.parametrize("pool", ["", " pool unified 24KiB", " margin 512B pool unified 28KiB"])
+def test_the_proposed_change_moves_the_module(folder, more, pool):
+    budgets = () if pool else BUDGETS
+    text = MODEL.replace("memory 12KiB", f"memory 12KiB{pool}").replace("memory 9KiB", f"memory 9KiB{pool}")
+    (folder / "tiny.plan").write_text(text + more, encoding="utf-8")
+    assert run_command(["tiny.plan", *budgets, "-o", "made.msgpack", "-q"], cwd=folder).code == 0
+    check_proposals(folder, budgets)
+
+
+def check_proposals(folder, budgets):
+    units = read_plan(folder / "made.msgpack").units
     assert len({unit.store for unit in units}) > 1
     for unit in units:
         lines = proposal(folder, unit.path)
@@ -65,7 +72,7 @@ def test_the_proposed_change_moves_the_module(folder, more):
         assert target[1] == unit.path
         (folder / "edit.plan").write_text("\n".join(lines) + "\n", encoding="utf-8")
         again = run_command(
-            ["tiny.plan", *BUDGETS, "--override", "edit.plan", "-o", "moved.msgpack", "-q"], cwd=folder
+            ["tiny.plan", *budgets, "--override", "edit.plan", "-o", "moved.msgpack", "-q"], cwd=folder
         )
         assert again.code == 0, (lines, again.err)
         moved = read_plan(folder / "moved.msgpack")
