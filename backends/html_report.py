@@ -26,6 +26,7 @@ from ..ir import (
 )
 from ..ir.visible import visible
 from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE, STYLE
+from .predictions import predicted_text, timed_text
 from .report_data import Cell, Facts, Row, describe_cell, in_rows
 
 _MAP_HEIGHT = 380
@@ -108,6 +109,8 @@ def _headline(facts: Facts) -> str:
     if plan.outcome is not None:
         outcome = plan.outcome
         shown.append((outcome.status, f"{outcome.objective}, gap {outcome.gap:.1%}, {outcome.hops} hops"))
+        if outcome.predicted is not None and outcome.predicted.token:
+            shown.append((timed_text(outcome.predicted.token), "a token, predicted"))
     cards = "".join(
         f'<div class="fact"><b>{_text(value)}</b><span>{_text(what)}</span></div>' for value, what in shown
     )
@@ -259,11 +262,18 @@ def _settings(plan: Plan) -> str:
         ("Rules", _rules(plan)),
         ("Reserves and demands", _needs(plan)),
         ("Ties", ((tie.tensors[0], ", ".join(tie.tensors[1:])) for tie in plan.ties if tie.tensors)),
-        ("Search", ((str(i), note) for i, note in enumerate(plan.outcome.notes, 1)) if plan.outcome else ()),
+        ("Search", ((str(i), note) for i, note in enumerate(_search_notes(plan), 1))),
     )
     tables = [_settings_table(title, rows) for title, rows in sections]
     found = "\n".join(table for table in tables if table)
     return f"<h2>Made with</h2>\n{found}" if found else ""
+
+
+def _search_notes(plan: Plan) -> Iterator[str]:
+    if plan.outcome is not None:
+        if plan.outcome.predicted is not None:
+            yield predicted_text(plan.outcome.predicted)
+        yield from plan.outcome.notes
 
 
 def _settings_table(title: str, rows: Iterable[tuple[str, str]]) -> str:

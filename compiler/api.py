@@ -61,7 +61,7 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
     offload_buffers: bool = False,
     strategy: Strategy = "auto",
     objective: Objective | None = None,
-    offload: Offload = "stream",
+    offload: Offload = "auto",
     overrides: Override | Iterable[Override] | None = None,
     example_inputs: Inputs = None,
     fallback: bool | None = None,
@@ -90,8 +90,9 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         offload_buffers: whether buffers of streamed units may stay off the accelerators.
         strategy: ``auto`` (greedy, then exact search), ``accelerate``, ``balanced``,
             ``balanced_low_0`` or ``sequential``.
-        objective: ``fewest-devices``, ``balance``, ``headroom``, ``latency`` or ``throughput``.
-        offload: what happens to what fits no accelerator: ``stream``, ``compute``, ``auto``, ``none``.
+        objective: ``latency``, ``accelerator-bytes``, ``fewest-devices``, ``balance``, ``headroom`` or
+            ``throughput``; None keeps everything on accelerators if it fits, else takes the fewest seconds.
+        offload: what happens to what fits no accelerator: ``auto``, ``stream``, ``compute``, ``none``.
         overrides: plans, ``.plan`` texts (with a line break) or paths; their lines win.
         example_inputs: arguments of one forward call (a tuple, or a dict of keywords); the model is
             traced on the meta device and the plan follows its dataflow.
@@ -125,7 +126,7 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         offload_buffers=None if offload_buffers is False else offload_buffers,
         strategy=None if _is_word(strategy, "auto") else strategy,
         objective=objective,
-        offload=None if _is_word(offload, "stream") else offload,
+        offload=None if _is_word(offload, "auto") else offload,
         overrides=overrides,
         example_inputs=example_inputs,
         fallback=fallback,

@@ -273,10 +273,10 @@ class Prediction:
     token: float
     """Writing one token; 0 when none is written."""
     prompt_limit: str = ""
-    """What the prompt waits for most: ``link``, ``memory``, ``compute``, ``hops``, ``disk``."""
+    """What the prompt waits for most: ``memory of cpu``, ``link to cuda:0``, ``hops``."""
     token_limit: str = ""
     simple: str = ""
-    """The simple alternative it was compared with: ``stream``, ``compute``."""
+    """What the best simple alternative does with the rest: ``streaming the rest``."""
     simple_seconds: float | None = None
     """The whole workload with the simple alternative."""
     seconds: float | None = None

@@ -38,6 +38,7 @@ def pytest_configure(config):
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, not for CI")
     config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
+    os.environ["XDG_CONFIG_HOME"] = str(TESTS / "no-configuration")  # rates of tests come from no machine
     config.stash[TRIGGERED] = watch_diagnostics()
     judge_no_clock()
 

@@ -39,7 +39,7 @@ DOORS = {
     "torch": {
         "compiler/driver/drop_in.py",
         "compiler/loading/",
-        "compiler/cli/calibrating.py",
+        "compiler/machine/calibration.py",
         "compiler/machine/this_machine.py",
         "compiler/running/",
         "compiler/sources/",
@@ -124,7 +124,7 @@ FACES = {"infer_auto_device_map", "load_model", "verify_plan"}
 TWICE = {
     "Change", "Kind", "Line", "Model", "Place", "Reader", "Request", "Site", "as_data", "atomic_modules",
     "build", "cache_demands", "entries", "in_order", "kinds_of", "least_extra", "merge_units", "most_bytes",
-    "replay", "report", "shown", "start_device", "summary", "Workload",
+    "replay", "report", "shown", "start_device", "summary",
 }  # fmt: skip
 """Names that still mean two things; the set only shrinks."""
 

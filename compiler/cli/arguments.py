@@ -91,15 +91,19 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
             Flag(
                 ("--strategy",), "auto, sequential, balanced, balanced_low_0, accelerate", "NAME", common=True
             ),
-            Flag(("--objective",), "fewest-devices, balance, headroom, latency, throughput", "NAME"),
-            Flag(("--offload",), "what fits no accelerator: stream, compute, auto, none", "HOW", common=True),
+            Flag(
+                ("--objective",),
+                "latency, accelerator-bytes, fewest-devices, balance, headroom, throughput",
+                "NAME",
+            ),
+            Flag(("--offload",), "what fits no accelerator: auto, stream, compute, none", "HOW", common=True),
             _switch("--offload-buffers", "buffers of streamed modules may stay off the accelerators"),
             Flag(
                 ("--fallback",), "strategy accelerate: fill an empty device out of order", action="store_true"
             ),
             Flag(("--no-fallback",), "strategy accelerate: leave it empty", action="store_false"),
             Flag(("--time-limit",), "seconds the exact search may take (10)", "SECONDS"),
-            Flag(("--prompt",), "tokens read per request, for --objective latency (512)", "TOKENS"),
+            Flag(("--prompt",), "tokens read per request, for predicted seconds (512)", "TOKENS"),
             Flag(("--generate",), "tokens written per request (128)", "TOKENS"),
             _switch("--trust-remote-code", "run code that comes with a config folder"),
         ),
@@ -144,6 +148,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
         "other",
         (
             _switch("--calibrate", "measure this machine's memory, links and disk: device lines"),
+            _switch("--save", "with --calibrate: keep the rates for later compiles on this machine"),
             _switch("--all", "show every warning and every unit, folded or not"),
             _switch("--quiet", "no table, no warnings; errors only", short="-q"),
             Flag(("--color",), "auto, always or never", "WHEN"),

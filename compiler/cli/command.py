@@ -102,7 +102,7 @@ def _dispatch(request: Request, console: Console) -> int:
     if request.calibrate:
         from .calibrating import calibrate
 
-        return calibrate(console)
+        return calibrate(console, save=request.save)
     from .compiling import compile_input
 
     return compile_input(request, console)

@@ -6,9 +6,10 @@ Every number comes from the plan's own ledger; where a budget came from is said 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
+from ...backends.predictions import predicted_text
 from ...grammar.ranges import fold_paths
 from ...ir import Account, Device, Plan, Unit, human_size, is_accelerator
 from ...ir.visible import visible
@@ -65,6 +66,8 @@ def _headline(plan: Plan, width: int) -> Iterator[Line]:
     lines = wrap(f"{name}: {', '.join(facts)}", width, 0)
     yield [("bold", name), ("", lines[0].removeprefix(name))]
     yield from ([("", line)] for line in lines[1:])
+    if plan.outcome is not None and plan.outcome.predicted is not None:
+        yield from ([("", line)] for line in wrap(predicted_text(plan.outcome.predicted), width, 0))
 
 
 def _counted(count: int, noun: str) -> str:
@@ -179,7 +182,9 @@ def report_data(plan: Plan) -> dict[str, Any]:
 def _outcome_data(plan: Plan) -> dict[str, Any]:
     assert plan.outcome is not None  # noqa: S101  # the caller asked
     kept: Sequence[str] = ("objective", "value", "bound", "gap", "status", "hops")
-    return {name: getattr(plan.outcome, name) for name in kept}
+    told = plan.outcome.predicted
+    predicted = {} if told is None else {"predicted": asdict(told)}
+    return {**{name: getattr(plan.outcome, name) for name in kept}, **predicted}
 
 
 def _device_data(device: Device, account: Account | None) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Request:
     format_plan: tuple[str, ...] = ()
     check: bool = False
     calibrate: bool = False
+    save: bool = False
     passes: str | None = None
     print_after: frozenset[str] = frozenset()
     json: bool = False
@@ -72,6 +73,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         format_plan=tuple(arguments.format_plan or ()),
         check=arguments.check,
         calibrate=arguments.calibrate,
+        save=arguments.save,
         passes=arguments.passes,
         print_after=frozenset(_listed(arguments.print_after or ())),
         json=_choice("--format", arguments.format, _FORMATS, diagnostics) == "json",
@@ -88,7 +90,7 @@ _ALONE: Final[dict[str, set[str]]] = {
     "diff": {"check"},
     "format_plan": {"check"},
     "explain_code": set(),
-    "calibrate": set(),
+    "calibrate": {"save"},
 }
 """Commands of their own, and what may stand beside them."""
 _ALWAYS: Final = frozenset({"format", "color", "quiet", "all"})
@@ -129,6 +131,8 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
         yield Diagnostic(BAD_USAGE, "there is no INPUT", help=help_)
     if request.input is not None and standalone:
         yield Diagnostic(BAD_USAGE, f"`{request.input}` has no part in this command", help="leave it out")
+    if request.save and not request.calibrate:
+        yield Diagnostic(BAD_USAGE, "`--save` keeps what `--calibrate` measures", help="add `--calibrate`")
     if request.check and not (request.diff or request.format_plan):
         help_ = "add the files after `--format-plan`"
         yield Diagnostic(BAD_USAGE, "`--check` works with `--format-plan` or `--diff`", help=help_)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from ...ir import Atomic, Diagnostics, Model, Plan
 from ..lines.references import undeclared
 from ..machine.budgets import devices_from
+from ..machine.machine_file import main_dtype, with_rates
 from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .options import AUTOMATIC, Options, settled
@@ -109,6 +110,8 @@ def compile_lowered(
     diagnostics.raise_errors()
     base = with_classes(as_written(lowered, asked, options), asked.no_split, fresh=fresh)
     listed = base.devices if devices is None else exchanged(devices, base.devices)
+    dtype = options.dtype or (None if lowered.tree is None else main_dtype(lowered.tree))
+    listed = with_rates(listed, dtype, diagnostics)
     base = replace(
         base,
         devices=with_margin(listed, () if asked.gives("margin") else base.devices, options.margin),

@@ -17,11 +17,15 @@ from . import option_values as read
 from .option_values import Asked, Reading
 
 Strategy: TypeAlias = Literal["auto", "accelerate", "balanced", "balanced_low_0", "sequential"]
-Objective: TypeAlias = Literal["fewest-devices", "balance", "headroom", "latency", "throughput"]
+Objective: TypeAlias = Literal[
+    "fewest-devices", "balance", "headroom", "latency", "throughput", "accelerator-bytes"
+]
 Offload: TypeAlias = Literal["stream", "compute", "auto", "none"]
 
 STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequential")
-OBJECTIVES: Final = ("fewest-devices", "balance", "headroom", "latency", "throughput")
+OBJECTIVES: Final = (
+    "fewest-devices", "balance", "headroom", "latency", "throughput", "accelerator-bytes",
+)  # fmt: skip
 OFFLOADS: Final = ("stream", "compute", "auto", "none")
 
 AUTOMATIC: Final = "auto"
@@ -40,9 +44,10 @@ class Options:
     special_dtypes: tuple[tuple[str, str], ...] = ()
     strategy: Strategy = "auto"
     objective: Objective | None = None
-    """None: the first devices in order, none of them empty, then fewest hops; where something spills, most
-    bytes on accelerators."""
-    offload: Offload = "stream"
+    """None: the first devices in order, none of them empty, then fewest hops; where something spills, the
+    least predicted seconds."""
+    offload: Offload = "auto"
+    """What may be done with what fits no accelerator; ``auto`` is whatever is quickest."""
     offload_buffers: bool = False
     fallback: bool = True
     """Strategy ``accelerate`` only: bring a later module forward rather than leave a device empty."""

@@ -44,7 +44,8 @@ def _placing(options: Options) -> tuple[Pass, ...]:
     greedy = (AssignGreedy(), RewriteFallbacks())
     match options.strategy:
         case "accelerate":
-            return (AssignAccelerate(options.fallback, options.offload),)
+            offload = "stream" if options.offload == "auto" else options.offload  # as accelerate's hooks do
+            return (AssignAccelerate(options.fallback, offload),)
         case "balanced" | "balanced_low_0":
             spread = AssignBalanced(low_zero=options.strategy == "balanced_low_0")
             search = replace(_search(options), objective=options.objective or "balance", spills_only=True)

@@ -115,10 +115,17 @@ def cards_of_torch(torch: Any, host_memory: int, diagnostics: Diagnostics) -> li
 def _card(torch: Any, name: str, index: int, host_memory: int) -> Device:  # noqa: ANN401
     module = torch.get_device_module(name.partition(":")[0])
     free = int(module.mem_get_info(index)[0])
-    if not getattr(module.get_device_properties(index), "is_integrated", False):
-        return Device(name, free, origin=FREE_BY_TORCH)
-    origin = "free on this machine, by torch; shared with the host"
+    properties = module.get_device_properties(index)
+    product = str(getattr(properties, "name", ""))
+    if not getattr(properties, "is_integrated", False):
+        return Device(name, free, origin=f"{FREE_BY_TORCH}{_called(product)}")
+    origin = f"free on this machine, by torch; shared with the host{_called(product)}"
     return Device(name, min(free, host_memory), pool=POOL, pool_memory=host_memory, origin=origin)
+
+
+def _called(product: str) -> str:
+    """Return what a driver calls a card, in brackets: its rates are looked up by it."""
+    return f" ({product})" if product else ""
 
 
 def _mps(torch: Any, host_memory: int, diagnostics: Diagnostics) -> list[Device]:  # noqa: ANN401
@@ -168,7 +175,7 @@ def cards_of_tool(
     if rows and not chosen and (visible or "").strip() not in _NONE_ON_PURPOSE:
         _skip("accelerators", f"`CUDA_VISIBLE_DEVICES={visible}` shows no card", diagnostics)
     found = [
-        Device(f"cuda:{index}", parse_size(f"{row[3]}MiB"), origin=FREE_BY_TOOL)
+        Device(f"cuda:{index}", parse_size(f"{row[3]}MiB"), origin=f"{FREE_BY_TOOL}{_called(row[2])}")
         for index, row in enumerate(chosen)
     ]
     return [card for card in found if not _is_taken(card, diagnostics)]

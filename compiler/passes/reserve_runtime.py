@@ -47,7 +47,7 @@ class ReserveRuntime:
         del diagnostics
         written = {reserve.device for reserve in plan.reserves if reserve.purpose == RUNTIME}
         needed = [
-            (device, USUAL.get(device.origin, 0) if self.nbytes is None else self.nbytes)
+            (device, USUAL.get(device.origin.partition(" (")[0], 0) if self.nbytes is None else self.nbytes)
             for device in plan.devices
             if is_accelerator(device.name) and device.name not in written
         ]

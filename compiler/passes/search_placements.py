@@ -40,7 +40,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ...ir import Diagnostics, ModuleTree, Plan, Spill, is_accelerator
+from ...ir import Diagnostics, ModuleTree, Plan, Spill, Workload, is_accelerator
 from ..placing.attempts import fixed_items, spills
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
@@ -51,7 +51,6 @@ from ..search.carry import carry_over
 from ..search.emit import units_of
 from ..search.found import Wish
 from ..search.misfits import misfit_error, spill_of
-from ..search.objective import Workload
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
@@ -65,7 +64,7 @@ class SearchPlacements:
     needs: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED, Fact.TIED, Fact.OPENABLE})
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.PLACED})
     objective: str | None = None
-    offload: str = "stream"
+    offload: str = "auto"
     time_limit: float = 10.0
     batch: int = 1
     prompt: int = 512
@@ -84,9 +83,8 @@ class SearchPlacements:
             return plan
         if self.objective is None and (kept := kept_outcome(plan, plan.tree)) is not None:
             return replace(plan, outcome=kept)
-        wish = Wish(
-            self.objective, self.offload, self.time_limit, Workload(self.batch, self.prompt, self.generate)
-        )
+        work = plan.workload or Workload("generate", self.batch, self.prompt, self.generate, added=True)
+        wish = Wish(self.objective, self.offload, self.time_limit, work)
         fine = build(plan, plan.tree, whole_layers=False)
         found = search(build(plan, plan.tree, whole_layers=True), fine, wish)
         chosen = better_of(found, simple_of(plan, fine, wish), wish)
@@ -100,7 +98,9 @@ class SearchPlacements:
         simple = chosen.status == "kept"
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
         plan = with_findings(plan, Spill, spilled)
-        return replace(plan, units=units, outcome=outcome_of(chosen, wish))
+        outcome = outcome_of(chosen, wish)
+        assumed = work if outcome.predicted is not None else plan.workload
+        return replace(plan, units=units, outcome=outcome, workload=assumed)
 
 
 def _is_settled(plan: Plan, tree: ModuleTree) -> bool:

@@ -6,14 +6,18 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from ...ir import Workload
+from .costs import Costs, atom_seconds, counted_calls
 from .formulate import Builder, kinds_of
-from .highs import solve
-from .objective import Workload, atom_seconds
+from .highs import NODE_LIMIT, solve
 from .outoforder import Counts, overruns
 from .problem import UNLIMITED, Problem
 
 GAP: Final = 1e-4
 """Relative distance from the bound at which the solver may stop."""
+TIME_GAP: Final = 2e-3
+"""The same for predicted seconds, which are not known to a thousandth."""
+TIME_NODES: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,15 +29,17 @@ class Aimed:
 
 
 def best_counts(
-    problem: Problem, objective: str, work: Workload, policy: str, seconds: float, *, keep: int = 0
+    problem: Problem, objective: str, work: Workload, policy: str, seconds: float
 ) -> Aimed | None:
-    """Return the best counts in any order that keep ``keep`` bytes on accelerators; None if none is found."""
+    """Return the best counts in any order; None if none is found."""
     groups = kinds_of(problem)
     builder = Builder(problem, groups, policy)
-    if keep:
-        builder.program.at_most(-builder.amount(keep), [(c, -v) for c, v in builder.keep_bytes()])
+    timed = objective == "latency"
+    if timed:
+        builder.order_equal_devices()
     scale = _aim(builder, objective, work)
-    answer = solve(builder.program, seconds=seconds, gap=GAP)
+    limits = (TIME_GAP, TIME_NODES) if timed else (GAP, NODE_LIMIT)
+    answer = solve(builder.program, seconds=seconds, gap=limits[0], nodes=limits[1])
     if not answer.values:
         return None
     table = builder.table(answer.values)
@@ -88,17 +94,39 @@ def _least_busy(builder: Builder, work: Workload) -> float:
 
 
 def _least_time(builder: Builder, work: Workload) -> float:
-    """Minimise the time of everything, one after the other; changes of device are not priced here."""
-    times, scale = _times(builder, work)
-    for (_, column), time in times.items():
-        builder.program.costs[column] = time
+    """Minimise the seconds of all calls; changes of device are not priced here.
+
+    A call takes the longer of what waits for each other and of what travels over one link.
+    """
+    costs = Costs(builder.problem)
+    calls = [_terms(builder, costs, tokens) for tokens, times in counted_calls(work) if times and tokens]
+    scale = max((value for rows in calls for row in rows.values() for _, value in row), default=0.0) or 1.0
+    times = [times for tokens, times in counted_calls(work) if times and tokens]
+    for rows, count in zip(calls, times, strict=True):
+        level = builder.program.column(cost=float(count), upper=inf, integer=False)
+        for row in rows.values():
+            builder.program.at_most(0.0, [*((c, value / scale) for c, value in row), (level, -1.0)])
     return scale
+
+
+def _terms(builder: Builder, costs: Costs, tokens: int) -> dict[tuple[str, int], list[tuple[int, float]]]:
+    """Return the rows of one call: what waits, and by link and disk what travels; terms are seconds."""
+    rows: dict[tuple[str, int], list[tuple[int, float]]] = {}
+    for group, columns in zip(builder.groups, builder.columns, strict=True):
+        for place, column in columns.items():
+            cost = costs.of(group.atom, place, tokens)
+            link, disk = ("link", place.run), ("disk", place.store)
+            for key, value in ((("busy", 0), cost.busy), (link, cost.link), (disk, cost.disk)):
+                if value:
+                    rows.setdefault(key, []).append((column, value))
+    return rows
 
 
 def _times(builder: Builder, work: Workload) -> tuple[dict[tuple[int, int], float], float]:
     """Return the time of one member by (running device, column), relative to the scale."""
+    costs = Costs(builder.problem)
     found = {
-        (place.run, column): atom_seconds(builder.problem, group.atom, place, work)
+        (place.run, column): atom_seconds(costs, group.atom, place, work)
         for group, columns in zip(builder.groups, builder.columns, strict=True)
         for place, column in columns.items()
     }

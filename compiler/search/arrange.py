@@ -7,20 +7,10 @@ before it, and behind a cluster of transfers there is nothing to hide.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby
 
 from .outoforder import Counts
 from .problem import Loads, Place, Problem
-
-
-def count_hops(problem: Problem, places: Sequence[Place]) -> int:
-    """Return how often consecutive grains run on different devices."""
-    runs = {grain: place.run for grain, place in problem.fixed.items()}
-    for atom, place in zip(problem.atoms, places, strict=True):
-        for grain in atom.grains:
-            runs[grain] = place.run
-    order = [runs[grain] for grain in sorted(runs)]
-    return sum(a != b for a, b in pairwise(order))
 
 
 def longest_cluster(places: Sequence[Place]) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 
 from ...ir import Plan, Unit, atomic_modules
 from ...ir.tree import ModuleTree
+from ..machine.machine_file import main_dtype
 from ..placing.grains import (
     Grain,
     is_pin,
@@ -17,6 +19,9 @@ from ..placing.grains import (
 from ..placing.terms import Terms, terms_of
 from .efforts import Efforts
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
+
+WIDEST = 1 << 16
+"""The widest hidden state that is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +62,31 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
         )
         for group in members.values()
     ]
-    return Model(tree, grains, _problem(plan, terms, atoms, fixed), frozenset(opened))
+    problem = replace(
+        _problem(plan, terms, atoms, fixed),
+        row=hidden_bytes(tree),
+        links=plan.links,
+        dtype=main_dtype(tree) or "",
+    )
+    return Model(tree, grains, problem, frozenset(opened))
+
+
+def hidden_bytes(tree: ModuleTree) -> int:
+    """Return the bytes of one token's hidden state, as a model's vectors tell it: norms are that wide."""
+    widths = Counter(shape[0] for shape in tree.shapes if len(shape) == 1 and 1 < shape[0] <= WIDEST)
+    return 2 * max(widths, key=lambda width: (widths[width], width), default=0)
 
 
 def _problem(plan: Plan, terms: Terms, atoms: list[Atom], fixed: dict[int, Place]) -> Problem:
     count = len(plan.devices)
     peaks, buffers, free = [0] * count, [0] * count, list[Atom]()
-    taken = [0] * count
+    taken, pinned = [0] * count, list[tuple[Atom, Place]]()
     for atom in atoms:
         place = fixed.get(atom.grains[0])
         if place is None:
             free.append(atom)
             continue
+        pinned.append((atom, place))
         taken[place.store] += atom.weight
         taken[place.run] += atom.demand
         peaks[place.run] = max(peaks[place.run], atom.peak)
@@ -79,7 +97,9 @@ def _problem(plan: Plan, terms: Terms, atoms: list[Atom], fixed: dict[int, Place
         UNLIMITED if room is None else room - load for room, load in zip(terms.rooms, taken, strict=True)
     )
     pools = tuple(pool._replace(room=pool.room - sum(taken[d] for d in pool.members)) for pool in terms.pools)
-    return Problem(plan.devices, left, tuple(free), pools, tuple(peaks), tuple(buffers), dict(fixed))
+    return Problem(
+        plan.devices, left, tuple(free), pools, tuple(peaks), tuple(buffers), dict(fixed), tuple(pinned)
+    )  # fmt: skip
 
 
 def _owners(grains: tuple[Grain, ...], count: int) -> list[int]:

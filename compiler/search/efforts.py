@@ -1,4 +1,4 @@
-"""How much computing a grain is: what a trace measured, shared out over what a row of work names."""
+"""How much computing a grain is: what rows of work tell, shared out over what they name, else its weights."""
 
 from __future__ import annotations
 
@@ -18,38 +18,44 @@ class Effort(NamedTuple):
 
 
 class Efforts:
-    """The effort of grains and of what is made of them; None where the plan's work does not cover it."""
+    """The effort of grains and of what is made of them; None in a plan without rows of work."""
 
     def __init__(self, plan: Plan, tree: ModuleTree, owner: list[int], count: int) -> None:
-        self._flops: list[float | None] = [None] * count
+        self._told = bool(plan.work)
+        self._flops = [0.0] * count
         self._nbytes, self._weights = [0] * count, [0] * count
-        if plan.work:
-            self._count_weights(tree, owner)
+        if self._told:
+            counts = [prod(shape) for shape in tree.shapes]
+            covered = bytearray(len(counts))
             for row in plan.work:
-                self._share_out(row, tree, owner)
+                self._share_out(row, tree, owner, covered)
+            self._take_weights(tree, owner, counts, covered)
 
-    def _count_weights(self, tree: ModuleTree, owner: list[int]) -> None:
-        for tensor, nbytes in enumerate(tree.nbytes or ()):
-            if nbytes:  # tied ones once
-                self._nbytes[owner[tensor]] += nbytes
-                self._weights[owner[tensor]] += prod(tree.shapes[tensor])
-
-    def _share_out(self, row: Work, tree: ModuleTree, owner: list[int]) -> None:
+    def _share_out(self, row: Work, tree: ModuleTree, owner: list[int], covered: bytearray) -> None:
         """Add a row to what it names; several grains get shares by their bytes."""
         parts, prefix, sizes = tree.covered(row.path), tree.prefix_bytes, tree.nbytes or ()
         total = prefix[parts.stop] - prefix[parts.start]
+        covered[parts.start : parts.stop] = b"\1" * len(parts)
         for tensor in parts:
             share = sizes[tensor] / total if total else 1 / len(parts)
-            known = self._flops[owner[tensor]] or 0.0
-            self._flops[owner[tensor]] = known + row.flops / max(row.tokens, 1) * share
+            self._flops[owner[tensor]] += row.flops / max(row.tokens, 1) * share
+
+    def _take_weights(
+        self, tree: ModuleTree, owner: list[int], counts: list[int], covered: bytearray
+    ) -> None:
+        """Count bytes and weights, and two operations for each weight that no row covers."""
+        for tensor, nbytes in enumerate(tree.nbytes or ()):
+            grain = owner[tensor]
+            if not covered[tensor]:
+                self._flops[grain] += 2 * counts[tensor]
+            if nbytes:  # tied ones once
+                self._nbytes[grain] += nbytes
+                self._weights[grain] += counts[tensor]
 
     def of(self, grains: list[int]) -> Effort | None:
         """Return the effort of grains together. Two operations use one weight, which bounds the reading."""
-        flops = 0.0
-        for grain in grains:
-            known = self._flops[grain]
-            if known is None:
-                return None
-            flops += known
+        if not self._told:
+            return None
+        flops = sum([self._flops[g] for g in grains])
         nbytes, weights = sum(self._nbytes[g] for g in grains), sum(self._weights[g] for g in grains)
         return Effort(flops, min(nbytes, flops / 2 * nbytes / max(weights, 1)))

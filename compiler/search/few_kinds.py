@@ -13,10 +13,10 @@ from itertools import product
 from math import comb, prod
 from typing import Final, TypeAlias
 
-from .arrange import arrange, count_hops, longest_cluster
+from .arrange import arrange, longest_cluster
 from .formulate import Group, kinds_of, legal_places
 from .outoforder import Counts
-from .problem import UNLIMITED, Place, Problem
+from .problem import UNLIMITED, Place, Problem, count_hops
 
 MAX_TRIED: Final = 20_000
 MAX_EQUALS: Final = 16

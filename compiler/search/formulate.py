@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import gcd
 from typing import Final
 
+from .costs import speeds
 from .highs import Program
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
 
@@ -173,6 +174,7 @@ class Builder:
 def _twins(problem: Problem, first: int, second: int) -> bool:
     def seen(device: int) -> tuple[object, ...]:
         return (
+            speeds(problem.devices[device], problem.dtype),
             problem.rooms[device],
             problem.peaks[device] if problem.peaks else 0,
             problem.buffers[device] if problem.buffers else 0,

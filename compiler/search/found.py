@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
+from ...ir import Workload
 from .atoms import Model
-from .objective import Workload
+from .costs import Timing
 from .problem import Place, Problem
 
 
@@ -15,10 +16,25 @@ class Wish:
     """What the search is asked for."""
 
     objective: str | None = None
-    offload: str = "stream"
+    offload: str = "auto"
     seconds: float = 10.0
     work: Workload = field(default_factory=Workload)
     started: float = field(default_factory=monotonic)
+
+    @property
+    def timed(self) -> bool:
+        """Say whether seconds decide what is done with what does not fit."""
+        return self.objective in {None, "latency"}
+
+    @property
+    def kept_aim(self) -> str:
+        """Return the objective of a placement that keeps everything on accelerators."""
+        return "fill" if self.objective in {None, "accelerator-bytes"} else self.objective
+
+    @property
+    def policy(self) -> str:
+        """Return what the rest may be put to, as the integer programs know it."""
+        return "any" if self.offload == "auto" else self.offload
 
     def left(self, share: float) -> float:
         """Return the seconds the next step may take: a share of what is left."""
@@ -37,6 +53,8 @@ class Found:
     status: str
     """``optimal``, ``in-order`` (among placements that keep the order) or ``time-limit``."""
     notes: tuple[str, ...] = ()
+    beaten: tuple[str, Timing] | None = None
+    """What the best simple placement beside this one does with the rest, and how long it takes."""
 
     @property
     def spilled(self) -> int:

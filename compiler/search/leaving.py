@@ -7,10 +7,10 @@ from typing import Final
 
 from ...ir import human_size
 from .aims import best_counts
-from .arrange import arrange, count_hops
+from .arrange import arrange
 from .found import Found, Wish, spilled_bytes
 from .objective import value_of
-from .problem import Problem, is_legal
+from .problem import Problem, count_hops, is_legal
 
 PAYS: Final = 0.05
 """An objective must gain this share to leave the order of the layers."""

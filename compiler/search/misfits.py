@@ -29,8 +29,13 @@ def spill_of(found: Found, problem: Problem, places: list[Place], seconds: float
         smallest=min((atom.cost for atom in outside if atom.weight), default=0),
         gap=max(gaps, default=0),
         more=None if change is None else (problem.devices[change.device].name, change.nbytes),
-        unproven=max(0, int(found.bound - found.value)) if found.status == "time-limit" else None,
+        unproven=max(0, int(found.bound - found.value)) if _in_bytes(found) else None,
     )
+
+
+def _in_bytes(found: Found) -> bool:
+    """Say whether bytes were sought, and the solver stopped before it could prove them."""
+    return found.status == "time-limit" and found.objective == "accelerator-bytes"
 
 
 def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:

@@ -1,103 +1,24 @@
-"""Objectives: what a placement is worth, and how long it takes by a stated cost model.
-
-The model is a roofline. Reading a prompt is bound by operations or by memory, writing a token by
-memory; a streamed atom costs the slower of its transfer and its computation. Operations are those a
-trace counted, else two a weight. Rates come from the `device` lines, else from a table of known
-accelerators, else from the type's default.
-"""
+"""Objectives: what a placement is worth; the seconds are those of the cost model (`costs`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
 
-from ...ir import Device, device_type
-from .arrange import count_hops
-from .problem import Atom, Place, Problem, usage
-
-GB: Final = 1_000_000_000
-HOP_SECONDS: Final = 30e-6
-"""A transfer of activations between devices, and the wait that comes with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Bytes per second of a device's memory and of its link to the host, operations per second."""
-
-    bandwidth: float
-    link: float
-    flops: float
-
-
-DEFAULTS: Final = {
-    "cpu": Rates(50 * GB, 50 * GB, 1e12),
-    "cuda": Rates(900 * GB, 24 * GB, 120e12),
-    "disk": Rates(3 * GB, 3 * GB, 1.0),
-    "mps": Rates(300 * GB, 100 * GB, 14e12),
-    "xpu": Rates(500 * GB, 24 * GB, 100e12),
-}
-KNOWN: Final = {
-    "A100": Rates(1935 * GB, 25 * GB, 312e12),
-    "A10": Rates(600 * GB, 25 * GB, 125e12),
-    "H100": Rates(3350 * GB, 50 * GB, 989e12),
-    "L4": Rates(300 * GB, 25 * GB, 121e12),
-    "L40": Rates(864 * GB, 25 * GB, 181e12),
-    "RTX 3090": Rates(936 * GB, 25 * GB, 71e12),
-    "RTX 4090": Rates(1008 * GB, 25 * GB, 165e12),
-    "T4": Rates(300 * GB, 12 * GB, 65e12),
-    "V100": Rates(900 * GB, 12 * GB, 125e12),
-}
-"""Published rates by product name, as it may occur in a device's origin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What is run: sequences at once, tokens read, tokens written."""
-
-    batch: int = 1
-    prompt: int = 512
-    generate: int = 128
-
-
-def rates(device: Device) -> Rates:
-    """Return what is known of a device's speed."""
-    words = device.origin.replace(",", " ").replace("-", " ")
-    known = [KNOWN[name] for name in sorted(KNOWN, key=len, reverse=True) if f" {name} " in f" {words} "]
-    base = (known or [DEFAULTS.get(device_type(device.name), DEFAULTS["cuda"])])[0]
-    return Rates(device.bandwidth or base.bandwidth, device.link or base.link, device.flops or base.flops)
-
-
-def atom_seconds(problem: Problem, atom: Atom, place: Place, work: Workload) -> float:
-    """Return the time an atom takes at a place over a whole workload.
-
-    What was not measured is taken to use every weight for every token, two operations each, two bytes
-    a weight.
-    """
-    run, store = rates(problem.devices[place.run]), rates(problem.devices[place.store])
-    transfer = atom.weight / min(run.link, store.link) if place.streamed else 0.0
-    flops, reads = atom.effort or (float(atom.weight), float(atom.weight))
-
-    def call(tokens: int) -> float:
-        if tokens == 0:
-            return 0.0
-        return max(min(atom.weight, reads * tokens) / run.bandwidth, flops * tokens / run.flops, transfer)
-
-    return call(work.batch * work.prompt) + work.generate * call(work.batch)
+from ...ir import Workload
+from .costs import Costs, atom_seconds, predict
+from .problem import Place, Problem, usage
 
 
 def latency(problem: Problem, places: Sequence[Place], work: Workload) -> float:
-    """Return the seconds of one workload: one device works at a time."""
-    pairs = zip(problem.atoms, places, strict=True)
-    busy = sum(atom_seconds(problem, atom, place, work) for atom, place in pairs)
-    return busy + count_hops(problem, places) * HOP_SECONDS * (1 + work.generate)
+    """Return the predicted seconds of one workload: one device works at a time."""
+    return predict(problem, places, work).seconds
 
 
 def throughput(problem: Problem, places: Sequence[Place], work: Workload) -> float:
     """Return the seconds of the busiest device: the time per workload of a full pipeline."""
-    busy = [0.0] * len(problem.devices)
-    for atom, place in zip(problem.atoms, places, strict=True):
-        busy[place.run] += atom_seconds(problem, atom, place, work)
+    busy, costs = [0.0] * len(problem.devices), Costs(problem)
+    for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
+        busy[place.run] += atom_seconds(costs, atom, place, work)
     return max(busy, default=0.0)
 
 
@@ -139,8 +60,8 @@ def bound_of(objective: str, problem: Problem, work: Workload) -> float:
 
 def _times(problem: Problem, work: Workload) -> list[list[float]]:
     """Return the seconds of every atom on every accelerator."""
-    mains = [Place(d, d) for d in problem.accelerators]
-    return [[atom_seconds(problem, atom, place, work) for place in mains] for atom in problem.atoms]
+    mains, costs = [Place(d, d) for d in problem.accelerators], Costs(problem)
+    return [[atom_seconds(costs, atom, place, work) for place in mains] for atom in problem.atoms]
 
 
 def _least_busy(times: list[list[float]]) -> float:

@@ -6,10 +6,12 @@ on their own.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
-from ...ir import Device, is_accelerator
+from ...ir import Device, Link, is_accelerator
 from ..placing.terms import Pool
 from .efforts import Effort
 
@@ -48,11 +50,13 @@ class Atom:
     """Devices that may neither store nor run it."""
     effort: Effort | None = None
     """What a token costs, if it was measured."""
+    rows: bool = False
+    """Whether only the rows that a call needs travel when it is streamed."""
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What makes two atoms interchangeable."""
-        return (self.weight, self.demand, self.peak, self.stream, self.banned, self.effort)
+        return (self.weight, self.demand, self.peak, self.stream, self.banned, self.effort, self.rows)
 
     @property
     def cost(self) -> int:
@@ -75,6 +79,14 @@ class Problem:
     """Streaming buffers already counted on each device, because of pins."""
     fixed: dict[int, Place] = field(default_factory=dict[int, Place])
     """Places of pinned grains."""
+    pinned: tuple[tuple[Atom, Place], ...] = ()
+    """What is pinned, as atoms, with its places: it takes time as the rest does."""
+    row: int = 0
+    """Bytes of one token's hidden state: what a change of device moves."""
+    links: tuple[Link, ...] = ()
+    """Roads between two devices that are better, or worse, than the one over the host."""
+    dtype: str = ""
+    """What most of the bytes are."""
 
     @property
     def total(self) -> int:
@@ -118,6 +130,22 @@ def usage(problem: Problem, places: list[Place]) -> list[int]:
         load + peak + buffer - old_peak - old_buffer
         for load, peak, buffer, (old_peak, old_buffer) in zip(used, peaks, buffers, start, strict=True)
     ]
+
+
+def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int, int]]:
+    """Yield every change of device between consecutive grains: the one left, the one entered."""
+    runs = {grain: place.run for grain, place in problem.fixed.items()}
+    for atom, place in zip(problem.atoms, places, strict=True):
+        for grain in atom.grains:
+            runs[grain] = place.run
+    for before, after in pairwise(runs[grain] for grain in sorted(runs)):
+        if before != after:
+            yield before, after
+
+
+def count_hops(problem: Problem, places: Sequence[Place]) -> int:
+    """Return how often consecutive grains run on different devices."""
+    return sum(1 for _ in changes_of(problem, places))
 
 
 def is_legal(problem: Problem, places: list[Place]) -> bool:

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, islice, pairwise, permutations
 
+from ...ir import Workload
 from . import few_kinds, inorder
-from .aims import best_counts
-from .arrange import arrange, bring_closer, count_hops, move_in
+from .arrange import arrange, bring_closer, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
+from .costs import Costs, Speeds, atom_seconds, speeds
+from .fastest import fastest, filled_in_order, predicted
 from .found import Found, Wish, spilled_bytes
 from .leaving import leave_order
-from .objective import Rates, Workload, atom_seconds, bound_of, latency, rates, value_of
+from .objective import bound_of, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
-from .problem import Place, Problem, is_legal, usage
+from .problem import Place, Problem, count_hops, is_legal, usage
 
 WORTH = 0.01
 """Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""
@@ -48,7 +50,7 @@ def _best_in_order(model: Model, wish: Wish) -> Found | None:
     problem = model.problem
     if not inorder.is_packable(problem):
         return None
-    objective = wish.objective or "fill"
+    objective = wish.kept_aim
     places = list(_candidates(problem, objective, wish.work))
     places = [candidate for candidate in places if is_legal(problem, candidate)]
     if not places:
@@ -107,13 +109,14 @@ def _candidates(problem: Problem, objective: str, work: Workload) -> Iterator[li
 
 def _clocks(problem: Problem, work: Workload) -> tuple[tuple[float, ...], ...]:
     """Return by device the seconds of all atoms before each position."""
-    made: dict[Rates, tuple[float, ...]] = {}
+    made: dict[Speeds, tuple[float, ...]] = {}
+    costs = Costs(problem)
     for index, device in enumerate(problem.devices):
-        if (speed := rates(device)) not in made:
+        if (speed := speeds(device, problem.dtype)) not in made:
             here = Place(index, index)
-            seconds = (atom_seconds(problem, atom, here, work) for atom in problem.atoms)
+            seconds = (atom_seconds(costs, atom, here, work) for atom in problem.atoms)
             made[speed] = tuple(accumulate(seconds, initial=0.0))
-    return tuple(made[rates(device)] for device in problem.devices)
+    return tuple(made[speeds(device, problem.dtype)] for device in problem.devices)
 
 
 def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterator[list[Place]]:
@@ -139,7 +142,7 @@ def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     places = _fewest_changes(problem, counts, "none", wish)
     if not is_legal(problem, places):
         return None
-    objective = wish.objective or "fill"
+    objective = wish.kept_aim
     value = value_of(objective, problem, places, wish.work)
     bound = value if objective == "fill" else min(value, bound_of(objective, problem, wish.work))
     note = f"no order-keeping placement fits; this one changes device {count_hops(problem, places)} times"
@@ -155,6 +158,8 @@ def _counted(problem: Problem, policy: str, seconds: float) -> Counts | None:
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
     """Return the arrangement of the counts, or of others that keep as many bytes, with the fewest hops."""
     simple = arrange(problem, counts, by_run=False)
+    if wish.timed:  # hops are priced, and not worth a program of their own
+        return filled_in_order(problem, simple)
     kept = sum(atom.weight for atom in problem.atoms) - spilled_bytes(problem, simple)
     devices = len({place.run for place in simple})
     if count_hops(problem, simple) < devices:
@@ -169,41 +174,20 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
 
 
 def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
-    """Keep the most bytes on the accelerators, unless fewer are asked for to be quicker.
+    """Take the quickest way to use what does not fit; in bytes where that is asked for, else in seconds.
 
-    `auto` takes the quickest of three ways to use the rest; the objective `latency` also tries to put
-    other parts off the accelerators than those that leave the most bytes there.
+    The placements that keep the most bytes on the accelerators are the simple ones: they are compared by
+    their seconds with each other and, where seconds decide, with what was found for them.
     """
     ways = ("stream", "compute") if wish.offload == "auto" else (wish.offload,)
     found = {way: f for way in ways if (f := _spill_by(coarse, fine, wish, way))}
-    if len(found) < len(ways) or (wish.offload != "auto" and wish.objective != "latency"):
-        return next(iter(found.values()), None)
-    mixed = _mixed(found[ways[0]], wish, "any" if wish.offload == "auto" else wish.offload)
-    if mixed is not None:
-        found["mixture"] = mixed
-    times = {way: latency(f.model.problem, f.places, wish.work) for way, f in found.items()}
-    chosen = ways[0]
-    for way, time in times.items():
-        if time * (1 + BETTER) < times[chosen]:
-            chosen = way
-    note = "predicted: " + ", ".join(f"{time:.3g}s by {way}" for way, time in times.items())
-    best = found[chosen]
-    return replace(best, notes=(*best.notes, note))
-
-
-def _mixed(simple: Found, wish: Wish, policy: str) -> Found | None:
-    """Return the quickest placement of a policy; other aims than latency keep nearly as many bytes."""
-    problem = simple.model.problem
-    kept = sum(atom.weight for atom in problem.atoms) - simple.spilled
-    keep = 0 if wish.objective == "latency" else int(kept * (1 - WORTH))
-    aimed = best_counts(problem, "latency", wish.work, policy, wish.left(0.3), keep=keep)
-    if aimed is None:
+    if not found:
         return None
-    places = bring_closer(problem, arrange(problem, aimed.counts, by_run=False))
-    if not is_legal(problem, places):
-        return None
-    mixed = replace(simple, places=places)
-    return replace(mixed, value=kept + simple.spilled - mixed.spilled, status="unproven")
+    if wish.objective == "accelerator-bytes":
+        return max(found.values(), key=lambda each: (each.value, -predicted(each, wish).priced))
+    if not wish.timed:
+        return min(found.values(), key=lambda each: predicted(each, wish).priced)
+    return fastest((coarse, fine), found, wish)
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:

@@ -7,13 +7,15 @@ from itertools import groupby
 
 from ...ir import ModuleTree, Outcome, Plan, Reason, is_accelerator, unit_of_tensors
 from ..placing.ledger import keep_books
-from .arrange import count_hops, longest_cluster
+from .arrange import longest_cluster
 from .atoms import Model
 from .emit import places_of
+from .fastest import REFINES, predicted
 from .found import Found, Wish, spilled_bytes
-from .objective import latency, value_of
-from .problem import is_legal
+from .objective import value_of
+from .problem import count_hops, is_legal
 from .solve import BETTER, fill_score
+from .telling import notes_of, prediction_of
 
 
 def kept_outcome(plan: Plan, tree: ModuleTree) -> Outcome | None:
@@ -44,9 +46,10 @@ def simple_of(plan: Plan, model: Model, wish: Wish) -> Found | None:
         return None
     if places is None or not is_legal(model.problem, places):
         return None
-    if spilled_bytes(model.problem, places) and wish.offload not in {"stream", "auto"}:
+    streams = wish.offload in {"stream", "auto"}
+    if spilled_bytes(model.problem, places) and not streams:
         return None
-    return Found(model, places, wish.objective or "fill", 0.0, 0.0, "kept")
+    return Found(model, places, wish.kept_aim, 0.0, 0.0, "kept")
 
 
 def better_of(found: Found | None, simple: Found | None, wish: Wish) -> Found | None:
@@ -64,8 +67,10 @@ def _is_enough(found: Found, simple: Found, wish: Wish) -> bool:
     problem, places = simple.model.problem, simple.places
     hops = _hops(simple), _hops(found)
     if simple.spilled or found.spilled:
-        if wish.offload == "auto" and _time(simple, wish) > _time(found, wish) * (1 + BETTER):
-            return False
+        if found.objective == "latency":
+            times = predicted(simple, wish).priced, predicted(found, wish).priced
+            calmer = longest_cluster(places) <= longest_cluster(found.places)
+            return times[0] <= times[1] * (1 if calmer else 1 - REFINES)
         clusters = longest_cluster(places), longest_cluster(found.places)
         return (simple.spilled, hops[0], clusters[0]) <= (found.spilled, hops[1], clusters[1])
     if found.objective == "fill":
@@ -80,13 +85,15 @@ def _hops(found: Found) -> int:
     return count_hops(found.model.problem, found.places)
 
 
-def _time(found: Found, wish: Wish) -> float:
-    return latency(found.model.problem, found.places, wish.work)
-
-
 def outcome_of(found: Found, wish: Wish) -> Outcome:
     """Return what the plan records: the objective's value, its bound, how it was come by."""
     problem, hops = found.model.problem, _hops(found)
+    if found.objective == "latency":
+        seconds = predicted(found, wish).seconds
+        bound = min(found.bound, seconds)
+        notes = (*found.notes, *notes_of(found))
+        told = prediction_of(found, wish)
+        return Outcome("latency", seconds, bound, found.status, hops, notes, told)
     if found.spilled or found.objective == "accelerator-bytes":
         total = sum(atom.weight for atom in problem.atoms)
         kept = total - found.spilled

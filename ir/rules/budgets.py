@@ -6,6 +6,19 @@ from typing import Final
 
 from ..diagnostic import Rule, Severity
 
+BAD_MACHINE_FILE: Final = Rule(
+    "bad-machine-file",
+    Severity.WARNING,
+    "the file with this machine's measured rates cannot be used",
+    """\
+`--calibrate --save` keeps what it measured in `compile-plan/machine.json` under `XDG_CONFIG_HOME`, or under
+`~/.config`. What is there now is something else, so rates are taken from tables, as on a machine that was
+never measured.
+
+    {"format": "compile-plan machine", "version": 7}
+
+Measure again with `compile-plan --calibrate --save`, or delete the file.""",
+)
 DUPLICATE_BUDGET: Final = Rule(
     "duplicate-budget",
     Severity.ERROR,
@@ -76,6 +89,7 @@ Write `cuda:7=10GiB`.""",
 )
 
 ALL: Final = (
+    BAD_MACHINE_FILE,
     DUPLICATE_BUDGET,
     INVALID_BUDGET,
     MALFORMED_MEMORY_OPTION,

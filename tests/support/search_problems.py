@@ -9,7 +9,7 @@ from compile_plan.ir import Atomic, Demand, Device, Model, Never, Plan, Reason, 
 from hypothesis import strategies as st
 from search_models import tree_of
 
-OBJECTIVES = (None, "fewest-devices", "balance", "headroom", "latency", "throughput")
+OBJECTIVES = (None, "fewest-devices", "balance", "headroom", "latency", "throughput", "accelerator-bytes")
 PURPOSES = ("kv cache", "activations", "logits", "other")
 
 
@@ -86,7 +86,7 @@ def problems(draw):
     reserves = st.builds(Reserve, sizes, st.sampled_from(names), st.sampled_from(["kv cache", "mine"]))
     options = Options(
         objective=draw(st.sampled_from(OBJECTIVES)),
-        offload=draw(st.sampled_from(["stream", "stream", "compute", "auto", "none"])),
+        offload=draw(st.sampled_from(["stream", "compute", "auto", "auto", "none"])),
         reserves=tuple(draw(st.lists(reserves, max_size=1))),
     )
     lowered = Plan(Model("m"), devices=listed, tree=tree, demands=tuple(draw(st.lists(demands, max_size=2))))

@@ -51,7 +51,7 @@ SIGNATURES = [
             offload_buffers=False,
             strategy="auto",
             objective=None,
-            offload="stream",
+            offload="auto",
             overrides=None,
             example_inputs=None,
         ),

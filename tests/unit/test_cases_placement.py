@@ -216,7 +216,7 @@ def test_c12_the_order_of_unequal_cards_does_not_change_what_fits():
 
 def test_d2_the_reserve_is_the_largest_streamed_unit_not_the_largest():
     model = Flat(big=40, **{f"l{i}": 10 for i in range(4)})
-    plan = compile_model(model, max_memory=kib(gpu0=70, cpu=1000))
+    plan = compile_model(model, max_memory=kib(gpu0=70, cpu=1000), offload="stream")
     (card,) = [account for account in plan.ledger if account.device == "cuda:0"]
     assert (card.weights, card.streaming) == (60 * KIB, 10 * KIB)
 
@@ -282,13 +282,16 @@ def test_a_cpu_that_is_too_small_is_refused_with_a_change_that_works():
 
 def test_a_listed_disk_takes_what_the_cpu_cannot():
     plan = compile_model(
-        Flat(**{f"l{i}": 10 for i in range(10)}), max_memory={0: 50 * KIB, "cpu": 20 * KIB, "disk": "1GiB"}
+        Flat(**{f"l{i}": 10 for i in range(10)}),
+        max_memory={0: 50 * KIB, "cpu": 20 * KIB, "disk": "1GiB"},
+        offload="stream",
     )
     assert held(plan) == {"cuda:0": 40, "cpu": 20, "disk": 40}
 
 
 def test_streamed_layers_are_spread_between_resident_ones():
-    plan = compile_model(Flat(**{f"l{i}": 10 for i in range(12)}), max_memory=kib(gpu0=80, cpu=1000))
+    budgets = kib(gpu0=80, cpu=1000)
+    plan = compile_model(Flat(**{f"l{i}": 10 for i in range(12)}), max_memory=budgets, offload="stream")
     stores = list(where(plan).values())
     assert stores.count("cpu") == 5
     clusters = "".join("s" if store == "cpu" else "r" for store in stores)

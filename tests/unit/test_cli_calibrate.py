@@ -1,18 +1,28 @@
-"""``--calibrate``: what is measured is a machine description the command itself accepts."""
+"""``--calibrate``: what is measured is a machine description the command accepts, and can be kept."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 from command import run_command
 from compile_plan.compiler.cli import calibrating
+from compile_plan.compiler.machine import calibration
+from compile_plan.compiler.machine.calibration import Products, Sizes, Speed
+from compile_plan.compiler.machine.machine_file import encoded, machine_path, read_machine, with_measured
+from compile_plan.compiler.machine.products import known_product, with_published
 from compile_plan.grammar import parse
+from compile_plan.ir import Device, Diagnostics
+
+MEASURED = Speed("cuda:0", "Card X", 10**12, 55 * 10**9, 2e-5, {"float16": Products(8 * 10**11, 10**14)})
 
 
 @pytest.fixture(autouse=True)
-def small(monkeypatch):
-    monkeypatch.setattr(calibrating, "_BYTES", 2**20)
+def small(monkeypatch, tmp_path):
+    monkeypatch.setattr(calibrating, "SIZES", Sizes(2**20, 2**20, 128, 8))
+    monkeypatch.setattr(calibration, "SECONDS", 0.01)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
 def test_the_measured_lines_describe_a_machine(tmp_path):
@@ -20,7 +30,9 @@ def test_the_measured_lines_describe_a_machine(tmp_path):
     assert result.code == 0
     devices = {device.name: device for device in parse(result.out).devices}
     assert devices["cpu"].bandwidth > 0
+    assert dict(devices["cpu"].dtype_flops)["float32"] > 0
     assert devices["disk"].link > 0
+    assert not machine_path().exists()
     (tmp_path / "machine.plan").write_text(result.out, encoding="utf-8")
     (tmp_path / "m.plan").write_text("plan 1\nmodule a : Linear 1KiB\n", encoding="utf-8")
     planned = run_command(["m.plan", "--override", "machine.plan", "-o", "-"], cwd=tmp_path)
@@ -28,19 +40,79 @@ def test_the_measured_lines_describe_a_machine(tmp_path):
     assert parse(planned.out).devices == parse(result.out).devices
 
 
-def test_a_rate_is_bytes_by_the_fastest_run_in_two_digits():
-    pauses = iter([0.02, 0.01, 0.02, 0.02, 0.02])
-    found = calibrating.rate(lambda: time.sleep(next(pauses)), 1_000_000)
-    assert 20_000_000 <= found <= 100_000_000
-    assert found % 1_000_000 == 0
+def test_what_is_saved_is_read_by_later_compiles(tmp_path):
+    saved = run_command(["--calibrate", "--save"], cwd=tmp_path)
+    assert saved.code == 0
+    assert str(machine_path()) in saved.out
+    (measured,) = [d for d in parse(saved.out).devices if d.name == "cpu"]
+    (tmp_path / "m.plan").write_text("plan 1\nmodule a : Linear 1KiB\n", encoding="utf-8")
+    planned = run_command(["m.plan", "--memory", "cpu=1GiB", "-o", "-"], cwd=tmp_path)
+    (device,) = parse(planned.out).devices
+    assert (device.memory, device.dtype_flops) == (2**30, measured.dtype_flops)
 
 
-def test_a_slow_device_takes_one_round(monkeypatch):
-    monkeypatch.setattr(calibrating, "_SECONDS", 0.0)
-    rounds = []
-    calibrating.rate(lambda: rounds.append(time.sleep(0.001)), 1000)
-    assert len(rounds) == 1
+def test_a_file_that_is_no_machine_file_is_named_and_left_alone(tmp_path):
+    machine_path().parent.mkdir(parents=True)
+    for text in ("{", "[]", '{"format": "compile-plan machine", "version": 7, "devices": {}}', "[" * 9999):
+        machine_path().write_text(text)
+        (tmp_path / "m.plan").write_text("plan 1\nmodule a : Linear 1KiB\n", encoding="utf-8")
+        planned = run_command(["m.plan", "--memory", "cpu=1GiB", "-o", "-"], cwd=tmp_path)
+        assert planned.code == 0
+        assert "warning[bad-machine-file]" in planned.err
+        assert machine_path().read_text() == text
 
 
-def test_an_input_has_no_part_in_it(tmp_path):
+@pytest.mark.parametrize("rate", [0, -1, True, "9", None, float("nan")])
+def test_a_rate_that_is_none_is_no_rate(rate):
+    content = json.loads(encoded([MEASURED]))
+    content["devices"]["cuda:0"]["products"]["float16"]["reads"] = rate
+    machine_path().parent.mkdir(parents=True)
+    machine_path().write_text(json.dumps(content))
+    diagnostics = Diagnostics()
+    assert read_machine(machine_path(), diagnostics) == ()
+    assert [d.code for d in diagnostics] == ["bad-machine-file"]
+
+
+def test_speeds_come_back_as_they_were_kept():
+    machine_path().parent.mkdir(parents=True)
+    machine_path().write_text(encoded([MEASURED]))
+    assert read_machine(machine_path(), Diagnostics()) == (MEASURED,)
+
+
+def test_what_a_line_states_stays_and_another_product_is_not_believed():
+    stated = Device("cuda:0", 1, bandwidth=7)
+    (rated,) = with_measured([stated], [MEASURED], "float16")
+    assert (rated.bandwidth, rated.link, rated.latency) == (7, 55 * 10**9, 20_000)
+    assert (dict(rated.dtype_flops), rated.measured) == ({"float16": 10**14}, "measured here")
+    other = Device("cuda:0", 1, origin="free on this machine, by nvidia-smi (Card Y)")
+    assert with_measured([other], [MEASURED], "float16") == (other,)
+
+
+def test_a_known_product_has_its_published_rates():
+    card = Device("cuda:0", 1, origin="free on this machine, by torch (NVIDIA GeForce RTX 4090)")
+    (rated,) = with_published([card])
+    assert (rated.bandwidth, rated.measured) == (1008 * 10**9, "data sheet of RTX 4090")
+    assert known_product("NVIDIA A100-SXM4-80GB") == "A100"
+    assert known_product("NVIDIA L40S") == "L40S"
+    assert with_published([Device("cuda:0", 1)]) == (Device("cuda:0", 1),)
+
+
+def test_seconds_are_those_of_the_fastest_run_after_a_first(monkeypatch):
+    pauses = iter([0.0, 0.02, 0.01, 0.02, 0.02, 0.02, 0.02, 0.02])
+    monkeypatch.setattr(calibration, "SECONDS", 9.0)
+    assert 0.01 <= calibration.best(lambda: time.sleep(next(pauses))) < 0.02
+
+
+def test_a_step_may_time_itself(monkeypatch):
+    told = iter([9.0, 3.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(calibration, "SECONDS", 9.0)
+    assert calibration.best(lambda: next(told)) == 2.0
+
+
+def test_rates_keep_two_digits():
+    assert [calibration.rounded(n) for n in (0.4, 7, 1234, 98_765_432)] == [0, 7, 1200, 99_000_000]
+
+
+def test_save_goes_with_calibrate_and_an_input_does_not(tmp_path):
+    assert run_command(["m.plan", "--save"], cwd=tmp_path).code == 2
     assert run_command(["m.plan", "--calibrate"], cwd=tmp_path).code == 2

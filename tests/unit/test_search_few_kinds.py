@@ -96,7 +96,8 @@ def test_a_plain_spill_opens_no_solver(tmp_path, budget):
     )
     script = (
         "import sys; from compile_plan.compiler.cli.command import main; "
-        f"code = main([{str(source)!r}, '-q', '--memory', '{budget},cpu=1GiB']); "
+        f"code = main([{str(source)!r}, '-q', '--memory', '{budget},cpu=1GiB', '--offload', 'stream', "
+        "'--objective', 'accelerator-bytes']); "
         "print(code, sorted({'numpy', 'highspy'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from search_models import leaves, placed, plan_of, stored, tree_of, where
 
+BYTES = {"objective": "accelerator-bytes", "offload": "stream"}
+
 
 def spilled(plan):
     return sum(n for device, n in stored(plan).items() if not device.startswith("cuda"))
@@ -69,7 +71,7 @@ def test_no_spill_when_any_assignment_fits(sizes, budgets):
 @settings(max_examples=150)
 def test_spilled_bytes_are_the_fewest_possible(sizes, budgets):
     names = {f"cuda:{i}": budget for i, budget in enumerate(budgets)} | {CPU: 10_000}
-    plan = placed(plan_of(leaves(**{f"m{i}": n for i, n in enumerate(sizes)}), names))
+    plan = placed(plan_of(leaves(**{f"m{i}": n for i, n in enumerate(sizes)}), names), **BYTES)
     expected = least_spill(sizes, sizes, budgets)
     assert expected is not None
     assert spilled(plan) == expected
@@ -90,7 +92,7 @@ def test_tied_modules_are_one_atom(sizes, budgets, data):
     sizes[second] = sizes[first]
     tree = tree_of({f"m{i}": n for i, n in enumerate(sizes)}, [(f"m{first}", f"m{second}")])
     names = {"cuda:0": budgets[0], "cuda:1": budgets[1], CPU: 10_000}
-    plan = placed(plan_of(tree, names))
+    plan = placed(plan_of(tree, names), **BYTES)
     once = [n for i, n in enumerate(sizes) if i != second]
     assert spilled(plan) == least_spill(once, once, budgets)
     if "" not in where(plan):

@@ -1,0 +1,30 @@
+"""Predicted seconds in words, for the terminal and the page."""
+
+from __future__ import annotations
+
+from ..ir import Prediction
+
+
+def predicted_text(predicted: Prediction) -> str:
+    """Return a sentence: a token and the prompt, what each waits for most, and what that is better than."""
+    parts = []
+    if predicted.token:
+        parts.append(f"{timed_text(predicted.token)} a token{_limited(predicted.token_limit)}")
+    if predicted.prompt:
+        parts.append(f"prompt {timed_text(predicted.prompt)}{_limited(predicted.prompt_limit)}")
+    text = f"predicted: {', '.join(parts) or 'nothing to wait for'}"
+    if not predicted.simple or not predicted.seconds or predicted.simple_seconds is None:
+        return text
+    return f"{text}; {predicted.simple_seconds / predicted.seconds:.3g} times as quick as {predicted.simple}"
+
+
+def _limited(limit: str) -> str:
+    return f" ({limit})" if limit else ""
+
+
+def timed_text(value: float) -> str:
+    """Return seconds as people say them: ``1.2 s``, ``44.6 ms``, ``31 us``."""
+    for unit, factor in (("s", 1.0), ("ms", 1e3)):
+        if value * factor >= 1:
+            return f"{value * factor:.3g} {unit}"
+    return f"{value * 1e6:.3g} us"

@@ -1,0 +1,252 @@
+"""The cost model: seconds of one call of a placement, from rates, weights and what a token needs of them.
+
+A roofline. What computes takes the slower of reading its weights and of its operations; devices wait for
+each other, so computing adds up. What is streamed travels while something else computes: a call takes
+the longer of all its computing and of all the transfers of its busiest link. Rows that a call chooses
+are known when it is there, so they are waited for. Each change of device costs a latency and the
+hidden state's way over a link.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Final, NamedTuple
+
+from ...ir import Device, Workload, device_type, is_accelerator
+from .problem import Atom, Place, Problem, changes_of
+
+GB: Final = 1_000_000_000
+HOP_SECONDS: Final = 30e-6
+"""A transfer of activations between devices, and the wait that comes with it."""
+HOP_SHARE: Final = 1 / 500
+"""The most of a call that one hop counts for in a choice: models so small that hops are all there is are
+placed as larger ones of their shape would be."""
+
+
+class Speeds(NamedTuple):
+    """Bytes per second of a device's memory and of its link to the host, operations per second."""
+
+    bandwidth: float
+    link: float
+    flops: float
+
+
+DEFAULTS: Final = {
+    "cpu": Speeds(50 * GB, 50 * GB, 1e12),
+    "cuda": Speeds(900 * GB, 24 * GB, 120e12),
+    "disk": Speeds(3 * GB, 3 * GB, 1.0),
+    "mps": Speeds(300 * GB, 100 * GB, 14e12),
+    "xpu": Speeds(500 * GB, 24 * GB, 100e12),
+}
+"""What is usual of a type, where nothing tells."""
+
+
+def counted_calls(work: Workload) -> tuple[tuple[int, int], ...]:
+    """Return the calls of a workload, the prompt's and a token's: tokens of one, and how many there are."""
+    if work.kind != "generate":
+        return (work.rows * work.tokens, 1), (0, 0)
+    return (work.rows * work.prompt, 1 if work.prompt else 0), (work.rows, work.tokens)
+
+
+def speeds(device: Device, dtype: str = "") -> Speeds:
+    """Return what is known of a device: its line, else what is usual of its type."""
+    usual = DEFAULTS.get(device_type(device.name), DEFAULTS["cuda"])
+    flops = dict(device.dtype_flops).get(dtype) or device.flops
+    if flops is None:
+        flops = max((each for _, each in device.dtype_flops), default=None)
+    return Speeds(device.bandwidth or usual.bandwidth, device.link or usual.link, flops or usual.flops)
+
+
+def source_of_speeds(device: Device) -> str:
+    """Say in a few words where a device's rates come from."""
+    stated = (device.bandwidth, device.link, device.flops or device.dtype_flops)
+    if not any(stated):
+        return f"usual of its type, {device_type(device.name)}"
+    return device.measured or "as given"
+
+
+class Cost(NamedTuple):
+    """What one atom costs one call: seconds of reading, of operations, of travelling."""
+
+    memory: float = 0.0
+    computing: float = 0.0
+    link: float = 0.0
+    """Over the link of the device that runs it, while others compute."""
+    disk: float = 0.0
+    """From the disk that stores it, while others compute."""
+    waited: float = 0.0
+    """For rows that travel once they are known."""
+
+    @property
+    def busy(self) -> float:
+        """Return the seconds in which nothing else computes."""
+        return max(self.memory, self.computing) + self.waited
+
+
+class Costs:
+    """Costs of a problem's atoms and calls, each kind and place worked out once."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.rates = [speeds(device, problem.dtype) for device in problem.devices]
+        self._links = {frozenset((link.a, link.b)): link for link in problem.links}
+        self.disks = frozenset(i for i, d in enumerate(problem.devices) if device_type(d.name) == "disk")
+        self._known: dict[tuple[object, Place, int], Cost] = {}
+
+    def of(self, atom: Atom, place: Place, tokens: int) -> Cost:
+        """Return what an atom costs a call of so many tokens at a place.
+
+        What was not measured is taken to use every weight for every token, two operations each, two
+        bytes a weight.
+        """
+        key = (atom.kind, place, tokens)
+        if key not in self._known:
+            self._known[key] = self._cost(atom, place, tokens)
+        return self._known[key]
+
+    def _cost(self, atom: Atom, place: Place, tokens: int) -> Cost:
+        if not tokens:
+            return Cost()
+        run, flops, reads = self.rates[place.run], float(atom.weight), float(atom.weight)
+        if atom.effort is not None:
+            flops, reads = atom.effort
+        read = min(atom.weight, reads * tokens)
+        memory, computing = (read + atom.demand) / run.bandwidth, flops * tokens / run.flops
+        if not place.streamed:
+            return Cost(memory, computing)
+        moved = read if atom.rows else atom.weight
+        from_disk = moved / self.rates[place.store].link if place.store in self.disks else 0.0
+        if place.run == self.problem.cpu:
+            return Cost(memory, computing, disk=from_disk)
+        over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
+        if atom.rows:
+            return Cost(memory, computing, waited=max(over, from_disk))
+        return Cost(memory, computing, link=over, disk=from_disk)
+
+    def hop(self, tokens: int, here: int, there: int) -> float:
+        """Return the seconds of a change of device in a call of so many tokens."""
+        names = [self.problem.devices[d] for d in (here, there)]
+        road = self._links.get(frozenset(device.name for device in names))
+        if road is not None:
+            wait = HOP_SECONDS if road.latency is None else road.latency * 1e-9
+            return wait + tokens * self.problem.row / road.rate
+        links = [self.rates[d].link for d in (here, there) if is_accelerator(self.problem.devices[d].name)]
+        told = [device.latency * 1e-9 for device in names if device.latency is not None]
+        return max(told, default=HOP_SECONDS) + tokens * self.problem.row / min(links, default=inf)
+
+    def call(self, places: Sequence[Place], tokens: int) -> Waits:
+        """Return what a call of so many tokens takes under a placement of the free atoms."""
+        if not tokens:
+            return Waits((), 0.0, 0.0)
+        parts: dict[str, float] = defaultdict(float)
+        counted: Counter[tuple[tuple[object, ...], Place]] = Counter()
+        sample: dict[tuple[object, ...], Atom] = {}
+        for atom, place in self._all(places):
+            sample.setdefault(kind := atom.kind, atom)
+            counted[kind, place] += 1
+        for (kind, place), count in counted.items():
+            self._add(parts, self.of(sample[kind], place, tokens), place, count)
+        waits = sum(seconds for what, seconds in parts.items() if not what.startswith(_BESIDE))
+        changes = Counter(changes_of(self.problem, places))
+        hopping = sum(count * self.hop(tokens, *pair) for pair, count in changes.items())
+        return Waits(tuple(parts.items()), waits, hopping, changes.total())
+
+    def _all(self, places: Sequence[Place]) -> Iterator[tuple[Atom, Place]]:
+        yield from zip(self.problem.atoms, places, strict=True)
+        yield from self.problem.pinned
+
+    def _add(self, parts: dict[str, float], cost: Cost, place: Place, count: int) -> None:
+        run, store = (self.problem.devices[d].name for d in (place.run, place.store))
+        bound = "memory" if cost.memory >= cost.computing else "computing"
+        parts[f"{bound} of {run}"] += count * max(cost.memory, cost.computing)
+        for what, seconds in (
+            (f"{_LINK} to {run}", cost.link),
+            (f"{_DISK} {store}", cost.disk),
+            (f"rows to {run}", cost.waited),
+        ):
+            if seconds:
+                parts[what] += count * seconds
+
+
+_LINK: Final = "link"
+_DISK: Final = "reading"
+_BESIDE: Final = (_LINK, _DISK)
+"""What goes on while something computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """The seconds of one call: what adds up, and what goes on beside it."""
+
+    parts: tuple[tuple[str, float], ...]
+    waits: float
+    """Seconds of what waits for each other, hops aside."""
+    hopping: float
+    hops: int = 0
+
+    @property
+    def beside(self) -> float:
+        """Return the seconds of the busiest link or disk."""
+        return max((s for what, s in self.parts if what.startswith(_BESIDE)), default=0.0)
+
+    @property
+    def seconds(self) -> float:
+        """Return how long the call takes."""
+        return max(self.waits + self.hopping, self.beside)
+
+    @property
+    def priced(self) -> float:
+        """Return the seconds a choice goes by: hops never count for more than a share of the rest each."""
+        rest = max(self.waits, self.beside)
+        return max(self.waits + min(self.hopping, self.hops * HOP_SHARE * rest), self.beside)
+
+    @property
+    def limit(self) -> str:
+        """Name what the call spends most of its time on."""
+        beside = self.beside >= self.waits + self.hopping
+        found = {what: s for what, s in self.parts if what.startswith(_BESIDE) == beside}
+        if not beside:
+            found["hops"] = self.hopping
+        return max(found, key=lambda what: (found[what], what), default="nothing")
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """The seconds of a workload: of reading the prompt once, of each token written."""
+
+    prompt: Waits
+    token: Waits
+    work: Workload
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of the whole workload."""
+        return self._weighted(self.prompt.seconds, self.token.seconds)
+
+    @property
+    def priced(self) -> float:
+        """Return the seconds by which placements are compared."""
+        return self._weighted(self.prompt.priced, self.token.priced)
+
+    def _weighted(self, prompt: float, token: float) -> float:
+        (_, prompts), (_, tokens) = counted_calls(self.work)
+        return prompts * prompt + tokens * token
+
+
+def predict(problem: Problem, places: Sequence[Place], work: Workload) -> Timing:
+    """Return the predicted seconds of a workload under a placement."""
+    costs = Costs(problem)
+    (prompt, _), (token, _) = counted_calls(work)
+    return Timing(costs.call(places, prompt), costs.call(places, token), work)
+
+
+def atom_seconds(costs: Costs, atom: Atom, place: Place, work: Workload) -> float:
+    """Return the time an atom takes at a place over a whole workload if nothing hides its transfers."""
+    total = 0.0
+    for tokens, times in counted_calls(work):
+        cost = costs.of(atom, place, tokens)
+        total += times * max(cost.busy, cost.link, cost.disk)
+    return total

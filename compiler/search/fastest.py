@@ -1,0 +1,135 @@
+"""The quickest placement of a model that does not fit: who stays, who travels, who computes on the host.
+
+The simple things come first: keep the most bytes and stream or compute the rest, or keep what is read
+most and compute the rest. An integer program finds how many of each kind to treat how for the least
+predicted seconds, with whole layers and with their parts; it knows nothing of hops, so every candidate
+is timed as a whole before it is believed. What is not clearly quicker than the best simple thing is not
+kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from .aims import best_counts
+from .arrange import arrange, bring_closer
+from .atoms import Model
+from .costs import Timing, predict
+from .found import Found, Wish
+from .outoforder import Counts
+from .problem import Place, Problem, count_hops, is_legal
+from .readfirst import most_read_first
+
+PAYS: Final = 0.05
+"""What is not simple must be predicted this much quicker than the best simple placement."""
+REFINES: Final = 0.002
+"""What is finer must be this much quicker than what is coarser."""
+PROVEN: Final = 0.005
+"""Distance from the bound, relative to it, at which seconds count as the least there are."""
+NAMES: Final = {
+    "stream": "streaming the rest",
+    "compute": "computing the rest on the host",
+    "read": "computing on the host what is read least",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Timed:
+    """A candidate with what it is called and how long it takes."""
+
+    way: str
+    found: Found
+    timing: Timing
+
+    @property
+    def priced(self) -> float:
+        return self.timing.priced
+
+
+def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) -> Found:
+    """Return the placement with the least predicted seconds, its bound and the simple thing it beat.
+
+    ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do.
+    """
+    ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_reading(models, wish))]
+    best, bound = min(ways, key=lambda each: each.priced), 0.0
+    limit = best.priced * (1 - PAYS)
+    for model in _distinct(models):
+        aimed = best_counts(model.problem, "latency", wish.work, wish.policy, wish.left(0.3))
+        if aimed is None:
+            continue
+        bound = aimed.bound
+        for places in _arranged(model, aimed.counts):
+            tried = _timed("mixture", Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
+            if tried.priced < limit:
+                best, limit = tried, tried.priced * (1 - REFINES)
+    others = (way for way in ways if way is not best and way.found.places != best.found.places)
+    return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
+
+
+def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
+    seconds = best.timing.seconds
+    bound = min(bound, seconds)
+    status = "optimal" if seconds - bound <= PROVEN * seconds else "unproven"
+    beaten = None if other is None else (NAMES[other.way], other.timing)
+    return replace(best.found, objective="latency", value=seconds, bound=bound, status=status, beaten=beaten)
+
+
+def _distinct(models: Sequence[Model]) -> Sequence[Model]:
+    return [m for i, m in enumerate(models) if i == 0 or m.grains != models[i - 1].grains]
+
+
+def predicted(found: Found, wish: Wish) -> Timing:
+    """Return the predicted seconds of a placement."""
+    return predict(found.model.problem, found.places, wish.work)
+
+
+def _timed(way: str, found: Found, wish: Wish) -> _Timed:
+    return _Timed(way, found, predicted(found, wish))
+
+
+def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Found]]:
+    """Yield what people do by hand, with whole layers and with parts, where computing is allowed."""
+    if wish.offload not in {"auto", "compute"}:
+        return
+    for model in _distinct(models):
+        places = most_read_first(model.problem, wish.work)
+        if places is not None:
+            yield (
+                "read",
+                Found(model, filled_in_order(model.problem, places), "latency", 0.0, 0.0, "unproven"),
+            )
+
+
+def _arranged(model: Model, counts: Counts) -> Iterator[list[Place]]:
+    """Yield legal placements with these counts."""
+    places = bring_closer(model.problem, arrange(model.problem, counts, by_run=False))
+    if is_legal(model.problem, places):
+        yield filled_in_order(model.problem, places)
+
+
+def filled_in_order(problem: Problem, places: list[Place]) -> list[Place]:
+    """Return a placement with the same parts on accelerators, these filled in order, if that hops less."""
+    mains, rooms = problem.accelerators, _rooms(problem)
+    tried, cursor, used = list[Place](), 0, dict.fromkeys(mains, 0)
+    for atom, place in zip(problem.atoms, places, strict=True):
+        if place.run not in mains:
+            tried.append(place)
+            continue
+        need = atom.demand + (0 if place.streamed else atom.weight)
+        while cursor + 1 < len(mains) and used[mains[cursor]] + need > rooms[cursor]:
+            cursor += 1
+        used[mains[cursor]] += need
+        tried.append(Place(place.store if place.streamed else mains[cursor], mains[cursor]))
+    if count_hops(problem, tried) < count_hops(problem, places) and is_legal(problem, tried):
+        return tried
+    return places
+
+
+def _rooms(problem: Problem) -> list[int]:
+    """Return what each accelerator has for weights beside the largest activations and its largest buffer."""
+    peak = max((atom.peak for atom in problem.atoms), default=0)
+    known = problem.peaks or (0,) * len(problem.devices)
+    return [problem.rooms[device] - max(0, peak - known[device]) for device in problem.accelerators]

@@ -1,0 +1,65 @@
+"""What people do by hand: keep what a token reads most on the accelerators, compute the rest on the host.
+
+For a stack of equal layers these are the first layers until the cards are full; for a mixture the
+attention, what all tokens share and the head, then the experts of the first layers. Tables that are
+looked up in stay on the host.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from math import log2
+
+from ...ir import Workload
+from .costs import Costs, atom_seconds
+from .problem import Loads, Place, Problem, is_legal
+
+
+def most_read_first(problem: Problem, work: Workload) -> list[Place] | None:
+    """Return the placement that spends accelerators on the most seconds a byte; None if it is not legal."""
+    cpu = problem.cpu
+    if cpu is None or cpu in problem.accelerators:
+        return None
+    outside = [_outside(problem, cpu, index) for index in range(len(problem.atoms))]
+    if not is_legal(problem, outside):
+        return None
+    loads = Loads(problem, outside)
+    for indices in _classes(problem, cpu, work):
+        _fill(loads, indices)
+    return loads.places
+
+
+def _outside(problem: Problem, cpu: int, index: int) -> Place:
+    device = problem.accelerators[0] if cpu in problem.atoms[index].banned else cpu
+    return Place(device, device)
+
+
+def _classes(problem: Problem, cpu: int, work: Workload) -> list[list[int]]:
+    """Return the atoms by what a byte of an accelerator saves, the most first; what repeats comes last."""
+    costs, card = Costs(problem), problem.accelerators[0]
+    copies = Counter(atom.kind for atom in problem.atoms)
+    ranks: dict[tuple[object, ...], tuple[int, bool]] = {}
+    classes: dict[tuple[int, bool], list[int]] = {}
+    for index, atom in enumerate(problem.atoms):
+        if atom.kind not in ranks:
+            slow, fast = (atom_seconds(costs, atom, Place(d, d), work) for d in (cpu, card))
+            saved = max(slow - fast, 0.0) / max(atom.cost, 1)
+            ranks[atom.kind] = (-round(log2(saved)) if saved else 999, copies[atom.kind] > 1)
+        classes.setdefault(ranks[atom.kind], []).append(index)
+    return [classes[rank] for rank in sorted(classes)]
+
+
+def _fill(loads: Loads, indices: list[int]) -> None:
+    """Bring atoms in, in order, from the first accelerator on; one that holds a later atom is passed."""
+    mains, cursor = loads.problem.accelerators, 0
+    refused = set[tuple[object, ...]]()
+    for index in indices:
+        kind = loads.problem.atoms[index].kind
+        if kind in refused:
+            continue
+        ahead = range(cursor, len(mains))
+        taken = next((c for c in ahead if loads.move(index, Place(mains[c], mains[c]))), None)
+        if taken is None:
+            refused.add(kind)
+        else:
+            cursor = taken

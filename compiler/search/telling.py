@@ -1,0 +1,33 @@
+"""What a plan says of its predicted seconds: how long, what limits it, what it beat, whose rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...ir import Prediction
+from .costs import source_of_speeds
+from .fastest import predicted
+from .found import Found, Wish
+
+
+def prediction_of(found: Found, wish: Wish) -> Prediction:
+    """Return what the cost model says of a placement and of the simple one beside it."""
+    timing = predicted(found, wish)
+    way, other = found.beaten or ("", None)
+    return Prediction(
+        timing.prompt.seconds,
+        timing.token.seconds,
+        timing.prompt.limit,
+        timing.token.limit,
+        way,
+        None if other is None else other.seconds,
+        timing.seconds,
+    )
+
+
+def notes_of(found: Found) -> Iterator[str]:
+    """Yield where the rates come from, by device."""
+    sources: dict[str, list[str]] = {}
+    for device in found.model.problem.devices:
+        sources.setdefault(source_of_speeds(device), []).append(device.name)
+    yield "rates: " + "; ".join(f"{', '.join(names)} {source}" for source, names in sources.items())
