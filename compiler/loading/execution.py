@@ -13,17 +13,20 @@ from typing import TYPE_CHECKING, Final
 import torch
 from torch import nn
 
-from ...ir import Plan
+from ...ir import Plan, is_within
+from ...ir.patterns import match_paths
 from ..running.homes import spans_of
 from .attributes import place_attributes
-from .blocks import Block
-from .moves import attach_moves
+from .blocks import Block, Registering
+from .moves import arrives, attach_moves
 from .seats import Seat
 from .staging import registration
 from .stored_files import Mapped
 from .streaming import Home, Streamed
-from .streaming.hooks import attach_stream
+from .streaming.choosers import Chooser, chooser_of
+from .streaming.hooks import adopt_newcomers, attach_rows, attach_stream
 from .streaming.live_sites import streaming_sites
+from .streaming.rows import RowSite
 from .streaming.site import Site
 from .streaming.stream import Stream
 from .wrappers import Plain
@@ -55,6 +58,8 @@ class Execution:
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
         self.stream: Stream | None = None
+        self.rows: list[RowSite] = []
+        self.registering: Registering | None = None
 
     @staticmethod
     def release(model: nn.Module) -> None:
@@ -64,8 +69,12 @@ class Execution:
             return
         for handle in execution.handles:
             handle.remove()
+        for rows in execution.rows:
+            rows.close()
         if execution.stream is not None:
             execution.stream.close()
+        if execution.registering is not None:
+            execution.registering.end()
         model.__dict__.pop("hf_device_map", None)
 
 
@@ -77,8 +86,7 @@ def attach(model: nn.Module, runtime: Runtime) -> None:
     others = _place_attributes(runtime, live)
     sites = _sites(model, runtime, live, others)
     if sites:
-        execution.stream = Stream(list(sites.values()), _buffer(runtime))
-        execution.handles += attach_stream(live[0], execution.stream)
+        _stream(execution, runtime, live, sites)
     runs = {runtime.devices[seat.run] for seat in runtime.seats}
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
         execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices)
@@ -107,6 +115,67 @@ def _buffer(runtime: Runtime) -> int:
     return min(lines, default=0)
 
 
+def _stream(
+    execution: Execution, runtime: Runtime, live: Sequence[nn.Module], sites: Mapping[int, Site]
+) -> None:
+    """Let sites bring their tensors; modules that choose rows are asked what they chose."""
+    choosers = _choosers(runtime, live)
+    aside = [number for number, module in enumerate(sites) if module in choosers]
+    stream = execution.stream = Stream(list(sites.values()), _buffer(runtime), aside)
+    execution.handles = attach_stream(live[0], stream, aside)
+    caches = _caches(runtime, [stream.sites[number] for number in aside])
+    for number, module in enumerate(sites):
+        if module in choosers:
+            rows = RowSite(stream, number, choosers[module], caches.get(sites[module].path, 0))
+            execution.rows.append(rows)
+            execution.handles += attach_rows(rows)
+    newcomers = adopt_newcomers(live[0], stream, arrives)
+    newcomers[:0] = execution.handles  # the list goes on growing
+    execution.handles = newcomers
+    blocks = {id(one.block): one.block for site in sites.values() for one in site.streamed if one.block}
+    if any(one.device.type == "cuda" for site in sites.values() for one in site.streamed):
+        execution.registering = Registering(list(blocks.values()))
+
+
+def _choosers(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Chooser]:
+    """Return the modules whose weights are streamed by rows, and can be."""
+    tree, found = runtime.plain.tree, dict[int, Chooser]()
+    rows = [
+        seat for seat in runtime.seats if runtime.plan.units[seat.unit].by_rows and seat.store != seat.run
+    ]
+    tensors = {tree.tensor_index[path] for seat in rows for slot in seat.slots for path in slot.paths}
+    for module, owner in enumerate(live):
+        own = {tree.tensor_names[tensor]: tensor for tensor in tree.own_tensors(module)}
+        if not any(tensor in tensors for tensor in own.values()):
+            continue
+        chooser = chooser_of(owner)
+        if chooser is not None and all(own.get(name) in tensors for name in chooser.tables):
+            found[module] = chooser
+    return found
+
+
+def _caches(runtime: Runtime, sites: Sequence[Site]) -> dict[str, int]:
+    """Return the bytes of cache of each site: what shares a cache has parts of it by its size.
+
+    Parts of their own serve better than one for all: layers take turns, so what one layer needs next would
+    always be what was used longest ago.
+    """
+    found: dict[str, int] = {}
+    for cache in runtime.plan.caches:
+        device = runtime.devices.get(cache.device)
+        named = [path for pattern in cache.patterns for path in match_paths(runtime.plain.tree, pattern)]
+        shared = [
+            site
+            for site in sites
+            if any(one.device == device for one in site.streamed)
+            and any(is_within(site.path, path) for path in named)
+        ]
+        total = sum(site.nbytes for site in shared)
+        for site in shared:
+            found[site.path] = found.get(site.path, 0) + cache.nbytes * site.nbytes // max(1, total)
+    return found
+
+
 def _sites(
     model: nn.Module, runtime: Runtime, live: Sequence[nn.Module], others: Mapping[int, Sequence[Home]]
 ) -> dict[int, Site]:
@@ -125,4 +194,15 @@ def _sites(
             one.block, one.start = runtime.blocks.get(slot.paths[0], (None, 0))
             if one.moves or one.in_files:
                 streamed |= {index[path]: one for path in slot.paths}
-    return streaming_sites(runtime.plan, runtime.plain.tree, live, streamed) if streamed else {}
+    if not streamed:
+        return {}
+    tree = runtime.plain.tree
+    alone = {module: tree.own_tensors(module) for module in _choosers(runtime, live)}
+    alone = {module: tensors for module, tensors in alone.items() if any(t in streamed for t in tensors)}
+    apart = {tensor for tensors in alone.values() for tensor in tensors}
+    rest = {tensor: one for tensor, one in streamed.items() if tensor not in apart}
+    sites = streaming_sites(runtime.plan, tree, live, rest) if rest else {}
+    for module, tensors in alone.items():
+        own = {id(streamed[tensor]): streamed[tensor] for tensor in tensors if tensor in streamed}
+        sites[module] = Site(tree.paths[module], live[module], list(own.values()))
+    return dict(sorted(sites.items()))

@@ -53,6 +53,11 @@ def attach_moves(
     return handles
 
 
+def arrives(module: nn.Module, device: torch.device) -> RemovableHandle:
+    """Let one module take its arguments where it runs."""
+    return module.register_forward_pre_hook(_ToDevice(device), with_kwargs=True, prepend=True)
+
+
 def entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:
     """Yield the modules whose call moves its arguments, with the device they go to; each module once."""
     return ((entry, str(plan.units[unit].run)) for entry, unit in _entries(plan, tree, live))

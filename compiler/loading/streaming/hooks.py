@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from ...running.kinds import has_forward
 from ..attributes import attributes_of, hook_that_makes
+from .adoption import Newcomers
+from .choosers import Args, Kwargs
+from .rows import RowSite
 from .stream import Stream
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-
-Args: TypeAlias = tuple[Any, ...]
 
 
 def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -> list[RemovableHandle]:
@@ -33,6 +35,37 @@ def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -
         model.register_forward_pre_hook(_Begin(stream), prepend=True),
         model.register_forward_hook(_End(stream), always_call=True),
     ]
+
+
+def adopt_newcomers(
+    model: nn.Module, stream: Stream, arrives: Callable[[nn.Module, torch.device], RemovableHandle]
+) -> list[RemovableHandle]:
+    """Let a stream bring what comes to the model later; its handles are added to the list that is returned.
+
+    ``arrives`` lets a module take its arguments where it runs. Some wrappers call the model's forward past
+    its hooks, so its children look for newcomers too.
+    """
+    handles: list[RemovableHandle] = []
+
+    def attach(number: int, device: torch.device) -> None:
+        handles.extend(attach_site(stream, number))
+        handles.append(arrives(stream.sites[number].module, device))
+
+    stream.newcomers = Newcomers(model, stream, attach).adopt
+    handles += [
+        child.register_forward_pre_hook(_Look(stream), prepend=True)
+        for child in model.children()
+        if has_forward(child)
+    ]
+    return handles
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    stream: Stream
+
+    def __call__(self, _module: nn.Module, _args: Args) -> None:
+        untraced(self.stream.newcomers)
 
 
 def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
@@ -56,6 +89,32 @@ def untraced(step: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401  # wh
     if "torch._dynamo" in sys.modules:
         step = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
     return step(*args)
+
+
+def attach_rows(rows: RowSite) -> list[RemovableHandle]:
+    """Let a module have the rows that each call chooses."""
+    module = rows.site.module
+    return [
+        module.register_forward_pre_hook(_EnterRows(rows), prepend=True, with_kwargs=True),
+        module.register_forward_hook(_LeaveRows(rows), always_call=True),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _EnterRows:
+    rows: RowSite
+
+    def __call__(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+        entered: tuple[Args, Kwargs] = untraced(self.rows.enter, args, kwargs)
+        return entered
+
+
+@dataclass(frozen=True, slots=True)
+class _LeaveRows:
+    rows: RowSite
+
+    def __call__(self, _module: nn.Module, _args: Args, output: object) -> object:
+        return untraced(self.rows.leave, output)
 
 
 @dataclass(frozen=True, slots=True)

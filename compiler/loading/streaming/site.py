@@ -27,7 +27,7 @@ class Site:
     streamed: list[Streamed] = field(default_factory=list[Streamed])
     made: Sequence[tuple[dict[str, Any], str, torch.Tensor]] = ()
     """What hooks make from them before each forward: attributes, with what they are at rest."""
-    counts: Tally = field(default_factory=Tally)
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def nbytes(self) -> int:
@@ -75,6 +75,14 @@ class Load:
     cargo: Sequence[Cargo]
     marks: list[tuple[Lane, Mark]] = field(default_factory=list["tuple[Lane, Mark]"])
     """What computing has to wait for."""
+    cached: bool = False
+    """Whether its memory is a cache's, which has a line of its own in the ledger."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the streaming buffer it takes."""
+        copies = (copy for _, _, copy in self.copies if copy is not None and not self.cached)
+        return sum(copy.nbytes for copy in copies)
 
     def join(self) -> None:
         """Let this thread's computing wait until everything is there."""

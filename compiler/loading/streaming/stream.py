@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
@@ -48,6 +48,8 @@ class Stream:
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
         self._at_rest = True
+        self.newcomers: Callable[[], None] = _nothing
+        """Called before a pass: takes in what came to the model since the last."""
         self._process = os.getpid()
         self._lock = threading.RLock()
 
@@ -69,6 +71,7 @@ class Stream:
             if not self._at_rest:
                 self._recover(model)
             self._pass().last = None
+            self.newcomers()
             self._ahead(self._first)
 
     def end(self) -> None:
@@ -88,19 +91,30 @@ class Stream:
             if now.inside and (number in now.inside or number == self._first):
                 self._recover(site.module)
                 now = self._pass()
+            if now.last is None or number == self._first:
+                self.newcomers()
             site.check()
             self._learn(now, number)
-            load = self.supply.bring(number)
-            self._at_rest = False
-            now.inside.append(number)
-            self._loads.setdefault(number, []).append(load)
-            self.supply.held += self.supply.sizes[number]
-            with torch.inference_mode(mode=False), torch.no_grad():
-                for one, _, copy in load.copies:
-                    if one.users == 0:
-                        one.lend(copy)
-                    one.users += 1
+            self._lend(now, number, self.supply.bring(number))
             self._ahead(self._next[self._whole].get(number))
+
+    def admit(self, number: int, load: Load) -> None:
+        """Let a site have what was brought for it, some rows; `leave` takes it back."""
+        self._notice_fork()
+        with self._lock:
+            self.sites[number].check()
+            self._lend(self._pass(), number, load)
+
+    def _lend(self, now: _Pass, number: int, load: Load) -> None:
+        self._at_rest = False
+        now.inside.append(number)
+        self._loads.setdefault(number, []).append(load)
+        self.supply.held += load.nbytes
+        with torch.inference_mode(mode=False), torch.no_grad():
+            for one, _, copy in load.copies:
+                if one.users == 0:
+                    one.lend(copy)
+                one.users += 1
 
     def leave(self, number: int) -> None:
         """Put a site's tensors back to rest; does nothing if it was not brought."""
@@ -114,6 +128,17 @@ class Stream:
             if not now.inside:
                 self._passes = {key: each for key, each in self._passes.items() if each.inside or each is now}
             self._ahead(self._next[self._whole].get(number))
+
+    def add(self, site: Site) -> int:
+        """Take one more site, entered where it is met; returns its number."""
+        with self._lock:
+            return self.supply.add(site)
+
+    def join(self, number: int, one: Streamed) -> None:
+        """Let a site bring one more tensor."""
+        with self._lock:
+            self.sites[number].streamed.append(one)
+            self.supply.sizes[number] = self.sites[number].nbytes
 
     def choose(self, *, whole: bool) -> None:
         """Say whether this pass needs all of what is by rows, or some rows: what is brought ahead follows."""
@@ -155,7 +180,7 @@ class Stream:
 
     def _put_back(self, number: int) -> None:
         site, load = self.sites[number], self._loads[number].pop()
-        self.supply.held -= self.supply.sizes[number]
+        self.supply.held -= load.nbytes
         for one, _, _ in load.copies:
             one.users -= 1
         self._settle([one for one, _, _ in load.copies if one.users == 0])
@@ -229,6 +254,10 @@ class Stream:
             if any(other is one for other in site.streamed):
                 site.streamed = [*(other for other in site.streamed if other is not one), *kept]
                 self.supply.sizes[number] = site.nbytes
+
+
+def _nothing() -> None:
+    """Do what most models need before a pass."""
 
 
 def _in_order(numbers: Sequence[int]) -> dict[int, int]:

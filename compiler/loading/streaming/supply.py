@@ -67,18 +67,18 @@ class Supply:
 
     def bring(self, number: int) -> Load:
         """Return what is brought for a site, in time to be used; computing waits for it, not the CPU."""
-        site, counts, start = self.sites[number], self.sites[number].counts, time.perf_counter()
+        site, tally, start = self.sites[number], self.sites[number].tally, time.perf_counter()
         load = self._prepared(number)
-        counts.calls += 1
+        tally.calls += 1
         if load is not None and load.is_current(site):
-            counts.ahead += 1
+            tally.ahead += 1
         else:
             if load is not None:
                 load.give_back(used=False)
             load = self._now(site)
-        counts.nbytes += site.moved
+        tally.nbytes += site.moved
         load.join()
-        counts.seconds += time.perf_counter() - start
+        tally.seconds += time.perf_counter() - start
         return load
 
     def drop(self, keep: Collection[int] = ()) -> None:
@@ -88,6 +88,12 @@ class Supply:
             if future is not None and not future.cancel() and load.cargo:
                 wait([future])  # it still writes to the memory
             load.give_back(used=False)
+
+    def room(self, wanted: int) -> int:
+        """Return the bytes of the buffer that nothing has; what came ahead of use makes room if it must."""
+        if self.budget - self.held - sum(self.sizes[ready] for ready in self.ready) < wanted:
+            self.drop()
+        return max(0, self.budget - self.held - sum(self.sizes[ready] for ready in self.ready))
 
     def waited(self) -> dict[torch.device, float]:
         """Return the seconds that each device's computing has waited for copies since last asked."""

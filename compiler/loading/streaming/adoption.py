@@ -1,0 +1,98 @@
+"""Tensors that came to a model after it was loaded, as adapters do: they go where their neighbours run.
+
+What is beside or below streamed weights is streamed with them: by the site around it, or by one of its
+own where the wrapper that holds it is around the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ...running.kinds import has_forward
+from .site import Site
+from .streamed import Streamed
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from .stream import Stream
+
+
+class Newcomers:
+    """Notices what is new below a model, and lets its stream bring it."""
+
+    def __init__(self, model: nn.Module, stream: Stream, attach: Callable[[int, torch.device], None]) -> None:
+        """Call ``attach`` for every site that is made, with where it runs."""
+        self._model, self._stream, self._attach = model, stream, attach
+        self._known = {id(tensor) for _, _, _, tensor in _tensors(model)}
+        self._runs = {id(one.tensor): one.device for site in stream.sites for one in site.streamed}
+        self._size = _size(model)
+
+    def adopt(self) -> None:
+        """Take in what is new; costs a walk over the modules where nothing is."""
+        size = _size(self._model)
+        if size == self._size:
+            return
+        self._size = size
+        modules = dict(self._model.named_modules(remove_duplicate=False))
+        for path, table, name, tensor in list(_tensors(self._model)):
+            if id(tensor) not in self._known:
+                self._known.add(id(tensor))
+                self._take(modules, path, (table, name), tensor)
+
+    def _take(
+        self, modules: dict[str, nn.Module], path: str, home: tuple[dict[str, Any], str], tensor: torch.Tensor
+    ) -> None:
+        above = list(_upwards(path))
+        near = next((place for place in above if self._run(modules[place]) is not None), "")
+        device = self._run(modules[near])
+        if device is None or tensor.device == device or tensor.is_meta:
+            return
+        one = Streamed(tensor, tensor.data, device, tensor.dtype, None, [home])
+        self._runs[id(tensor)] = device
+        numbers = {id(site.module): number for number, site in enumerate(self._stream.sites)}
+        around = next((numbers[id(modules[place])] for place in above if id(modules[place]) in numbers), None)
+        if around is None:
+            callable_ = (place for place in _upwards(near) if has_forward(modules[place]))
+            holder = next(callable_, "")
+            around = self._stream.add(Site(holder, modules[holder]))
+            self._attach(around, device)
+        self._stream.join(around, one)
+
+    def _run(self, module: nn.Module) -> torch.device | None:
+        """Return where the known tensors of a module are used; None where it has none."""
+        found = (tensor for _, _, _, tensor in _tensors(module))
+        known = next(
+            (tensor for tensor in found if id(tensor) in self._known and self._settled(tensor)), None
+        )
+        return None if known is None else self._runs.get(id(known), known.device)
+
+    def _settled(self, tensor: torch.Tensor) -> bool:
+        return id(tensor) in self._runs or tensor.device.type != "cpu"
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, dict[str, Any], str, torch.Tensor]]:
+    for path, module in model.named_modules():
+        for table in (module._parameters, module._buffers):  # noqa: SLF001
+            for name, tensor in table.items():
+                if tensor is not None:
+                    yield path, table, name, tensor
+
+
+def _size(model: nn.Module) -> int:
+    """Return the number of modules and tensors below a model."""
+    total, waiting = 0, [model]
+    while waiting:
+        parts = waiting.pop().__dict__
+        total += 1 + len(parts["_parameters"]) + len(parts["_buffers"])
+        waiting += [child for child in parts["_modules"].values() if child is not None]
+    return total
+
+
+def _upwards(path: str) -> Iterator[str]:
+    while path:
+        yield path
+        path = path.rpartition(".")[0]
+    yield ""

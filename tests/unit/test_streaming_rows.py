@@ -1,0 +1,99 @@
+"""What is streamed by rows: only what a call chose travels, and the outputs are those of all of it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.compiler.loading.streaming.choosers import chooser_of
+from compile_plan.compiler.loading.streaming.row_cache import RowCache
+from compile_plan.compiler.loading.streaming.streamed import Streamed
+from torch import nn
+
+SUPPORT = Path(__file__).parents[1] / "support"
+LAYERS, EXPERTS, CHOSEN = 2, 8, 2
+FORWARDS = 6
+
+
+@pytest.fixture(scope="module", name="runs")
+def _runs():
+    done = subprocess.run(
+        [sys.executable, "rows_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout)
+
+
+def test_outputs_are_equal_and_everything_is_at_rest(runs):
+    assert len(runs) == 28
+    wrong = {case: got for case, got in runs.items() if not (got["equal"] and got["resting"])}
+    assert not wrong
+    assert all(got["experts"] == [EXPERTS] for got in runs.values()), runs
+
+
+def test_every_mixture_is_streamed_by_rows(runs):
+    assert all(got["by rows"] == LAYERS + case.endswith("table") for case, got in runs.items()), runs
+
+
+def test_tokens_one_by_one_bring_what_they_chose(runs):
+    got = runs["mixtral, hub, disk"]
+    assert got["whole"] == 2 * LAYERS  # the prompts, which choose nearly all
+    assert got["misses"] < FORWARDS * LAYERS * EXPERTS
+    assert got["hits"] == 0
+
+
+def test_a_cache_brings_a_row_once(runs):
+    without, having = runs["mixtral, hub, cpu"], runs["mixtral, hub, cpu, cached"]
+    assert having["hits"] > 0
+    assert having["hits"] + having["misses"] == without["misses"]
+
+
+def test_a_choice_too_large_for_the_buffer_is_taken_in_turns(runs):
+    assert runs["mixtral, hub, cpu, in turns"]["whole"] == 0
+    assert runs["mixtral, hub, disk, one at a time"]["whole"] == 0
+
+
+class Scaled(nn.Embedding):
+    def forward(self, ids):
+        return super().forward(ids) * 3
+
+
+class Shifted(nn.Embedding):
+    """Numbers its rows itself, as learned positions do."""
+
+    def forward(self, ids):
+        return super().forward((ids + 1) % self.num_embeddings)
+
+
+def test_only_tables_that_are_looked_up_are_taken_by_rows():
+    assert chooser_of(nn.Embedding(9, 4, padding_idx=8)).tables == ("weight",)
+    assert chooser_of(Scaled(9, 4)).count == 9
+    assert chooser_of(Shifted(9, 4)) is None
+    assert chooser_of(nn.Embedding(9, 4, max_norm=1.0)) is None
+    assert chooser_of(nn.Linear(9, 4)) is None
+
+
+def test_trying_a_table_leaves_it_as_it_was():
+    table = nn.Embedding(9, 4, padding_idx=8)
+    weight = table.weight
+    chooser_of(table)
+    assert table.weight is weight
+    assert (table.padding_idx, table.num_embeddings) == (8, 9)
+
+
+def test_the_row_unused_for_longest_makes_room():
+    one = Streamed(torch.zeros(9, 4), torch.zeros(9, 4), torch.device("cpu"), torch.float32, None)
+    cache = RowCache([one], 3)
+    assert cache.place([1, 2, 3]) == ([0, 1, 2], [(1, 0), (2, 1), (3, 2)])
+    assert cache.place([1]) == ([0], [])
+    assert cache.place([4]) == ([1], [(4, 1)])  # 2 was
+    assert cache.place([1, 3, 4]) == ([0, 2, 1], [])
+    slots, brought = cache.place([1, 5, 6])  # none of the call's own rows makes room
+    assert slots[0] == 0
+    assert [row for row, _ in brought] == [5, 6]
+    one.writes += 1
+    assert len(cache.place([1, 5])[1]) == 2  # what is at rest is another value now
