@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..ir import Diagnostics, Reserve
     from .lines.files import Override
-    from .loading import Materialize
+    from .loading import Materialize, RuntimeReport
     from .tracing import Verification
     from .tracing.inputs.example_inputs import Inputs
 
@@ -276,6 +276,16 @@ def load_model(
         map_memory=map_memory,
         diagnostics=diagnostics,
     )
+
+
+def runtime_report(model: nn.Module) -> RuntimeReport:
+    """Return what a loaded model streamed since this was last asked: bytes, waits, rows found and missed.
+
+    See `compile_plan.compiler.loading.runtime_report`.
+    """
+    from .loading import runtime_report as report
+
+    return report(model)
 
 
 def verify_plan(

@@ -119,7 +119,7 @@ def test_a_file_name_stands_once():
     assert {name for name, count in counts.items() if count > 1} <= {"__init__.py", "__main__.py"}
 
 
-FACES = {"infer_auto_device_map", "load_model", "verify_plan"}
+FACES = {"infer_auto_device_map", "load_model", "runtime_report", "verify_plan"}
 """What the root of ``compiler/`` offers under the name of what it opens."""
 TWICE = {
     "Change", "Kind", "Line", "Model", "Place", "Reader", "Request", "Site", "as_data", "atomic_modules",

@@ -6,7 +6,8 @@ from .execution import Execution
 from .load import load_model
 from .reading import Progress
 from .rebuilding import Materialize
+from .runtime_report import RuntimeReport, runtime_report
 
 release_model = Execution.release
 
-__all__ = ["Materialize", "Progress", "load_model", "release_model"]
+__all__ = ["Materialize", "Progress", "RuntimeReport", "load_model", "release_model", "runtime_report"]

@@ -62,6 +62,12 @@ class Execution:
         self.registering: Registering | None = None
 
     @staticmethod
+    def of(model: nn.Module) -> Execution | None:
+        """Return what runs a model; None where nothing has to."""
+        found = model.__dict__.get(_ATTRIBUTE)
+        return found if isinstance(found, Execution) else None
+
+    @staticmethod
     def release(model: nn.Module) -> None:
         """Remove the hooks an earlier load put on a model; streamed weights stay where they are stored."""
         execution = model.__dict__.pop(_ATTRIBUTE, None)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from compile_plan.compiler import runtime_report
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.streaming.arena import Arena
 from compile_plan.compiler.loading.streaming.lanes import DirectLane
@@ -73,6 +74,22 @@ def test_a_forked_process_is_told_that_it_cannot_use_the_card(monkeypatch):
         stream.enter(0)
     assert [found.rule.code for found in caught.value.diagnostics] == ["forked-while-streaming"]
     assert "`cuda:0`" in caught.value.diagnostics[0].message
+
+
+def test_the_report_says_what_came_since_the_last(streamed):
+    _, model = streamed
+    assert {site.nbytes for site in runtime_report(model).sites} == {0}
+    with torch.no_grad():
+        model(X.double())
+        model(X.double())
+    report = runtime_report(model)
+    total = 2 * sum(p.numel() * 8 for p in model.parameters())  # twice, in double precision
+    assert sum(site.nbytes for site in report.sites) == report.devices[0].nbytes == total
+    assert {site.calls for site in report.sites} == {2}
+    assert [device.device for device in report.devices] == ["cpu"]
+    assert json.loads(report.to_json())["devices"][0]["nbytes"] == total
+    assert runtime_report(model).devices[0].nbytes == 0
+    assert runtime_report(layers()).sites == ()
 
 
 class Marks(DirectLane):

@@ -24,7 +24,7 @@ _EXPERTS_ARGS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class NamedArguments:
     """The arguments of a call by the names its module gives them."""
 
     names: tuple[str, ...]
@@ -57,9 +57,9 @@ class Chooser:
     experts: bool
     """Whether results of parts of a choice add up, so that a long one may be taken in turns."""
 
-    def call(self, args: Args, kwargs: Kwargs) -> Asked:
+    def call(self, args: Args, kwargs: Kwargs) -> NamedArguments:
         """Return a call's arguments by name."""
-        return Asked(self.names, args, kwargs)
+        return NamedArguments(self.names, args, kwargs)
 
     def settings(self, rows: int) -> dict[str, Any]:
         """Return what the module's attributes are while it has that many rows."""

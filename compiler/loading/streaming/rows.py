@@ -15,7 +15,7 @@ import torch
 
 from .arena import aligned
 from .carrier import row_pairs
-from .choosers import Args, Asked, Chooser, Kwargs, pairs_of, settings_of, shares
+from .choosers import Args, Chooser, Kwargs, NamedArguments, pairs_of, settings_of, shares
 from .frames import calls_of
 from .lanes import DirectLane
 from .row_cache import RowCache
@@ -84,7 +84,7 @@ class RowSite:
             self._changed.__exit__()
             self._changed = self._rest = None
 
-    def _enter(self, call: Asked) -> tuple[Args, Kwargs]:
+    def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
         index = call[self._chooser.index]
         chosen, again = torch.unique(index.detach().to("cpu"), return_inverse=True)
         if self._chooser.experts:
@@ -108,7 +108,7 @@ class RowSite:
     def _is_whole(self, rows: int) -> bool:
         return rows >= _WHOLE * self._chooser.count and self.site.nbytes <= self.stream.supply.budget
 
-    def _in_place(self, rows: Sequence[int], call: Asked) -> tuple[Args, Kwargs]:
+    def _in_place(self, rows: Sequence[int], call: NamedArguments) -> tuple[Args, Kwargs]:
         """Have the chosen rows of files in memory; the module computes with the pages themselves."""
         pairs = [pair for one in self._tables for row in rows for pair in row_pairs(one, row, one.rest[row])]
         self._count(len(rows), len(pairs) // max(1, len(self._tables)))
@@ -116,7 +116,7 @@ class RowSite:
         return call.args, call.kwargs
 
     def _cached(
-        self, cache: RowCache, rows: Sequence[int], again: torch.Tensor, call: Asked
+        self, cache: RowCache, rows: Sequence[int], again: torch.Tensor, call: NamedArguments
     ) -> tuple[Args, Kwargs]:
         slots, brought = cache.place(rows)
         self._count(len(rows), len(brought))
@@ -137,7 +137,7 @@ class RowSite:
         index = call[self._chooser.index]
         return call.having({self._chooser.index: _like(torch.tensor(slots)[again], index)})
 
-    def _in_turns(self, turns: Sequence[torch.Tensor], call: Asked) -> tuple[Args, Kwargs]:
+    def _in_turns(self, turns: Sequence[torch.Tensor], call: NamedArguments) -> tuple[Args, Kwargs]:
         """Compute all turns but the last here; the module's own call computes that."""
         names = self._chooser.names
         hidden, chosen, weights = (call[name] for name in names)

@@ -1,0 +1,104 @@
+"""What the runtime of a loaded model did since it was last asked: bytes, waits, rows found and missed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from .execution import Execution
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .streaming.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """One module whose weights come while it runs."""
+
+    path: str
+    device: str
+    """Where it runs."""
+    calls: int
+    """Calls that all of it came for."""
+    ahead: int
+    """Calls that found everything under way already."""
+    nbytes: int
+    """Bytes copied for it."""
+    seconds: float
+    """The thread that computes waited for bytes."""
+    row_hits: int
+    """Rows that were in the cache when a call chose them."""
+    row_misses: int
+    """Rows that were brought."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceReport:
+    """One device that weights are brought to."""
+
+    device: str
+    nbytes: int
+    """Bytes copied to it."""
+    stalled: float
+    """Seconds its computing waited for copies."""
+    row_hits: int
+    row_misses: int
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeReport:
+    """What happened since the last report, site by site and in all."""
+
+    sites: tuple[SiteReport, ...]
+    devices: tuple[DeviceReport, ...]
+
+    def to_json(self) -> str:
+        """Return it as one JSON object; sizes are bytes, times seconds."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def runtime_report(model: nn.Module) -> RuntimeReport:
+    """Return what was streamed since the last call; both lists are empty if nothing of the model is.
+
+    It waits for the cards whose stalls it reads.
+    """
+    execution = next((found for found in map(Execution.of, model.modules()) if found is not None), None)
+    stream = None if execution is None else execution.stream
+    if stream is None:
+        return RuntimeReport((), ())
+    stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
+    sites = tuple(_reported(site) for site in stream.sites)
+    names = dict.fromkeys(site.device for site in sites)
+    return RuntimeReport(sites, tuple(_summed(name, sites, stalls.get(name)) for name in names))
+
+
+def _reported(site: Site) -> SiteReport:
+    tally = site.tally.take()
+    device = str(site.streamed[0].device) if site.streamed else ""
+    return SiteReport(
+        site.path,
+        device,
+        tally.calls,
+        tally.ahead,
+        tally.nbytes,
+        tally.seconds,
+        tally.hits,
+        tally.misses,
+    )
+
+
+def _summed(device: str, sites: Sequence[SiteReport], stalled: float | None) -> DeviceReport:
+    """Add up the sites of a device; one without streams stalls when the thread that computes does."""
+    here = [site for site in sites if site.device == device]
+    waited = sum(site.seconds for site in here)
+    return DeviceReport(
+        device,
+        sum(site.nbytes for site in here),
+        (stalled or 0.0) + (0.0 if device.startswith("cuda") else waited),
+        sum(site.row_hits for site in here),
+        sum(site.row_misses for site in here),
+    )
