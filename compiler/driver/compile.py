@@ -34,10 +34,11 @@ def compile_live(
 ) -> Plan:
     """Compile a live module; see `compile_plan.compiler.compile_model`."""
     from ..running.kinds import whole_classes
-    from ..sources.live import declared_classes, lower_model, untied
+    from ..sources.kept_dtypes import loaded_tree
+    from ..sources.live import declared_classes, untied
 
     diagnostics = Diagnostics()
-    tree = lower_model(model)
+    tree = loaded_tree(model)
     options = settled(options, overrides, diagnostics)
     diagnostics.raise_errors()
     if options.no_split is not None:

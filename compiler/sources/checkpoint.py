@@ -1,21 +1,26 @@
-"""A safetensors checkpoint as a plan: from the headers alone, without torch, no weights read.
+"""A safetensors checkpoint as a plan, from its headers; torch is opened only where nothing else tells.
 
-Dtypes and bytes are exactly those of the files. ``config.json`` beside them, if there is one, tells
-the class and whether a missing head is tied to the embedding.
+``config.json`` beside the files, if there is one, tells the class. The plan of a class that transformers
+has is in the names, dtypes and ties of the model that transformers makes of the files; otherwise names,
+dtypes and bytes are exactly those of the files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
+from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
-from .checkpoint_index import CheckpointIndex, index_checkpoint
+from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
+from .known_classes import KnownClass, architecture, is_known, known_class, with_class
 from .live import paused_collection
+from .model_names import is_quantised, model_dtype, named_as_model
 from .named_tensors import PLAIN_CLASS, NamedTensor, tree_of_tensors
 from .regular import regular
 
@@ -76,10 +81,42 @@ def read_checkpoint(
         diagnostics.raise_errors()
         assert index is not None  # noqa: S101  # an index is missing only with an error
         config = read_config(folder / "config.json")
-        plan = lower_tensors(name or "model", _named(index), config)
+        plan = _lowered(name or "model", folder, index, config, diagnostics)
     if cache_tokens is not None:
         plan = with_cache(plan, config, cache_tokens, batch, diagnostics)
     return plan, index
+
+
+def _lowered(
+    name: str,
+    folder: Path,
+    index: CheckpointIndex,
+    config: Mapping[str, object],
+    diagnostics: Diagnostics,
+) -> Plan:
+    """Lower by the table of known classes, by building the class, or by the names in the files."""
+    tensors, config = _named(index), with_class(config, index.tensors)
+    if not is_known(config) or is_quantised(config, tensors):
+        return lower_tensors(name, tensors, config)
+    known = known_class(config, index.tensors)
+    if known is None:
+        from .built_class import lower_built
+
+        built = lower_built(name, folder, tensors, model_dtype(config, tensors), diagnostics)
+        return lower_tensors(name, tensors, config) if built is None else built
+    named = named_as_model(tensors, known, config, partial(same_bytes, index))
+    if named is None:
+        return lower_tensors(name, tensors, config)
+    if named.unbuilt:
+        diagnostics.add(_unbuilt(name, named.unbuilt, known))
+    return lower_named(name, named.tensors, named.ties, known.name)
+
+
+def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:
+    modules = sorted({".".join(path.split(".")[:3]) for path in paths})
+    listed = ", ".join(f"`{module}`" for module in modules[:3]) + (", ..." if len(modules) > 3 else "")
+    message = f"`{name}` holds {len(paths)} tensors of layers that `{known.name}` does not build: {listed}"
+    return Diagnostic(UNBUILT_LAYERS, message, notes=("they are left out of the plan",))
 
 
 def with_cache(
@@ -107,9 +144,20 @@ def lower_tensors(name: str, tensors: Iterable[NamedTensor], config: Mapping[str
     ties = _tied(listed, config)
     by_path = {tensor.path: tensor for tensor in listed}
     listed += [by_path[tensor]._replace(path=path) for path, tensor in ties.items()]
-    tree, blocks = tree_of_tensors(listed, root_class=_architecture(config) or PLAIN_CLASS, ties=ties)
-    constraints = tuple(Atomic(kind, by_class=True, added=True) for kind in blocks)
-    return Plan(model=Model(name), constraints=constraints, tree=tree)
+    return lower_named(name, listed, ties, architecture(config))
+
+
+def lower_named(
+    name: str, tensors: Iterable[NamedTensor], ties: Mapping[str, str], class_name: str | None
+) -> Plan:
+    """Return the plan of a model whose tensors, second names of tied ones included, are known."""
+    tree, whole = tree_of_tensors(tensors, root_class=class_name or PLAIN_CLASS, ties=ties)
+    return Plan(model=Model(name), constraints=never_split(whole), tree=tree)
+
+
+def never_split(patterns: Iterable[str]) -> tuple[Atomic, ...]:
+    """Return the rules that keep blocks whole; they are the compiler's, not a person's."""
+    return tuple(Atomic(pattern, added=True) for pattern in patterns)
 
 
 def read_config(path: Path) -> dict[str, object]:
@@ -123,18 +171,10 @@ def read_config(path: Path) -> dict[str, object]:
     return config if isinstance(config, dict) else {}
 
 
-def _architecture(config: Mapping[str, object]) -> str | None:
-    match config.get("architectures"):
-        case [str(name), *_] if name.isidentifier():
-            return name
-        case _:
-            return None
-
-
 def _tied(tensors: list[NamedTensor], config: Mapping[str, object]) -> dict[str, str]:
     """Return what a language model ties to its embedding and the files leave out."""
-    architecture, known = _architecture(config) or "", _HEADS.get(str(config.get("model_type")))
-    headed = architecture.endswith(_HEADED) or (known is not None and architecture.endswith(_MASKED))
+    kind, known = architecture(config) or "", _HEADS.get(str(config.get("model_type")))
+    headed = kind.endswith(_HEADED) or (known is not None and kind.endswith(_MASKED))
     paths = {tensor.path for tensor in tensors}
     embedding = min((path for path in paths if f".{path}".endswith(_EMBEDDINGS)), default=None, key=_depth)
     if embedding is None:

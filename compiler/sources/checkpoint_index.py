@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.configs import SEVERAL_SAVES
 from ...ir.rules.sources import (
     AMBIGUOUS_INPUT,
     DUPLICATE_TENSOR,
@@ -32,7 +33,13 @@ from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
-_PREFERRED: Final = ("model", "diffusion_pytorch_model")
+_USUAL: Final = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.safetensors",
+)
+"""What transformers and diffusers look for, each in its own order."""
 _SHARD: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.safetensors")
 _MAX_INDEX: Final = 1 << 30
 
@@ -60,6 +67,32 @@ class CheckpointIndex:
     def file_of(self, tensor: StoredTensor) -> Path:
         """Return the file that holds a tensor."""
         return self.files[tensor.file].path
+
+
+_PROBE: Final = 4096
+"""Bytes compared at each of the places where two stored tensors are compared."""
+
+
+def same_bytes(index: CheckpointIndex, first: str, second: str) -> bool:
+    """Say whether two stored tensors agree at their beginning, middle and end.
+
+    Weights that are not the same differ within a few bytes; nothing else of a weight is ever read here.
+    """
+    one, other = index.tensors[first], index.tensors[second]
+    if (one.nbytes, one.dtype, one.shape) != (other.nbytes, other.dtype, other.shape):
+        return False
+    starts = {0, one.nbytes // 2, max(0, one.nbytes - _PROBE)}
+    count = min(_PROBE, one.nbytes)
+    try:
+        return all(_bytes(index, one, at, count) == _bytes(index, other, at, count) for at in starts)
+    except OSError:
+        return False
+
+
+def _bytes(index: CheckpointIndex, tensor: StoredTensor, start: int, count: int) -> bytes:
+    with regular(index.file_of(tensor)).open("rb") as stream:
+        stream.seek(tensor.offset + start)
+        return stream.read(min(count, tensor.nbytes - start))
 
 
 def index_checkpoint(path: Path, diagnostics: Diagnostics) -> CheckpointIndex | None:
@@ -110,8 +143,15 @@ def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | No
         return None
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     files = [name for name in names if name.endswith(".safetensors")]
-    usual = [stem + suffix for suffix in (INDEX_SUFFIX, ".safetensors") for stem in _PREFERRED]
-    best = next((name for name in usual if name in names), indexes[0] if len(indexes) == 1 else None)
+    usual = [name for name in _USUAL if name in names]
+    best = usual[0] if usual else indexes[0] if len(indexes) == 1 else None
+    twins = [
+        name for name in usual[1:] if best is not None and name.partition(".")[0] == best.partition(".")[0]
+    ]
+    if twins:
+        message = f"`{folder}` holds the model twice: `{best}`, which is used, and `{twins[0]}`"
+        help_ = f"name the other if it is meant: `{folder / twins[0]}`"
+        diagnostics.add(Diagnostic(SEVERAL_SAVES, message, help=help_))
     if best is not None:
         return folder / best
     if indexes:

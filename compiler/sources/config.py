@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 
 def build_from_config(
-    path: str | Path, *, trust_remote_code: bool = False, diagnostics: Diagnostics | None = None
+    path: str | Path,
+    *,
+    trust_remote_code: bool = False,
+    dtype: str | None = None,
+    diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Return the transformers model a configuration describes, without weights.
 
-    ``path`` is a ``config.json`` or the folder that holds one. ``diagnostics`` gets a warning where the
+    ``path`` is a ``config.json`` or the folder that holds one; ``dtype`` is that of the weights, None leaves
+    it to the configuration. ``diagnostics`` gets a warning where the
     weights are quantised, as a model without weights is not.
 
     Raises:
@@ -42,7 +47,7 @@ def build_from_config(
         help_ = "read its Python files, then add `--trust-remote-code`"
         raise _error(REMOTE_CODE_REFUSED, message, help_)
     try:
-        model = _build(transformers, folder, content, trust=foreign)
+        model = _build(transformers, folder, content, dtype, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
@@ -88,7 +93,14 @@ def _transformers() -> Any:  # noqa: ANN401
     return transformers
 
 
-def _build(transformers: Any, folder: Path, content: dict[str, Any], *, trust: bool) -> nn.Module:  # noqa: ANN401
+def _build(
+    transformers: Any,  # noqa: ANN401
+    folder: Path,
+    content: dict[str, Any],
+    dtype: str | None,
+    *,
+    trust: bool,
+) -> nn.Module:
     """Build the class the configuration names, or the one transformers has for its type."""
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     match content.get("architectures"):
@@ -97,6 +109,8 @@ def _build(transformers: Any, folder: Path, content: dict[str, Any], *, trust: b
             build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls
         case _:
             build, options = _auto_class(transformers, config).from_config, {"trust_remote_code": trust}
+    if dtype is not None:
+        options = {**options, "dtype": dtype}
     return _weightless(lambda: build(config, **options))
 
 

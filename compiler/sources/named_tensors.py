@@ -82,16 +82,16 @@ class _Rows:
 def tree_of_tensors(
     tensors: Iterable[NamedTensor], *, root_class: str = PLAIN_CLASS, ties: Mapping[str, str] | None = None
 ) -> tuple[ModuleTree, tuple[str, ...]]:
-    """Return the module tree and the class names of its blocks.
+    """Return the module tree and the patterns of what is never split: blocks, and embeddings that add up.
 
     ``ties`` maps a tensor to the one whose storage it shares. All tensors must have different names.
     """
     root = _nested(tensors)
-    kinds = _name_blocks(root)
+    whole = _name_blocks(root)
     root.kind = root_class
     rows = _Rows()
     _fill(rows, root, "", -1)
-    return _tree(rows, ties or {}), kinds
+    return _tree(rows, ties or {}), whole
 
 
 def _nested(tensors: Iterable[NamedTensor]) -> _Node:
@@ -124,35 +124,37 @@ def _module(nodes: dict[str, _Node], path: str, tensors: set[str]) -> _Node | No
 
 
 def _name_blocks(root: _Node) -> tuple[str, ...]:
-    """Give the elements of block lists their class; a list inside a block is part of the block."""
+    """Give the elements of block lists their class; return where they are. Lists inside are part of them."""
     exact, loose = _Signatures(with_shapes=True), _Signatures(with_shapes=False)
-    kinds: dict[str, None] = {}
+    patterns: dict[str, None] = {}
 
-    def visit(node: _Node, name: str) -> None:
+    def mark(node: _Node, path: tuple[str, ...]) -> None:
+        for element in node.children.values():
+            element.kind = _block_class(next((part for part in reversed(path) if not part.isdigit()), ""))
+        node.blocks = True
+        patterns[_pattern((*path, "0"))] = None
+
+    def visit(node: _Node, path: tuple[str, ...]) -> None:
         elements = list(node.children.values())
-        if name == EMBEDDINGS and _adds_up(node):
+        if path and path[-1] == EMBEDDINGS and _adds_up(node):
             node.kind = EMBEDDINGS_CLASS
-            kinds[EMBEDDINGS_CLASS] = None
+            patterns[_pattern(path)] = None
             return
         if _is_list(node) and _repeats(elements, exact):
-            kind = _block_class(name)
-            kinds[kind] = None
-            for element in elements:
-                element.kind = kind
-            node.blocks = True
+            mark(node, path)
             return
-        for child_name, child in node.children.items():
-            visit(child, name if child_name.isdigit() else child_name)
+        for name, child in node.children.items():
+            visit(child, (*path, name))
             node.blocks |= child.blocks
         if _is_list(node) and not node.blocks and _repeats(elements, loose):
-            kind = _block_class(name)
-            kinds[kind] = None
-            for element in elements:
-                element.kind = kind
-            node.blocks = True
+            mark(node, path)
 
-    visit(root, "")
-    return tuple(sorted(kinds))
+    visit(root, ())
+    return tuple(sorted(patterns))
+
+
+def _pattern(path: tuple[str, ...]) -> str:
+    return ".".join("*" if part.isdigit() else part for part in path)
 
 
 def _adds_up(node: _Node) -> bool:

@@ -52,4 +52,51 @@ would run with your rights.
 Read it, then allow it with `--trust-remote-code`.""",
 )
 
-ALL: Final = (CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED)
+SEVERAL_SAVES: Final = Rule(
+    "several-saves",
+    Severity.WARNING,
+    "a folder holds the model twice",
+    """\
+A single file and an index of shards lie side by side, often from two exports, and may hold different
+weights. The one transformers would load is used.
+
+    model.safetensors
+    model.safetensors.index.json
+    model-00001-of-00002.safetensors
+
+Remove the one that is not meant, or name the other by its path.""",
+)
+STORED_NAMES: Final = Rule(
+    "stored-names",
+    Severity.WARNING,
+    "a plan has the names of the files, and its model may have others",
+    """\
+transformers renames or merges the tensors of this class while it loads them. How it does depends on parts
+that only building the class tells, and the class could not be built here.
+
+    compile-plan ./gemma3      # without transformers installed
+
+Install a transformers that has the class, or compile the plan where it is.""",
+)
+UNBUILT_LAYERS: Final = Rule(
+    "unbuilt-layers",
+    Severity.WARNING,
+    "a checkpoint holds layers its class does not build",
+    """\
+Some checkpoints carry extra layers behind the last one, by which other engines guess several tokens at
+once. transformers loads none of them, so they take no memory and have no place in the plan.
+
+    {"num_hidden_layers": 4}       # and the file holds `model.layers.4`
+
+Nothing is to be done.""",
+)
+
+ALL: Final = (
+    CONFIG_FAILED,
+    INVALID_CONFIG,
+    QUANTISED_CONFIG,
+    REMOTE_CODE_REFUSED,
+    SEVERAL_SAVES,
+    STORED_NAMES,
+    UNBUILT_LAYERS,
+)

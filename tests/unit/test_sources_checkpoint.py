@@ -13,7 +13,7 @@ import torch
 from checkpoints import header_of, llama_tensors, write_file, write_raw, write_shards
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.safetensors_header import read_header
-from compile_plan.ir import Atomic, Diagnostics, PlanError, Role
+from compile_plan.ir import Atomic, Diagnostics, PlanError, Role, atomic_modules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -102,7 +102,7 @@ def test_siblings_stand_in_the_order_they_run(tmp_path, order):
 
 def test_repeated_blocks_are_atomic(tmp_path):
     plan, _, _ = read(write_shards(tmp_path / "m", llama_tensors(3, experts=4), 2))
-    assert plan.constraints == (Atomic("Layer", by_class=True),)
+    assert plan.constraints == (Atomic("model.layers.*"),)
     kinds = dict(zip(plan.tree.paths, plan.tree.classes, strict=True))
     assert kinds["model.layers.1"] == "Layer"
     assert kinds["model.layers"] == kinds["model.layers.1.mlp.experts"] == "ModuleList"
@@ -119,7 +119,7 @@ def names(*paths, shape=(2, 2)):
         # Three plain layers, one of them dense: the odd one is a layer all the same.
         (
             names("h.0.a.weight", "h.0.b.weight", *(f"h.{i}.m.x.{e}.weight" for i in (1, 2) for e in (0, 1))),
-            {"H"},
+            {"h.*"},
         ),
         # A sequence of different leaves has no blocks.
         (names("net.0.weight", "net.2.weight", "net.4.weight"), set()),
@@ -131,12 +131,12 @@ def names(*paths, shape=(2, 2)):
                 for b in range(2)
                 for leaf in "ab"
             },
-            {"Block"},
+            {"stages.*.blocks.*"},
         ),
         # Layers of different widths still repeat by their names.
-        ({f"layers.{i}.{leaf}.weight": ("F32", (i + 1, 4)) for i in range(4) for leaf in "ab"}, {"Layer"}),
-        (names("transformer_blocks.0.a.weight", "transformer_blocks.1.a.weight"), {"TransformerBlock"}),
-        (names("0.a.weight", "1.a.weight"), {"Block"}),
+        ({f"layers.{i}.{leaf}.weight": ("F32", (i + 1, 4)) for i in range(4) for leaf in "ab"}, {"layers.*"}),
+        (names("transformer_blocks.0.a.weight", "transformer_blocks.1.a.weight"), {"transformer_blocks.*"}),
+        (names("0.a.weight", "1.a.weight"), {"*"}),
     ],
 )
 def test_what_counts_as_a_block(tmp_path, tensors, atomic):
@@ -243,8 +243,7 @@ def test_blocks_order_and_bytes_are_those_of_the_live_model(tmp_path, name):
     plan, _, _ = read(tmp_path)
     tree = plan.tree
     live = {path: type(module).__name__ for path, module in model.named_modules()}
-    atomic = {constraint.target for constraint in plan.constraints}
-    blocks = [path for path, kind in zip(tree.paths, tree.classes, strict=True) if kind in atomic]
+    blocks = [tree.paths[module] for module in atomic_modules(tree, plan.constraints)]
     assert blocks == [path for path, kind in live.items() if kind.endswith(("Block", "Layer"))]
     assert sum(tree.nbytes) == sum(parameter.nbytes for parameter in model.parameters())
     outside = [path for path in tree.paths if not path.startswith(tuple(f"{block}." for block in blocks))]

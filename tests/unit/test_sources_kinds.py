@@ -272,7 +272,7 @@ def test_a_gguf_file_is_a_plan_of_its_packed_bytes(tmp_path):
     plan = read_gguf(write_gguf(tmp_path / "tiny.gguf"), Diagnostics())
     tree = plan.tree
     assert [tree.names[i] for i in tree.children(0)] == ["token_embd", "blk", "output_norm", "output"]
-    assert plan.constraints == (Atomic("Blk", by_class=True),)
+    assert plan.constraints == (Atomic("blk.*"),)
     embedding, packed = tree.tensor_index["token_embd.weight"], tree.tensor_index["blk.1.attn_q.weight"]
     assert (tree.dtypes[embedding], tree.shapes[embedding]) == ("float32", (32, 64))
     assert (tree.dtypes[packed], tree.nbytes[packed]) == ("uint8", 64 * 68)

@@ -106,7 +106,7 @@ def test_a_checkpoint_counts_the_bytes_of_its_files(tmp_path, method):
     plan, _ = read_checkpoint(folder, diagnostics, cache_tokens=10, batch=2)
     assert not list(diagnostics)
     assert sum(plan.tree.nbytes) == nbytes(tensors)
-    assert plan.constraints == (Atomic("Layer", by_class=True),)
+    assert plan.constraints == (Atomic("model.layers.*"),)
     assert [demand.nbytes for demand in plan.demands] == [2 * 2 * 64 * 10 * 2 * 2] * 3
 
 

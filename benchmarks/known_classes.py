@@ -1,0 +1,196 @@
+"""Write compiler/sources/known_classes.json: what transformers' classes say of their own checkpoints.
+
+``python benchmarks/known_classes.py``: class attributes are read from the source of the installed
+transformers, not by importing 450 modules; the renaming rules from its conversion table.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+WRITTEN = Path(__file__).parent.parent / "compiler" / "sources" / "known_classes.json"
+_ROOT = "PreTrainedModel"
+_FACTS = {
+    "base_model_prefix": "prefix",
+    "_tied_weights_keys": "ties",
+    "_keep_in_fp32_modules": "float32",
+    "_keep_in_fp32_modules_strict": "always_float32",
+    "_keys_to_ignore_on_load_unexpected": "unexpected",
+}
+"""Attribute of a class, and its name in the file."""
+_SIMPLE = ("MergeModulelist", "Concatenate")
+"""Operations whose result follows from the shapes alone."""
+
+
+def _package() -> Path:
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0])
+
+
+class _Class:
+    """A class as its source says it."""
+
+    def __init__(self, node: ast.ClassDef) -> None:
+        self.bases = [base.id for base in node.bases if isinstance(base, ast.Name)]
+        self.facts: dict[str, Any] = {}
+        self.decided_later = any(
+            isinstance(target, ast.Attribute) and target.attr == "_tied_weights_keys"
+            for inner in ast.walk(node)
+            if isinstance(inner, ast.Assign)
+            for target in inner.targets
+        )
+        self.parts = dict(_parts(node))
+        for line in node.body:
+            name, value = _assigned(line)
+            if name in _FACTS and value is not None:
+                self._note(name, value)
+
+    def _note(self, name: str, value: ast.expr) -> None:
+        try:
+            found = ast.literal_eval(value)
+        except ValueError:  # computed from another class: only building it tells
+            self.decided_later = True
+            return
+        self.facts[_FACTS[name]] = sorted(found) if isinstance(found, set | list | tuple) else found
+
+
+def _parts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
+    """Yield the attributes a class gives itself, with the class it calls for them."""
+    for line in ast.walk(node):
+        match line:
+            case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)], value=value):
+                made = value.func if isinstance(value, ast.Call) else None
+                yield name, made.id if isinstance(made, ast.Name) else ""
+
+
+def _assigned(line: ast.stmt) -> tuple[str, ast.expr | None]:
+    match line:
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            return name, value
+        case ast.AnnAssign(target=ast.Name(id=name), value=value):
+            return name, value
+    return "", None
+
+
+def _classes(package: Path) -> Iterator[tuple[str, dict[str, _Class]]]:
+    """Yield the name of each modelling file and its classes."""
+    for path in sorted((package / "models").glob("*/modeling_*.py")):
+        body = ast.parse(path.read_text()).body
+        yield path.stem, {node.name: _Class(node) for node in body if isinstance(node, ast.ClassDef)}
+
+
+def facts() -> dict[str, dict[str, Any]]:
+    """Return what each class says, inherited values included and silent ones left out."""
+    files = dict(_classes(_package()))
+    everywhere = {name: found for classes in files.values() for name, found in classes.items()}
+    result: dict[str, dict[str, Any]] = {}
+    for classes in files.values():
+        later = any(one.decided_later for one in classes.values())
+        for name in classes:
+            line = list(_line(name, classes, everywhere))
+            if line[-1] != _ROOT or name.endswith(_ROOT):
+                continue
+            known = [classes.get(one) or everywhere[one] for one in line[:-1]]
+            said = {
+                key: value
+                for one in reversed(known)
+                for key, value in one.facts.items()
+                if value or key == "ties"
+            }
+            if later or any(one.decided_later for one in known):
+                said["decided_later"] = True
+            inner = [one.parts[said["prefix"]] for one in known if said.get("prefix") in one.parts]
+            if inner:
+                said["inner"] = inner[0] or "?"
+            result[name] = {key: said[key] for key in sorted(said) if said[key]}
+    return dict(sorted(result.items()))
+
+
+def _line(name: str, near: dict[str, _Class], far: dict[str, _Class]) -> Iterator[str]:
+    """Yield a class and what it inherits from, to the root; the first base that leads there counts."""
+    yield name
+    found = near.get(name) or far.get(name)
+    for base in found.bases if found else ():
+        line = list(_line(base, near, far)) if base != _ROOT else [_ROOT]
+        if line[-1] == _ROOT:
+            yield from line
+            return
+
+
+def tying() -> list[str]:
+    """Return the model types whose words are tied where a configuration is silent."""
+    found: set[str] = set()
+    for path in sorted((_package() / "models").glob("*/configuration_*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                said = {name: value for name, value in map(_assigned, node.body) if value is not None}
+                tied, kind = said.get("tie_word_embeddings"), said.get("model_type")
+                if isinstance(tied, ast.Constant) and tied.value is True and isinstance(kind, ast.Constant):
+                    found.add(str(kind.value))
+    return sorted(found)
+
+
+def headed() -> dict[str, str]:
+    """Return the class with a language head of each model type, for configurations without a class."""
+    from transformers.models.auto import modeling_auto
+
+    causal = modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    both = {**modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES, **causal}
+    return {kind: name for kind, name in sorted(both.items()) if isinstance(name, str)}
+
+
+def rules() -> dict[str, list[dict[str, Any]] | None]:
+    """Return the rules of every class and model type; None where only torch can follow them."""
+    from transformers import conversion_mapping
+
+    found = conversion_mapping._build_checkpoint_conversion_mapping()  # noqa: SLF001
+    return {name: _written(rules) for name, rules in sorted(found.items())}
+
+
+def _written(rules: list[Any]) -> list[dict[str, Any]] | None:
+    lines: list[dict[str, Any]] = []
+    for rule in rules:
+        operations = [type(operation).__name__ for operation in getattr(rule, "operations", ())]
+        plain = type(rule).__name__ in {"WeightRenaming", "PrefixChange", "WeightConverter"}
+        if not plain or any(operation not in _SIMPLE for operation in operations):
+            return None
+        if operations and len(rule.target_patterns) > 1:
+            return None
+        line: dict[str, Any] = {"from": rule.compiled_sources.pattern, "to": rule.target_patterns[0]}
+        if operations:
+            line["steps"] = [
+                ["stack" if type(one).__name__ == "MergeModulelist" else "concatenate", one.dim]
+                for one in rule.operations
+            ]
+            line["sources"] = rule.source_patterns
+        lines.append(line)
+    return lines
+
+
+def table() -> dict[str, Any]:
+    """Return the whole content of the file."""
+    import transformers
+
+    content = {"transformers": transformers.__version__, "tying": tying(), "headed": headed()}
+    return {**content, "classes": facts(), "rules": rules()}
+
+
+def written(content: dict[str, Any]) -> str:
+    """Return the content as text: one line a class, so that differences can be read."""
+    parts = [f'{{"transformers": {json.dumps(content["transformers"])},']
+    parts.append(f'"tying": {json.dumps(content["tying"])},')
+    for key in ("headed", "classes", "rules"):
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content[key].items())
+        parts.append(f'"{key}": {{\n{lines}\n}}' + ("}" if key == "rules" else ","))
+    return "\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    WRITTEN.write_text(written(table()))

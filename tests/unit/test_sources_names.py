@@ -1,0 +1,182 @@
+"""The names, dtypes and ties of a folder's plan are those of the model transformers makes of the folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import llama_tensors, write_file, write_shards
+from compile_plan.compiler import load_model
+from compile_plan.compiler.driver.compile import compile_lowered
+from compile_plan.compiler.driver.options import Options
+from compile_plan.compiler.sources import known_classes
+from compile_plan.compiler.sources.checkpoint import read_checkpoint
+from compile_plan.ir import Diagnostics
+from safetensors.torch import load_file, save_file
+
+transformers = pytest.importorskip("transformers")
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+CAUSAL = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+SAMPLE = (
+    "llama",
+    "gpt_neox",
+    "qwen3_moe",
+    "mixtral",
+    "t5",
+    "bart",
+    "bert",
+    "vit",
+    "llava",
+    "zamba2",
+    "mpnet",
+)
+
+
+def read(path):
+    found = Diagnostics()
+    plan, _ = read_checkpoint(path, found)
+    return plan, [finding.code for finding in found]
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_what_is_planned_from_a_folder_is_loaded(name):
+    from folder_sweep import sweep
+
+    (row,) = sweep([name])
+    assert row.get("unbuilt") is None
+    assert row["refused"] is None
+
+
+@pytest.mark.slow
+def test_every_type_that_builds_is_loaded_as_planned_from_its_folder():
+    from folder_sweep import sweep
+
+    refused = [row for row in sweep(sorted(transformers.CONFIG_MAPPING.keys())) if row.get("refused")]
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    "name", ["LlamaForCausalLM", "GPT2LMHeadModel", "T5ForConditionalGeneration", "GPTNeoXModel"]
+)
+def test_the_table_says_what_the_class_says(name):
+    table = known_classes._table()["classes"][name]
+    kind = getattr(transformers, name)
+    assert table["prefix"] == kind.base_model_prefix
+    assert table.get("ties", {}) == (kind._tied_weights_keys or {})
+    assert table.get("float32", []) == sorted(kind._keep_in_fp32_modules or ())
+    assert table.get("unexpected", []) == sorted(kind._keys_to_ignore_on_load_unexpected or ())
+
+
+@pytest.mark.slow
+def test_the_table_is_that_of_the_installed_transformers():
+    from known_classes import WRITTEN, table, written
+
+    if json.loads(WRITTEN.read_text())["transformers"] != transformers.__version__:
+        pytest.skip("the table is of another release")
+    assert WRITTEN.read_text() == written(table())
+
+
+def test_a_tie_that_is_stored_twice_is_counted_once_if_the_values_agree(tmp_path):
+    config = {**CAUSAL, "tie_word_embeddings": True}
+    tensors = llama_tensors(1)
+    same = write_shards(tmp_path / "same", tensors, 1, config=config)
+    plan, _ = read(same)
+    head, embedding = (plan.tree.tensor_index[n] for n in ("lm_head.weight", "model.embed_tokens.weight"))
+    assert plan.tree.storages[head] == embedding
+    assert plan.tree.nbytes[head] == 0
+
+    torch.manual_seed(0)
+    values = {name: torch.randn(shape).bfloat16() for name, (_, shape) in tensors.items()}
+    (tmp_path / "other").mkdir()
+    save_file(values, tmp_path / "other" / "model.safetensors")
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    plan, _ = read(tmp_path / "other")
+    assert plan.tree.storages == tuple(range(len(plan.tree.storages)))
+
+
+def test_layers_behind_the_last_one_are_left_out_with_a_word(tmp_path):
+    config = {**CAUSAL, "num_hidden_layers": 2}
+    plan, codes = read(write_shards(tmp_path / "m", llama_tensors(3), 1, config=config))
+    assert codes == ["unbuilt-layers"]
+    assert "model.layers.2" not in plan.tree.module_index
+    assert "model.layers.1" in plan.tree.module_index
+
+
+def test_dtypes_are_those_transformers_loads(tmp_path):
+    torch.manual_seed(0)
+    config = transformers.T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    model = transformers.T5ForConditionalGeneration(config).half()
+    model.save_pretrained(tmp_path)
+    plan, _ = read(tmp_path)
+    kinds = dict(zip(plan.tree.tensor_paths, plan.tree.dtypes, strict=True))
+    theirs = type(model).from_pretrained(tmp_path)
+    assert {path: f"torch.{kinds[path]}" for path in kinds} == {
+        path: str(value.dtype) for path, value in theirs.named_parameters(remove_duplicate=False)
+    }
+    assert "float32" in set(kinds.values())
+
+
+def test_old_frequencies_have_no_place(tmp_path):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    folder = write_shards(tmp_path / "m", {**llama_tensors(2), name: ("F32", (2,))}, 1, config=CAUSAL)
+    assert name not in read(folder)[0].tree.tensor_index
+
+
+def test_a_class_nobody_can_build_keeps_the_names_of_its_files(tmp_path):
+    write_file(tmp_path / "model.safetensors", llama_tensors(2))
+    config = {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "text_config": {}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan, codes = read(tmp_path)
+    assert codes == ["stored-names"]
+    assert "model.layers.0" in plan.tree.module_index
+
+
+def test_experts_are_merged_without_torch(tmp_path):
+    kind = transformers.CONFIG_MAPPING["qwen3_moe"]
+    small = {"hidden_size": 16, "moe_intermediate_size": 8, "num_hidden_layers": 2, "num_experts": 4}
+    config = kind(**small, num_attention_heads=2, num_key_value_heads=1, head_dim=8, vocab_size=32)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    assert any(".experts.3." in name for name in load_file(tmp_path / "model.safetensors"))
+    plan, _ = read(tmp_path)
+    shapes = dict(zip(plan.tree.tensor_paths, plan.tree.shapes, strict=True))
+    assert shapes == {path: tuple(value.shape) for path, value in model.named_parameters()}
+    code = "import sys; from compile_plan.compiler.cli.command import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    done = [
+        sys.executable,
+        "-c",
+        code,
+        str(tmp_path),
+        "-q",
+        "--memory",
+        "cpu=1GiB",
+        "-o",
+        str(tmp_path / "p.plan"),
+    ]
+    assert subprocess.run(done, check=False).returncode == 0
+
+
+def test_a_folder_with_two_saves_is_read_as_transformers_does(tmp_path):
+    folder = write_shards(tmp_path / "m", llama_tensors(1), 2, config=CAUSAL)
+    write_file(folder / "model.safetensors", llama_tensors(2))
+    plan, codes = read(folder)
+    assert codes == ["several-saves"]
+    assert "model.layers.1" in plan.tree.module_index
+
+
+def test_the_plan_of_a_folder_loads_a_wrapped_text(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    model = transformers.LlamaForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    plan = compile_lowered(read(tmp_path)[0], Options(max_memory={"cpu": "1GiB"}))
+    with torch.device("meta"):
+        empty = transformers.LlamaForCausalLM(config)
+    load_model(plan, empty, tmp_path)
+    assert torch.equal(empty.lm_head.weight, model.lm_head.weight)
