@@ -23,7 +23,7 @@ _NO_CONFIGS: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class NameRule:
     """How a stored name becomes one of the model's; with steps, how several tensors become one."""
 
     pattern: re.Pattern[str]
@@ -66,7 +66,7 @@ class KnownClass:
     """What bfloat16 models keep in float32 too."""
     unexpected: tuple[str, ...]
     """Stored names the class expects and has no use for."""
-    rules: tuple[Rule, ...]
+    rules: tuple[NameRule, ...]
 
 
 def architecture(config: Mapping[str, object]) -> str | None:
@@ -133,7 +133,7 @@ def _ties(said: Mapping[str, Any]) -> dict[str, str]:
     return {**{f"{prefix}.{a}": f"{prefix}.{b}" for a, b in below.items()}, **said.get("ties", {})}
 
 
-def _rules(name: str, kind: str, said: Mapping[str, Any]) -> tuple[Rule, ...] | None:
+def _rules(name: str, kind: str, said: Mapping[str, Any]) -> tuple[NameRule, ...] | None:
     """Return the rules of a class and of the model inside it, in transformers' order of looking them up."""
     known: Mapping[str, list[dict[str, Any]] | None] = _table()["rules"]
     inner = said.get("inner")
@@ -148,9 +148,9 @@ def _rules(name: str, kind: str, said: Mapping[str, Any]) -> tuple[Rule, ...] | 
     return (*(_rule(line, "") for line in own), *below_prefix, *(_rule(line, "") for line in always))
 
 
-def _rule(line: Mapping[str, Any], below: str) -> Rule:
+def _rule(line: Mapping[str, Any], below: str) -> NameRule:
     steps = tuple((str(word), int(dim)) for word, dim in line.get("steps", ()))
-    return Rule(re.compile(line["from"]), line["to"], steps, len(line.get("sources", ())), below)
+    return NameRule(re.compile(line["from"]), line["to"], steps, len(line.get("sources", ())), below)
 
 
 def _is_composite(config: Mapping[str, object]) -> bool:

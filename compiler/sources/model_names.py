@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple, TypeAlias
 
-from .known_classes import KnownClass, Rule
+from .known_classes import KnownClass, NameRule
 from .named_tensors import NamedTensor
 
 Same: TypeAlias = Callable[[str, str], bool]
@@ -103,7 +103,7 @@ def _cast(tensor: NamedTensor, dtype: str | None, known: KnownClass) -> NamedTen
 def _converted(tensors: Sequence[NamedTensor], known: KnownClass) -> _Converted:
     found: dict[str, NamedTensor] = {}
     stored: dict[str, str] = {}
-    parts: dict[str, tuple[Rule, list[list[NamedTensor]]]] = {}
+    parts: dict[str, tuple[NameRule, list[list[NamedTensor]]]] = {}
     renamings = [rule for rule in known.rules if not rule.steps]
     mergers = [rule for rule in known.rules if rule.steps]
     names = dict(_prefixed([(_renamed(tensor.path, renamings), tensor.path) for tensor in tensors], known))
@@ -120,13 +120,13 @@ def _converted(tensors: Sequence[NamedTensor], known: KnownClass) -> _Converted:
     return _Converted(found, stored)
 
 
-def _renamed(name: str, rules: Sequence[Rule]) -> str:
+def _renamed(name: str, rules: Sequence[NameRule]) -> str:
     for rule in rules:
         name, _ = rule.applied(name)
     return name
 
 
-def _merged(name: str, rules: Sequence[Rule]) -> tuple[Rule | None, str, int]:
+def _merged(name: str, rules: Sequence[NameRule]) -> tuple[NameRule | None, str, int]:
     for rule in rules:
         target, source = rule.applied(name)
         if source is not None:
@@ -149,7 +149,7 @@ def _prefixed(names: list[tuple[str, str]], known: KnownClass) -> Iterator[tuple
             yield prefix + name if known.has_inner else name.removeprefix(prefix), path
 
 
-def _put_together(target: str, rule: Rule, groups: list[list[NamedTensor]]) -> NamedTensor:
+def _put_together(target: str, rule: NameRule, groups: list[list[NamedTensor]]) -> NamedTensor:
     """Return the tensor that a rule makes of others: its shape follows from theirs, its bytes are theirs."""
     first = next(group[0] for group in groups if group)
     counts = [len(group) for group in groups if group]
