@@ -22,10 +22,7 @@ from typing import Any
 
 import torch
 import transformers
-from compile_plan.compiler import load_model
-from compile_plan.compiler.driver.compile import compile_lowered
-from compile_plan.compiler.driver.options import Options
-from compile_plan.compiler.sources.checkpoint import read_checkpoint
+from compile_plan.compiler import compile_plan, load_model
 from compile_plan.ir import Diagnostics, Plan, PlanError
 from torch import nn
 
@@ -118,9 +115,8 @@ def refusal(cls: type[transformers.PreTrainedModel], folder: Path, nbytes: int) 
     """Plan a folder, load by the plan and compare; return what went wrong."""
     found = Diagnostics()
     try:
-        lowered, _ = read_checkpoint(folder, found)
         memory = {"cuda:0": int(nbytes * 0.7) + 65536, "cuda:1": int(nbytes * 0.7) + 65536, "cpu": "8GiB"}
-        plan = compile_lowered(lowered, Options(max_memory=memory))
+        plan = compile_plan(folder, max_memory=memory)
         config = transformers.AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
             model = cls._from_config(config)
