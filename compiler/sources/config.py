@@ -103,14 +103,14 @@ def _build(
 ) -> nn.Module:
     """Build the class the configuration names, or the one transformers has for its type."""
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
+    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     match content.get("architectures"):
         case [str(name), *_] if not trust and hasattr(transformers, name):
-            kind, options = getattr(transformers, name), {}
+            kind = getattr(transformers, name)
             build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls
         case _:
-            build, options = _auto_class(transformers, config).from_config, {"trust_remote_code": trust}
-    if dtype is not None:
-        options = {**options, "dtype": dtype}
+            build = _auto_class(transformers, config).from_config
+            options["trust_remote_code"] = trust
     return _weightless(lambda: build(config, **options))
 
 
