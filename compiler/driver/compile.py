@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ...ir import Atomic, Diagnostics, Model, Plan
+from ...ir import Atomic, Diagnostics, Model, Plan, PlanError, Severity
 from ..lines.references import undeclared
 from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
@@ -18,9 +18,15 @@ from .strategies import passes_for
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..tracing import Trace
     from ..tracing.inputs.example_inputs import Inputs
 
 After: TypeAlias = Callable[[Pass, Plan], None]
+
+_LARGE: Final = 20_000
+"""Modules of a model whose forward is no longer run unasked."""
+_ROUNDS: Final = 4
+"""How often a plan is made again because its replay meets."""
 
 
 def compile_live(
@@ -47,17 +53,21 @@ def compile_live(
     lowered = Plan(model=Model(name or type(model).__name__, tree.digest), tree=tree)
     warning = untied(model, tree)
     diagnostics.extend(() if warning is None else (warning,))
-    lowered = _traced(lowered, model, options, example_inputs, diagnostics)
+    lowered, trace = _traced(lowered, model, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
     if options.strategy != "accelerate":
         whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole))))
-    return compile_lowered(lowered, options, overrides, after=after, diagnostics=diagnostics)
+
+    def place(rules: Plan) -> Plan:
+        return compile_lowered(rules, options, overrides, after=after, diagnostics=Diagnostics(diagnostics))
+
+    return _replayed(lowered, None if options.strategy == "accelerate" else trace, place)
 
 
 def _traced(
     lowered: Plan, model: nn.Module, options: Options, inputs: Inputs, diagnostics: Diagnostics
-) -> Plan:
+) -> tuple[Plan, Trace | None]:
     """Return the plan with the model's own classes whole, or with what its forward shows in their place.
 
     Classes that a person names stand in place of the model's own, and beside what the forward shows.
@@ -69,10 +79,10 @@ def _traced(
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
     if inputs is None and not _wants_trace(options):
-        return plan
-    from ..tracing import with_trace
+        return _with_cuts(plan, model, options)
+    from ..tracing import traced_plan
 
-    return with_trace(
+    return traced_plan(
         plan,
         model,
         None if isinstance(inputs, str) and inputs == AUTOMATIC else inputs,
@@ -82,6 +92,47 @@ def _traced(
         cache_tokens=options.cache_tokens,
         dtype=options.dtype,
     )
+
+
+def _with_cuts(plan: Plan, model: nn.Module, options: Options) -> tuple[Plan, Trace | None]:
+    """Return the plan with what a forward shows must stay whole, where no list says it and it is cheap.
+
+    A transformers config says what to put in. accelerate's strategy cuts as accelerate does.
+    """
+    listed = plan.constraints if options.no_split is None else options.no_split
+    cheap = hasattr(getattr(model, "config", None), "model_type") and len(plan.tree or ()) < _LARGE
+    if listed or not cheap or options.strategy == "accelerate":
+        return plan, None
+    from ..tracing import with_rules
+
+    return with_rules(plan, model)
+
+
+def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan]) -> Plan:
+    """Plan, and plan again with corrected rules while the replay of the forward meets.
+
+    Raises:
+        PlanError: no correction helps: what a person wrote cannot run.
+
+    """
+    plan = place(lowered)
+    if trace is None:
+        return plan
+    from ..tracing import corrections, verify_trace
+
+    for _ in range(_ROUNDS):
+        if verify_trace(plan, trace).lawful:
+            return plan
+        found = (rule for rule in corrections(trace, plan) if rule not in lowered.constraints)
+        rules = tuple(replace(rule, added=True) for rule in found)
+        if not rules:
+            break
+        lowered = replace(lowered, constraints=(*lowered.constraints, *rules))
+        plan = place(lowered)
+    broken = [found for found in verify_trace(plan, trace).diagnostics if found.severity == Severity.ERROR]
+    if broken:
+        raise PlanError(broken)
+    return plan
 
 
 def _wants_trace(options: Options) -> bool:

@@ -5,7 +5,8 @@ torch is imported only by what runs a forward; reading a trace needs none.
 
 from __future__ import annotations
 
-from .apply import with_trace
+from .apply import traced_plan, with_rules, with_trace
+from .corrections import corrections
 from .cuts import atomic_modules, cut_rules
 from .demands import cache_demands, demands
 from .forward import trace_model, try_trace
@@ -24,14 +25,17 @@ __all__ = [
     "Verification",
     "atomic_modules",
     "cache_demands",
+    "corrections",
     "cut_rules",
     "demands",
     "example_inputs",
     "module_graph",
     "trace_model",
+    "traced_plan",
     "try_moments",
     "try_trace",
     "verify_plan",
     "verify_trace",
+    "with_rules",
     "with_trace",
 ]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...ir import Atomic, Constraint, Diagnostics, Plan
 from .cuts import Cuts
 from .demands import demands
+from .forward import try_trace
 from .moments import try_moments
 from .order import in_execution_order
 from .splits import splits
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .inputs.example_inputs import Inputs
+    from .trace import Trace
+
+_SHORT: Final = 16
+"""Tokens of a forward that is only run to see its dataflow."""
 
 
 def with_trace(
@@ -39,25 +44,60 @@ def with_trace(
     are replaced by what its dataflow shows, except where the forward did not go. ``cache_tokens`` is the
     length of the cache when the last token is written; ``generate`` keeps the last position's scores only.
     """
+    return traced_plan(
+        plan, model, inputs, diagnostics,
+        batch=batch, seq=seq, cache_tokens=cache_tokens, dtype=dtype, generate=generate,
+    )[0]  # fmt: skip
+
+
+def traced_plan(
+    plan: Plan,
+    model: nn.Module,
+    inputs: Inputs,
+    diagnostics: Diagnostics,
+    *,
+    batch: int = 1,
+    seq: int | None = None,
+    cache_tokens: int | None = None,
+    dtype: str | None = None,
+    generate: bool = False,
+) -> tuple[Plan, Trace | None]:
+    """Do what `with_trace` does; return the trace too."""
     moments = try_moments(
         model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, generate=generate, total=cache_tokens
     )
     if moments is None:
-        return plan
+        return plan, None
     trace = moments.main
-    own = [rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class]
-    cuts = Cuts(trace, known=frozenset(rule.target for rule in own)).settle()
-    kept = tuple(rule for rule in plan.constraints if rule not in own)
+    cuts = _cuts(plan, trace)
+    return replace(
+        _with_rules(plan, trace, cuts),
+        demands=plan.demands + tuple(replace(each, added=True) for each in demands(moments, cuts)),
+        work=plan.work + tuple(work(trace, cuts)),
+        tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
+    ), trace
+
+
+def with_rules(plan: Plan, model: nn.Module) -> tuple[Plan, Trace | None]:
+    """Return the plan with what a trace says must not be cut, and the trace; nothing is measured.
+
+    Nobody asked for this trace: that there is none is no finding.
+    """
+    trace = try_trace(model, None, Diagnostics(), seq=_SHORT)
+    return (plan, None) if trace is None else (_with_rules(plan, trace, _cuts(plan, trace)), trace)
+
+
+def _cuts(plan: Plan, trace: Trace) -> Cuts:
+    own = (rule for rule in plan.constraints if isinstance(rule, Atomic) and rule.by_class)
+    return Cuts(trace, known=frozenset(rule.target for rule in own)).settle()
+
+
+def _with_rules(plan: Plan, trace: Trace, cuts: Cuts) -> Plan:
+    kept = tuple(rule for rule in plan.constraints if not (isinstance(rule, Atomic) and rule.by_class))
     rules: tuple[Constraint, ...] = (
         *cuts.rules(),
         *splits(trace, cuts),
         *never_streamed(trace, cuts),
         *visit_rules(trace, cuts),
     )
-    return replace(
-        plan,
-        constraints=(*kept, *(replace(rule, added=True) for rule in rules)),
-        demands=plan.demands + tuple(replace(each, added=True) for each in demands(moments, cuts)),
-        work=plan.work + tuple(work(trace, cuts)),
-        tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
-    )
+    return replace(plan, constraints=(*kept, *(replace(rule, added=True) for rule in rules)))

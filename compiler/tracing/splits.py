@@ -7,7 +7,6 @@ with tensors as arguments follow, and those move.
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections.abc import Iterator
 
 from ...ir import Split
@@ -24,14 +23,16 @@ def splits(trace: Trace, cuts: Cuts) -> Iterator[Split]:
 
 
 def _passed_by(trace: Trace) -> Iterator[int]:
-    """Yield modules that are not called and whose children are."""
-    called = sorted({call.module for call in trace.calls})
-    for module in range(1, len(trace.tree)):
-        following = bisect(called, module - 1)
-        if following == len(called) or module in trace.kinds.open:
-            continue
-        if module < called[following] < trace.tree.ends[module]:
-            yield module
+    """Yield modules past which something in them is called: the call is not seen as one of theirs."""
+    running: list[frozenset[int]] = []
+    for call in trace.calls:
+        around = running[call.parent] if call.parent >= 0 else frozenset[int]()
+        running.append(around | {call.module})
+        above = trace.tree.parents[call.module]
+        while above > 0 and above not in around:
+            if above not in trace.kinds.open:
+                yield above
+            above = trace.tree.parents[above]
 
 
 def handed_unseen(trace: Trace) -> set[int]:

@@ -15,8 +15,8 @@ from ...ir import Demand, Diagnostic, Plan, Reserve, unit_of_tensors
 from .labels import places_of_plan, resting
 from .meetings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
 from .peaks import Peak, peaks
-from .replay import Labels, replay
-from .streaming_sites import streaming_of
+from .replay import Labels, Places, replay
+from .streaming_sites import Streaming, streaming_of
 from .trace import Trace
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _number(options: dict[str, str], name: str) -> int | None:
 def verify_trace(plan: Plan, trace: Trace) -> Verification:
     """Replay a traced forward under a plan for the same model."""
     streaming = streaming_of(trace, plan)
-    places = replace(places_of_plan(trace, plan), resting=resting(trace.tree, plan, streaming.of_tensor))
+    places = places_with_rest(trace, plan, streaming)
     labels = replay(trace, places)
     found = _with_cache(trace, plan, peaks(trace, plan, labels, streaming))
     replayed = Replayed(trace, plan, places, labels)
@@ -114,6 +114,11 @@ def verify_trace(plan: Plan, trace: Trace) -> Verification:
     )
     streamed = tuple(sorted(streaming.fetched.items()))
     return Verification(diagnostics, tuple(_copies(trace, labels)), streamed, found)
+
+
+def places_with_rest(trace: Trace, plan: Plan, streaming: Streaming) -> Places:
+    """Return where a plan has everything run, and where streamed tensors are at rest."""
+    return replace(places_of_plan(trace, plan), resting=resting(trace.tree, plan, streaming.of_tensor))
 
 
 def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak, ...]:

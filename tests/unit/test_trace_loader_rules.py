@@ -31,7 +31,7 @@ def runtime_of(plan, model) -> tuple[Runtime, list[nn.Module]]:
     names = sorted({unit.run for unit in plan.units} | {unit.store for unit in plan.units})
     devices = {name: torch.device(name) for name in names}
     modules = dict(model.named_modules(remove_duplicate=False))
-    return Runtime(bound, plain, seats, devices, {}, {}), [modules[path] for path in tree.paths]
+    return Runtime(bound, plain, seats, devices, {}, {}, {}), [modules[path] for path in tree.paths]
 
 
 @pytest.mark.parametrize("name", NAMES)
