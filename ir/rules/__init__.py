@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from ..diagnostic import Rule
-from . import language, laws, loading, placement, planfile, searching, sources, tracing, usage
+from . import engines, language, laws, loading, placement, planfile, searching, sources, tracing, usage
 
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule
-    for area in (language, laws, loading, placement, planfile, searching, sources, tracing, usage)
+    for area in (engines, language, laws, loading, placement, planfile, searching, sources, tracing, usage)
     for rule in area.ALL
 }
 

@@ -1,0 +1,100 @@
+"""What engines share of finding out what a plan says that they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
+from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
+from .stack import Part, Stack, stack_of
+
+
+def cannot(engine: str, what: str, why: str, help_: str) -> Diagnostic:
+    """Return the error for something the engine would do otherwise."""
+    return Diagnostic(ENGINE_CANNOT, f"{engine} cannot be told {what}", notes=(why,), help=help_)
+
+
+def loses(engine: str, what: str, nbytes: int, help_: str) -> Diagnostic:
+    """Return the warning for something of a plan that the engine does otherwise without harm."""
+    return Diagnostic(
+        ENGINE_LOSES, f"{engine} {what}: {human_size(nbytes)}", notes=(f"{nbytes} bytes",), help=help_
+    )
+
+
+def layers_or_error(engine: str, plan: Plan) -> Stack | Diagnostic:
+    """Return the layers of a plan, or what is missing."""
+    if plan.tree is None:
+        return cannot(engine, "a plan without a module table", "layers are counted in it",
+                      "give the `.msgpack`, or the model or checkpoint itself")  # fmt: skip
+    if not plan.units or any(unit.store is None for unit in plan.units):
+        return cannot(engine, "a plan without places", "some units have none", "compile it first")
+    found = stack_of(plan)
+    if found is None:
+        return cannot(engine, "a model without a stack of numbered layers", "engines split by layers",
+                      "use `-o plan.json` for transformers and accelerate")  # fmt: skip
+    return found
+
+
+def whole_layers(engine: str, stack: Stack) -> Iterator[Diagnostic]:
+    """Find the first layer whose parts are apart, for an engine that knows whole layers only."""
+    apart = [part for layer in stack.layers for part in layer.parts]
+    if apart:
+        total = human_size(sum(part.nbytes for part in apart))
+        yield cannot(
+            engine,
+            f"that `{apart[0].path}` is apart from its layer",
+            f"{len(apart)} parts, {total}, are not where their layers are",
+            f"write `atomic {_pattern(stack)}`, or compile with `--for {engine}`",
+        )
+
+
+def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diagnostic]:
+    """Find layers that are not on accelerators, or not in one run a device in the order of the ranks."""
+    hosts = [layer for layer in stack.layers if not is_accelerator(layer.run)]
+    if hosts:
+        total = human_size(sum(layer.nbytes for layer in hosts))
+        yield cannot(
+            engine,
+            f"to compute {len(hosts)} layers on `{hosts[0].run}`",
+            f"`{hosts[0].path}` and others, {total}, run there",
+            "compile with `--offload stream`, or list more accelerators",
+        )
+        return
+    order = [device for device, _ in stack.segments()]
+    if order != [device for device in ranks if device in order]:
+        yield cannot(
+            engine,
+            "this order of devices",
+            f"the layers run on {', '.join(f'`{device}`' for device in order)}",
+            f"compile with `--for {engine}`: each rank then has one run of layers",
+        )
+
+
+def misplaced(engine: str, parts: tuple[Part, ...], device: str, where: str) -> Iterator[Diagnostic]:
+    """Warn about parts around the stack that the engine puts elsewhere."""
+    apart = [part for part in parts if part.store != device]
+    if apart:
+        nbytes = sum(part.nbytes for part in apart)
+        yield loses(
+            engine, f"puts `{apart[0].path}` {where}", nbytes, f"plan `place {apart[0].path} on {device}`"
+        )
+
+
+def ranks_of(plan: Plan, stack: Stack) -> list[str]:
+    """Return the accelerators that run layers, in the plan's order of devices."""
+    used = {layer.run for layer in stack.layers}
+    return [device.name for device in plan.devices if device.name in used]
+
+
+def number_of(device: str) -> str:
+    """Return the index of a device for people: ``cuda:1`` is 1."""
+    return device.rpartition(":")[2] if ":" in device else "0"
+
+
+def kind_of(device: str) -> str:
+    """Return the type of a device without its host and index."""
+    return device_type(device)
+
+
+def _pattern(stack: Stack) -> str:
+    return f"{stack.path}.*" if stack.path else "*"
