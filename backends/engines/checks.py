@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 
 from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
 from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
@@ -49,7 +50,7 @@ def whole_layers(engine: str, stack: Stack) -> Iterator[Diagnostic]:
 
 
 def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diagnostic]:
-    """Find layers that are not on accelerators, or not in one run a device in the order of the ranks."""
+    """Find layers that are not on accelerators, or not in one run a device and a host."""
     hosts = [layer for layer in stack.layers if not is_accelerator(layer.run)]
     if hosts:
         total = human_size(sum(layer.nbytes for layer in hosts))
@@ -61,10 +62,11 @@ def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diag
         )
         return
     order = [device for device, _ in stack.segments()]
-    if order != [device for device in ranks if device in order]:
+    hosts_met = [host for host, _ in groupby(device.rpartition("/")[0] for device in order)]
+    if len(order) > len(ranks) or len(hosts_met) > len(set(hosts_met)):
         yield cannot(
             engine,
-            "this order of devices",
+            "two runs of layers on one rank",
             f"the layers run on {', '.join(f'`{device}`' for device in order)}",
             f"compile with `--for {engine}`: each rank then has one run of layers",
         )
@@ -80,10 +82,9 @@ def misplaced(engine: str, parts: tuple[Part, ...], device: str, where: str) -> 
         )
 
 
-def ranks_of(plan: Plan, stack: Stack) -> list[str]:
-    """Return the accelerators that run layers, in the plan's order of devices."""
-    used = {layer.run for layer in stack.layers}
-    return [device.name for device in plan.devices if device.name in used]
+def ranks_of(stack: Stack) -> list[str]:
+    """Return the devices that run layers, in the order of the layers: ranks are numbered so."""
+    return [*dict.fromkeys(layer.run for layer in stack.layers)]
 
 
 def number_of(device: str) -> str:

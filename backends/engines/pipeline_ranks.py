@@ -49,11 +49,11 @@ SGLANG = Spelling(
 def accepts(spelling: Spelling, plan: Plan) -> tuple[Diagnostic, ...]:
     """Say what of a plan the engine cannot be told."""
     stack = layers_or_error(spelling.name, plan)
-    return (stack,) if isinstance(stack, Diagnostic) else tuple(_findings(spelling, plan, stack))
+    return (stack,) if isinstance(stack, Diagnostic) else tuple(_findings(spelling, stack))
 
 
-def _findings(spelling: Spelling, plan: Plan, stack: Stack) -> Iterator[Diagnostic]:
-    ranks = ranks_of(plan, stack)
+def _findings(spelling: Spelling, stack: Stack) -> Iterator[Diagnostic]:
+    ranks = ranks_of(stack)
     found = [*ranks_in_order(spelling.name, stack, ranks)]
     experts = _streamed_word(stack)
     if experts is None:
@@ -80,7 +80,7 @@ def emit(spelling: Spelling, plan: Plan) -> str:
     """Write the environment and the command, one for each host."""
     stack = layers_or_error(spelling.name, plan)
     assert isinstance(stack, Stack)  # noqa: S101  accepted before
-    ranks = ranks_of(plan, stack)
+    ranks = ranks_of(stack)
     counts = [sum(layer.run == rank for layer in stack.layers) for rank in ranks]
     hosts = [*dict.fromkeys(rank.rpartition("/")[0] for rank in ranks)]
     options = [f"{spelling.size} {len(ranks)}", *_streaming(stack, ranks), *_memory(spelling, plan, ranks)]

@@ -21,7 +21,7 @@ def _stages_in_order(engine: str, plan: Plan) -> tuple[Diagnostic, ...]:
     stack = layers_or_error(engine, plan)
     if isinstance(stack, Diagnostic):
         return (stack,)
-    ranks = ranks_of(plan, stack)
+    ranks = ranks_of(stack)
     found = (*ranks_in_order(engine, stack, ranks), *whole_layers(engine, stack), *_streamed(engine, stack))
     return found or tuple(_ends(engine, stack, ranks))
 
@@ -54,7 +54,7 @@ def emit_mlx(plan: Plan) -> str:
 def emit_torchtitan(plan: Plan) -> str:
     """Write ``module_fqns_per_model_part``: the module paths of each stage, in order."""
     stack = _stack(plan)
-    stages = [[layer.path for layer in stack.layers if layer.run == rank] for rank in ranks_of(plan, stack)]
+    stages = [[layer.path for layer in stack.layers if layer.run == rank] for rank in ranks_of(stack)]
     stages[0][:0] = [part.path for part in stack.before]
     stages[-1] += [part.path for part in stack.after]
     return json.dumps({"module_fqns_per_model_part": stages}, indent=2) + "\n"

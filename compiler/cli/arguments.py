@@ -68,6 +68,8 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
         (
             Flag(("-o", "--output"), "write .plan, .msgpack, .json or .html; - prints", "OUT", common=True),
             Flag(("--to",), "form to write, whatever the suffix: plan, msgpack, device-map, …", "FORM"),
+            Flag(("--for",), "what another engine is told: llama.cpp, vllm, sglang, mlx-lm, …", "ENGINE"),
+            Flag(("--read",), "places from the line llama-fit-params printed", "LINE"),
             _switch("--with-modules", "print the module table too, for a text complete without the model"),
             Flag(("--format",), "what is printed: text, or json for machines", "KIND"),
         ),

@@ -42,6 +42,7 @@ def compile_input(request: Request, console: Console) -> int:
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
         opened = open_input(request.input, request.options)
+        overrides = (*overrides, *_engine_lines(opened, request))
         model = _model_to_replay(opened, request) if request.verify else None
         plan = _compile(opened, request, overrides, chosen, replayed=model is not None)
         verification = None if model is None else _verify(opened, plan, model, request)
@@ -55,6 +56,16 @@ def _chosen_passes(request: Request, overrides: tuple[Plan, ...], console: Conso
     from .pass_list import read_chosen
 
     return read_chosen(request.passes, request.print_after, overrides, console)
+
+
+def _engine_lines(opened: Opened, request: Request) -> tuple[Plan, ...]:
+    if request.engine is None and request.engine_line is None:
+        return ()
+    from .engines import engine_lines
+
+    return engine_lines(
+        request.engine, request.engine_line, opened.plan, opened.model, request.options.max_memory
+    )
 
 
 def _compile(

@@ -22,6 +22,10 @@ STANDARD_OUTPUT: Final = "-"
 
 def output_form(request: Request) -> Backend | None:
     """Return the form to write, or None when nothing is; raises `PlanError` before any work is done."""
+    if request.engine is not None:
+        from .engines import engine_form
+
+        return engine_form(request.engine, to_file=request.output not in {None, STANDARD_OUTPUT})
     if request.form is not None:
         return _named_form(request.form)
     if request.output is None:

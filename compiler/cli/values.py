@@ -38,6 +38,10 @@ class Request:
     overrides: tuple[str, ...] = ()
     output: str | None = None
     form: str | None = None
+    engine: str | None = None
+    """Which engine is told the plan."""
+    engine_line: str | None = None
+    """What an engine's own planner printed."""
     with_modules: bool = False
     inputs: str | None = None
     verify: bool = False
@@ -64,6 +68,8 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         overrides=tuple(arguments.override or ()),
         output=arguments.output,
         form=arguments.to,
+        engine=getattr(arguments, "for"),
+        engine_line=arguments.read,
         with_modules=arguments.with_modules,
         inputs=arguments.inputs,
         verify=arguments.verify,
@@ -136,6 +142,9 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
     if request.check and not (request.diff or request.format_plan):
         help_ = "add the files after `--format-plan`"
         yield Diagnostic(BAD_USAGE, "`--check` works with `--format-plan` or `--diff`", help=help_)
+    if request.engine is not None and request.form is not None:
+        help_ = "leave one of them out"
+        yield Diagnostic(BAD_USAGE, "`--for` and `--to` both say what is written", help=help_)
     if request.json and request.output == "-":
         help_ = "write the plan to a file, or leave `--format json` out"
         yield Diagnostic(BAD_USAGE, "`-o -` and `--format json` both want the standard output", help=help_)

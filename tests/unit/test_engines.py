@@ -242,3 +242,9 @@ def test_a_preset_has_the_options_of_the_line():
         "tensor-split = 5,4",
         "fit = off",
     ]
+
+
+def test_ranks_are_numbered_in_the_order_of_the_layers_and_the_cards_named_so():
+    swapped = ORDINARY.replace("cuda:0", "cuda:9").replace("cuda:1", "cuda:0").replace("cuda:9", "cuda:1")
+    line = told("vllm", plan_of(LLAMA, swapped))
+    assert line.startswith("CUDA_VISIBLE_DEVICES=1,0 VLLM_PP_LAYER_PARTITION=5,3 ")

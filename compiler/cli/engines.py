@@ -1,0 +1,103 @@
+"""``--for`` and ``--read``: what another engine is told of a plan, and what its own planner printed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ...backends import Backend
+from ...backends.engines import ENGINES, Engine
+from ...grammar import parse
+from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
+from ...ir.near import near_name
+from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
+from ..machine.budgets import DeviceKey, Size, devices_from
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import nn
+
+READERS = tuple(name for name, engine in ENGINES.items() if engine.read is not None)
+
+
+def engine_named(name: str) -> Engine:
+    """Return an engine by its name, however it is punctuated; raises `PlanError` for no engine."""
+    known = {_folded(each): engine for each, engine in ENGINES.items()}
+    if _folded(name) in known:
+        return known[_folded(name)]
+    near = near_name(name.lower(), tuple(ENGINES))
+    listed = ", ".join(f"`{each}`" for each in ENGINES)
+    help_ = f"did you mean `{near}`?" if near else f"use one of {listed}"
+    raise PlanError([Diagnostic(UNKNOWN_ENGINE, f"no engine is called `{name}` here", help=help_)])
+
+
+def _folded(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def engine_form(name: str, *, to_file: bool) -> Backend:
+    """Return an engine as a form to write: its file where one is wanted and it has one, else the words."""
+    engine = engine_named(name)
+
+    def emit(plan: Plan) -> bytes:
+        errors = [each for each in engine.accepts(plan) if each.rule.severity is Severity.ERROR]
+        if errors:
+            raise PlanError(errors)
+        spelled = engine.file if to_file and engine.file is not None else engine.emit
+        return spelled(plan).encode()
+
+    def losses(plan: Plan) -> tuple[Diagnostic, ...]:
+        return tuple(each for each in engine.accepts(plan) if each.rule.severity is not Severity.ERROR)
+
+    return Backend(engine.name, "", engine.says, emit, losses=losses)
+
+
+def engine_lines(
+    name: str | None,
+    line: str | None,
+    plan: Plan | None,
+    model: nn.Module | None,
+    max_memory: Mapping[DeviceKey, Size] | None,
+) -> tuple[Plan, ...]:
+    """Return the lines an engine adds to a compilation: its fixed parts, and what its planner printed.
+
+    A finished plan gets none: what is written there is what the engine is told.
+    """
+    if name is None and line is None:
+        return ()
+    start = plan if plan is not None else _lowered(model)
+    added: list[Plan] = []
+    if line is not None:
+        reader = ENGINES[READERS[0]] if name is None else engine_named(name)
+        added.append(_read(reader, line, start, max_memory))
+    elif name is not None and not _finished(start):
+        engine = engine_named(name)
+        text = "" if engine.lines is None else engine.lines(start)
+        if text:
+            added.append(parse(text, name=f"<{engine.name}>"))
+    return tuple(added)
+
+
+def _lowered(model: nn.Module | None) -> Plan:
+    from ..sources.live import lower_model
+
+    assert model is not None  # noqa: S101  # an input is a model or a plan
+    return Plan(model=Model(type(model).__name__), tree=lower_model(model))
+
+
+def _finished(plan: Plan) -> bool:
+    return bool(plan.units) and all(unit.store is not None for unit in plan.units)
+
+
+def _read(engine: Engine, line: str, plan: Plan, max_memory: Mapping[DeviceKey, Size] | None) -> Plan:
+    if engine.read is None:
+        message = f"{engine.name} prints no line that is read here"
+        raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {', '.join(READERS)} are")])
+    diagnostics = Diagnostics()
+    devices = plan.devices
+    if max_memory is not None or not devices:
+        devices = devices_from(max_memory, diagnostics)
+    diagnostics.raise_errors()
+    found = engine.read(line, replace(plan, devices=devices, units=()))
+    return Plan(model=found.model, units=found.units, workload=found.workload)
