@@ -64,7 +64,7 @@ def _engine_lines(opened: Opened, request: Request) -> tuple[Plan, ...]:
     from .engines import engine_lines
 
     return engine_lines(
-        request.engine, request.engine_line, opened.plan, opened.model, request.options.max_memory
+        request.engine, request.engine_line, opened.plan, opened.model, request.options.devices
     )
 
 

@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 from ...backends import Backend
 from ...backends.engines import ENGINES, Engine
 from ...grammar import parse
-from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
+from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
-from ..machine.budgets import DeviceKey, Size, devices_from
+from ..machine.this_machine import this_machine
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from torch import nn
 
 READERS = tuple(name for name, engine in ENGINES.items() if engine.read is not None)
@@ -58,7 +56,7 @@ def engine_lines(
     line: str | None,
     plan: Plan | None,
     model: nn.Module | None,
-    max_memory: Mapping[DeviceKey, Size] | None,
+    devices: tuple[Device, ...] | None,
 ) -> tuple[Plan, ...]:
     """Return the lines an engine adds to a compilation: its fixed parts, and what its planner printed.
 
@@ -70,7 +68,7 @@ def engine_lines(
     added: list[Plan] = []
     if line is not None:
         reader = ENGINES[READERS[0]] if name is None else engine_named(name)
-        added.append(_read(reader, line, start, max_memory))
+        added.append(_read(reader, line, start, devices))
     elif name is not None and not _finished(start):
         engine = engine_named(name)
         text = "" if engine.lines is None else engine.lines(start)
@@ -90,14 +88,12 @@ def _finished(plan: Plan) -> bool:
     return bool(plan.units) and all(unit.store is not None for unit in plan.units)
 
 
-def _read(engine: Engine, line: str, plan: Plan, max_memory: Mapping[DeviceKey, Size] | None) -> Plan:
+def _read(engine: Engine, line: str, plan: Plan, devices: tuple[Device, ...] | None) -> Plan:
     if engine.read is None:
         message = f"{engine.name} prints no line that is read here"
         raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {', '.join(READERS)} are")])
     diagnostics = Diagnostics()
-    devices = plan.devices
-    if max_memory is not None or not devices:
-        devices = devices_from(max_memory, diagnostics)
+    devices = devices or plan.devices or this_machine(diagnostics)
     diagnostics.raise_errors()
     found = engine.read(line, replace(plan, devices=devices, units=()))
     return Plan(model=found.model, units=found.units, workload=found.workload)
