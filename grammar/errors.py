@@ -11,30 +11,9 @@ from ..ir import Diagnostic, Label, Source, Span, parse_size
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from .builder import MalformedWordError
+from .statements import FORMS, INNER_WORDS
 from .words import device_name
 
-FORMS: Final = {
-    "atomic": "atomic PATTERN` or `atomic class NAME",
-    "buffer": "buffer PATH : DTYPE[SHAPE] SIZE transient",
-    "cache": "cache SIZE of PATTERN on DEVICE",
-    "demand": 'demand SIZE with PATH for "PURPOSE"',
-    "device": "device NAME memory SIZE",
-    "link": "link NAME NAME rate RATE latency TIME",
-    "model": 'model "NAME" digest DIGEST',
-    "module": "module PATH : CLASS",
-    "never": "never PATTERN on DEVICE",
-    "option": 'option NAME "VALUE"',
-    "parameter": "parameter PATH : DTYPE[SHAPE] SIZE",
-    "place": "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE by rows",
-    "plan": "plan 1",
-    "reserve": 'reserve SIZE on DEVICE for "PURPOSE"',
-    "split": "split PATTERN",
-    "tie": "tie PATH = PATH",
-    "together": "together PATTERN PATTERN",
-    "unit": "unit PATH",
-    "work": "work COUNT with PATH tokens COUNT",
-    "workload": "workload rows COUNT prompt COUNT tokens COUNT` or `workload forward rows COUNT tokens COUNT",
-}
 _KINDS: Final = {
     "PATH": "a path",
     "NAME": "a name",
@@ -95,7 +74,7 @@ def describe(
         UNEXPECTED_WORD,
         f"expected {wanted} {_after(row, mistake.column)}, found {_found(found)}",
         Label(at, f"expected {wanted}"),
-        help=f"did you mean `{near}`?" if near in FORMS or near in inner_words() else rewrite,
+        help=f"did you mean `{near}`?" if near in FORMS or near in INNER_WORDS else rewrite,
     )
 
 
@@ -115,13 +94,6 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
     if before.count(" for ") == 1:
         statement, _, purpose = f"{before}{found[0]}{after}".partition(" for ")
         yield f'{statement} for "{purpose}"'
-
-
-def inner_words() -> frozenset[str]:
-    """Return the keywords that stand inside a line."""
-    return frozenset({"added", "at", "bandwidth", "by", "class", "digest", "flops", "for",
-                      "forward", "latency", "link", "loss", "margin", "memory", "of", "on", "pool",
-                      "prompt", "rate", "rows", "run", "shares", "tokens", "transient", "with"})  # fmt: skip
 
 
 def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:

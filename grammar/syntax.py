@@ -89,8 +89,8 @@ class WorkloadLine:
 
     kind: str
     rows: Word
-    prompt: Word | None
     tokens: Word
+    prompt: Word | None = None
     added: bool = False
 
 
@@ -216,6 +216,7 @@ class TensorLine:
     type: Word
     size: Word | None = None
     shares: Path | None = None
+    transient: bool = False
 
 
 Statement: TypeAlias = (

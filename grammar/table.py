@@ -56,10 +56,11 @@ class TableBuilder:
         read = self._type(row.type)
         if read is None:
             return
+        role = Role.TRANSIENT if row.transient else row.role
         shares = self._reader.expand(row.shares) if row.shares else []
         for path in self._reader.expand(row.path):
             name = path.rpartition(".")[2]
-            self._add_tensor(_Tensor(name, path, read[0], read[1], row.role, size, span))
+            self._add_tensor(_Tensor(name, path, read[0], read[1], role, size, span))
             self._shares += [(path, other, span) for other in shares]
 
     def _type(self, word: Word) -> tuple[str, tuple[int, ...]] | None:

@@ -58,7 +58,9 @@ class _Table:
             role, kind, nbytes, shares = key
             size = None if nbytes is None else Word(exact_size(nbytes))
             target = None if shares is None else path_of(shares)
-            yield from (TensorLine(role, each, Word(kind), size, target) for each in paths)
+            transient = role is Role.TRANSIENT
+            kept = Role.BUFFER if transient else role
+            yield from (TensorLine(kept, each, Word(kind), size, target, transient) for each in paths)
 
     def _tensor_key(self, tensor: int) -> tuple[Role, str, int | None, str | None]:
         tree = self._tree

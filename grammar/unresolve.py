@@ -144,7 +144,7 @@ def _link(link: Link) -> LinkLine:
 
 def _workload(load: Workload) -> WorkloadLine:
     prompt = Word(str(load.prompt)) if load.kind == "generate" else None
-    return WorkloadLine(load.kind, Word(str(load.rows)), prompt, Word(str(load.tokens)), load.added)
+    return WorkloadLine(load.kind, Word(str(load.rows)), Word(str(load.tokens)), prompt, load.added)
 
 
 def _cache(cache: Cache) -> CacheLine:

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Final
 
-from ...grammar.errors import FORMS, inner_words
 from ...grammar.parser import next_terminals
+from ...grammar.statements import FORMS, INNER_WORDS, Kind
 from ...grammar.words import path_of, spell_name, spell_path
 from ...ir import CPU, DISK, ModuleTree, Plan, human_size, join_path
 from ...ir.patterns import match_paths
-from .mentions import Kind, expanded, line_around, mentions
+from .mentions import expanded, line_around, mentions
 from .shapes import Completion, Edit
 from .subject import read_subject
 
@@ -49,7 +49,7 @@ def _candidates(text: str, before: str, word: str, base: Plan | None) -> Iterato
         yield from ((name, "keyword", form.split("`")[0]) for name, form in FORMS.items())
         return
     allowed = next_terminals(before)
-    inner = sorted(name.lower() for name in allowed if name.lower() in inner_words())
+    inner = sorted(name.lower() for name in allowed if name.lower() in INNER_WORDS)
     tree = None if base is None else base.tree
     previous = before.rsplit(maxsplit=1)[-1]
     if "DEVICE_NAME" in allowed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from ...grammar import format_text
+from ...grammar.statements import Kind
 from ...grammar.words import device_name
 from ...ir import Diagnostic, Plan, PlanError
 from ...ir.rules.language import UNKNOWN_DEVICE
-from .mentions import Kind, mention_at, mentions
+from .mentions import mention_at, mentions
 from .shapes import Edit
 from .subject import findings, read_subject
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...grammar import parse_collecting
-from ...grammar.errors import FORMS
+from ...grammar.statements import FORMS, Kind
 from ...ir import Diagnostic, Label
 from ...ir.rules.language import RENAMED_PREFIX, UNKNOWN_PATH
-from .mentions import Kind, line_around, mentions
+from .mentions import line_around, mentions
 from .shapes import Edit, Fix
 
 _MEANT: Final = re.compile(r"did you mean `([^`]+)`\?")

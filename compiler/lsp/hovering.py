@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...grammar.errors import FORMS
+from ...grammar.statements import FORMS, Kind
 from ...ir import Account, Plan, PlanError, human_size
 from ...ir.patterns import match_paths, outermost
 from ..answers.explain import explain
-from .mentions import Kind, Mention, expanded, line_around, mention_at
+from .mentions import Mention, expanded, line_around, mention_at
 from .shapes import Hover
 from .subject import read_subject
 

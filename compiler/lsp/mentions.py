@@ -4,33 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from enum import StrEnum
 from typing import Final
 
 from ...grammar.parser import parse_document
-from ...grammar.syntax import (
-    AtomicClassLine,
-    DeviceLine,
-    Line,
-    ModuleLine,
-    NeverLine,
-    Path,
-    PlaceLine,
-    ReserveLine,
-    Statement,
-    Word,
-)
+from ...grammar.statements import STATEMENTS, Kind, Slot, elements
+from ...grammar.syntax import Line, Path, Word
 from ...grammar.words import device_name
 from ...ir import Diagnostics, Source, Span
 from ...ir.patterns import PatternError, expand_braces
-
-
-class Kind(StrEnum):
-    """What a word names."""
-
-    PATH = "path"
-    DEVICE = "device"
-    CLASS = "class"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +26,11 @@ class Mention:
     """Whether a path was quoted, so that its braces stand for themselves."""
 
 
-_WORDS: Final[dict[tuple[type[Statement], str], Kind]] = {
-    (DeviceLine, "name"): Kind.DEVICE,
-    (NeverLine, "device"): Kind.DEVICE,
-    (ReserveLine, "device"): Kind.DEVICE,
-    (PlaceLine, "store"): Kind.DEVICE,
-    (PlaceLine, "run"): Kind.DEVICE,
-    (AtomicClassLine, "name"): Kind.CLASS,
-    (ModuleLine, "class_name"): Kind.CLASS,
+_KINDS: Final = {
+    (row.node, slot.field): slot.kind
+    for row in STATEMENTS
+    for slot in elements(row.words)
+    if isinstance(slot, Slot) and slot.kind in {Kind.DEVICE, Kind.CLASS}
 }
 
 
@@ -91,7 +69,7 @@ def _of_line(line: Line) -> Iterator[Mention]:
     for field in fields(statement):
         value = getattr(statement, field.name)
         for word in value if isinstance(value, tuple) else (value,):
-            found = _mention(word, _WORDS.get((type(statement), field.name)))
+            found = _mention(word, _KINDS.get((type(statement), field.name)))
             if found is not None:
                 yield found
 

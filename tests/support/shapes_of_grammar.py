@@ -1,6 +1,7 @@
-"""Write grammar/known_shapes.py: ``python tests/support/shapes_of_grammar.py`` after an edit of the grammar.
+"""Write what follows from the statements: run ``python tests/support/shapes_of_grammar.py`` after an edit.
 
-The lines are those of the examples in the language reference, and a few that plans are full of.
+The rules of grammar/plan.lark, the table grammar/known_shapes.py (its lines are those of the examples in the
+language reference, and a few that plans are full of), and the words of the editor's colours.
 """
 
 from __future__ import annotations
@@ -8,10 +9,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from compile_plan.grammar import parser
 from compile_plan.grammar.parser import Shapes, grammar_terminals
+from compile_plan.grammar.statements import (
+    INNER_WORDS,
+    MARKS,
+    STATEMENTS,
+    TERMINALS_OF,
+    Each,
+    Many,
+    Maybe,
+    OneOf,
+    Slot,
+    terminal,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 TABLE = ROOT / "grammar" / "known_shapes.py"
+GRAMMAR = ROOT / "grammar" / "plan.lark"
+COLOURS = ROOT / "editors" / "vscode" / "syntaxes" / "plan.tmLanguage.json"
 MORE = """
 plan 1
 model a
@@ -72,6 +88,51 @@ from typing import Final
 '''
 
 
+def grammar():
+    """Return the text of the grammar: its head and its words stand, the rules follow from the rows."""
+    head, _, rest = GRAMMAR.read_text("utf-8").partition("// ---- statements\n")
+    keywords = {row.keyword for row in STATEMENTS}
+    names = " | ".join(f"_{keyword}" for keyword in dict.fromkeys(row.keyword for row in STATEMENTS))
+    rules = [f"_statement: {names}"]
+    for keyword in dict.fromkeys(row.keyword for row in STATEMENTS):
+        ways = [" ".join(map(_rule, row.words)) for row in STATEMENTS if row.keyword == keyword]
+        rules.append(f"_{keyword}: {terminal(keyword)} {_either(ways)}")
+    words = [f'{word.upper()}: "{word}"' for word in sorted(keywords | INNER_WORDS)]
+    words += [f'{name}: "{mark}"' for mark, name in MARKS.items()]
+    body = "\n".join([*rules, "", "// ---- keywords and marks", *words, "", ""])
+    return f"{head}// ---- statements\n{body}// ---- words\n{rest.partition('// ---- words' + chr(10))[2]}"
+
+
+def _rule(element):
+    match element:
+        case str():
+            return terminal(element)
+        case Slot(_, kind):
+            return _either(TERMINALS_OF[kind])
+        case OneOf(_, words):
+            return _either([terminal(word) for word in words])
+        case Many(slot, between):
+            return f"{_rule(slot)} ({terminal(between) + ' ' if between else ''}{_rule(slot)})*"
+        case Maybe(words):
+            inner = " ".join(map(_rule, words))
+            return f"{inner}?" if inner.isidentifier() else f"({inner})?"
+        case Each(_, rows):
+            ways = [" ".join([terminal(row.keyword), *map(_rule, row.words)]) for row in rows]
+            return f"({' | '.join(ways)})*"
+
+
+def _either(terminals):
+    return terminals[0] if len(terminals) == 1 else f"({' | '.join(terminals)})"
+
+
+def colours():
+    """Return the editor's colours with the keywords inside a line that the language has."""
+    text, inner = COLOURS.read_text("utf-8"), "|".join(sorted(INNER_WORDS))
+    start = r"(?<=\\s)("
+    head, _, rest = text.partition(start)
+    return f"{head}{start}{inner}{rest[rest.index(')') :]}"
+
+
 def lines():
     reference = (ROOT / "grammar" / "language.md").read_text("utf-8")
     blocks = re.findall(r"^```plan\n(.*?)^```", reference, re.DOTALL | re.MULTILINE)
@@ -104,4 +165,7 @@ def _quoted(text):
 
 
 if __name__ == "__main__":
+    GRAMMAR.write_text(grammar(), "utf-8")
+    COLOURS.write_text(colours(), "utf-8")
+    parser._lark.cache_clear()
     TABLE.write_text(table(), "utf-8")

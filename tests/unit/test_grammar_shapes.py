@@ -10,7 +10,7 @@ from compile_plan.grammar import parse
 from compile_plan.grammar.known_shapes import SHAPES, TERMINALS
 from compile_plan.grammar.parser import Shapes
 from compile_plan.ir import PlanError
-from shapes_of_grammar import TABLE, table
+from shapes_of_grammar import COLOURS, GRAMMAR, TABLE, colours, grammar, table
 
 OTHER = {
     "PATH": "layers.{0..3}",
@@ -23,6 +23,11 @@ OTHER = {
     "EQUALS": "=",
     "COMMENT": "# why",
 }
+
+
+def test_the_files_are_those_of_the_statements():
+    assert GRAMMAR.read_text("utf-8") == grammar(), "run `python tests/support/shapes_of_grammar.py`"
+    assert COLOURS.read_text("utf-8") == colours(), "run `python tests/support/shapes_of_grammar.py`"
 
 
 def test_the_table_is_that_of_the_grammar():

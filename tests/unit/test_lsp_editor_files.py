@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from compile_plan.grammar.errors import FORMS, inner_words
+from compile_plan.grammar.statements import FORMS, INNER_WORDS
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "editors" / "vscode"
@@ -69,7 +69,7 @@ def test_every_include_exists():
 
 def test_the_keywords_here_are_those_of_the_grammar():
     assert len(KEYWORDS) > 25
-    assert set(KEYWORDS) == set(FORMS) | inner_words()
+    assert set(KEYWORDS) == set(FORMS) | INNER_WORDS
 
 
 @pytest.mark.parametrize("keyword", KEYWORDS)
