@@ -7,21 +7,11 @@ import struct
 from collections.abc import Sequence
 
 from ..ir import RULES, Account, Diagnostic, Outcome, Plan, Prediction, Rule, Severity
+from ..ir.purposes import LEDGER_LINES
 from .columns import MalformedError, Reader, Writer, grouped
 
-_LINES = (
-    "weights",
-    "buffers",
-    "kv_cache",
-    "activations",
-    "streaming",
-    "row_cache",
-    "runtime",
-    "reserve",
-    "margin",
-)
 TABLES = {
-    "ledger": ("device", *_LINES),
+    "ledger": ("device", *LEDGER_LINES),
     "outcome": ("objective", "value", "bound", "status", "hops", "notes"),
     "outcome_notes": ("text",),
     "predicted": ("prompt", "token", "prompt_limit", "token_limit", "simple", "simple_seconds", "seconds"),
@@ -35,7 +25,7 @@ def write_ledger(plan: Plan, writer: Writer) -> list[list[int]]:
     """Return the columns of the ledger."""
     return [
         writer.strings(account.device for account in plan.ledger),
-        *([getattr(account, line) for account in plan.ledger] for line in _LINES),
+        *([getattr(account, line) for account in plan.ledger] for line in LEDGER_LINES),
     ]
 
 

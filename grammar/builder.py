@@ -10,12 +10,12 @@ from .statements import (
     STATEMENTS,
     Each,
     Element,
+    Field,
     Kind,
     Many,
     Maybe,
     OneOf,
-    Row,
-    Slot,
+    Way,
     first_terminals,
     terminal,
 )
@@ -86,7 +86,7 @@ def build(tokens: list[Token], source: Source, start: int) -> Statement:
     return cast("Statement", row.node(**_fields(row, words)))
 
 
-def _fields(row: Row, words: _Words) -> dict[str, Any]:
+def _fields(row: Way, words: _Words) -> dict[str, Any]:
     fields: dict[str, Any] = dict(row.fixed)
     _take(row.words, words, fields)
     return fields
@@ -97,11 +97,11 @@ def _take(elements: Iterable[Element], words: _Words, fields: dict[str, Any]) ->
         match element:
             case str():
                 words.take()
-            case Slot(name, kind):
+            case Field(name, kind):
                 fields[name] = words.slot(kind)
             case OneOf(name):
                 fields[name] = words.take().text
-            case Many(Slot(name, kind), between):
+            case Many(Field(name, kind), between):
                 fields[name] = tuple(_several(words, kind, between))
             case Maybe(inner, flag):
                 if words.next_is(first_terminals(element)):
@@ -113,22 +113,22 @@ def _take(elements: Iterable[Element], words: _Words, fields: dict[str, Any]) ->
 
 def _several(words: _Words, kind: Kind, between: str) -> Iterable[Word | Path]:
     yield words.slot(kind)
-    while words.next_is((terminal(between),) if between else first_terminals(Slot("", kind))):
+    while words.next_is((terminal(between),) if between else first_terminals(Field("", kind))):
         if between:
             words.take()
         yield words.slot(kind)
 
 
-def _groups(words: _Words, rows: tuple[Row, ...]) -> Iterable[object]:
+def _groups(words: _Words, rows: tuple[Way, ...]) -> Iterable[object]:
     by_word = {terminal(row.keyword): row for row in rows}
     while words.next_is(tuple(by_word)):
         row = by_word[words.take().type]
         yield row.node(**_fields(row, words))
 
 
-def _rows() -> dict[str, list[Row]]:
+def _rows() -> dict[str, list[Way]]:
     """Return the rows of each keyword; of several the first is the usual one."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[Way]] = {}
     for row in STATEMENTS:
         rows.setdefault(terminal(row.keyword), []).append(row)
     return rows

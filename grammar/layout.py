@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from .statements import ATTRIBUTES, STATEMENTS, Each, Element, Kind, Many, Maybe, OneOf, Row, Slot
+from .statements import ATTRIBUTES, STATEMENTS, Each, Element, Field, Kind, Many, Maybe, OneOf, Way
 from .syntax import Attribute, Document, Path, Statement, Word
 from .words import quote, spell_name, spell_path
 
@@ -27,7 +27,7 @@ def _words(node: Statement | Attribute) -> Iterator[str]:
     yield from _spelled(row.words, node)
 
 
-def _is(row: Row, node: Statement | Attribute) -> bool:
+def _is(row: Way, node: Statement | Attribute) -> bool:
     return all(getattr(node, name) == value for name, value in row.fixed.items())
 
 
@@ -36,11 +36,11 @@ def _spelled(elements: Iterable[Element], node: object) -> Iterator[str]:
         match element:
             case str():
                 yield element
-            case Slot(name, kind):
+            case Field(name, kind):
                 yield _spell(kind, getattr(node, name))
             case OneOf(name):
                 yield getattr(node, name)
-            case Many(Slot(name, kind), between):
+            case Many(Field(name, kind), between):
                 yield (f" {between} " if between else " ").join(
                     _spell(kind, each) for each in getattr(node, name)
                 )
@@ -53,7 +53,7 @@ def _spelled(elements: Iterable[Element], node: object) -> Iterator[str]:
 
 
 def _is_said(elements: Iterable[Element], node: object) -> bool:
-    return all(getattr(node, each.field) is not None for each in elements if isinstance(each, Slot))
+    return all(getattr(node, each.field) is not None for each in elements if isinstance(each, Field))
 
 
 def _spell(kind: Kind, word: Word | Path) -> str:
@@ -68,9 +68,9 @@ def _spell(kind: Kind, word: Word | Path) -> str:
             return word.text
 
 
-def _rows() -> dict[object, list[Row]]:
+def _rows() -> dict[object, list[Way]]:
     """Return the rows of each node, those that fix most first."""
-    rows: dict[object, list[Row]] = {}
+    rows: dict[object, list[Way]] = {}
     for row in sorted((*STATEMENTS, *ATTRIBUTES), key=lambda row: -len(row.fixed)):
         rows.setdefault(row.node, []).append(row)
     return rows

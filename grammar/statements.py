@@ -65,7 +65,7 @@ TERMINALS_OF: Final[dict[Kind, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
+class Field:
     """One word that becomes a field of the node."""
 
     field: str
@@ -84,7 +84,7 @@ class OneOf:
 class Many:
     """Words of one kind, at least one, that become a tuple; ``between`` stands between two of them."""
 
-    slot: Slot
+    slot: Field
     between: str = ""
 
 
@@ -101,15 +101,15 @@ class Each:
     """Any number of groups, each with a keyword and a node of its own."""
 
     field: str
-    rows: tuple[Row, ...]
+    rows: tuple[Way, ...]
 
 
-Element: TypeAlias = "str | Slot | OneOf | Many | Maybe | Each"
+Element: TypeAlias = "str | Field | OneOf | Many | Maybe | Each"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One statement, or one way to write it."""
+class Way:
+    """One way to write a statement; most have one."""
 
     keyword: str
     node: Callable[..., Statement | Attribute]
@@ -121,67 +121,67 @@ class Row:
     """Fields that follow from the keyword."""
 
 
-_PATH, _ADDED = Slot("path", Kind.PATH), Maybe(("added",), "added")
-_PATHS, _SIZE = Many(Slot("paths", Kind.PATH)), Slot("size", Kind.NUMBER)
-_NAME, _DEVICE, _VALUE = Slot("name", Kind.NAME), Slot("device", Kind.DEVICE), Slot("value", Kind.NUMBER)
-_TENSOR = (_PATH, ":", Slot("type", Kind.TENSOR_TYPE), Maybe((_SIZE,)))
-_SHARES = Maybe(("shares", Slot("shares", Kind.PATH)))
+_PATH, _ADDED = Field("path", Kind.PATH), Maybe(("added",), "added")
+_PATHS, _SIZE = Many(Field("paths", Kind.PATH)), Field("size", Kind.NUMBER)
+_NAME, _DEVICE, _VALUE = Field("name", Kind.NAME), Field("device", Kind.DEVICE), Field("value", Kind.NUMBER)
+_TENSOR = (_PATH, ":", Field("type", Kind.TENSOR_TYPE), Maybe((_SIZE,)))
+_SHARES = Maybe(("shares", Field("shares", Kind.PATH)))
 ATTRIBUTES: Final = (
-    *(Row(word, Attribute, (_VALUE,), fixed={"keyword": word})
+    *(Way(word, Attribute, (_VALUE,), fixed={"keyword": word})
       for word in ("memory", "margin", "reserve", "bandwidth", "link", "latency")),
-    Row("flops", Attribute, (Maybe((Slot("dtype", Kind.DTYPE),)), _VALUE), fixed={"keyword": "flops"}),
-    Row("pool", Attribute, (Slot("value", Kind.NAME), Maybe((_SIZE,))), fixed={"keyword": "pool"}),
-    Row("at", Attribute, (Slot("value", Kind.TEXT),), fixed={"keyword": "at"}),
+    Way("flops", Attribute, (Maybe((Field("dtype", Kind.DTYPE),)), _VALUE), fixed={"keyword": "flops"}),
+    Way("pool", Attribute, (Field("value", Kind.NAME), Maybe((_SIZE,))), fixed={"keyword": "pool"}),
+    Way("at", Attribute, (Field("value", Kind.TEXT),), fixed={"keyword": "at"}),
 )  # fmt: skip
 STATEMENTS: Final = (
     # the file and what it is for
-    Row("plan", Header, (Slot("version", Kind.NUMBER),), "plan 1"),
-    Row("model", ModelLine, (Slot("name", Kind.TEXT), Maybe(("digest", Slot("digest", Kind.NAME)))),
+    Way("plan", Header, (Field("version", Kind.NUMBER),), "plan 1"),
+    Way("model", ModelLine, (Field("name", Kind.TEXT), Maybe(("digest", Field("digest", Kind.NAME)))),
         'model "NAME" digest DIGEST'),
-    Row("option", OptionLine, (_NAME, Slot("value", Kind.TEXT)), 'option NAME "VALUE"'),
+    Way("option", OptionLine, (_NAME, Field("value", Kind.TEXT)), 'option NAME "VALUE"'),
     # places with memory, what joins them, what they are for
-    Row("device", DeviceLine, (Slot("name", Kind.DEVICE), Each("attributes", ATTRIBUTES)),
+    Way("device", DeviceLine, (Field("name", Kind.DEVICE), Each("attributes", ATTRIBUTES)),
         "device NAME memory SIZE"),
-    Row("link", LinkLine,
-        (Slot("a", Kind.DEVICE), Slot("b", Kind.DEVICE), "rate", Slot("rate", Kind.NUMBER),
-         Maybe(("latency", Slot("latency", Kind.NUMBER)))),
+    Way("link", LinkLine,
+        (Field("a", Kind.DEVICE), Field("b", Kind.DEVICE), "rate", Field("rate", Kind.NUMBER),
+         Maybe(("latency", Field("latency", Kind.NUMBER)))),
         "link NAME NAME rate RATE latency TIME"),
-    Row("workload", WorkloadLine,
-        ("rows", Slot("rows", Kind.NUMBER), "prompt", Slot("prompt", Kind.NUMBER),
-         "tokens", Slot("tokens", Kind.NUMBER), _ADDED),
+    Way("workload", WorkloadLine,
+        ("rows", Field("rows", Kind.NUMBER), "prompt", Field("prompt", Kind.NUMBER),
+         "tokens", Field("tokens", Kind.NUMBER), _ADDED),
         "workload rows COUNT prompt COUNT tokens COUNT", {"kind": "generate"}),
-    Row("workload", WorkloadLine,
-        (OneOf("kind", ("forward", "loss")), "rows", Slot("rows", Kind.NUMBER),
-         "tokens", Slot("tokens", Kind.NUMBER), _ADDED),
+    Way("workload", WorkloadLine,
+        (OneOf("kind", ("forward", "loss")), "rows", Field("rows", Kind.NUMBER),
+         "tokens", Field("tokens", Kind.NUMBER), _ADDED),
         "workload forward rows COUNT tokens COUNT"),
     # rules for the solver; `added` marks what a compile added
-    Row("atomic", AtomicLine, (_PATH, _ADDED), "atomic PATTERN"),
-    Row("atomic", AtomicClassLine, ("class", Slot("name", Kind.CLASS), _ADDED), "atomic class NAME"),
-    Row("split", SplitLine, (_PATH, _ADDED), "split PATTERN"),
-    Row("never", NeverLine, (_PATH, "on", _DEVICE, _ADDED), "never PATTERN on DEVICE"),
-    Row("together", TogetherLine, (_PATHS, _ADDED), "together PATTERN PATTERN"),
-    Row("reserve", ReserveLine,
-        (_SIZE, "on", _DEVICE, Maybe(("for", Slot("purpose", Kind.TEXT))), _ADDED),
+    Way("atomic", AtomicLine, (_PATH, _ADDED), "atomic PATTERN"),
+    Way("atomic", AtomicClassLine, ("class", Field("name", Kind.CLASS), _ADDED), "atomic class NAME"),
+    Way("split", SplitLine, (_PATH, _ADDED), "split PATTERN"),
+    Way("never", NeverLine, (_PATH, "on", _DEVICE, _ADDED), "never PATTERN on DEVICE"),
+    Way("together", TogetherLine, (_PATHS, _ADDED), "together PATTERN PATTERN"),
+    Way("reserve", ReserveLine,
+        (_SIZE, "on", _DEVICE, Maybe(("for", Field("purpose", Kind.TEXT))), _ADDED),
         'reserve SIZE on DEVICE for "PURPOSE"'),
-    Row("cache", CacheLine, (_SIZE, "of", _PATHS, "on", _DEVICE, _ADDED), "cache SIZE of PATTERN on DEVICE"),
-    Row("demand", DemandLine, (_SIZE, "with", _PATH, "for", Slot("purpose", Kind.TEXT), _ADDED),
+    Way("cache", CacheLine, (_SIZE, "of", _PATHS, "on", _DEVICE, _ADDED), "cache SIZE of PATTERN on DEVICE"),
+    Way("demand", DemandLine, (_SIZE, "with", _PATH, "for", Field("purpose", Kind.TEXT), _ADDED),
         'demand SIZE with PATH for "PURPOSE"'),
-    Row("work", WorkLine,
-        (Slot("flops", Kind.NUMBER), "with", _PATH, Maybe(("tokens", Slot("tokens", Kind.NUMBER)))),
+    Way("work", WorkLine,
+        (Field("flops", Kind.NUMBER), "with", _PATH, Maybe(("tokens", Field("tokens", Kind.NUMBER)))),
         "work COUNT with PATH tokens COUNT"),
     # facts and decisions
-    Row("tie", TieLine, (Many(Slot("paths", Kind.PATH), "="),), "tie PATH = PATH"),
-    Row("unit", UnitLine, (_PATH,), "unit PATH"),
-    Row("place", PlaceLine,
-        (_PATH, "on", Slot("store", Kind.DEVICE),
-         Maybe(("run", "on", Slot("run", Kind.DEVICE), Maybe(("by", "rows"), "by_rows")))),
+    Way("tie", TieLine, (Many(Field("paths", Kind.PATH), "="),), "tie PATH = PATH"),
+    Way("unit", UnitLine, (_PATH,), "unit PATH"),
+    Way("place", PlaceLine,
+        (_PATH, "on", Field("store", Kind.DEVICE),
+         Maybe(("run", "on", Field("run", Kind.DEVICE), Maybe(("by", "rows"), "by_rows")))),
         "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE by rows"),
     # the module table
-    Row("module", ModuleLine, (_PATH, ":", Slot("class_name", Kind.CLASS), Maybe((_SIZE,))),
+    Way("module", ModuleLine, (_PATH, ":", Field("class_name", Kind.CLASS), Maybe((_SIZE,))),
         "module PATH : CLASS"),
-    Row("parameter", TensorLine, (*_TENSOR, _SHARES), "parameter PATH : DTYPE[SHAPE] SIZE",
+    Way("parameter", TensorLine, (*_TENSOR, _SHARES), "parameter PATH : DTYPE[SHAPE] SIZE",
         {"role": Role.PARAMETER}),
-    Row("buffer", TensorLine, (*_TENSOR, Maybe(("transient",), "transient"), _SHARES),
+    Way("buffer", TensorLine, (*_TENSOR, Maybe(("transient",), "transient"), _SHARES),
         "buffer PATH : DTYPE[SHAPE] SIZE transient", {"role": Role.BUFFER}),
 )  # fmt: skip
 MARKS: Final = {":": "COLON", "=": "EQUALS"}
@@ -208,7 +208,7 @@ def first_terminals(element: Element) -> tuple[str, ...]:
     match element:
         case str():
             return (terminal(element),)
-        case Slot(_, kind) | Many(Slot(_, kind)):
+        case Field(_, kind) | Many(Field(_, kind)):
             return TERMINALS_OF[kind]
         case OneOf(_, words):
             return tuple(map(terminal, words))
@@ -218,7 +218,7 @@ def first_terminals(element: Element) -> tuple[str, ...]:
             return tuple(terminal(row.keyword) for row in rows)
 
 
-def elements(words: tuple[Element, ...]) -> Iterator[str | Slot | OneOf]:
+def elements(words: tuple[Element, ...]) -> Iterator[str | Field | OneOf]:
     """Yield the keywords and slots of a row, those inside groups too."""
     for element in words:
         match element:

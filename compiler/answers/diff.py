@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 
 from ...grammar.ranges import fold_paths
 from ...ir import (
-    Account,
     Atomic,
     Constraint,
     Device,
@@ -24,6 +23,7 @@ from ...ir import (
     human_size,
     unit_of_tensors,
 )
+from ...ir.purposes import LEDGER_LINES
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +170,10 @@ def _tensor_facts(tree: ModuleTree) -> dict[str, str]:
 
 
 def _ledger_facts(plan: Plan) -> dict[str, str]:
-    lines = [field.name for field in fields(Account) if field.name != "device"]
     return {
         f"{account.device} {line.replace('_', ' ')}": str(nbytes)
         for account in plan.ledger
-        for line in (*lines, "total")
+        for line in (*LEDGER_LINES, "total")
         if (nbytes := getattr(account, line)) or line == "total"
     }
 

@@ -12,7 +12,7 @@ from typing import Final
 from ...ir import Atomic, Device, ModuleTree, Plan, Reason, Reserve, Split, Unit, is_accelerator, is_within
 from ...ir.dtypes import stored_eighths
 from ...ir.patterns import match_paths
-from ..passes.reserve_runtime import RUNTIME
+from ...ir.purposes import RUNTIME
 from .options import Options
 
 _WRITTEN: Final = frozenset({None, Reason.WRITTEN})

@@ -11,12 +11,12 @@ from ...grammar.statements import FORMS, INNER_WORDS, Kind
 from ...grammar.words import path_of, spell_name, spell_path
 from ...ir import CPU, DISK, ModuleTree, Plan, human_size, join_path
 from ...ir.patterns import match_paths
+from ...ir.purposes import PURPOSES
 from .mentions import expanded, line_around, mentions
 from .shapes import Completion, Edit
 from .subject import read_subject
 
 _UNFINISHED: Final = re.compile(r'[^\s"#=]*\Z')
-_PURPOSES: Final = ("kv cache", "activations", "logits", "streaming buffer", "runtime")
 _MOST: Final = 500
 
 
@@ -59,7 +59,7 @@ def _candidates(text: str, before: str, word: str, base: Plan | None) -> Iterato
     if previous in {"class", ":"} and tree is not None:
         yield from ((spell_name(name), "class", _counted(count)) for name, count in _classes(tree).items())
     if previous == "for":
-        yield from ((f'"{purpose}"', "purpose", "has a line in the ledger") for purpose in _PURPOSES)
+        yield from ((f'"{each.name}"', "purpose", "has a line in the ledger") for each in PURPOSES)
     yield from ((name, "keyword", "") for name in inner)
 
 

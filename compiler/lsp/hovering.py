@@ -7,22 +7,12 @@ from collections.abc import Iterator
 from ...grammar.statements import FORMS, Kind
 from ...ir import Account, Plan, PlanError, human_size
 from ...ir.patterns import match_paths, outermost
+from ...ir.purposes import LEDGER_LINES
 from ..answers.explain import explain
 from .mentions import Mention, expanded, line_around, mention_at
 from .shapes import Hover
 from .subject import read_subject
 
-_PARTS = (
-    "weights",
-    "buffers",
-    "kv_cache",
-    "activations",
-    "streaming",
-    "row_cache",
-    "runtime",
-    "reserve",
-    "margin",
-)
 _SHOWN = 8
 
 
@@ -68,7 +58,7 @@ def _device(name: str, plan: Plan) -> Iterator[str]:
 
 
 def _ledger(account: Account) -> str:
-    rows = ((part.replace("_", " "), getattr(account, part)) for part in _PARTS)
+    rows = ((part.replace("_", " "), getattr(account, part)) for part in LEDGER_LINES)
     return "\n".join(f"- {label} {human_size(nbytes)}" for label, nbytes in rows if nbytes)
 
 

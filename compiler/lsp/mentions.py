@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from ...grammar.parser import parse_document
-from ...grammar.statements import STATEMENTS, Kind, Slot, elements
+from ...grammar.statements import STATEMENTS, Field, Kind, elements
 from ...grammar.syntax import Line, Path, Word
 from ...grammar.words import device_name
 from ...ir import Diagnostics, Source, Span
@@ -30,7 +30,7 @@ _KINDS: Final = {
     (row.node, slot.field): slot.kind
     for row in STATEMENTS
     for slot in elements(row.words)
-    if isinstance(slot, Slot) and slot.kind in {Kind.DEVICE, Kind.CLASS}
+    if isinstance(slot, Field) and slot.kind in {Kind.DEVICE, Kind.CLASS}
 }
 
 

@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from ...ir import Diagnostics, Plan, Reserve, is_accelerator
+from ...ir.purposes import RUNTIME
 from ..machine.this_machine import FREE_BY_TOOL, FREE_BY_TORCH
 from .pipeline import Fact
 
-RUNTIME: Final = "runtime"
 USUAL: Final = {FREE_BY_TOOL: 512 * 2**20, FREE_BY_TORCH: 128 * 2**20}
 """Bytes a process still takes of what is free, by who said so. The tool asks without a context: one of
 CUDA 12 with torch's kernels takes 0.3-0.5 GiB. Asked through torch the context is there already, and the

@@ -22,13 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final
+from typing import ClassVar
 
 from ...ir import Demand, Diagnostic, Diagnostics, Label, ModuleTree, Plan, human_size
+from ...ir.purposes import KV_CACHE
 from ...ir.rules.language import CONTRADICTION
 from .pipeline import Fact
-
-KV_CACHE: Final = "kv cache"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,9 @@ from ...ir import (
     homes_of,
     unit_of_tensors,
 )
+from ...ir.purposes import MOMENTARY, ledger_line
 from .grains import ancestors, opened_modules, stream_bytes, walk_grains
-from .terms import MOMENTARY, demand_tensors
+from .terms import demand_tensors
 
 
 @dataclass(slots=True)
@@ -126,17 +127,8 @@ def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str,
 
 
 def _add(line: _Sums, purpose: str, nbytes: int) -> None:
-    match purpose:
-        case "kv cache":
-            line.kv_cache += nbytes
-        case "activations" | "logits":
-            line.activations += nbytes
-        case "streaming buffer":
-            line.streaming += nbytes
-        case "runtime":
-            line.runtime += nbytes
-        case _:
-            line.reserve += nbytes
+    name = ledger_line(purpose)
+    setattr(line, name, getattr(line, name) + nbytes)
 
 
 def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ...ir import STREAMING, Cache, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
 from ...ir.patterns import match_paths
-
-MOMENTARY: Final = frozenset({"activations", "logits"})
-"""Demands of which a device needs only the largest of its units'."""
+from ...ir.purposes import MOMENTARY
 
 
 class Pool(NamedTuple):

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ...ir import Constraint, Demand, ModuleTree, Plan, Reserve, Unit, atomic_modules, homes_of, is_within
+from ...ir.purposes import MOMENTARY
 from .frontier import merge_units, split_modules
 from .grains import Grain, ancestors, stream_bytes
-from .terms import MOMENTARY
 
 
 def visited_units(tree: ModuleTree, units: Iterable[Unit], rules: Iterable[Constraint]) -> list[Unit]:

@@ -14,6 +14,7 @@ from math import prod
 from typing import Any, Final, TypeAlias
 
 from ...ir import Demand, ModuleTree
+from ...ir.purposes import KV_CACHE
 from .cache_sites import DECAYS, FUSED, KEYS, VALUES, Keeps, Layers, Site, cache_sites
 
 Config: TypeAlias = Mapping[str, Any]
@@ -64,7 +65,7 @@ def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> 
     if any(nbytes is None for _, nbytes in sized):
         return ()
     return tuple(
-        Demand(nbytes, tree.paths[site.module], "kv cache", added=True) for site, nbytes in sized if nbytes
+        Demand(nbytes, tree.paths[site.module], KV_CACHE, added=True) for site, nbytes in sized if nbytes
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ...ir import Demand
+from ...ir.purposes import ACTIVATIONS, KV_CACHE, LOGITS
 from .carriers import Carriers, needs
 from .cuts import Cuts
 from .moments import Moments
@@ -52,7 +53,7 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
         if maker >= 0 and trace.values[value].origin is Origin.OP:
             totals[maker] = totals.get(maker, 0) + size
     return tuple(
-        Demand(nbytes, trace.tree.paths[module], "kv cache") for module, nbytes in sorted(totals.items())
+        Demand(nbytes, trace.tree.paths[module], KV_CACHE) for module, nbytes in sorted(totals.items())
     )
 
 
@@ -64,7 +65,7 @@ def _logits(trace: Trace) -> Iterator[Demand]:
             continue
         width = item.width
         upcast = item.own_nbytes // width * UPCAST if width < UPCAST else 0
-        yield Demand(item.own_nbytes + upcast, trace.tree.paths[head], "logits")
+        yield Demand(item.own_nbytes + upcast, trace.tree.paths[head], LOGITS)
 
 
 def _head(trace: Trace, value: int) -> int:
@@ -96,7 +97,7 @@ def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
         peak[piece] = max(peak.get(piece, 0), max(need[first : last + 1], default=0))
     for piece, nbytes in sorted(peak.items()):
         if nbytes:
-            yield Demand(nbytes, cuts.path(piece), "activations")
+            yield Demand(nbytes, cuts.path(piece), ACTIVATIONS)
 
 
 def _runs(trace: Trace, cuts: Cuts) -> Iterator[tuple[int, int, int]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from ...ir import Demand, Diagnostic, Plan, Reserve, unit_of_tensors
+from ...ir.purposes import KV_CACHE
 from .labels import places_of_plan, resting
 from .meetings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
 from .peaks import Peak, peaks
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from .inputs.example_inputs import Inputs
-
-
-_CACHE: Final = "kv cache"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +125,7 @@ def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak
     planned: Counter[str] = Counter()
     items: tuple[Demand | Reserve, ...] = (*plan.demands, *plan.reserves)
     for item in items:
-        if item.purpose != _CACHE:
+        if item.purpose != KV_CACHE:
             continue
         if isinstance(item, Reserve):
             planned[item.device] += item.nbytes

@@ -17,10 +17,10 @@ from compile_plan.grammar.statements import (
     STATEMENTS,
     TERMINALS_OF,
     Each,
+    Field,
     Many,
     Maybe,
     OneOf,
-    Slot,
     terminal,
 )
 
@@ -107,7 +107,7 @@ def _rule(element):
     match element:
         case str():
             return terminal(element)
-        case Slot(_, kind):
+        case Field(_, kind):
             return _either(TERMINALS_OF[kind])
         case OneOf(_, words):
             return _either([terminal(word) for word in words])

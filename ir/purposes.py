@@ -1,0 +1,42 @@
+"""What bytes that are not weights are for: which line of a ledger a purpose enters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Final
+
+from .plan import Account
+
+LEDGER_LINES: Final = tuple(field.name for field in fields(Account) if field.name != "device")
+"""The lines of a ledger, in the order in which they are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """One known purpose; any other is a plain reserve."""
+
+    name: str
+    line: str
+    """The ledger line it enters."""
+    momentary: bool = False
+    """Whether a device needs only the largest of them: they are there for a moment, one after the other."""
+
+
+KV_CACHE: Final = "kv cache"
+ACTIVATIONS: Final = "activations"
+LOGITS: Final = "logits"
+RUNTIME: Final = "runtime"
+PURPOSES: Final = (
+    Purpose(KV_CACHE, "kv_cache"),
+    Purpose(ACTIVATIONS, "activations", momentary=True),
+    Purpose(LOGITS, "activations", momentary=True),
+    Purpose("streaming buffer", "streaming"),
+    Purpose(RUNTIME, "runtime"),
+)
+MOMENTARY: Final = frozenset(purpose.name for purpose in PURPOSES if purpose.momentary)
+_LINES: Final = {purpose.name: purpose.line for purpose in PURPOSES}
+
+
+def ledger_line(purpose: str) -> str:
+    """Return the ledger line that bytes of a purpose enter."""
+    return _LINES.get(purpose, "reserve")
