@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
-from .findings import Finding, LeftEmpty, ShortBuffer, Spill, UnlistedDisk
+from .findings import Finding, LeftEmpty, SearchEnded, ShortBuffer, Spill, UnlistedDisk
 from .names import (
     CPU,
     DISK,
@@ -81,6 +81,7 @@ __all__ = [
     "Reserve",
     "Role",
     "Rule",
+    "SearchEnded",
     "Severity",
     "ShortBuffer",
     "Source",

@@ -55,4 +55,11 @@ class Spill:
     """Bytes that may still be gained; None where it is proved that none can."""
 
 
-Finding: TypeAlias = LeftEmpty | UnlistedDisk | ShortBuffer | Spill
+@dataclass(frozen=True, slots=True)
+class SearchEnded:
+    """The clock ended the search after so many seconds."""
+
+    seconds: float
+
+
+Finding: TypeAlias = LeftEmpty | UnlistedDisk | ShortBuffer | Spill | SearchEnded

@@ -292,7 +292,7 @@ class Outcome:
     bound: float
     status: str
     """``optimal``, ``in-order`` (the best that keeps the order), ``unproven`` (best known, any order),
-    ``time-limit`` (the solver's limit of nodes or time was met) or ``kept`` (the simple plan was as good)."""
+    or ``kept`` (the simple plan was as good)."""
     hops: int = 0
     """How often consecutive units run on different devices."""
     notes: tuple[str, ...] = ()

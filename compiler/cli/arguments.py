@@ -104,7 +104,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
                 ("--fallback",), "strategy accelerate: fill an empty device out of order", action="store_true"
             ),
             Flag(("--no-fallback",), "strategy accelerate: leave it empty", action="store_false"),
-            Flag(("--time-limit",), "seconds the exact search may take (10)", "SECONDS"),
+            Flag(("--time-limit",), "seconds after which the exact search is ended (60)", "SECONDS"),
             Flag(("--prompt",), "tokens read per request, for predicted seconds (512)", "TOKENS"),
             Flag(("--generate",), "tokens written per request (128)", "TOKENS"),
             _switch("--trust-remote-code", "run code that comes with a config folder"),

@@ -91,7 +91,7 @@ def _outcome(plan: Plan) -> list[str]:
     match plan.outcome.status:
         case "optimal":
             return [f"{plan.outcome.objective}: proven best"]
-        case "time-limit":
+        case "unproven" if plan.outcome.objective == "accelerator-bytes":
             return [f"{plan.outcome.objective}: within {plan.outcome.gap:.1%} of the bound"]
         case _:
             return []

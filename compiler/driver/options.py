@@ -65,8 +65,8 @@ class Options:
     prompt: int = 512
     generate: int = 128
     """Workload of the latency objective: tokens read and tokens written."""
-    time_limit: float = 10.0
-    """Seconds the exact search may take."""
+    time_limit: float = 60.0
+    """Seconds after which the exact search is ended, with a warning; 0 keeps a simple plan that is legal."""
     trust_remote_code: bool = False
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names of the fields that were given, be it as what they are anyway."""

@@ -38,19 +38,21 @@ After:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import ClassVar
 
-from ...ir import Diagnostics, ModuleTree, Plan, Spill, Workload, is_accelerator
+from ...ir import Diagnostics, ModuleTree, Plan, SearchEnded, Spill, Workload, is_accelerator
 from ..placing.attempts import fixed_items, spills
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.ledger import keep_books
 from ..placing.visiting import around_visits
-from ..search.atoms import build
+from ..search.atoms import Model, build
 from ..search.carry import carry_over
+from ..search.clock import Clock
 from ..search.emit import units_of
-from ..search.found import Wish
-from ..search.misfits import misfit_error, spill_of
+from ..search.found import Found, Wish
+from ..search.misfits import misfit_error, spill_of, undecided_error
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
@@ -65,7 +67,7 @@ class SearchPlacements:
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.PLACED})
     objective: str | None = None
     offload: str = "auto"
-    time_limit: float = 10.0
+    time_limit: float = 60.0
     batch: int = 1
     prompt: int = 512
     generate: int = 128
@@ -84,23 +86,35 @@ class SearchPlacements:
         if self.objective is None and (kept := kept_outcome(plan, plan.tree)) is not None:
             return replace(plan, outcome=kept)
         work = plan.workload or Workload("generate", self.batch, self.prompt, self.generate, added=True)
-        wish = Wish(self.objective, self.offload, self.time_limit, work)
-        fine = build(plan, plan.tree, whole_layers=False)
-        found = search(build(plan, plan.tree, whole_layers=True), fine, wish)
-        chosen = better_of(found, simple_of(plan, fine, wish), wish)
+        wish = Wish(self.objective, self.offload, work, Clock(self.time_limit))
+        coarse, fine = build(plan, plan.tree, whole_layers=True), build(plan, plan.tree, whole_layers=False)
+        chosen = self._chosen(coarse, fine, simple_of(plan, fine, wish), wish)
         if chosen is None:
-            diagnostics.add(misfit_error(fine.problem, self.offload, wish.left(0.5)))
+            undecided = wish.clock.undecided
+            diagnostics.add(undecided_error() if undecided else misfit_error(fine.problem, self.offload))
             return plan
         spilled: list[Spill] = []
         if chosen.spilled and any(is_accelerator(d.name) for d in plan.devices):
             places = carry_over(chosen.model, chosen.places, fine)
-            spilled.append(spill_of(chosen, fine.problem, places, wish.left(0.5)))
+            patience = Clock(inf if self.time_limit else 0)  # advice may take steps, but no clock changes it
+            spilled.append(spill_of(chosen, fine.problem, places, patience))
         simple = chosen.status == "kept"
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
-        plan = with_findings(plan, Spill, spilled)
+        ended = [SearchEnded(self.time_limit)] if wish.clock.ended and self.time_limit else []
+        plan = with_findings(with_findings(plan, Spill, spilled), SearchEnded, ended)
         outcome = outcome_of(chosen, wish)
         assumed = work if outcome.predicted is not None else plan.workload
         return replace(plan, units=units, outcome=outcome, workload=assumed)
+
+    def _chosen(self, coarse: Model, fine: Model, simple: Found | None, wish: Wish) -> Found | None:
+        """Return the better placement; whether there is one at all is no matter of time."""
+        if simple is not None and not self.time_limit:
+            return simple
+        chosen = better_of(search(coarse, fine, wish), simple, wish)
+        if chosen is not None or not wish.clock.ended:
+            return chosen
+        wish.clock.seconds = inf
+        return search(coarse, fine, wish)
 
 
 def _is_settled(plan: Plan, tree: ModuleTree) -> bool:

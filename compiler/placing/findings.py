@@ -11,6 +11,7 @@ from ...ir import (
     Finding,
     LeftEmpty,
     Plan,
+    SearchEnded,
     ShortBuffer,
     Spill,
     UnlistedDisk,
@@ -18,7 +19,7 @@ from ...ir import (
     size_up,
 )
 from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY, UNLISTED_DISK
-from ...ir.rules.searching import SPILL, STREAMING_BUFFER
+from ...ir.rules.searching import SEARCH_ENDED, SPILL, STREAMING_BUFFER
 
 
 def with_findings(plan: Plan, kind: type[Finding], found: Iterable[Finding]) -> Plan:
@@ -38,6 +39,8 @@ def said(finding: Finding) -> Diagnostic:
             return _short_buffer(finding)
         case Spill():
             return _spill(finding)
+        case SearchEnded():
+            return _ended(finding)
         case _:
             assert_never(finding)
 
@@ -102,4 +105,13 @@ def _spill(spill: Spill) -> Diagnostic:
         f"{human_size(spill.nbytes)} of {human_size(spill.total)} fit on no accelerator",
         notes=(*proof, *unsure),
         help=None if more is None else f"+{size_up(more[1])} on {more[0]} and nothing spills",
+    )
+
+
+def _ended(finding: SearchEnded) -> Diagnostic:
+    return Diagnostic(
+        SEARCH_ENDED,
+        f"the search was ended after {finding.seconds:g}s, before it was through",
+        notes=("the plan is the best of what was known by then",),
+        help="raise `--time-limit`",
     )

@@ -7,9 +7,10 @@ from math import inf
 from typing import Final
 
 from ...ir import Workload
+from .clock import Clock
 from .costs import Costs, atom_seconds, counted_calls
 from .formulate import Builder, kinds_of
-from .highs import NODE_LIMIT, solve
+from .highs import NODE_LIMIT
 from .outoforder import Counts, overruns
 from .problem import UNLIMITED, Problem
 
@@ -28,9 +29,7 @@ class Aimed:
     bound: float
 
 
-def best_counts(
-    problem: Problem, objective: str, work: Workload, policy: str, seconds: float
-) -> Aimed | None:
+def best_counts(problem: Problem, objective: str, work: Workload, policy: str, clock: Clock) -> Aimed | None:
     """Return the best counts in any order; None if none is found."""
     groups = kinds_of(problem)
     builder = Builder(problem, groups, policy)
@@ -39,7 +38,7 @@ def best_counts(
         builder.order_equal_devices()
     scale = _aim(builder, objective, work)
     limits = (TIME_GAP, TIME_NODES) if timed else (GAP, NODE_LIMIT)
-    answer = solve(builder.program, seconds=seconds, gap=limits[0], nodes=limits[1])
+    answer = clock.solve(builder.program, gap=limits[0], nodes=limits[1])
     if not answer.values:
         return None
     table = builder.table(answer.values)
@@ -67,8 +66,9 @@ def _least_share(builder: Builder) -> float:
     """Minimise the fullest accelerator, as a share of its room."""
     level = builder.program.column(cost=1.0, upper=inf, integer=False)
     for device in builder.problem.accelerators:
-        room = builder.amount(builder.problem.rooms[device])
-        builder.program.at_most(0.0, [*builder.loads[device], (level, -room)])
+        room = builder.problem.rooms[device]
+        if room < UNLIMITED:  # of what is unlimited nothing is a share
+            builder.program.at_most(0.0, [*builder.loads[device], (level, -builder.amount(room))])
     return 1.0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ...ir import is_accelerator, size_up
 from . import few_kinds, inorder
+from .clock import Clock
 from .outoforder import least_extra
 from .problem import Problem
 
@@ -20,7 +21,7 @@ class Change:
     nbytes: int
 
 
-def smallest_change(problem: Problem, seconds: float) -> Change | None:
+def smallest_change(problem: Problem, clock: Clock) -> Change | None:
     """Return the least increase of one accelerator's budget that avoids every spill, if one does."""
     mains = problem.accelerators
     if not mains or not is_accelerator(problem.devices[mains[0]].name) or not inorder.is_packable(problem):
@@ -37,7 +38,7 @@ def smallest_change(problem: Problem, seconds: float) -> Change | None:
     if extra is None and best.nbytes <= max(least, 0) + problem.total // 1000:
         return best  # a thousandth is not worth opening the solver
     if extra is None:
-        extra = least_extra(problem, "none", best.device, seconds)
+        extra = least_extra(problem, "none", best.device, clock)
     return best if extra is None or extra >= best.nbytes or extra <= 0 else Change(best.device, extra)
 
 

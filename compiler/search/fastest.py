@@ -57,7 +57,7 @@ def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) ->
     best, bound = min(ways, key=lambda each: each.priced), 0.0
     limit = best.priced * (1 - PAYS)
     for model in _distinct(models):
-        aimed = best_counts(model.problem, "latency", wish.work, wish.policy, wish.left(0.3))
+        aimed = best_counts(model.problem, "latency", wish.work, wish.policy, wish.clock)
         if aimed is None:
             continue
         bound = aimed.bound

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from time import monotonic
+from math import inf
 
 from ...ir import Workload
 from .atoms import Model
+from .clock import Clock
 from .costs import Timing
 from .problem import Place, Problem
 
@@ -17,9 +18,8 @@ class Wish:
 
     objective: str | None = None
     offload: str = "auto"
-    seconds: float = 10.0
     work: Workload = field(default_factory=Workload)
-    started: float = field(default_factory=monotonic)
+    clock: Clock = field(default_factory=lambda: Clock(inf))
 
     @property
     def timed(self) -> bool:
@@ -36,10 +36,6 @@ class Wish:
         """Return what the rest may be put to, as the integer programs know it."""
         return "any" if self.offload == "auto" else self.offload
 
-    def left(self, share: float) -> float:
-        """Return the seconds the next step may take: a share of what is left."""
-        return max(0.05, share * (self.seconds - (monotonic() - self.started)))
-
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -51,7 +47,7 @@ class Found:
     value: float
     bound: float
     status: str
-    """``optimal``, ``in-order`` (among placements that keep the order) or ``time-limit``."""
+    """As `Outcome.status`; ``kept`` is the placement the plan came with."""
     notes: tuple[str, ...] = ()
     beaten: tuple[str, Timing] | None = None
     """What the best simple placement beside this one does with the rest, and how long it takes."""

@@ -1,8 +1,8 @@
 """The one door to the solver: a mixed-integer program as plain rows and columns, solved by HiGHS.
 
-Single-threaded with a fixed seed; the limit on nodes comes before the limit on time, so that two
-machines of different speed give the same answer. Standard output is the plan's alone: the solver is
-never heard there.
+Single-threaded with a fixed seed, and bounded by nodes: machines of different speed give the same
+answer. What the clock ends has none, so that no answer depends on it. Standard output is the plan's
+alone: the solver is never heard there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from threading import Lock
 from typing import Final
 
 NODE_LIMIT: Final = 10_000
+NODE_COLUMNS: Final = 2_000_000
+"""What nodes may add up to, each counted by its columns: a few seconds on any machine of today."""
+LEAST_NODES: Final = 200
 _GUARD: Final = Lock()
 
 
@@ -60,7 +63,7 @@ class Answer:
     """What the solver found; ``values`` is empty when it found nothing."""
 
     status: str
-    """``optimal``, ``infeasible`` or ``limit``."""
+    """``optimal``, ``infeasible``, ``limit`` (of nodes) or ``clock``."""
     values: tuple[float, ...]
     value: float
     bound: float
@@ -70,11 +73,15 @@ def solve(
     program: Program,
     *,
     start: Sequence[float] | None = None,
-    seconds: float = 10.0,
+    seconds: float = inf,
     nodes: int = NODE_LIMIT,
     gap: float = 0.0,
 ) -> Answer:
-    """Solve a program, from ``start`` if given, within the limits."""
+    """Solve a program, from ``start`` if given, within the limits; large ones may open fewer nodes."""
+    if any(not terms and not low <= 0 <= high for low, high, terms in program.rows):
+        return Answer("infeasible", (), inf, inf)  # what may be nowhere needs no solver
+    if seconds <= 0:
+        return Answer("clock", (), inf, -inf)
     import highspy
     import numpy as np
 
@@ -82,7 +89,8 @@ def solve(
         solver = highspy.Highs()  # type: ignore[no-untyped-call]
     options = {
         "output_flag": False, "log_to_console": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
-        "mip_max_nodes": nodes, "mip_rel_gap": gap, "mip_abs_gap": 1e-9,
+        "mip_max_nodes": max(LEAST_NODES, min(nodes, NODE_COLUMNS // max(len(program.costs), 1))),
+        "mip_rel_gap": gap, "mip_abs_gap": 1e-9,
         "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9,
     }  # fmt: skip
     for name, value in options.items():
@@ -136,8 +144,10 @@ def _silent_output() -> Iterator[None]:
 def _answer(solver: object, statuses: object) -> Answer:
     status = solver.getModelStatus()  # type: ignore[attr-defined]
     info = solver.getInfo()  # type: ignore[attr-defined]
-    if status == statuses.kInfeasible:  # type: ignore[attr-defined]
+    if status in {statuses.kInfeasible, statuses.kUnboundedOrInfeasible}:  # type: ignore[attr-defined]
         return Answer("infeasible", (), inf, inf)
+    if status == statuses.kTimeLimit:  # type: ignore[attr-defined]
+        return Answer("clock", (), inf, -inf)
     values: tuple[float, ...] = ()
     if info.primal_solution_status == 2:
         values = tuple(solver.getSolution().col_value)  # type: ignore[attr-defined]

@@ -28,7 +28,7 @@ def leave_order(found: Found, wish: Wish) -> Found:
     problem = found.model.problem
     if found.objective == "fill" or not _pays(found, found.bound, problem):
         return found
-    aimed = best_counts(problem, found.objective, wish.work, "none", wish.left(0.5))
+    aimed = best_counts(problem, found.objective, wish.work, "none", wish.clock)
     if aimed is None:
         return found
     bound = max(found.bound, min(aimed.bound, found.value))

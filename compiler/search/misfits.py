@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator, size_up
 from ...ir.rules.budgets import NO_USABLE_DEVICE
-from ...ir.rules.searching import DOES_NOT_FIT
+from ...ir.rules.searching import DOES_NOT_FIT, PLACEMENT_NOT_FOUND
 from ..placing.findings import say_needs
 from .change import describe_change, smallest_change
+from .clock import Clock
 from .found import Found
 from .outoforder import least_extra
 from .problem import UNLIMITED, Place, Problem, usage
 
 
-def spill_of(found: Found, problem: Problem, places: list[Place], seconds: float) -> Spill:
+def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) -> Spill:
     """Return the spill of a placement with its proof, and the change that would avoid it."""
-    change, mains = smallest_change(problem, seconds), problem.accelerators
+    change, mains = smallest_change(problem, clock), problem.accelerators
     used = usage(problem, places)
     gaps = [max(0, problem.rooms[d] - used[d]) for d in mains]
     outside = [a for a, p in zip(problem.atoms, places, strict=True) if p.store not in mains]
@@ -35,12 +38,21 @@ def spill_of(found: Found, problem: Problem, places: list[Place], seconds: float
 
 def _in_bytes(found: Found) -> bool:
     """Say whether bytes were sought, and the solver stopped before it could prove them."""
-    return found.status == "time-limit" and found.objective == "accelerator-bytes"
+    return found.status == "unproven" and found.objective == "accelerator-bytes"
 
 
-def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
+def undecided_error() -> Diagnostic:
+    """Return the error of a problem for which nothing was found and nothing was proved."""
+    return Diagnostic(
+        PLACEMENT_NOT_FOUND,
+        "no placement was found, and none was proved to be impossible",
+        help="raise a budget, pin the largest units, or drop rules that are not needed",
+    )
+
+
+def misfit_error(problem: Problem, offload: str) -> Diagnostic:
     """Return the error of a problem without any legal placement."""
-    mains = problem.accelerators
+    mains, clock = problem.accelerators, Clock(inf)
     if all(device_type(device.name) == DISK for device in problem.devices):
         message = "a disk stores but does not compute, and nothing else is listed"
         return Diagnostic(NO_USABLE_DEVICE, message, help="list `cpu` or an accelerator as well")
@@ -58,18 +70,18 @@ def misfit_error(problem: Problem, offload: str, seconds: float) -> Diagnostic:
             f"needs {say_needs(problem.total, lasting, peak)}, has {has}",
             f"largest unit {human_size(largest.cost)}",
         ),
-        help=_way_out(problem, offload, seconds),
+        help=_way_out(problem, offload, clock),
     )
 
 
-def _way_out(problem: Problem, offload: str, seconds: float) -> str:
+def _way_out(problem: Problem, offload: str, clock: Clock) -> str:
     if offload == "none":
-        change = smallest_change(problem, seconds)
+        change = smallest_change(problem, clock)
         offer = f"{describe_change(problem, change)}, or " if change else ""
         return f"{offer}allow offloading with `--offload stream`"
-    change = smallest_change(problem, seconds)
+    change = smallest_change(problem, clock)
     if problem.cpu is not None:
-        extra = least_extra(problem, offload, problem.cpu, seconds)
+        extra = least_extra(problem, offload, problem.cpu, clock)
         if extra and (change is None or extra <= change.nbytes):
             return f"+{size_up(extra)} on {problem.devices[problem.cpu].name}"
     if change is not None and problem.cpu is not None:

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
+from .clock import Clock
 from .formulate import Builder, Group, kinds_of, runs_of
-from .highs import NODE_LIMIT, solve
+from .highs import NODE_LIMIT
 from .problem import UNLIMITED, Place, Problem
 
 MAX_HOP_COLUMNS: Final = 3000
@@ -28,7 +29,7 @@ class Counts:
     proven: bool
 
 
-def most_bytes(problem: Problem, policy: str, seconds: float) -> Counts | None:
+def most_bytes(problem: Problem, policy: str, clock: Clock) -> Counts | None:
     """Return the counts that keep the most bytes on accelerators; None when nothing is legal."""
     groups = kinds_of(problem)
     tightened, bound = problem, sum(atom.weight for atom in problem.atoms)
@@ -39,7 +40,7 @@ def most_bytes(problem: Problem, policy: str, seconds: float) -> Counts | None:
         for column, value in kept:
             builder.program.costs[column] = -value
         gap = 0.0 if builder.unit == builder.exact else 1e-5
-        answer = solve(builder.program, seconds=seconds, gap=gap)
+        answer = clock.solve(builder.program, gap=gap)
         if not answer.values:
             return None
         if attempt == 0:
@@ -67,7 +68,7 @@ def _tighten(problem: Problem, over: list[int], least: int) -> Problem:
     return replace(problem, rooms=rooms, pools=pools)
 
 
-def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Counts | None:
+def fewest_hops(problem: Problem, policy: str, kept: int, clock: Clock) -> Counts | None:
     """Return counts by run of equal atoms that keep ``kept`` bytes with the fewest changes of device."""
     groups = runs_of(problem)
     builder = Builder(problem, groups, policy)
@@ -75,7 +76,7 @@ def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Cou
         return None
     builder.program.at_most(-builder.amount(kept), [(c, -v) for c, v in builder.keep_bytes()])
     _count_hops(builder)
-    answer = solve(builder.program, seconds=seconds, nodes=NODE_LIMIT // 10, gap=0.0)
+    answer = clock.solve(builder.program, nodes=NODE_LIMIT // 10, gap=0.0)
     if not answer.values:
         return None
     table = builder.table(answer.values)
@@ -84,11 +85,11 @@ def fewest_hops(problem: Problem, policy: str, kept: int, seconds: float) -> Cou
     return Counts(groups, table, kept, answer.status == "optimal")
 
 
-def least_extra(problem: Problem, policy: str, device: int, seconds: float) -> int | None:
+def least_extra(problem: Problem, policy: str, device: int, clock: Clock) -> int | None:
     """Return the bytes ``device`` lacks for a legal placement under a policy; None if no bytes help."""
     groups = kinds_of(problem)
     builder = Builder(problem, groups, policy, relieved=device)
-    answer = solve(builder.program, seconds=seconds, gap=1e-6)
+    answer = clock.solve(builder.program, gap=1e-6)
     if not answer.values:
         return None
     over = overruns(problem, groups, builder.table(answer.values))

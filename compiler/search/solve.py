@@ -15,6 +15,7 @@ from . import few_kinds, inorder
 from .arrange import arrange, bring_closer, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
+from .clock import Clock
 from .costs import Costs, Speeds, atom_seconds, speeds
 from .fastest import fastest, filled_in_order, predicted
 from .found import Found, Wish, spilled_bytes
@@ -136,7 +137,7 @@ def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterato
 def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     """Place everything on the accelerators in any order, with few changes of device."""
     problem = model.problem
-    counts = _counted(problem, "none", wish.left(0.3))
+    counts = _counted(problem, "none", wish.clock)
     if counts is None:
         return None
     places = _fewest_changes(problem, counts, "none", wish)
@@ -150,9 +151,9 @@ def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     return leave_order(Found(model, places, objective, value, bound, status, (note,)), wish)
 
 
-def _counted(problem: Problem, policy: str, seconds: float) -> Counts | None:
+def _counted(problem: Problem, policy: str, clock: Clock) -> Counts | None:
     """Return the counts that keep the most bytes: counted through where they are few, else solved."""
-    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, seconds)
+    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, clock)
 
 
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
@@ -164,7 +165,7 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
     devices = len({place.run for place in simple})
     if count_hops(problem, simple) < devices:
         return simple
-    better = fewest_hops(problem, policy, kept, wish.left(0.3))
+    better = fewest_hops(problem, policy, kept, wish.clock)
     if better is None:
         return simple
     places = arrange(problem, better, by_run=True)
@@ -191,7 +192,7 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
-    exact = _most_bytes(fine.problem, policy, wish.left(0.5))
+    exact = _most_bytes(fine.problem, policy, wish.clock)
     if exact is None:
         return None
     counts, policy = exact
@@ -210,7 +211,7 @@ def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | No
     if not is_legal(model.problem, places):
         return None
     kept = total - spilled_bytes(model.problem, places)
-    status = "optimal" if counts.proven else "time-limit"
+    status = "optimal" if counts.proven else "unproven"
     return Found(model, places, "accelerator-bytes", kept, max(kept, counts.bound), status)
 
 
@@ -228,10 +229,10 @@ def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
         yield sum(group.atom.weight * n for place, n in entry.items() if place.store in mains)
 
 
-def _most_bytes(problem: Problem, policy: str, seconds: float) -> tuple[Counts, str] | None:
+def _most_bytes(problem: Problem, policy: str, clock: Clock) -> tuple[Counts, str] | None:
     """Solve under the policy; where it admits nothing, allow computing where the bytes are."""
     for allowed in dict.fromkeys((policy, "any")):
-        counts = _counted(problem, allowed, seconds)
+        counts = _counted(problem, allowed, clock)
         if counts is not None:
             return counts, allowed
     return None
@@ -241,7 +242,7 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
     """Yield placements that split no layer, then one layer a device, then as many as it takes."""
     if coarse.grains == fine.grains:
         return
-    found = _counted(coarse.problem, policy, wish.left(0.5))
+    found = _counted(coarse.problem, policy, wish.clock)
     if found is None:
         return
     whole = _fewest_changes(coarse.problem, found, policy, wish)

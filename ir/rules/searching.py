@@ -22,6 +22,33 @@ The notes say what is needed and what is there, the help names one change that i
 used only when it is listed: add `device disk at "offload/"`. It only stores: a plan needs `cpu` or an
 accelerator to compute.""",
 )
+PLACEMENT_NOT_FOUND: Final = Rule(
+    "placement-not-found",
+    Severity.ERROR,
+    "the search gave up: it found no placement and could not prove that there is none",
+    """\
+The search is bounded by the work it does, so that every machine gives the same plan. Budgets that are
+almost too small, with many rules and many units of different sizes, can be more than that work allows.
+
+    device cuda:0 memory 4GiB
+    device cpu memory 4GiB
+    # the model needs 7.99GiB, and no two units are alike
+
+More room on any device, a few pins, or fewer rules make it easy again.""",
+)
+SEARCH_ENDED: Final = Rule(
+    "search-ended",
+    Severity.WARNING,
+    "the clock ended the search before it was through",
+    """\
+The search ends by itself after a bounded number of steps, the same on every machine. `--time-limit` ends it
+sooner: what was not solved by then is left out, and the plan is the best of what was known. On a slower or
+busier machine that may be another plan.
+
+    compile-plan model.py --memory cuda:0=10GiB,cpu=64GiB --time-limit 0.1
+
+Raise the limit. `--time-limit 0` asks for the simple plan and says nothing.""",
+)
 SPILL: Final = Rule(
     "spill",
     Severity.WARNING,
@@ -52,4 +79,4 @@ needs as many bytes as the largest unit streamed there, and they are not free.
 Strategy `auto` keeps room for the buffer. A written plan, or one made by another tool, may not.""",
 )
 
-ALL: Final = (DOES_NOT_FIT, SPILL, STREAMING_BUFFER)
+ALL: Final = (DOES_NOT_FIT, PLACEMENT_NOT_FOUND, SEARCH_ENDED, SPILL, STREAMING_BUFFER)

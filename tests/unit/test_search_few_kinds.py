@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import inf
 
 import pytest
 from compile_plan.compiler.placing.terms import Pool
 from compile_plan.compiler.search import few_kinds, outoforder
 from compile_plan.compiler.search.arrange import arrange
+from compile_plan.compiler.search.clock import Clock
 from compile_plan.compiler.search.found import spilled_bytes
 from compile_plan.compiler.search.problem import UNLIMITED, Atom, Problem, is_legal
 from compile_plan.ir import Device
@@ -47,7 +49,7 @@ def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
     if counts is None:
         return
     places = arrange(asked, counts, by_run=False)
-    solved = outoforder.most_bytes(asked, policy, 10.0)
+    solved = outoforder.most_bytes(asked, policy, Clock(inf))
     assert is_legal(asked, places)
     assert sum(atom.weight for atom in asked.atoms) - spilled_bytes(asked, places) == counts.bound
     assert solved is not None
@@ -59,7 +61,7 @@ def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
 def test_the_least_bytes_more_are_the_solvers(asked):
     extra = few_kinds.least_extra(asked, 0)
     if extra is not None:
-        assert extra == outoforder.least_extra(asked, "none", 0, 10.0)
+        assert extra == outoforder.least_extra(asked, "none", 0, Clock(inf))
 
 
 def layers(count, *more):
