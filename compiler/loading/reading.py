@@ -1,27 +1,33 @@
 """Stored bytes into tensors: in file order, by a few threads, straight into the memory they stay in.
 
 Bytes are read with ``pread`` into the tensor itself where nothing is converted, and through a small
-piece of scratch memory per thread where something is: a dtype, or another device. Tensors that stay
-in the file's pages have them brought. Peak memory is what stays plus the scratch. A failure ends all
-threads and names file and tensor.
+piece of scratch memory per thread where something is: a dtype, or another device. For cards the scratch
+is a pair of pinned slots: one is filled while the card copies from the other. Tensors that stay in the
+file's pages have them brought. Peak memory is what stays plus the scratch. A failure ends all threads
+and names file and tensor.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 import torch
 
 from ..sources.safetensors_header import StoredTensor
+from .slots import Slots
 from .stored_files import PIECE, Mapped, OpenFiles, memory_of
 
 THREADS: Final = 4
+CARD_THREADS: Final = 8
+"""Threads that fill slots for cards: one core copies a fifth of what a link takes."""
 Progress: TypeAlias = Callable[[int, int], None]
 
 
@@ -52,7 +58,7 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
     ordered = sorted(jobs, key=lambda job: (job.source.file, job.source.offset))
     for job in ordered:
         files.file(job.source)
-    pieces = [piece for job in ordered for piece in _pieces(job)]
+    pieces = _in_turns([piece for job in ordered for piece in _pieces(job)])
     total = sum(piece.nbytes for piece in pieces)
     if not pieces:
         return
@@ -81,7 +87,9 @@ class _Readers:
             self._waiting.put(piece)
         self._results: SimpleQueue[int | BaseException] = SimpleQueue()
         self._over = False
-        names = (f"compile-plan-read-{number}" for number in range(min(THREADS, len(pieces))))
+        cards = any(_goes_to_a_card(piece) for piece in pieces)
+        threads = min(CARD_THREADS, os.cpu_count() or THREADS) if cards else THREADS
+        names = (f"compile-plan-read-{number}" for number in range(min(threads, len(pieces))))
         self._threads = [threading.Thread(target=self._work, name=name) for name in names]
 
     def start(self) -> None:
@@ -110,15 +118,32 @@ class _Readers:
             raise interrupt
 
     def _work(self) -> None:
-        with suppress(Empty):
-            while not self._over:
-                piece = self._waiting.get_nowait()
-                try:
-                    _read(piece, self._files)
-                except BaseException as error:  # noqa: BLE001  # raised where the results are taken
-                    self._results.put(error)
-                    return
-                self._results.put(piece.nbytes)
+        slots = Slots()
+        try:
+            with suppress(Empty):
+                while not self._over:
+                    piece = self._waiting.get_nowait()
+                    _read(piece, self._files, slots)
+                    if self._waiting.empty():
+                        slots.settle()  # before the last piece counts as done
+                    self._results.put(piece.nbytes)
+            slots.settle()
+        except BaseException as error:  # noqa: BLE001  # raised where the results are taken
+            self._results.put(error)
+
+
+def _goes_to_a_card(piece: _Piece) -> bool:
+    return isinstance(piece.job.target, torch.Tensor) and piece.job.target.device.type == "cuda"
+
+
+def _in_turns(pieces: Sequence[_Piece]) -> list[_Piece]:
+    """Return pieces so that several cards are filled at once, those of each in the order of the file."""
+    lines: dict[object, list[_Piece]] = {}
+    for piece in pieces:
+        target = piece.job.target
+        lines.setdefault(target.device if _goes_to_a_card(piece) else None, []).append(piece)  # type: ignore[union-attr]
+    turns = zip_longest(*lines.values())
+    return [piece for turn in turns for piece in turn if piece is not None]
 
 
 def _pieces(job: Job) -> Iterator[_Piece]:
@@ -126,7 +151,7 @@ def _pieces(job: Job) -> Iterator[_Piece]:
         yield _Piece(job, first, min(PIECE, job.source.nbytes - first))
 
 
-def _read(piece: _Piece, files: OpenFiles) -> None:
+def _read(piece: _Piece, files: OpenFiles, slots: Slots) -> None:
     job = piece.job
     if isinstance(job.target, Mapped):
         job.target.read_ahead(piece.first, piece.nbytes)
@@ -135,6 +160,11 @@ def _read(piece: _Piece, files: OpenFiles) -> None:
     start, count = piece.first // job.dtype.itemsize, piece.nbytes // job.dtype.itemsize
     with torch.inference_mode(mode=False), torch.no_grad():
         part = job.target.view(-1)[start : start + count]
+        if part.device.type == "cuda":
+            landing = slots.free(part.device)[: piece.nbytes]
+            files.read(job.source, piece.first, memory_of(landing))
+            slots.send(landing.view(job.dtype), part)
+            return
         direct = part.dtype == job.dtype and part.device.type == "cpu"
         landing = part if direct else torch.empty(count, dtype=job.dtype)
         files.read(job.source, piece.first, memory_of(landing))
