@@ -35,10 +35,14 @@ def config_of(gb: float):
     )  # fmt: skip
 
 
-def make(folder: Path, gb: float) -> None:
+def make(folder: Path, gb: float, dtype: str) -> None:
+    import torch
     import transformers
 
-    transformers.LlamaForCausalLM(config_of(gb)).save_pretrained(folder, max_shard_size="300MB")
+    config = config_of(gb * 4 / torch.empty(0, dtype=getattr(torch, dtype)).element_size())
+    config.dtype = dtype
+    model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model.save_pretrained(folder, max_shard_size="300MB")
 
 
 def device_map(place: str) -> dict[str, str]:
@@ -92,20 +96,22 @@ def load(tool: str, place: str, folder: Path, offload: Path):
         from compile_plan.compiler.loading import load_model
         from compile_plan.ir import Device, Model, Plan, Unit
 
+        config = transformers.AutoConfig.from_pretrained(folder)
         with torch.device("meta"):
-            model = transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder))
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype)
         units = tuple(Unit(path, device, "cpu") for path, device in device_map(place).items())
         plan = Plan(Model("llama"), (Device("cpu", None), Device("disk", None)), units=units)
         return load_model(plan, model, folder, progress=False, map_memory=not tool.endswith("copied"))
     places = device_map(place) if place == "disk" else {"": "cpu"}
     if tool == "transformers":
         return transformers.AutoModelForCausalLM.from_pretrained(
-            folder, device_map=places, offload_folder=offload, dtype=torch.float32
+            folder, device_map=places, offload_folder=offload, dtype="auto"
         )
     import accelerate
 
+    config = transformers.AutoConfig.from_pretrained(folder)
     with accelerate.init_empty_weights():
-        model = transformers.LlamaForCausalLM(transformers.AutoConfig.from_pretrained(folder))
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype)
     return accelerate.load_checkpoint_and_dispatch(model, str(folder), places, offload_folder=str(offload))
 
 
@@ -169,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, default=0.05, help="size of the checkpoint")
     parser.add_argument("--repeat", type=int, default=5, help="runs of each; the median counts")
+    parser.add_argument("--dtype", default="float32", help="of the checkpoint: float32 or bfloat16")
     parser.add_argument("--one", nargs=3, metavar=("TOOL", "PLACE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
@@ -177,9 +184,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "checkpoint"
-        make(folder, arguments.gb)
+        make(folder, arguments.gb, arguments.dtype)
         size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        print(f"{size / 1e9:.2f} GB in {len(list(folder.glob('*.safetensors')))} shards")
+        print(f"{size / 1e9:.2f} GB of {arguments.dtype} in {len(list(folder.glob('*.safetensors')))} shards")
         for place in PLACES:
             runs = [{tool: run(tool, place, folder) for tool in TOOLS} for _ in range(arguments.repeat)]
             table(place, {tool: medians([one[tool] for one in runs]) for tool in TOOLS})

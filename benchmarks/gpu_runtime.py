@@ -1,0 +1,252 @@
+"""The runtime on a card beside its link and its peers: loads, streamed forwards, decoding, host memory.
+
+Makes a random checkpoint (7 GB on a card, a few MB on a machine without one, where the script only shows
+that it works), then measures the link with pinned and pageable copies, and each tool with everything on
+the card, half of the layers in host memory, and half on disk; then a mixture whose experts are in host
+memory, by rows and by stacks. Every tool runs in a process of its own. Ratios are to the link and to us.
+Run: python benchmarks/gpu_runtime.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TOOLS = ("compile-plan", "transformers", "accelerate", "safetensors")
+PLACES = ("card", "half in memory", "half on disk")
+LAYERS, EXPERTS, CHOSEN = 16, 32, 2
+TOKENS = 8
+
+
+def card() -> str:
+    import torch
+
+    return "cuda:0" if torch.cuda.is_available() else "cpu"
+
+
+def wait() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def timed(step) -> float:
+    wait()
+    start = time.perf_counter()
+    step()
+    wait()
+    return time.perf_counter() - start
+
+
+def make(folder: Path, gb: float, *, mixture: bool) -> None:
+    import torch
+    import transformers
+
+    parts = 3 * EXPERTS + 3 if mixture else 11
+    width = max(64, int((gb * 1e9 / 2 / LAYERS / parts) ** 0.5) // 64 * 64)
+    common = {
+        "vocab_size": 2048, "hidden_size": width, "num_hidden_layers": LAYERS, "dtype": "bfloat16",
+        "num_attention_heads": width // 64, "num_key_value_heads": width // 64,
+    }  # fmt: skip
+    if mixture:
+        config = transformers.MixtralConfig(
+            **common, intermediate_size=width, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN
+        )
+    else:
+        config = transformers.LlamaConfig(**common, intermediate_size=width * 7 // 3)
+    with torch.device(card()):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.to("cpu").save_pretrained(folder, max_shard_size="2GB")
+
+
+def link() -> dict[str, float]:
+    """Return bytes per second between the host and the card, pinned and pageable."""
+    import torch
+
+    nbytes = (1 << 30) if torch.cuda.is_available() else (1 << 22)
+    target = torch.empty(nbytes, dtype=torch.uint8, device=card())
+    found = {}
+    for name in ("pinned", "pageable"):
+        pinned = name == "pinned" and torch.cuda.is_available()
+        source = torch.zeros(nbytes, dtype=torch.uint8, pin_memory=pinned)
+        target.copy_(source)
+        seconds = min(timed(lambda source=source: target.copy_(source, non_blocking=True)) for _ in range(3))
+        found[name] = nbytes / seconds
+    return found
+
+
+def places(place: str) -> dict[str, str]:
+    """Return where layers are stored."""
+    elsewhere = {"card": None, "half in memory": "cpu", "half on disk": "disk"}[place]
+    streamed = range(1, LAYERS, 2) if elsewhere else ()
+    return {f"model.layers.{i}": elsewhere if i in streamed else card() for i in range(LAYERS)}
+
+
+def empty_model(folder: Path):
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+
+
+def ours(folder: Path, units, cache: int = 0):
+    from compile_plan.compiler.loading import load_model
+    from compile_plan.ir import Cache, Device, Model, Plan
+
+    devices = tuple(Device(name, None) for name in dict.fromkeys((card(), "cpu", "disk")))
+    caches = (Cache(cache, ("**.experts",), card()),) if cache else ()
+    plan = Plan(Model("bench"), devices, units=tuple(units), caches=caches)
+    return load_model(plan, empty_model(folder), folder, progress=False)
+
+
+def load(tool: str, place: str, folder: Path, offload: Path):
+    from compile_plan.ir import Unit
+
+    stored = places(place)
+    rest = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), card())
+    if tool == "compile-plan":
+        return ours(folder, [Unit("", card(), card()), *(Unit(k, v, card()) for k, v in stored.items())])
+    if tool == "transformers":
+        import transformers
+
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, device_map=stored | rest, offload_folder=offload, dtype="auto"
+        )
+    if tool == "accelerate":
+        import accelerate
+
+        model = empty_model(folder)
+        return accelerate.load_checkpoint_and_dispatch(
+            model, str(folder), stored | rest, offload_folder=str(offload)
+        )
+    import safetensors.torch
+
+    return [safetensors.torch.load_file(file, device=card()) for file in sorted(folder.glob("*.safetensors"))]
+
+
+def prepare(tool: str) -> None:
+    """Import what a tool needs, and wake the card: neither is loading."""
+    import torch
+    import transformers
+
+    transformers.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+    _ = transformers.LlamaForCausalLM, transformers.MixtralForCausalLM
+    if tool == "compile-plan":
+        import compile_plan.compiler.loading  # noqa: F401
+    if tool == "accelerate":
+        import accelerate  # noqa: F401
+    torch.zeros(1, device=card())
+
+
+def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
+    import torch
+
+    prepare(tool)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with tempfile.TemporaryDirectory(dir=folder.parent) as name, torch.no_grad():
+        made: list = []
+        found = {"load s": timed(lambda: made.append(load(tool, place, folder, Path(name))))}
+        found["host GB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+        if tool == "safetensors":
+            return found
+        ids = torch.arange(64, device=card())[None]
+        found["first s"] = timed(lambda: made[0](ids, use_cache=False))
+        found["forward s"] = min(timed(lambda: made[0](ids, use_cache=False)) for _ in range(4))
+        return found
+
+
+def decode(how: str, folder: Path) -> dict[str, float]:
+    """Write some tokens with experts in host memory: by rows, by rows through a cache, by stacks."""
+    import torch
+    from compile_plan.compiler.loading import runtime_report
+    from compile_plan.ir import Unit
+
+    prepare("compile-plan")
+    store = "cpu" if card() != "cpu" else "disk"
+    rows = how != "stacks"
+    paths = [f"model.layers.{i}.mlp.experts" for i in range(LAYERS)]
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    units = [Unit("", card(), card()), *(Unit(path, store, card(), by_rows=rows) for path in paths)]
+    made: list = []
+    with torch.no_grad():
+        cache = size // 4 if how == "cached rows" else 0
+        seconds = timed(lambda: made.append(ours(folder, units, cache)))
+        ids = torch.arange(16, device=card())[None]
+        write = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0}
+        made[0].generate(ids, **write)
+        runtime_report(made[0])
+        generated = timed(lambda: made[0].generate(ids, **write))
+    report = runtime_report(made[0]).devices[0]
+    chosen = report.row_hits + report.row_misses
+    return {
+        "load s": seconds,
+        "tokens/s": TOKENS / generated,
+        "GB/token": report.nbytes / TOKENS / 1e9,
+        "hits": report.row_hits / chosen if chosen else 0.0,
+    }
+
+
+def table(title: str, rows: dict[str, dict[str, float]], rate: float, nbytes: int) -> None:
+    print(f"\n{title}")
+    columns = list(next(iter(rows.values())))
+    print(
+        f"{'':16}" + "".join(f"{column:>12}" for column in columns) + f"{'of the link':>14}{'ours / its':>12}"
+    )
+    mine = rows.get("compile-plan", {})
+    for tool, row in rows.items():
+        values = "".join(f"{row[column]:12.3f}" if column in row else f"{'-':>12}" for column in columns)
+        share = nbytes / row["load s"] / rate
+        ratio = f"{mine['load s'] / row['load s']:12.2f}" if mine else ""
+        print(f"{tool:16}{values}{share:14.2f}{ratio}")
+
+
+def one(arguments: list[str]) -> dict[str, float]:
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", *arguments], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--gb", type=float, help="size of the checkpoint; 7 on a card, 0.02 without one")
+    parser.add_argument("--tools", default=",".join(TOOLS), help="which to run")
+    parser.add_argument("--one", nargs=3, metavar=("TOOL", "PLACE", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        tool, place, folder = arguments.one
+        result = decode(place, Path(folder)) if tool == "decode" else measure(tool, place, Path(folder))
+        print(json.dumps(result))
+        return
+    gb = arguments.gb or (7.0 if card() != "cpu" else 0.02)
+    rates = link()
+    print(f"link: pinned {rates['pinned'] / 1e9:.1f} GB/s, pageable {rates['pageable'] / 1e9:.1f} GB/s")
+    tools = [tool for tool in TOOLS if tool in arguments.tools.split(",")]
+    with tempfile.TemporaryDirectory() as name:
+        dense, mixture = Path(name) / "dense", Path(name) / "mixture"
+        make(dense, gb, mixture=False)
+        size = sum(file.stat().st_size for file in dense.glob("*.safetensors"))
+        for place in PLACES:
+            able = [tool for tool in tools if tool != "safetensors" or place == "card"]
+            rows = {tool: one([tool, place, str(dense)]) for tool in able}
+            table(f"{size / 1e9:.2f} GB, {place}", rows, rates["pinned"], size)
+        make(mixture, gb / 2, mixture=True)
+        size = sum(file.stat().st_size for file in mixture.glob("*.safetensors"))
+        rows = {how: one(["decode", how, str(mixture)]) for how in ("stacks", "rows", "cached rows")}
+        table(f"{size / 1e9:.2f} GB, experts away, {TOKENS} tokens", rows, rates["pinned"], size)
+
+
+if __name__ == "__main__":
+    main()
