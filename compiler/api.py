@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
-from ..ir import Plan
+from ..ir import Diagnostics, Plan
 from .driver.options import Objective, Offload, Strategy
 from .machine.budgets import DeviceKey, Size
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ..ir import Diagnostics, Reserve
+    from ..ir import Reserve
     from .lines.files import Override
     from .loading import Materialize, RuntimeReport
     from .tracing import Verification
@@ -187,7 +187,6 @@ compile_plan.__signature__ = _signature()  # type: ignore[attr-defined]
 
 def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions]) -> Plan:
     """Read the options once, open the input, and compile it."""
-    from ..ir import Diagnostics
     from .driver.inputs import compile_opened, open_input
     from .driver.options import read_options
     from .lines.files import read_overrides
@@ -312,7 +311,12 @@ def verify_plan(
         PlanError: the plan cannot be read or the model cannot be traced.
 
     """
-    from ..backends import read_plan
+    from .driver.inputs import opened_plan
+    from .driver.options import read_options
+    from .sources.live import checked_module
     from .tracing import verify_plan as verify
 
-    return verify(plan if isinstance(plan, Plan) else read_plan(plan), model, inputs, batch=batch, seq=seq)
+    diagnostics = Diagnostics()
+    sizes = read_options({"batch": batch, "seq": seq}, diagnostics)
+    diagnostics.raise_errors()
+    return verify(opened_plan(plan), checked_module(model), inputs, batch=sizes.batch, seq=sizes.seq)

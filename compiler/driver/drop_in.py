@@ -23,7 +23,8 @@ from ..passes.merge_ties import MergeTies
 from ..placing.attempts import Attempt
 from ..placing.findings import buffers_without_room, left_empty
 from ..placing.frontier import item_path
-from ..sources.live import lower_model, paused_collection, untied
+from ..sources.live import checked_module, lower_model, paused_collection, untied
+from .option_values import Asked, names, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,9 +78,9 @@ def _lowered(
     no memory that two devices share.
     """
     budgets, diagnostics = Diagnostics(), Diagnostics()
+    classes = _checked(model, max_memory, no_split, special_dtypes)
     sizes = None if max_memory is None else {key: _whole(size) for key, size in max_memory.items()}
     devices = devices_from(sizes, budgets)
-    classes = [no_split] if isinstance(no_split, str) else sorted(no_split or ())
     tree = lower_model(model)
     plan = Plan(
         model=Model(type(model).__name__),
@@ -101,6 +102,23 @@ def _lowered(
     return plan, plan.tree or tree
 
 
+def _checked(model: object, max_memory: object, no_split: object, special: object) -> tuple[str, ...]:
+    """Return the class names in order; what is none of the kind a request holds is refused."""
+    found = Diagnostics()
+    try:
+        checked_module(model)
+    except PlanError as error:
+        found.extend(error.diagnostics)
+    for name, value in (("max_memory", max_memory), ("special_dtypes", special)):
+        if value is not None and not isinstance(value, Mapping):
+            Asked(name, value, found).refuse("give a mapping, or None")
+    given = [no_split] if isinstance(no_split, str) else no_split
+    classes = () if given is None else names(Asked("no_split_module_classes", given, found)) or ()
+    if found.errors:
+        raise InvalidRequestError(found.errors)
+    return tuple(sorted(classes))
+
+
 def _whole(size: float | str) -> int | str:
     """Return a size without the fraction that a share of the memory leaves."""
     return int(size) if isinstance(size, float) and math.isfinite(size) else size  # type: ignore[return-value]
@@ -108,7 +126,7 @@ def _whole(size: float | str) -> int | str:
 
 def _dtype_name(dtype: object) -> str:
     """Return the name of a torch dtype, or of one of accelerate's own that are members of an enum."""
-    return str(getattr(dtype, "value", dtype)).removeprefix("torch.")
+    return shown(getattr(dtype, "value", dtype)).removeprefix("torch.")
 
 
 def _key(device: str) -> DeviceKey:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ...backends import read_plan
 from ...ir import Diagnostic, Diagnostics, Plan, PlanError, verify
 from ...ir.rules.sources import UNKNOWN_INPUT
 from ...ir.rules.usage import CANNOT_REPLAN
@@ -60,6 +61,25 @@ def open_input(given: object, options: Options) -> Opened:
 
     model = checked_module(given)
     return Opened(Holding.MODULE, type(model).__name__, model=model)
+
+
+def opened_plan(given: object) -> Plan:
+    """Return a plan, or the one a path leads to, in any form; its laws are checked.
+
+    Raises:
+        PlanError: it is neither, cannot be read, or breaks a law.
+
+    """
+    if isinstance(given, Plan):
+        return given
+    if isinstance(given, str | Path):
+        try:
+            return read_plan(given)
+        except ValueError as error:  # a path no file can have
+            message = f"`{shown(str(given))}` is no path: {error}"
+            raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file")]) from None
+    message = f"a `{type(given).__name__}` is neither a plan nor a path to one"
+    raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="give what `compile_model` returns")])
 
 
 def _open_path(spec: str | Path, options: Options) -> Opened:

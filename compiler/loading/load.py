@@ -8,7 +8,7 @@ uninitialised memory is left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from ...ir import DISK, Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Ro
 from ...ir.rules.loading import (
     DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
+    LARGER_THAN_PLANNED,
     NO_MEMORY,
     TIED_TENSORS_DIFFER,
 )
@@ -28,6 +29,16 @@ from ..lines.agreement import disagreement
 from ..machine.host_memory import available_memory
 from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
 from ..sources.live import lower_model
+from .asked import (
+    Dtypes,
+    asked_checkpoint,
+    asked_devices,
+    asked_dtypes,
+    asked_model,
+    asked_plan,
+    check_rest,
+    is_plain_float,
+)
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .matching import Match, match_seats
@@ -35,7 +46,7 @@ from .pieces import places_in
 from .progress import Wish, shown
 from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
-from .seats import Seat, Slot, bound_to, final_dtype, is_plain_float, live_tensors, seats_of, torch_devices
+from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .staging import Stage, Staged, installed
 from .stored_files import OpenFiles
 from .wrappers import Plain, unwrapped
@@ -64,7 +75,8 @@ def load_model(
         checkpoint: a safetensors file, an index of shards or a folder; None moves the values the
             model has.
         strict: whether tensors that only the model or only the checkpoint has are errors.
-        dtype: convert floating-point weights while they are read; None keeps the model's dtypes.
+        dtype: convert floating-point weights while they are read; None takes the dtype the plan was compiled
+            for, else keeps the model's dtypes.
         progress: called with bytes done and in all; True or False force or forbid a progress bar,
             None shows one on a terminal.
         materialize: called with the path and the meta tensor of what is in no checkpoint; returns
@@ -79,32 +91,22 @@ def load_model(
         PlanError: something does not fit or cannot be read; the model has not been touched.
 
     """
-    found = Diagnostics()
+    check_rest(
+        strict=strict,
+        map_memory=map_memory,
+        progress=progress,
+        materialize=materialize,
+        diagnostics=diagnostics,
+    )
+    asked, found = asked_plan(plan), Diagnostics()
+    files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
     with torch.inference_mode(mode=False), torch.no_grad():
-        loader = _Loader(_plan(plan), model, found, _dtype(dtype))
-        loader.prepare(checkpoint, devices, strict=strict)
+        loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked))
+        loader.prepare(files, stand_ins, strict=strict)
         staged = loader.read(progress, materialize, map_memory=map_memory)
         loader.commit(staged)
     _pass_on(found, diagnostics)
     return model
-
-
-def _plan(plan: Plan | str | Path) -> Plan:
-    if isinstance(plan, Plan):
-        return plan
-    from ...backends import read_plan
-
-    return read_plan(Path(plan))
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if not isinstance(dtype, str):
-        return dtype
-    found = getattr(torch, dtype.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        msg = f"`{dtype}` is not a floating-point dtype of torch"
-        raise ValueError(msg)
-    return found
 
 
 def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
@@ -118,17 +120,19 @@ def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
 class _Loader:
     """One load, step by step; each step needs the one before."""
 
-    def __init__(self, plan: Plan, model: nn.Module, found: Diagnostics, dtype: torch.dtype | None) -> None:
+    def __init__(self, plan: Plan, model: nn.Module, found: Diagnostics, dtypes: Dtypes) -> None:
         self.model, self.found = model, found
         tree = lower_model(model)
         same = plan.model.digest is not None and plan.model.digest == tree.digest
         self.plain = Plain(tree, tree.tensor_paths, tree.paths) if same else unwrapped(tree)
-        different = disagreement(plan, _converted(self.plain.tree, dtype))
-        if different is not None:
+        # A plan for smaller weights may have been made from the large ones, or from a model that was small.
+        different = disagreement(plan, self.plain.tree)
+        if different is not None and disagreement(plan, _converted(self.plain.tree, dtypes)) is not None:
             raise PlanError([different])
         self.plan = bound_to(plan, self.plain, found)
         found.raise_errors()
-        self.seats = seats_of(self.plan, self.plain, model, dtype)
+        self.seats = seats_of(self.plan, self.plain, model, dtypes)
+        found.extend(_larger_than_planned(plan, self.seats))
         self.extra = self._adapters()
         self.devices: dict[str, torch.device] = {}
         self.index: CheckpointIndex | None = None
@@ -148,15 +152,15 @@ class _Loader:
 
     def prepare(
         self,
-        checkpoint: str | Path | None,
-        devices: Mapping[str, str | torch.device] | None,
+        checkpoint: Path | None,
+        devices: Mapping[str, torch.device] | None,
         *,
         strict: bool,
     ) -> None:
         """Check devices, names, shapes, dtypes and memory; reads headers and nothing else."""
         self.devices = torch_devices(self.plan, devices, self.found)
         if checkpoint is not None:
-            self.index = index_checkpoint(Path(checkpoint), self.found)
+            self.index = index_checkpoint(checkpoint, self.found)
             self.files = None if self.index is None else OpenFiles(self.index)
         self.found.raise_errors()
         inner = self.model.get_submodule(self.plain.modules[0])
@@ -270,13 +274,28 @@ class _Loader:
         attach(self.model, runtime)
 
 
-def _converted(tree: ModuleTree, dtype: torch.dtype | None) -> ModuleTree:
+def _converted(tree: ModuleTree, dtypes: Dtypes) -> ModuleTree:
     """Return the tree as it will be when weights are converted."""
-    if dtype is None:
-        return tree
-    rows = zip(tree.dtypes, tree.roles, strict=True)
-    kinds = (final_dtype(getattr(torch, kind), role, dtype) for kind, role in rows)
+    rows = zip(tree.tensor_paths, tree.dtypes, tree.roles, strict=True)
+    kinds = (dtypes.of((path,), getattr(torch, kind), role) for path, kind, role in rows)
     return replace(tree, dtypes=tuple(str(kind).removeprefix("torch.") for kind in kinds))
+
+
+def _larger_than_planned(plan: Plan, seats: Sequence[Seat]) -> Iterator[Diagnostic]:
+    """Report weights that will take more than the plan counted: the dtype is not that of the plan."""
+    tree = plan.tree
+    if tree is None or tree.nbytes is None:
+        return
+    counted = {path: nbytes for path, nbytes in zip(tree.tensor_paths, tree.nbytes, strict=True) if nbytes}
+    planned = loaded = 0
+    for seat in seats:
+        known = [counted[path] for slot in seat.slots for path in slot.paths if path in counted]
+        planned, loaded = planned + max(known, default=0), loaded + (seat.nbytes if known else 0)
+    if loaded > planned:
+        message = f"the weights will take {human_size(loaded)}, the plan counts {human_size(planned)}"
+        notes = (f"{loaded} bytes in the dtypes they are loaded as, {planned} bytes planned",)
+        help_ = "pass `dtype` as it was when the plan was compiled, or compile the plan again"
+        yield Diagnostic(LARGER_THAN_PLANNED, message, notes=notes, help=help_)
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -25,8 +25,9 @@ from ...ir.rules.loading import (
 )
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
+from .asked import is_plain_float
 from .conversions import Merge, converted
-from .seats import Seat, Slot, is_plain_float
+from .seats import Seat, Slot
 
 _SHOWN: Final = 8
 

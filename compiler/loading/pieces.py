@@ -15,9 +15,10 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from ..sources.safetensors_header import StoredTensor
+from .asked import is_plain_float
 from .conversions import Merge
 from .matching import stored_dtype
-from .seats import Slot, is_plain_float
+from .seats import Slot
 from .stored_files import Mapped
 
 _Untyped: TypeAlias = Any

@@ -25,6 +25,7 @@ from ...ir import (
 )
 from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
 from ..lines.binding import bind_plan
+from .asked import Dtypes
 from .wrappers import Plain
 
 
@@ -78,7 +79,7 @@ def _ties(plain: Plain) -> tuple[TieGroup, ...]:
     return tuple(TieGroup(tuple(paths)) for paths in groups.values() if len(paths) > 1)
 
 
-def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtype: torch.dtype | None) -> list[Seat]:
+def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtypes: Dtypes) -> list[Seat]:
     """Return one seat for each storage of the model, in tree order; the plan is bound and lawful."""
     tree = plain.tree
     owner = unit_of_tensors(tree, plan.units)
@@ -96,7 +97,7 @@ def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtype: torch.dtype | No
             tuple(plain.tensors[i] for i in members),
             tensor,
             role,
-            final_dtype(tensor.dtype, role, dtype),
+            dtypes.of((tree.tensor_paths[i] for i in members), tensor.dtype, role),
         )
         grouped.setdefault(tree.storages[first], []).append(slot)
     return [
@@ -113,26 +114,15 @@ def live_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return found
 
 
-def final_dtype(dtype: torch.dtype, role: Role, wanted: torch.dtype | None) -> torch.dtype:
-    """Return what a tensor is converted to: only floating-point numbers that checkpoints hold change."""
-    convertible = wanted is not None and is_plain_float(dtype) and role is not Role.TRANSIENT
-    return wanted if convertible and wanted is not None else dtype
-
-
-def is_plain_float(dtype: torch.dtype) -> bool:
-    """Say whether numbers of this kind may be converted to another precision; 8-bit floats may not."""
-    return dtype.is_floating_point and dtype.itemsize >= 2
-
-
 def torch_devices(
-    plan: Plan, given: Mapping[str, str | torch.device] | None, diagnostics: Diagnostics
+    plan: Plan, given: Mapping[str, torch.device] | None, diagnostics: Diagnostics
 ) -> dict[str, torch.device]:
     """Return the torch device behind each device the plan uses; a disk's is the host's memory."""
     used = {name for unit in plan.units for name in (unit.store, unit.run) if name}
     found: dict[str, torch.device] = {}
     for name in sorted(used):
         if given is not None and name in given:
-            found[name] = torch.device(given[name])
+            found[name] = given[name]
         elif "/" in name:
             message = f"`{name}` is on another machine"
             help_ = f"compile for this machine, or pass `devices={{'{name}': 'cuda:0'}}`"

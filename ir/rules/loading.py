@@ -91,6 +91,19 @@ units run on the host goes on working in the child.
 
 Start processes with `multiprocessing.get_context("spawn")`, or load the model after forking.""",
 )
+FOREIGN_HOOKS: Final = Rule(
+    "foreign-hooks",
+    Severity.ERROR,
+    "another library already moves the weights of the model",
+    """\
+accelerate, diffusers and deepspeed put hooks on modules that bring weights before a call and take them
+away after it. They would go on doing so, with the weights they know.
+
+    model = AutoModelForCausalLM.from_pretrained(folder, device_map="auto")   # has hooks of accelerate
+    load_model(plan, model, folder)
+
+Build the model without them, on the meta device: `load_pretrained(folder, plan)` does.""",
+)
 IGNORED_TENSOR: Final = Rule(
     "ignored-tensor",
     Severity.WARNING,
@@ -107,6 +120,18 @@ KEPT_TENSOR: Final = Rule(
 With `strict=False` a tensor that the checkpoint lacks keeps the value it has on the model, or the
 value `materialize` returns for it. A fresh head is trained from there; anything else is a mistake
 in the names.""",
+)
+LARGER_THAN_PLANNED: Final = Rule(
+    "larger-than-planned",
+    Severity.WARNING,
+    "weights are loaded in a larger dtype than the plan counted",
+    """\
+A plan made from bfloat16 weights counts two bytes for each; a model that was built in float32 takes four.
+
+    plan = compile_plan("checkpoint-bf16")
+    load_model(plan, model_in_float32, "checkpoint-bf16")
+
+Pass `dtype="bfloat16"`, build the model in it, or compile the plan for the model.""",
 )
 NO_MEMORY: Final = Rule(
     "no-memory",
@@ -216,8 +241,10 @@ ALL: Final = (
     FORKED_WHILE_STREAMING,
     DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
+    FOREIGN_HOOKS,
     IGNORED_TENSOR,
     KEPT_TENSOR,
+    LARGER_THAN_PLANNED,
     NO_MEMORY,
     OTHER_HOST,
     TENSOR_NOT_IN_CHECKPOINT,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from compile_plan.compiler.loading.asked import Dtypes
 from compile_plan.compiler.loading.execution import Runtime
 from compile_plan.compiler.loading.moves import entries, has_forward, returns, start_device
 from compile_plan.compiler.loading.seats import seats_of
@@ -27,7 +28,7 @@ def runtime_of(plan, model) -> tuple[Runtime, list[nn.Module]]:
     tree = lower_model(model)
     plain = unwrapped(tree)
     bound = replace(plan, tree=tree)
-    seats = seats_of(bound, plain, model, None)
+    seats = seats_of(bound, plain, model, Dtypes())
     names = sorted({unit.run for unit in plan.units} | {unit.store for unit in plan.units})
     devices = {name: torch.device(name) for name in names}
     modules = dict(model.named_modules(remove_duplicate=False))
