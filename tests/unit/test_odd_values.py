@@ -41,7 +41,7 @@ ODD = {
     "text": lambda: "", "word": lambda: "zzz", "list": list, "dict": dict, "int": lambda: 7,
     "negative": lambda: -5, "huge": lambda: 10**400, "nan": lambda: float("nan"), "inf": lambda: float("inf"),
     "bytes": lambda: b"abc", "class": lambda: nn.Linear, "object": object, "raises": Raises,
-    "numpy int": lambda: np.int64(3), "array": lambda: np.arange(3), "numpy bool": lambda: np.bool_(True),
+    "numpy int": lambda: np.int64(3), "array": lambda: np.arange(3), "numpy bool": lambda: np.True_,
     "numpy text": lambda: np.str_("auto"), "tensor": lambda: torch.ones(2), "scalar": lambda: torch.tensor(4),
     "path": lambda: Path("nope"), "surrogate": lambda: "\ud800", "nul": lambda: "a\0b", "line": lambda: "\n",
     "long": lambda: "x" * 100_000, "set": lambda: {1, 2}, "nested": lambda: [[1]], "lambda": lambda: len,
