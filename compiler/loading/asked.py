@@ -96,10 +96,10 @@ def asked_dtypes(given: object, plan: Plan) -> Dtypes:
     single = {path: kind for path, text in pairs if (kind := _plain(text)) is not None}
     if given is None:
         return Dtypes(_plain(recorded.get("dtype", "")), single, grows=False)
-    kind: object = _plain(given) if isinstance(given, str) else given
-    if not isinstance(kind, torch.dtype) or not kind.is_floating_point:
+    wanted: object = _plain(given) if isinstance(given, str) else given
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise _refused("dtype", given, "give a floating-point dtype of torch, such as `bfloat16`")
-    return Dtypes(kind, single)
+    return Dtypes(wanted, single)
 
 
 def _plain(name: str) -> torch.dtype | None:
