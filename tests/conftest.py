@@ -26,6 +26,8 @@ TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 TRIGGERED = pytest.StashKey[set[str]]()
 RUN = "# run:"
+HIDING = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": ""}
+"""What a machine with a card and a machine without one have in common."""
 PASSES = "# passes:"
 INTERNAL_ERROR = 70
 
@@ -37,6 +39,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, not for CI")
+    os.environ.update(HIDING)  # before torch looks
     config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
     os.environ["XDG_CONFIG_HOME"] = str(TESTS / "no-configuration")  # rates of tests come from no machine
     config.stash[TRIGGERED] = watch_diagnostics()

@@ -7,7 +7,6 @@ dtypes and bytes are exactly those of the files.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,11 +17,11 @@ from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
 from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
+from .foreign_json import read_json
 from .known_classes import KnownClass, architecture, is_known, known_class, with_class
 from .live import paused_collection
 from .model_names import is_quantised, model_dtype, named_as_model
 from .named_tensors import PLAIN_CLASS, NamedTensor, tree_of_tensors
-from .regular import regular
 
 _EMBEDDINGS: Final = (
     ".embed_tokens.weight",
@@ -165,7 +164,7 @@ def read_config(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > 16 << 20:
             return {}
-        config = json.loads(regular(path).read_bytes())
+        config = read_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -6,7 +6,6 @@ either. Everything is known from the headers; a loader needs nothing else to rea
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from ...ir.rules.sources import (
     UNREADABLE_INPUT,
 )
 from ...ir.visible import pasted
+from .foreign_json import read_json
 from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
@@ -237,7 +237,7 @@ def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
 def _bounded_json(path: Path) -> object:
     if path.stat().st_size > _MAX_INDEX:
         raise ValueError("it is larger than 1GiB")
-    return json.loads(regular(path).read_bytes())
+    return read_json(path)
 
 
 def _stays_inside(name: str) -> bool:

@@ -5,7 +5,6 @@ Nothing is downloaded. Code that came with the configuration is imported only wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
-from .regular import regular
+from .foreign_json import read_json
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def _folder(path: Path) -> Path:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(regular(path).read_bytes())
+        content = read_json(path)
     except OSError as error:
         raise _error(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

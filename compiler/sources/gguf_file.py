@@ -16,6 +16,7 @@ from ...ir.rules.sources import (
     UNREADABLE_INPUT,
 )
 from .checkpoint import lower_tensors, with_cache
+from .gguf_header import check_gguf_head
 from .named_tensors import NamedTensor
 from .regular import regular
 
@@ -80,6 +81,8 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
     try:
         with regular(path).open("rb") as stream:
             magic = stream.read(4)
+            if magic == b"GGUF":
+                check_gguf_head(stream, path.stat().st_size)
         if magic != b"GGUF":
             message = f"`{path}` is not a GGUF file: it starts with {magic!r}"
             diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))

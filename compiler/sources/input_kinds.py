@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from difflib import get_close_matches
 from enum import StrEnum
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Final
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
 from ...ir.visible import pasted
-from .regular import regular
+from .foreign_json import read_json
 
 
 class Kind(StrEnum):
@@ -86,7 +85,7 @@ def _kind_of_json(path: Path) -> Kind:
     if path.name != "config.json":
         return Kind.DEVICE_MAP
     try:
-        content = json.loads(regular(path).read_bytes())
+        content = read_json(path)
     except (OSError, ValueError, RecursionError):
         return Kind.CONFIG
     places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())

@@ -23,6 +23,7 @@ from ...ir.rules.sources import (
     UNKNOWN_TENSOR_DTYPE,
     UNREADABLE_INPUT,
 )
+from .foreign_json import check_containers
 from .regular import regular
 
 MAX_HEADER: Final = 100_000_000
@@ -130,6 +131,7 @@ _place: Final = itemgetter(2, 3)
 
 def _entries(path: Path, text: bytes) -> dict[str, object]:
     try:
+        check_containers(text)
         entries = json.loads(text.decode("utf-8"))
         if _pairs(entries) != text.count(b":"):  # a colon in a name, or a key twice
             entries = json.loads(text.decode(), object_pairs_hook=partial(_unique, path))

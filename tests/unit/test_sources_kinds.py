@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from checkpoints import write_file
@@ -19,6 +18,7 @@ from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.compiler.sources.input_kinds import Kind, kind_of
 from compile_plan.ir import Atomic, Diagnostics, PlanError
+from tiny_gguf import write_gguf
 
 TINY = {
     "model_type": "llama",
@@ -248,24 +248,6 @@ def test_without_transformers_the_command_is_given(tmp_path, without):
     finding = failure(build_from_config, config(tmp_path, TINY))
     assert finding.code == "missing-extra"
     assert finding.help == "run `pip install 'compile-plan[hub]'`"
-
-
-def write_gguf(path):
-    gguf = pytest.importorskip("gguf")
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((32, 64), np.float32))
-    for block in range(3):
-        for name in ("attn_q", "ffn_up"):
-            packed = np.zeros((64, 68), np.uint8)
-            writer.add_tensor(f"blk.{block}.{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-        writer.add_tensor(f"blk.{block}.attn_norm.weight", np.zeros(64, np.float32))
-    writer.add_tensor("output_norm.weight", np.zeros(64, np.float32))
-    writer.add_tensor("output.weight", np.zeros((32, 64), np.float16))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def test_a_gguf_file_is_a_plan_of_its_packed_bytes(tmp_path):
