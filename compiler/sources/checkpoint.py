@@ -17,7 +17,7 @@ from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
 from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
-from .foreign_json import read_json
+from .foreign_json import read_foreign_json
 from .known_classes import KnownClass, architecture, is_known, known_class, with_class
 from .live import paused_collection
 from .model_names import is_quantised, model_dtype, named_as_model
@@ -164,7 +164,7 @@ def read_config(path: Path) -> dict[str, object]:
     try:
         if path.stat().st_size > 16 << 20:
             return {}
-        config = read_json(path)
+        config = read_foreign_json(path)
     except (OSError, ValueError, RecursionError):
         return {}
     return config if isinstance(config, dict) else {}

@@ -28,7 +28,7 @@ from ...ir.rules.sources import (
     UNREADABLE_INPUT,
 )
 from ...ir.visible import pasted
-from .foreign_json import read_json
+from .foreign_json import read_foreign_json
 from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
@@ -237,7 +237,7 @@ def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
 def _bounded_json(path: Path) -> object:
     if path.stat().st_size > _MAX_INDEX:
         raise ValueError("it is larger than 1GiB")
-    return read_json(path)
+    return read_foreign_json(path)
 
 
 def _stays_inside(name: str) -> bool:

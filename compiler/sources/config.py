@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
-from .foreign_json import read_json
+from .foreign_json import read_foreign_json
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _folder(path: Path) -> Path:
 
 def _content(path: Path) -> dict[str, Any]:
     try:
-        content = read_json(path)
+        content = read_foreign_json(path)
     except OSError as error:
         raise _error(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}") from None
     except (ValueError, RecursionError) as error:

@@ -16,7 +16,7 @@ _BYTES_PER_CONTAINER: Final = 12
 """A checkpoint's header has no more than one in 16 bytes; an empty list takes 64 in memory."""
 
 
-def read_json(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
+def read_foreign_json(path: Path) -> Any:  # noqa: ANN401  # whatever the file holds
     """Return what a file holds; raises `OSError`, or `ValueError` for what is no JSON or would be a bomb."""
     if regular(path).stat().st_size > _LARGEST:
         msg = f"it is larger than {_LARGEST >> 20} MiB"

@@ -10,7 +10,7 @@ from typing import Final
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
 from ...ir.visible import pasted
-from .foreign_json import read_json
+from .foreign_json import read_foreign_json
 
 
 class Kind(StrEnum):
@@ -85,7 +85,7 @@ def _kind_of_json(path: Path) -> Kind:
     if path.name != "config.json":
         return Kind.DEVICE_MAP
     try:
-        content = read_json(path)
+        content = read_foreign_json(path)
     except (OSError, ValueError, RecursionError):
         return Kind.CONFIG
     places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())

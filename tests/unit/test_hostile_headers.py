@@ -7,7 +7,7 @@ import struct
 import tracemalloc
 
 import pytest
-from compile_plan.compiler.sources.foreign_json import read_json
+from compile_plan.compiler.sources.foreign_json import read_foreign_json
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.compiler.sources.safetensors_header import read_header
 from compile_plan.ir import Diagnostics, PlanError
@@ -95,7 +95,7 @@ def test_json_that_is_mostly_brackets_is_not_parsed(tmp_path, name):
 
     def refused():
         with pytest.raises(ValueError, match="lists and objects"):
-            read_json(path)
+            read_foreign_json(path)
 
     bounded(refused, len(BOMBS[name]))
 
@@ -125,4 +125,4 @@ def test_the_densest_header_there_is_is_read(tmp_path):
 
 def test_brackets_in_a_small_file_are_its_own_affair(tmp_path):
     (tmp_path / "config.json").write_text("[[], [], {}]")
-    assert read_json(tmp_path / "config.json") == [[], [], {}]
+    assert read_foreign_json(tmp_path / "config.json") == [[], [], {}]
