@@ -42,6 +42,7 @@ from .asked import (
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .matching import Match, match_seats
+from .opaque import opaque_weights
 from .pieces import places_in
 from .progress import Wish, shown
 from .reading import Job, read_all
@@ -169,6 +170,7 @@ class _Loader:
         self.match = replace(self.match, absent=self.match.absent + absent)
         self.found.extend(self._disks_without_files())
         self.found.extend(self._short_memory())
+        self.found.extend(opaque_weights(self.seats))
         self.found.raise_errors()
 
     def _disks_without_files(self) -> list[Diagnostic]:

@@ -143,6 +143,20 @@ reading, so that nothing else on the machine is pushed out of memory half way.
 
 Free the memory, or compile the plan again: without `--memory` the compiler uses what is free.""",
 )
+OPAQUE_WEIGHTS: Final = Rule(
+    "opaque-weights",
+    Severity.ERROR,
+    "a tensor of a class of its own is planned to be streamed",
+    """\
+Libraries for quantisation (torchao, quanto, bitsandbytes) keep weights as tensors of their own classes:
+packed numbers, scales and what to do with them, in parts that torch does not show as one piece of memory.
+Streaming moves memory, so it would lose what the class adds. Plain tensors stream in every dtype, 8-bit
+floats with their scales too.
+
+    place model.layers.3 on cpu run on cuda:0     # its weights were quantised by torchao
+
+Place such modules where they run (`place model.layers.3 on cuda:0`), or quantise after loading.""",
+)
 OTHER_HOST: Final = Rule(
     "other-host",
     Severity.ERROR,
@@ -246,6 +260,7 @@ ALL: Final = (
     KEPT_TENSOR,
     LARGER_THAN_PLANNED,
     NO_MEMORY,
+    OPAQUE_WEIGHTS,
     OTHER_HOST,
     TENSOR_NOT_IN_CHECKPOINT,
     TENSOR_NOT_IN_MODEL,

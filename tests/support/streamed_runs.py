@@ -16,6 +16,7 @@ from pathlib import Path
 import pretend_device
 import torch
 from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.compiler.loading.streaming import carrier, lanes
 from compile_plan.ir import Account, Device, Model, Plan, Unit
 from safetensors.torch import save_file
 from torch import nn
@@ -124,6 +125,57 @@ def one_inside_the_other(store, folder):
     return all(same(real, model) for _ in range(2)) and all(inner)
 
 
+class LateLane(lanes.DirectLane):
+    """Copies as late as a card may: when computing is about to wait for it."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def copy(self, pairs, after):
+        del after
+        self.waiting.append(list(pairs))
+        return len(self.waiting)
+
+    def join(self, mark):
+        for copies in self.waiting[:mark] if mark is not None else ():
+            super().copy(copies, ())
+            copies.clear()
+
+
+def late_copies(store, folder):
+    """Nothing is computed with before the copy of it was waited for."""
+    usual, carrier.lane_to = carrier.lane_to, lambda _device: LateLane()
+    try:
+        real, model = pair(store, folder)
+        return all(same(real, model) for _ in range(3)) and at_rest(model)
+    finally:
+        carrier.lane_to = usual
+
+
+class Packed(nn.Module):
+    """A weight in eight bits, with its scale."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(WIDTH, WIDTH).to(torch.float8_e4m3fn), requires_grad=False)
+        self.scale = nn.Parameter(torch.rand(()))
+
+    def forward(self, x):
+        return x @ (self.weight.to(torch.float32) * self.scale)
+
+
+def eight_bits(store, folder):
+    torch.manual_seed(0)
+    real = nn.Sequential(Packed(), Packed())
+    save_file(real.state_dict(), folder / "model.safetensors")
+    with torch.device("meta"):
+        model = nn.Sequential(Packed(), Packed())
+    units = (Unit("0", store, "cuda:0"), Unit("1", store, "cuda:0"))
+    plan = Plan(Model("packed"), DEVICES, units=units)
+    load_model(plan, model, folder / "model.safetensors", devices=NAMES)
+    return all(same(real, model) for _ in range(2))
+
+
 def changed_weights(store, folder):
     """What is written between forwards counts in the next one, also what was brought ahead."""
     real, model = pair(store, folder)
@@ -216,8 +268,8 @@ def released(store, folder):
 
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, two_models,
-    one_inside_the_other, changed_weights, interrupts, interrupts_without_the_models_hooks, threads, forked,
-    released,
+    one_inside_the_other, late_copies, eight_bits, changed_weights, interrupts,
+    interrupts_without_the_models_hooks, threads, forked, released,
 )  # fmt: skip
 
 
