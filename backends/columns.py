@@ -17,9 +17,6 @@ Table: TypeAlias = dict[str, bytes]
 _T = TypeVar("_T")
 
 _CODES: Final = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_BIT_PATTERNS: Final = frozenset({("outcome", "value"), ("outcome", "bound"), ("predicted", "prompt"),
-                                  ("predicted", "token"), ("predicted", "simple_seconds"),
-                                  ("predicted", "seconds")})  # fmt: skip
 MAX_NUMBER: Final = 2**63
 """The largest size, 2**63 - 1, counted from 1."""
 MAX_PATH: Final = 65_535
@@ -128,15 +125,18 @@ class Reader:
         self._strings = self._read_strings()
         self._paths = self._read_paths()
 
-    def _column(self, table: str, column: str) -> list[int]:
+    def _column(self, table: str, column: str, largest: int = MAX_NUMBER) -> list[int]:
         numbers = read_column(self._tables[table][column], f"{table}.{column}")
-        if max(numbers, default=0) > MAX_NUMBER and (table, column) not in _BIT_PATTERNS:
-            raise MalformedError(f"column `{table}.{column}` has a number above {MAX_NUMBER}")
+        if max(numbers, default=0) > largest:
+            raise MalformedError(f"column `{table}.{column}` has a number above {largest}")
         return numbers
 
-    def rows(self, table: str, *columns: str) -> list[list[int]]:
-        """Return columns of one table, all of one length."""
-        found = [self._column(table, column) for column in columns]
+    def rows(self, table: str, *columns: str | tuple[str, int]) -> list[list[int]]:
+        """Return columns of one table, all of one length; a column may have its own largest number."""
+        found = [
+            self._column(table, column) if isinstance(column, str) else self._column(table, *column)
+            for column in columns
+        ]
         if len({len(column) for column in found}) > 1:
             raise MalformedError(f"the columns of table `{table}` differ in length")
         return found
@@ -148,12 +148,6 @@ class Reader:
     def optional_strings(self, rows: list[int]) -> list[str | None]:
         """Look strings up by rows counted from 1; 0 is None."""
         return _at([None, *self._strings], rows, "string")
-
-    def flags(self, rows: list[int]) -> list[bool]:
-        """Read what is 0 or 1."""
-        if max(rows, default=0) > 1:
-            raise MalformedError("a flag is neither 0 nor 1")
-        return [row == 1 for row in rows]
 
     def devices(self, rows: list[int]) -> list[str]:
         """Look names of devices up by row."""

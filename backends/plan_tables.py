@@ -1,314 +1,278 @@
-"""A plan as tables and back: one table per kind of node, one column per field.
+"""A plan as tables and back: one table per kind of node, one row here per column, both directions.
 
-Writing and reading a table stand side by side and list the fields in the same order. Spans are not
-stored: a plan file was not written by hand.
+Spans are not stored: a plan file was not written by hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Final, NamedTuple
 
 from ..ir import (
-    WAYS,
+    RULES,
     WORKLOADS,
+    Account,
     Atomic,
     Cache,
     Constraint,
     Demand,
     Device,
+    Diagnostic,
     Link,
     Model,
     Never,
+    Outcome,
     Plan,
+    Prediction,
     Reason,
     Reserve,
+    Rule,
+    Severity,
     Split,
     TieGroup,
     Together,
     Unit,
     Work,
     Workload,
-    is_device_name,
-    is_host_name,
 )
-from . import account_tables, tree_tables
-from .columns import MalformedError, Reader, Table, Writer, from_optional, grouped, pack_column, to_optional
+from ..ir.purposes import LEDGER_LINES
+from . import tree_tables
+from .columns import MalformedError, Reader, Table, Writer
+from .wire import (
+    BANNED,
+    BITS,
+    COUNT,
+    DEVICE,
+    END,
+    FLAG,
+    NUMBER,
+    PATH,
+    SOME,
+    SOME_BITS,
+    SOME_DEVICE,
+    SOME_OR_0,
+    SOME_STRING,
+    STRING,
+    Column,
+    Rows,
+    many,
+    numbered,
+    words,
+)
 
-_SIZES = ("memory", "margin", "pool_memory", "bandwidth", "link", "flops", "latency")
-TABLES = {
-    "model": ("name", "digest"),
-    "options": ("key", "value"),
-    "devices": ("name", "pool", "at", "origin", "measured", *_SIZES, "dtypes"),
-    "device_flops": ("dtype", "flops"),
-    "links": ("a", "b", "rate", "latency"),
-    "workload": ("kind", "rows", "prompt", "tokens", "added"),
-    "constraints": ("kind", "targets", "device", "added"),
-    "constraint_targets": ("path",),
-    "ties": ("tensors",),
-    "tie_tensors": ("path",),
-    "reserves": ("nbytes", "device", "purpose", "added"),
-    "caches": ("nbytes", "device", "patterns", "added"),
-    "cache_patterns": ("path",),
-    "demands": ("nbytes", "path", "purpose", "added"),
-    "work": ("flops", "path", "tokens"),
-    "units": ("path", "store", "run", "reason", "rows"),
+
+class _Option(NamedTuple):
+    key: str
+    value: str
+
+
+class _Rule(NamedTuple):
+    """A constraint of any kind."""
+
+    kind: str
+    targets: tuple[str, ...]
+    device: str | None
+    added: bool
+
+
+class _Finding(NamedTuple):
+    """A diagnostic with its rule, which a reader may not know."""
+
+    code: str
+    severity: Severity
+    summary: str
+    message: str
+    help: str | None
+    notes: tuple[str, ...]
+
+
+_KINDS: Final = ("atomic path", "atomic class", "split", "never", "together")
+_PURPOSE: Final = Column("purpose", STRING)
+_ADDED: Final = Column("added", FLAG)
+_PATTERNS: Final = (Column("path", PATH),)
+_TEXTS: Final = (Column("text", STRING),)
+_MODEL: Final = Rows("model", Model, (Column("name", STRING), Column("digest", SOME_STRING)))
+_OPTIONS: Final = Rows("options", _Option, (Column("key", STRING), Column("value", STRING)))
+_DEVICES: Final = Rows("devices", Device, (
+    Column("name", DEVICE),
+    Column("pool", SOME_STRING),
+    Column("at", SOME_STRING),
+    Column("origin", STRING),
+    Column("measured", STRING),
+    Column("memory", SOME),
+    Column("margin", SOME_OR_0),
+    Column("pool_memory", SOME),
+    Column("bandwidth", SOME),
+    Column("link", SOME),
+    Column("flops", SOME),
+    Column("latency", SOME),
+    many("dtypes", "device_flops", Column("dtype", STRING), Column("flops", NUMBER), field="dtype_flops"),
+))  # fmt: skip
+_LINKS: Final = Rows(
+    "links", Link, (Column("a", END), Column("b", END), Column("rate", NUMBER), Column("latency", SOME))
+)
+_WORKLOAD: Final = Rows("workload", Workload, (
+    Column("kind", numbered(WORKLOADS, "a workload has a kind this version does not know")),
+    Column("rows", COUNT),
+    Column("prompt", NUMBER),
+    Column("tokens", NUMBER),
+    _ADDED,
+), most=1)  # fmt: skip
+_CONSTRAINTS: Final = Rows("constraints", _Rule, (
+    Column("kind", numbered(_KINDS, "a constraint is none of those of this version")),
+    many("targets", "constraint_targets", *_PATTERNS),
+    Column("device", BANNED),
+    _ADDED,
+))  # fmt: skip
+_TIES: Final = Rows("ties", TieGroup, (many("tensors", "tie_tensors", *_PATTERNS),))
+_RESERVES: Final = Rows(
+    "reserves",
+    Reserve,
+    (Column("nbytes", NUMBER), Column("device", DEVICE), _PURPOSE, _ADDED),
+)
+_CACHES: Final = Rows("caches", Cache, (
+    Column("nbytes", NUMBER),
+    Column("device", DEVICE),
+    many("patterns", "cache_patterns", *_PATTERNS),
+    _ADDED,
+))  # fmt: skip
+_DEMANDS: Final = Rows("demands", Demand, (Column("nbytes", NUMBER), Column("path", PATH), _PURPOSE, _ADDED))
+_WORK: Final = Rows("work", Work, (Column("flops", NUMBER), Column("path", PATH), Column("tokens", NUMBER)))
+_UNITS: Final = Rows("units", Unit, (
+    Column("path", PATH),
+    Column("store", SOME_DEVICE),
+    Column("run", SOME_DEVICE),
+    Column("reason", words(Reason, "a unit has a reason this version does not know", some=True)),
+    Column("rows", FLAG, "by_rows"),
+))  # fmt: skip
+_LEDGER: Final = Rows(
+    "ledger", Account, (Column("device", DEVICE), *(Column(line, NUMBER) for line in LEDGER_LINES))
+)
+_OUTCOME: Final = Rows("outcome", Outcome, (
+    Column("objective", STRING),
+    Column("value", BITS),
+    Column("bound", BITS),
+    Column("status", STRING),
+    Column("hops", NUMBER),
+    many("notes", "outcome_notes", *_TEXTS),
+), most=1)  # fmt: skip
+_PREDICTED: Final = Rows("predicted", Prediction, (
+    Column("prompt", BITS),
+    Column("token", BITS),
+    Column("prompt_limit", STRING),
+    Column("token_limit", STRING),
+    Column("simple", STRING),
+    Column("simple_seconds", SOME_BITS),
+    Column("seconds", SOME_BITS),
+), most=1)  # fmt: skip
+_DIAGNOSTICS: Final = Rows("diagnostics", _Finding, (
+    Column("code", STRING),
+    Column("severity", words(Severity, "a diagnostic has an unknown severity")),
+    Column("summary", STRING),
+    Column("message", STRING),
+    Column("help", SOME_STRING),
+    many("notes", "diagnostic_notes", *_TEXTS),
+))  # fmt: skip
+_HEAD: Final = (
+    _MODEL, _OPTIONS, _DEVICES, _LINKS, _WORKLOAD, _CONSTRAINTS, _TIES, _RESERVES, _CACHES, _DEMANDS, _WORK,
+    _UNITS,
+)  # fmt: skip
+_TAIL: Final = (_LEDGER, _OUTCOME, _PREDICTED, _DIAGNOSTICS)
+TABLES: Final = {
+    **{name: columns for rows in _HEAD for name, columns in rows.tables.items()},
     **tree_tables.TABLES,
-    **account_tables.TABLES,
+    **{name: columns for rows in _TAIL for name, columns in rows.tables.items()},
     "strings": ("size", "text"),
     "paths": ("parent", "name"),
 }
 """The columns of each table, in the order in which they are written."""
 
-_ATOMIC, _ATOMIC_CLASS, _SPLIT, _NEVER, _TOGETHER = range(5)
-
 
 def to_tables(plan: Plan) -> dict[str, Table]:
     """Return the tables of a plan."""
     writer = Writer()
-    numbers: list[Sequence[int]] = [
-        *_write_head(plan, writer),
-        *_write_use(plan, writer),
-        *_write_rules(plan, writer),
-        *_write_needs(plan, writer),
-    ]
-    tail = [
-        *account_tables.write_ledger(plan, writer),
-        *account_tables.write_outcome(plan, writer),
-        *account_tables.write_diagnostics(plan, writer),
-    ]
-    trees = tree_tables.write_tree(plan.tree, writer)
-    columns = iter([pack_column(column) for column in (*numbers, *tail)])
-    ready = trees | writer.tables()
-    return {
-        name: ready[name] if name in ready else {column: next(columns) for column in names}
-        for name, names in TABLES.items()
+    outcomes = () if plan.outcome is None else (plan.outcome,)
+    ready = {
+        **_MODEL.write((plan.model,), writer),
+        **_OPTIONS.write([_Option(*option) for option in plan.options], writer),
+        **_DEVICES.write(plan.devices, writer),
+        **_LINKS.write(plan.links, writer),
+        **_WORKLOAD.write(() if plan.workload is None else (plan.workload,), writer),
+        **_CONSTRAINTS.write([*map(_rule_of, plan.constraints)], writer),
+        **_TIES.write(plan.ties, writer),
+        **_RESERVES.write(plan.reserves, writer),
+        **_CACHES.write(plan.caches, writer),
+        **_DEMANDS.write(plan.demands, writer),
+        **_WORK.write(plan.work, writer),
+        **_UNITS.write(plan.units, writer),
+        **_LEDGER.write(plan.ledger, writer),
+        **_OUTCOME.write(outcomes, writer),
+        **_PREDICTED.write([each.predicted for each in outcomes if each.predicted is not None], writer),
+        **_DIAGNOSTICS.write([*map(_finding_of, plan.diagnostics)], writer),
+        **tree_tables.write_tree(plan.tree, writer),
     }
+    ready |= writer.tables()
+    return {name: ready[name] for name in TABLES}
 
 
 def from_tables(tables: dict[str, Table]) -> Plan:
     """Return the plan of checked-for-shape tables; raises `MalformedError` for anything that cannot be."""
     reader = Reader(tables)
-    model, options, devices = _read_head(reader)
-    links, workload = _read_use(reader)
-    caches = _read_caches(reader)
-    reserves, demands, work, units = _read_needs(reader)
-    constraints, ties = _read_rules(reader)
-    return Plan(
-        model=model,
-        devices=devices,
-        options=options,
-        constraints=constraints,
-        ties=ties,
-        reserves=reserves,
-        demands=demands,
-        work=work,
-        units=units,
-        links=links,
-        workload=workload,
-        caches=caches,
-        tree=tree_tables.read_tree(reader),
-        ledger=account_tables.read_ledger(reader),
-        outcome=account_tables.read_outcome(reader),
-        diagnostics=account_tables.read_diagnostics(reader),
-    )
-
-
-def _write_head(plan: Plan, writer: Writer) -> list[list[int]]:
-    devices = plan.devices
-    return [
-        writer.strings([plan.model.name]),
-        writer.optional_strings([plan.model.digest]),
-        writer.strings(key for key, _ in plan.options),
-        writer.strings(value for _, value in plan.options),
-        writer.strings(device.name for device in devices),
-        writer.optional_strings(device.pool for device in devices),
-        writer.optional_strings(device.at for device in devices),
-        writer.strings(device.origin for device in devices),
-        writer.strings(device.measured for device in devices),
-        *(from_optional(getattr(device, size) for device in devices) for size in _SIZES),
-        [len(device.dtype_flops) for device in devices],
-        writer.strings(dtype for device in devices for dtype, _ in device.dtype_flops),
-        [flops for device in devices for _, flops in device.dtype_flops],
-    ]
-
-
-def _read_head(reader: Reader) -> tuple[Model, tuple[tuple[str, str], ...], tuple[Device, ...]]:
-    names, digests = reader.rows("model", *TABLES["model"])
-    if len(names) != 1:
+    models = _MODEL.read(reader)
+    if len(models) != 1:
         raise MalformedError("table `model` must have one row")
-    keys, values = reader.rows("options", *TABLES["options"])
-    name, pool, at, origin, measured, *sizes, counts = reader.rows("devices", *TABLES["devices"])
-    dtypes, flops = reader.rows("device_flops", *TABLES["device_flops"])
-    rows = zip(
-        reader.devices(name),
-        reader.optional_strings(pool),
-        reader.optional_strings(at),
-        reader.strings(origin),
-        reader.strings(measured),
-        zip(*map(to_optional, sizes), strict=True),
-        grouped([*zip(reader.strings(dtypes), flops, strict=True)], counts, "device_flops"),
-        strict=True,
+    outcome, predicted = next(iter(_OUTCOME.read(reader)), None), next(iter(_PREDICTED.read(reader)), None)
+    return Plan(
+        model=models[0],
+        options=tuple((option.key, option.value) for option in _OPTIONS.read(reader)),
+        devices=_DEVICES.read(reader),
+        links=_LINKS.read(reader),
+        workload=next(iter(_WORKLOAD.read(reader)), None),
+        constraints=tuple(map(_constraint_of, _CONSTRAINTS.read(reader))),
+        ties=_TIES.read(reader),
+        reserves=_RESERVES.read(reader),
+        caches=_CACHES.read(reader),
+        demands=_DEMANDS.read(reader),
+        work=_WORK.read(reader),
+        units=_UNITS.read(reader),
+        tree=tree_tables.read_tree(reader),
+        ledger=_LEDGER.read(reader),
+        outcome=None if outcome is None else replace(outcome, predicted=predicted),
+        diagnostics=tuple(map(_diagnostic_of, _DIAGNOSTICS.read(reader))),
     )
-    devices = tuple(
-        Device(
-            name,
-            pool=pool,
-            at=at,
-            origin=origin,
-            measured=measured,
-            dtype_flops=dtype_flops,
-            **_sizes_of(values),
-        )
-        for name, pool, at, origin, measured, values, dtype_flops in rows
-    )
-    model = Model(reader.strings(names)[0], reader.optional_strings(digests)[0])
-    return model, tuple(zip(reader.strings(keys), reader.strings(values), strict=True)), devices
 
 
-def _sizes_of(values: Sequence[int | None]) -> dict[str, Any]:
-    """Return the numbers of a device by their fields; a margin is 0 where none is said."""
-    sizes: dict[str, Any] = dict(zip(_SIZES, values, strict=True))
-    return sizes | {"margin": sizes["margin"] or 0}
-
-
-def _write_use(plan: Plan, writer: Writer) -> list[list[int]]:
-    loads = () if plan.workload is None else (plan.workload,)
-    return [
-        writer.strings(link.a for link in plan.links),
-        writer.strings(link.b for link in plan.links),
-        [link.rate for link in plan.links],
-        from_optional(link.latency for link in plan.links),
-        [WORKLOADS.index(load.kind) for load in loads],
-        [load.rows for load in loads],
-        [load.prompt for load in loads],
-        [load.tokens for load in loads],
-        [int(load.added) for load in loads],
-    ]
-
-
-def _read_use(reader: Reader) -> tuple[tuple[Link, ...], Workload | None]:
-    a, b, rates, latencies = reader.rows("links", *TABLES["links"])
-    links = map(Link, _ends(reader, a), _ends(reader, b), rates, to_optional(latencies))
-    kinds, rows, prompts, tokens, added = reader.rows("workload", *TABLES["workload"])
-    if len(kinds) > 1 or max(kinds, default=0) >= len(WORKLOADS) or min(rows, default=1) < 1:
-        raise MalformedError("table `workload` has a kind or rows no workload has")
-    loads = map(Workload, (WORKLOADS[kind] for kind in kinds), rows, prompts, tokens, reader.flags(added))
-    return tuple(links), next(loads, None)
-
-
-def _ends(reader: Reader, rows: list[int]) -> list[str]:
-    names = reader.strings(rows)
-    if not all(is_device_name(name) or is_host_name(name) for name in names):
-        raise MalformedError("a link ends at what is neither a device nor a host")
-    return names
-
-
-def _read_caches(reader: Reader) -> tuple[Cache, ...]:
-    nbytes, devices, counts, added = reader.rows("caches", *TABLES["caches"])
-    patterns = grouped(reader.paths(*reader.rows("cache_patterns", "path")), counts, "caches")
-    return tuple(map(Cache, nbytes, patterns, reader.devices(devices), reader.flags(added)))
-
-
-def _write_rules(plan: Plan, writer: Writer) -> list[list[int]]:
-    parts = [_parts(constraint) for constraint in plan.constraints]
-    return [
-        [kind for kind, _, _ in parts],
-        [len(targets) for _, targets, _ in parts],
-        writer.optional_strings(device for _, _, device in parts),
-        [int(constraint.added) for constraint in plan.constraints],
-        writer.paths(target for _, targets, _ in parts for target in targets),
-        [len(tie.tensors) for tie in plan.ties],
-        writer.paths(path for tie in plan.ties for path in tie.tensors),
-    ]
-
-
-def _parts(constraint: Constraint) -> tuple[int, tuple[str, ...], str | None]:
+def _rule_of(constraint: Constraint) -> _Rule:
+    added = constraint.added
     match constraint:
         case Atomic(target, by_class):
-            return (_ATOMIC_CLASS if by_class else _ATOMIC), (target,), None
+            return _Rule("atomic class" if by_class else "atomic path", (target,), None, added)
         case Split(pattern):
-            return _SPLIT, (pattern,), None
+            return _Rule("split", (pattern,), None, added)
         case Never(pattern, device):
-            return _NEVER, (pattern,), device
+            return _Rule("never", (pattern,), device, added)
         case Together(patterns):
-            return _TOGETHER, patterns, None
+            return _Rule("together", patterns, None, added)
 
 
-def _constraint(kind: int, targets: tuple[str, ...], device: str | None, *, added: bool) -> Constraint:
-    match kind, targets, device:
-        case ((0 | 1), (target,), None):
-            return Atomic(target, by_class=kind == _ATOMIC_CLASS, added=added)
-        case 2, (pattern,), None:
+def _constraint_of(rule: _Rule) -> Constraint:
+    match rule:
+        case _Rule(("atomic path" | "atomic class") as kind, (target,), None, added):
+            return Atomic(target, by_class=kind == "atomic class", added=added)
+        case _Rule("split", (pattern,), None, added):
             return Split(pattern, added=added)
-        case 3, (pattern,), str(name):
-            return Never(pattern, name, added=added)
-        case 4, patterns, None:
+        case _Rule("never", (pattern,), str(device), added):
+            return Never(pattern, device, added=added)
+        case _Rule("together", patterns, None, added):
             return Together(patterns, added=added)
     raise MalformedError("a constraint is none of those of this version")
 
 
-def _read_rules(reader: Reader) -> tuple[tuple[Constraint, ...], tuple[TieGroup, ...]]:
-    kinds, counts, devices, added = reader.rows("constraints", *TABLES["constraints"])
-    targets = grouped(reader.paths(*reader.rows("constraint_targets", "path")), counts, "constraints")
-    named = reader.optional_devices(devices, beside=WAYS)
-    rows = zip(kinds, targets, named, reader.flags(added), strict=True)
-    constraints = tuple(_constraint(kind, each, device, added=mark) for kind, each, device, mark in rows)
-    (sizes,) = reader.rows("ties", *TABLES["ties"])
-    members = grouped(reader.paths(*reader.rows("tie_tensors", "path")), sizes, "ties")
-    return constraints, tuple(TieGroup(tensors) for tensors in members)
+def _finding_of(found: Diagnostic) -> _Finding:
+    return _Finding(found.code, found.severity, found.rule.summary, found.message, found.help, found.notes)
 
 
-def _write_needs(plan: Plan, writer: Writer) -> list[list[int]]:
-    units = plan.units
-    return [
-        [reserve.nbytes for reserve in plan.reserves],
-        writer.strings(reserve.device for reserve in plan.reserves),
-        writer.strings(reserve.purpose for reserve in plan.reserves),
-        [int(reserve.added) for reserve in plan.reserves],
-        [cache.nbytes for cache in plan.caches],
-        writer.strings(cache.device for cache in plan.caches),
-        [len(cache.patterns) for cache in plan.caches],
-        [int(cache.added) for cache in plan.caches],
-        writer.paths(pattern for cache in plan.caches for pattern in cache.patterns),
-        [demand.nbytes for demand in plan.demands],
-        writer.paths(demand.path for demand in plan.demands),
-        writer.strings(demand.purpose for demand in plan.demands),
-        [int(demand.added) for demand in plan.demands],
-        [each.flops for each in plan.work],
-        writer.paths(each.path for each in plan.work),
-        [each.tokens for each in plan.work],
-        writer.paths(unit.path for unit in units),
-        writer.optional_strings(unit.store for unit in units),
-        writer.optional_strings(unit.run for unit in units),
-        writer.optional_strings(unit.reason for unit in units),
-        [int(unit.by_rows) for unit in units],
-    ]
-
-
-def _read_needs(
-    reader: Reader,
-) -> tuple[tuple[Reserve, ...], tuple[Demand, ...], tuple[Work, ...], tuple[Unit, ...]]:
-    nbytes, devices, purposes, added = reader.rows("reserves", *TABLES["reserves"])
-    reserves = map(Reserve, nbytes, reader.devices(devices), reader.strings(purposes), reader.flags(added))
-    needs, at, why, found = reader.rows("demands", *TABLES["demands"])
-    demands = map(Demand, needs, reader.paths(at), reader.strings(why), reader.flags(found))
-    flops, where, tokens = reader.rows("work", *TABLES["work"])
-    work = map(Work, flops, reader.paths(where), tokens)
-    paths, stores, runs, reasons, by_rows = reader.rows("units", *TABLES["units"])
-    units = map(
-        Unit,
-        reader.paths(paths),
-        reader.optional_devices(stores),
-        reader.optional_devices(runs),
-        [None if text is None else _reason(text) for text in reader.optional_strings(reasons)],
-        reader.flags(by_rows),
-    )
-    return tuple(reserves), tuple(demands), tuple(work), tuple(units)
-
-
-def _reason(text: str) -> Reason:
-    try:
-        return Reason(text)
-    except ValueError:
-        raise MalformedError("a unit has a reason this version does not know") from None
+def _diagnostic_of(found: _Finding) -> Diagnostic:
+    """Return a diagnostic; one of a newer version is known by what the file says of its rule."""
+    rule = RULES.get(found.code) or Rule(found.code, found.severity, found.summary, "")
+    return Diagnostic(rule, found.message, notes=found.notes, help=found.help)
