@@ -69,4 +69,11 @@ def _in_order(problem: Problem, line: inorder.Line, device: int) -> Change | Non
 
 def describe_change(problem: Problem, change: Change) -> str:
     """Say the change so that it can be typed: rounded up, hence enough."""
-    return f"+{size_up(change.nbytes)} on {problem.devices[change.device].name}"
+    return f"+{size_up(change.nbytes)} on {named_with_pool(problem, change.device)}"
+
+
+def named_with_pool(problem: Problem, device: int) -> str:
+    """Return a device's name, with the memory it shares with others: more of one alone is no more."""
+    here = problem.devices[device]
+    pooled = any(device in pool.members for pool in problem.pools)
+    return f"{here.name} and its pool `{here.pool}`" if pooled else here.name

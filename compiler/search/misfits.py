@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from math import inf
 
-from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator, size_up
+from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, PLACEMENT_NOT_FOUND
 from ..placing.findings import say_needs
-from .change import describe_change, smallest_change
+from .change import Change, describe_change, named_with_pool, smallest_change
 from .clock import Clock
 from .found import Found
 from .outoforder import least_extra
@@ -31,7 +31,7 @@ def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) 
         largest=max((atom.cost for atom in outside), default=0),
         smallest=min((atom.cost for atom in outside if atom.weight), default=0),
         gap=max(gaps, default=0),
-        more=None if change is None else (problem.devices[change.device].name, change.nbytes),
+        more=None if change is None else (named_with_pool(problem, change.device), change.nbytes),
         unproven=max(0, int(found.bound - found.value)) if _in_bytes(found) else None,
     )
 
@@ -75,18 +75,26 @@ def misfit_error(problem: Problem, offload: str) -> Diagnostic:
 
 
 def _way_out(problem: Problem, offload: str, clock: Clock) -> str:
-    if offload == "none":
-        change = smallest_change(problem, clock)
-        offer = f"{describe_change(problem, change)}, or " if change else ""
-        return f"{offer}allow offloading with `--offload stream`"
     change = smallest_change(problem, clock)
-    if problem.cpu is not None:
+    if offload != "none" and problem.cpu is not None:
         extra = least_extra(problem, offload, problem.cpu, clock)
         if extra and (change is None or extra <= change.nbytes):
-            return f"+{size_up(extra)} on {problem.devices[problem.cpu].name}"
-    if change is not None and problem.cpu is not None:
-        return describe_change(problem, change)
-    if change is not None:
-        return f"{describe_change(problem, change)}, or list `cpu` or `disk`"
+            return _said(problem, Change(problem.cpu, extra))
+    offers = [] if change is None else [_said(problem, change)]
+    if offload == "none":
+        return ", or ".join([*offers, "allow offloading with `--offload stream`"])
+    if offers and problem.cpu is None:
+        return f"{offers[0]}, or list `cpu` or `disk`"
     kind = "accelerator" if any(is_accelerator(d.name) for d in problem.devices) else "device"
-    return f"list another {kind}, `cpu` or `disk`, or allow what must stay whole to be split"
+    otherwise = f"list another {kind}, `cpu` or `disk`, or allow what must stay whole to be split"
+    return offers[0] if offers else otherwise
+
+
+def _said(problem: Problem, change: Change) -> str:
+    """Say a change, and what devices lack besides for what lines place there alone."""
+    lacking = {d: -room for d, room in enumerate(problem.rooms) if room < 0}
+    for pool in problem.pools:
+        if pool.room < 0 and change.device not in pool.members:
+            lacking[pool.members[0]] = max(-pool.room, lacking.get(pool.members[0], 0))
+    others = [Change(device, nbytes) for device, nbytes in lacking.items() if device != change.device]
+    return " and ".join(describe_change(problem, each) for each in (*others, change))

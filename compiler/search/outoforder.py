@@ -93,7 +93,10 @@ def least_extra(problem: Problem, policy: str, device: int, clock: Clock) -> int
     if not answer.values:
         return None
     over = overruns(problem, groups, builder.table(answer.values))
-    return over[device] if not any(n for d, n in enumerate(over) if d != device) else None
+    if any(n for d, n in enumerate(over) if d != device):
+        return None
+    rooms = [problem.rooms[device], *(pool.room for pool in problem.pools if device in pool.members)]
+    return over[device] + max(0, -min(rooms))  # what lines place there alone may be too much
 
 
 def _count_hops(builder: Builder) -> None:
