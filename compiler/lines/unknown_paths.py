@@ -135,12 +135,27 @@ def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
 
 def _meant(tree: ModuleTree, paths: Sequence[str]) -> str | None:
     """Return the path or pattern that was probably meant by all of these; None when none is near."""
+    if len(paths) == 1 and (sliced := _sliced(tree, paths[0])) is not None:
+        return sliced
     corrected = [_dotted(tree, path) or _correct(tree, path) for path in paths]
     known = [*dict.fromkeys(path for path in corrected if path is not None)]
     if len(known) < len(paths):
         return _range(tree, paths)
     folded = fold_paths(known)
     return spell_path(folded[0].path) if len(folded) == 1 else None
+
+
+def _sliced(tree: ModuleTree, path: str) -> str | None:
+    """Read Python's slices: ``h[0:4]`` are the first four, ``h[2:]`` all from the third on."""
+    found = re.fullmatch(r"([^\[]+)\[(\d{0,9}):(\d{0,9})\](.*)", path)
+    stack = None if found is None else tree.module_index.get(found[1])
+    if found is None or stack is None:
+        return None
+    first, last = int(found[2] or 0), int(found[3] or len(tree.children(stack))) - 1
+    ends = [f"{found[1]}.{number}{found[4]}" for number in (first, last)]
+    if first > last or not all(match_paths(tree, end) for end in ends):
+        return None
+    return f"{found[1]}.{{{first}..{last}}}{found[4]}"
 
 
 def _dotted(tree: ModuleTree, path: str) -> str | None:

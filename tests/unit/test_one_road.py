@@ -233,3 +233,27 @@ def test_the_model_still_works_where_lines_put_it(tmp_path):
     model, ids = Small(), torch.zeros(1, 3, dtype=torch.int64)
     wanted = model(ids)
     assert torch.allclose(load_model(path, model, devices=ON_CPU)(ids), wanted)
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("place layers[0:2] on cpu", "place layers.{0..1} on cpu"),
+        ("place layers[1:].mlp on cpu", "place layers.{1..2}.mlp on cpu"),
+        ("never layers[:] on cuda:0", "never layers.{0..2} on cuda:0"),
+        ("place layers[1] on cpu", "place layers.1 on cpu"),
+        ("place layers/0/mlp on cpu", "place layers.0.mlp on cpu"),
+        ("place layerz.0 on cpu", "place layers.0 on cpu"),
+        ("atomic class Blok", "atomic class Block"),
+        ("atomic Block", "atomic class Block"),
+        ("place layers.0 on cuda:5", "device cuda:5 memory 10GiB\nplace layers.0 on cuda:5"),
+    ],
+)
+def test_the_help_for_a_line_works_when_it_is_applied_f36(line, meant, tmp_path):
+    with pytest.raises(PlanError) as caught:
+        compile_model(Small(), max_memory={0: "64KiB", "cpu": "1MiB"}, overrides=f"{line}\n")
+    (found,) = caught.value.diagnostics
+    words = meant.split("\n")[0] if "device" in meant else meant
+    path = next(word for word in reversed(words.split()) if word in (found.help or ""))
+    assert path in found.help
+    assert override_file(f"{meant}\n", tmp_path)[0] == set()
