@@ -107,7 +107,7 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         cache_tokens: tokens the KV cache must hold.
         prompt: tokens read per request, for objectives about time; None is 512.
         generate: tokens written per request; None is 128.
-        time_limit: seconds the exact search may take; None is 10.
+        time_limit: seconds after which the exact search is ended; None is 60.
 
     Returns:
         The placed plan. Warnings are in ``plan.diagnostics``; a plan without problems has none.
