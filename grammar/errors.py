@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..ir import Diagnostic, Label, Source, Span, parse_size
+from ..ir import Diagnostic, Label, Replacement, Source, Span, parse_size
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from .builder import MalformedWordError
@@ -29,6 +29,7 @@ _SILENT: Final = frozenset({"COMMENT", "STRING"})
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:](?=\s|$)|[^\s#"]+|\S')
 _PAIR: Final = re.compile(r'[{\s]*"?([\w.*{},-]+)"?\s*(?:[:=]|->)\s*"?([\w:/]+)"?[\s,}]*$')
 _OPEN: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?')
+_QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*")|#.*')
 _LONGEST: Final = 40
 
 
@@ -54,6 +55,7 @@ def describe(
     end = found.end() if found else mistake.column
     at = Span(source, start + mistake.column, start + end)
     repaired = next(filter(reads, _repairs(mistake, row, found)), None)
+    fix = _rewritten(source, start, row, repaired)
     rewrite = f"write `{repaired}`" if repaired else f"write it as `{FORMS[keyword]}`"
     if found is not None and _OPEN.fullmatch(found[0]):
         hint = 'close it with a second `"`, or write the name without quotes'
@@ -61,21 +63,35 @@ def describe(
         return Diagnostic(UNEXPECTED_WORD, message, Label(at, "opened here"), help=hint)
     if mistake.expected == {keyword.upper()}:
         message = f"`{_shown(found)}` runs into the word before it"
-        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "a blank is missing"), help=rewrite)
+        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "a blank is missing"), help=rewrite, fix=fix)
     wanted = _wanted(mistake.expected)
     before = row[: mistake.column].split()
     if found is not None and before and parse_size(before[-1]) is not None and parse_size("1" + found[0]):
         message = f"a size is one word, `{before[-1]}{found[0]}`"
         joined = f"{row[: mistake.column].strip()}{row[mistake.column :].partition('#')[0].rstrip()}"
-        hint = f"write `{joined}`" if reads(joined) else "remove the blank"
-        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint)
+        fix = _rewritten(source, start, row, joined) if reads(joined) else None
+        hint = f"write `{joined}`" if fix else "remove the blank"
+        return Diagnostic(
+            UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint, fix=fix
+        )
     near = near_name(found[0], (name.lower() for name in mistake.expected)) if found else None
+    near = near if near in FORMS or near in INNER_WORDS else None
     return Diagnostic(
         UNEXPECTED_WORD,
         f"expected {wanted} {_after(row, mistake.column)}, found {_found(found)}",
         Label(at, f"expected {wanted}"),
-        help=f"did you mean `{near}`?" if near in FORMS or near in INNER_WORDS else rewrite,
+        help=f"did you mean `{near}`?" if near else rewrite,
+        fix=Replacement(at, near) if near else fix,
     )
+
+
+def _rewritten(source: Source, start: int, row: str, text: str | None) -> Replacement | None:
+    """Return the fix that writes a statement in the place of a line's; its comment stays."""
+    if text is None:
+        return None
+    statement = _QUOTED.sub(lambda match: match[1] or "", row).rstrip()
+    indent = len(row) - len(row.lstrip())
+    return Replacement(Span(source, start + indent, start + len(statement)), text)
 
 
 def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterator[str]:
@@ -107,6 +123,8 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
         Label(span, "not a keyword"),
         notes=(f"statements: {', '.join(FORMS)}",),
         help=f"did you mean `{near}`?" if near else hint,
+        about=word[:_LONGEST],
+        fix=Replacement(span, near) if near else None,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from ..ir import Device, Diagnostic, Diagnostics, Label, Span, is_host_name, parse_size
+from ..ir import Device, Diagnostic, Diagnostics, Label, Replacement, Span, is_host_name, parse_size
 from ..ir.near import near_name
 from ..ir.patterns import PatternError, expand_braces
 from ..ir.rules.language import MALFORMED_NUMBER, MALFORMED_PATTERN, REPEATED_LINE, UNKNOWN_DEVICE
@@ -80,13 +80,16 @@ class Reader:
             self._devices[word.text] = device_name(word.text)
         name = self._devices[word.text]
         if name is None:
+            meant = _meant_device(word.text)
             self._diagnostics.add(
                 Diagnostic(
                     UNKNOWN_DEVICE,
                     f"`{word.text[:40]}` is not the name of a device",
                     _label(word.span, "not a device"),
                     notes=("devices are `cuda:0`, `xpu:0`, `mps`, `cpu`, `disk`, `host/cuda:0`, ...",),
-                    help=_device_hint(word.text),
+                    help=_device_hint(meant),
+                    about=word.text,
+                    fix=Replacement(word.span, meant) if meant and word.span else None,
                 )
             )
         return name
@@ -113,13 +116,16 @@ class Reader:
 
     def _malformed_path(self, path: Path, why: str) -> list[str]:
         named = spell_path(Path(".".join(filter(None, path.text.split("."))), path.literal))
+        braces = "{" in path.text or "}" in path.text
         hint = "write braces as `{0..3}` or `{a,b}`, and quote names with unusual characters"
         self._diagnostics.add(
             Diagnostic(
                 MALFORMED_PATTERN,
                 f"`{spell_path(path)[:60]}` cannot be expanded: {why}",
                 _label(path.span, "here"),
-                help=hint if "{" in path.text or "}" in path.text else f"write `{named}`",
+                help=hint if braces else f"write `{named}`",
+                about=path.text[:60],
+                fix=Replacement(path.span, named) if path.span and not braces else None,
             )
         )
         return []
@@ -169,16 +175,19 @@ class Reader:
         return device
 
 
-def _device_hint(text: str) -> str:
+def _device_hint(meant: str | None) -> str:
+    return f"did you mean `{meant}`?" if meant else "write `cuda:0`, `cpu` or `disk`"
+
+
+def _meant_device(text: str) -> str | None:
     host, slash, local = text.rpartition("/")
     kind = local.rstrip("0123456789").rstrip(":")
     index = local[len(kind) :].lstrip(":")
     meant = _TYPES.get(kind.lower(), kind.lower())
     guess = f"{host}{slash}{meant}" + (f":{int(index)}" if index and len(index) < 6 else "")
     if device_name(guess) and guess != text:
-        return f"did you mean `{guess}`?"
-    near = near_name(text, _EXAMPLES)
-    return f"did you mean `{near}`?" if near else "write `cuda:0`, `cpu` or `disk`"
+        return guess
+    return near_name(text, _EXAMPLES)
 
 
 def _label(span: Span | None, text: str) -> Label | None:

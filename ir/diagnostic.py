@@ -39,6 +39,14 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Replacement:
+    """A text that makes a finding go away in the place of what stands at a span."""
+
+    span: Span
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One finding. ``message`` is a sentence in lower case without a full stop and makes sense alone."""
 
@@ -48,6 +56,10 @@ class Diagnostic:
     also: tuple[Label, ...] = ()
     notes: tuple[str, ...] = ()
     help: str | None = None
+    about: str = field(default="", compare=False)
+    """The path, device or option it is about, for programs; ``""`` where it is about none."""
+    fix: Replacement | None = field(default=None, compare=False, repr=False)
+    """What ``help`` says, as data: only where making it needs no person."""
 
     @property
     def code(self) -> str:

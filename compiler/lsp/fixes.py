@@ -25,6 +25,10 @@ def fixes(text: str, finding: Diagnostic) -> tuple[Fix, ...]:
     """Return the changes to a text that its finding's help offers, none when help needs a person."""
     if finding.help is None:
         return ()
+    if finding.fix is not None:
+        at, new = finding.fix.span, finding.fix.text
+        title = "Write" if any(char.isspace() for char in new) else "Change to"
+        return (Fix(f"{title} `{new}`", (Edit(at.start, at.end, new),)),)
     if finding.rule is RENAMED_PREFIX:
         return tuple(_renamed_prefix(text, finding.help))
     return (*_replaced(text, finding, finding.help), *_moved(text, finding, finding.help))
