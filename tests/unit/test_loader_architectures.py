@@ -8,6 +8,7 @@ from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import PlanError, Unit
 from rounding import same_outputs
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
 
 ON_CPU = Unit("", "cpu", "cpu")
@@ -92,9 +93,23 @@ def test_what_is_stored_otherwise_becomes_the_same_model(tmp_path, difference, o
         assert [name for name in made if not torch.equal(made[name], expected[name])] == []
 
 
-def test_experts_stored_one_by_one_cannot_stay_on_disk(tmp_path):
+def test_experts_stored_one_by_one_stay_so_on_disk(tmp_path):
+    tiny = TINY["mixtral"]
+    expected = output(save(tiny, tmp_path, max_shard_size="40KB"), tiny)
+    model = load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
+    for _ in range(2):
+        assert same_outputs(output(model, tiny), expected)
+    stack = model.model.layers[0].mlp.experts.down_proj
+    assert not stack.is_meta
+    assert repr(stack) == f"Stacked({list(stack.shape)}, dtype=torch.float32, on disk in pieces)"
+
+
+def test_pieces_of_several_precisions_cannot_stay_on_disk(tmp_path):
     tiny = TINY["mixtral"]
     save(tiny, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if "experts.1." in name)
+    save_file(tensors | {name: tensors[name].bfloat16()}, tmp_path / "model.safetensors")
     with pytest.raises(PlanError) as caught:
         load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
     assert [d.code for d in caught.value.diagnostics] == ["disk-needs-conversion"]
