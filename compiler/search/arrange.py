@@ -7,10 +7,11 @@ before it, and behind a cluster of transfers there is nothing to hide.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from .outoforder import Counts
-from .problem import Loads, Place, Problem
+from .problem import Loads, Place, Problem, twins
 
 
 def longest_cluster(places: Sequence[Place]) -> int:
@@ -131,3 +132,23 @@ def move_in(
 
 def _largest_first(problem: Problem) -> list[int]:
     return sorted(range(len(problem.atoms)), key=lambda i: (-problem.atoms[i].weight, i))
+
+
+def in_list_order(problem: Problem, places: list[Place]) -> list[Place]:
+    """Return the placement with equal accelerators named in the order in which the model meets them."""
+    taken = {device for place in problem.fixed.values() for device in place}
+    shared = {device for pool in problem.pools for device in pool.members}
+    free = [device for device in problem.accelerators if device not in taken | shared]
+    met = [device for device in dict.fromkeys(place.run for place in places) if device in free]
+    named: dict[int, int] = {}
+    for device in [*met, *(each for each in free if each not in met)]:
+        alike = (each for each in free if each not in named.values() and _alike(problem, device, each))
+        named[device] = next(alike)
+    return [Place(named.get(store, store), named.get(run, run)) for store, run in places]
+
+
+def _alike(problem: Problem, first: int, second: int) -> bool:
+    here, there = problem.devices[first], problem.devices[second]
+    same = replace(here, name=there.name) == there and here.origin == there.origin
+    linked = any(not {link.a, link.b}.isdisjoint((here.name, there.name)) for link in problem.links)
+    return first == second or (same and not linked and twins(problem, first, second))

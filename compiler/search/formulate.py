@@ -10,7 +10,7 @@ from typing import Final
 
 from .costs import speeds
 from .highs import Program
-from .problem import NEVER, UNLIMITED, Atom, Place, Problem
+from .problem import NEVER, UNLIMITED, Atom, Place, Problem, twins
 
 EXACT_UNITS: Final = 2_000_000
 
@@ -149,9 +149,14 @@ class Builder:
         problem, mains = self.problem, self.problem.accelerators
         pooled = {d for pool in problem.pools for d in pool.members}
         for first, second in pairwise(mains):
-            if _twins(problem, first, second) and not pooled.intersection((first, second)):
+            if self._equal(first, second) and not pooled.intersection((first, second)):
                 rest = [(column, -value) for column, value in self.loads[first]]
                 self.program.at_most(0.0, [*self.loads[second], *rest])
+
+    def _equal(self, first: int, second: int) -> bool:
+        devices, dtype = self.problem.devices, self.problem.dtype
+        as_fast = speeds(devices[first], dtype) == speeds(devices[second], dtype)
+        return as_fast and twins(self.problem, first, second)
 
     def keep_bytes(self) -> list[tuple[int, float]]:
         """Return the terms that add up to the bytes on accelerators."""
@@ -169,19 +174,6 @@ class Builder:
             {place: round(values[column]) for place, column in columns.items() if round(values[column])}
             for columns in self.columns
         )
-
-
-def _twins(problem: Problem, first: int, second: int) -> bool:
-    def seen(device: int) -> tuple[object, ...]:
-        return (
-            speeds(problem.devices[device], problem.dtype),
-            problem.rooms[device],
-            problem.peaks[device] if problem.peaks else 0,
-            problem.buffers[device] if problem.buffers else 0,
-            tuple(device in atom.banned for atom in problem.atoms),
-        )
-
-    return seen(first) == seen(second)
 
 
 def _unit(problem: Problem) -> tuple[float, int]:

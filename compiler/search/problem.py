@@ -208,3 +208,17 @@ class Loads:
             for pool in self.problem.pools
             if sum(change.get(d, 0) for d in pool.members) > 0
         )
+
+
+def twins(problem: Problem, first: int, second: int) -> bool:
+    """Say whether two devices have the same room and the same atoms may be on them."""
+
+    def seen(device: int) -> tuple[object, ...]:
+        return (
+            problem.rooms[device],
+            problem.peaks[device] if problem.peaks else 0,
+            problem.buffers[device] if problem.buffers else 0,
+            tuple(device in atom.banned for atom in problem.atoms),
+        )
+
+    return seen(first) == seen(second)

@@ -12,7 +12,7 @@ from itertools import accumulate, islice, pairwise, permutations
 
 from ...ir import Workload
 from . import few_kinds, inorder
-from .arrange import arrange, bring_closer, move_in
+from .arrange import arrange, bring_closer, in_list_order, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
 from .clock import Clock
@@ -33,6 +33,13 @@ BETTER = 0.02
 
 def search(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     """Return the best placement found, with whole layers where that costs nothing; None if none is legal."""
+    found = _searched(coarse, fine, wish)
+    if found is None:
+        return None
+    return replace(found, places=in_list_order(found.model.problem, found.places))
+
+
+def _searched(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     models = (coarse,) if coarse.grains == fine.grains else (coarse, fine)
     for model in models:
         found = _best_in_order(model, wish)

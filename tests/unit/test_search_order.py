@@ -1,0 +1,35 @@
+"""Equal cards are named in the order in which the model meets them."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+from compile_plan.compiler.driver.compile import compile_lowered
+from compile_plan.compiler.driver.options import Options
+from compile_plan.ir import Device, Model, Never, Plan
+from search_models import tree_of
+
+
+def first_met(sizes, budgets, rules=(), **options):
+    """Return the cards in the order in which the model runs on them for the first time."""
+    devices = (*(Device(f"cuda:{i}", size) for i, size in enumerate(budgets)), Device("cpu", 10_000))
+    tree = tree_of({f"m{i}": size for i, size in enumerate(sizes)})
+    plan = compile_lowered(
+        Plan(Model("m"), devices=devices, tree=tree, constraints=rules), Options(**options)
+    )
+    runs = [run for run, _ in groupby(unit.run for unit in plan.units) if run != "cpu"]
+    return list(dict.fromkeys(runs))
+
+
+@pytest.mark.parametrize("objective", ["accelerator-bytes", "headroom", "latency", None])
+@pytest.mark.parametrize("offload", ["stream", "compute", "auto"])
+@pytest.mark.parametrize("sizes", [(10,) * 8, (31, 17, 23, 29, 11, 9), (30, 40, 10, 10, 10), (9, 8, 7, 21)])
+def test_the_first_of_equal_cards_comes_first(sizes, objective, offload):
+    cards = first_met(sizes, (35, 35, 35), objective=objective, offload=offload)
+    assert cards == sorted(cards)
+
+
+def test_cards_that_are_not_equal_keep_their_names():
+    rules = (Never("m0", "cuda:0"),)
+    assert first_met((10, 10, 10, 10), (20, 20), rules)[0] == "cuda:1"
