@@ -24,13 +24,20 @@ from ..ir.rules.planfile import (
 from .backend import Backend
 from .device_map import device_map_diagnostics, emit_device_map
 from .device_map_file import read_device_map
-from .html_report import emit_report
 from .msgpack_file import decode, encode_plan
 from .plan_text import emit, read
 from .whole_files import write_whole
 
 MAX_FILE: Final = 2**30
 """No plan comes near it: a million modules are about 20 MiB."""
+
+
+def _report(plan: Plan) -> bytes:
+    """Write the report; it is opened when one is asked for, and the language with it."""
+    from .html_report import emit_report
+
+    return emit_report(plan)
+
 
 _TABLE: Final = (
     Backend("plan", ".plan", "places and rules as text, not the ledger", emit, read),
@@ -43,7 +50,7 @@ _TABLE: Final = (
         read_device_map,
         device_map_diagnostics,
     ),
-    Backend("html", ".html", "everything, but only for people", emit_report),
+    Backend("html", ".html", "everything, but only for people", _report),
 )
 BACKENDS: Final[Mapping[str, Backend]] = {backend.name: backend for backend in _TABLE}
 """Every form a plan can be written in, by name."""

@@ -203,3 +203,11 @@ def test_an_endless_text_is_not_read(tmp_path, monkeypatch, arguments):
     result = run_command(arguments, cwd=tmp_path)
     assert result.code == 1
     assert "error[file-too-large]" in result.err
+
+
+def test_importing_the_forms_opens_neither_the_language_nor_a_report():
+    script = (
+        "import sys, compile_plan.backends; print(*(name for name in sys.modules if 'compile_plan.' in name))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"compile_plan.grammar", "compile_plan.backends.html_report"} & set(done.stdout.split())
