@@ -86,7 +86,9 @@ class SearchPlacements:
         if self.objective is None and (kept := kept_outcome(plan, plan.tree)) is not None:
             return replace(plan, outcome=kept)
         work = plan.workload or Workload("generate", self.batch, self.prompt, self.generate, added=True)
-        wish = Wish(self.objective, self.offload, work, Clock(self.time_limit))
+        parts = build(plan, plan.tree, parts=True)
+        finer = (parts,) if parts.homes else ()
+        wish = Wish(self.objective, self.offload, work, Clock(self.time_limit), finer)
         coarse, fine = build(plan, plan.tree, whole_layers=True), build(plan, plan.tree, whole_layers=False)
         chosen = self._chosen(coarse, fine, simple_of(plan, fine, wish), wish)
         if chosen is None:

@@ -18,6 +18,7 @@ from ..placing.grains import (
 )
 from ..placing.terms import Terms, terms_of
 from .efforts import Efforts
+from .parts import walk_parts
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
 
 WIDEST = 1 << 16
@@ -32,16 +33,26 @@ class Model:
     grains: tuple[Grain, ...]
     problem: Problem
     opened: frozenset[int]
+    homes: tuple[tuple[int, ...], ...] = ()
+    """Grains that together are what is left of a module whose parts may be visited."""
 
 
-def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
-    """Return the problem of a plan; with ``whole_layers`` a layer is not opened, however large."""
+def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bool = False) -> Model:
+    """Return the problem of a plan.
+
+    With ``whole_layers`` a layer is not opened, however large; with ``parts`` what may be visited is apart
+    even from what stays whole.
+    """
     opened = opened_modules(plan, tree)
     closed = set(atomic_modules(tree, plan.constraints)) | (layer_modules(tree) if whole_layers else set())
-    grains = tuple(walk_grains(tree, closed, opened))
+    homes: tuple[tuple[int, ...], ...] = ()
+    if parts:
+        grains, homes = walk_parts(plan, tree, closed, opened)
+    else:
+        grains = tuple(walk_grains(tree, closed, opened))
     owner = _owners(grains, len(tree.tensor_names))
     terms = terms_of(plan, tree)
-    leaders = _merge(terms, owner, len(grains))
+    leaders = _merge(terms, owner, len(grains), homes)
     fixed = _fixed(plan, tree, owner, leaders)
     demands, peaks = _demands(terms, owner, len(grains))
     bans, kept = _bans(terms, owner), {owner[tensor] for tensor in terms.resident}
@@ -68,7 +79,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool) -> Model:
         links=plan.links,
         dtype=main_dtype(tree) or "",
     )
-    return Model(tree, grains, problem, frozenset(opened))
+    return Model(tree, grains, problem, frozenset(opened), homes)
 
 
 def hidden_bytes(tree: ModuleTree) -> int:
@@ -109,7 +120,7 @@ def _owners(grains: tuple[Grain, ...], count: int) -> list[int]:
     return owner
 
 
-def _merge(terms: Terms, owner: list[int], count: int) -> list[int]:
+def _merge(terms: Terms, owner: list[int], count: int, homes: tuple[tuple[int, ...], ...]) -> list[int]:
     """Return the leader of every grain: union-find over what is placed as one."""
     leaders = list(range(count))
 
@@ -119,8 +130,9 @@ def _merge(terms: Terms, owner: list[int], count: int) -> list[int]:
             grain = leaders[grain]
         return grain
 
-    for group in terms.groups:
-        first, *others = sorted({find(owner[tensor]) for tensor in group})
+    tied = ([owner[tensor] for tensor in group] for group in terms.groups)
+    for group in (*tied, *homes):
+        first, *others = sorted({find(grain) for grain in group})
         for root in others:
             leaders[root] = first
     return [find(grain) for grain in range(count)]

@@ -14,6 +14,10 @@ from .problem import Place
 def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
     """Return the units of a placement in tree order, pins as they were written."""
     tree, codes = model.tree, tensor_places(model, places)
+    apart = _visited(model, codes)
+    for layer, home, _ in apart:
+        inside = tree.tensors(layer)
+        codes[inside.start : inside.stop] = [home] * len(inside)
     pins = {unit.path: unit for unit in plan.units if is_pin(unit.reason)}
     fixed = {model.grains[g].path for g in model.problem.fixed}
     numbered = {place: i for i, place in enumerate(dict.fromkeys(codes))}
@@ -24,7 +28,21 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
             found.append(pins.pop(path))
         else:
             found.append(_unit(plan, path, by_number[code], tied=path in fixed))
+    found += [_unit(plan, path, place, tied=False) for _, _, parts in apart for path, place in parts]
     return _in_tree_order(tree, [*found, *pins.values()])
+
+
+def _visited(model: Model, codes: list[Place]) -> list[tuple[int, Place, list[tuple[str, Place]]]]:
+    """Return the modules with parts elsewhere: the module, its own place, and what is elsewhere where."""
+    tree, found = model.tree, list[tuple[int, Place, list[tuple[str, Place]]]]()
+    inner = {grain.start: grain.path for grain in model.grains}
+    for home in model.homes:
+        layer = tree.module_index[model.grains[home[0]].path]
+        place, inside = codes[model.grains[home[0]].start], tree.tensors(layer)
+        starts = [tensor for tensor in inside if tensor in inner and codes[tensor] != place]
+        if starts:
+            found.append((layer, place, [(inner[tensor], codes[tensor]) for tensor in starts]))
+    return found
 
 
 def places_of(plan: Plan, model: Model) -> list[Place] | None:

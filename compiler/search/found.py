@@ -20,6 +20,8 @@ class Wish:
     offload: str = "auto"
     work: Workload = field(default_factory=Workload)
     clock: Clock = field(default_factory=lambda: Clock(inf))
+    finer: tuple[Model, ...] = ()
+    """The same plan with what may be visited apart from its layers, if anything may."""
 
     @property
     def timed(self) -> bool:

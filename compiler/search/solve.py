@@ -195,7 +195,7 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
         return max(found.values(), key=lambda each: (each.value, -predicted(each, wish).priced))
     if not wish.timed:
         return min(found.values(), key=lambda each: predicted(each, wish).priced)
-    return fastest((coarse, fine), found, wish)
+    return fastest((coarse, fine, *wish.finer), found, wish)
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:

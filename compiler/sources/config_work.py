@@ -1,0 +1,62 @@
+"""What a model's configuration tells of its work: tables are looked up in, of experts a few are chosen.
+
+Without a trace every weight counts two operations a token. That is right for what is multiplied, and wrong
+for the parts that decide how a mixture is best placed; these get `work` lines of their own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from math import prod
+from typing import Any, Final
+
+from ...ir import ModuleTree, Work
+
+_CHOSEN: Final = (
+    "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts",
+    "num_selected_experts", "top_k",
+)  # fmt: skip
+_EXPERTS: Final = (
+    "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",
+)  # fmt: skip
+_INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "ffn_config")
+_ROUTED: Final = re.compile(r"(?:^|_)experts$")
+_TABLE: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)$")
+
+
+def config_work(config: Mapping[str, Any], tree: ModuleTree) -> tuple[Work, ...]:
+    """Return rows of work, one token long, for the tables and the experts of a model."""
+    share = _share_of_experts(config)
+    experts = [] if share is None else list(_experts(tree, share))
+    return (*_tables(tree), *experts)
+
+
+def _tables(tree: ModuleTree) -> Iterator[Work]:
+    """Yield tables that are looked up in; what is tied to one is multiplied and told nothing of."""
+    for module, kind in enumerate(tree.classes):
+        own = tree.own_tensors(module)
+        if len(own) == 1 and (kind == "Embedding" or _TABLE.search(tree.paths[module])):
+            yield Work(0, tree.paths[module], 1)
+
+
+def _share_of_experts(config: Mapping[str, Any]) -> float | None:
+    """Return which share of the experts a token takes; None where that is not told."""
+    for part in (config, *(config[name] for name in _INNER if isinstance(config.get(name), Mapping))):
+        chosen, count = _first(part, _CHOSEN), _first(part, _EXPERTS)
+        if chosen and count and chosen < count:
+            return chosen / count
+    return None
+
+
+def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    found = (config.get(name) for name in names)
+    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
+
+
+def _experts(tree: ModuleTree, share: float) -> Iterator[Work]:
+    """Yield the routed experts: two operations for each weight of those that are chosen."""
+    for module, name in enumerate(tree.names):
+        if _ROUTED.search(name) and "shared" not in name and len(tree.tensors(module)):
+            weights = sum(prod(tree.shapes[tensor]) for tensor in tree.tensors(module))
+            yield Work(round(2 * weights * share), tree.paths[module], 1)
