@@ -72,6 +72,7 @@ def _traced(
 
     Classes that a person names stand in place of the model's own, and beside what the forward shows.
     """
+    from ..sources.config_work import config_work
     from ..sources.live import no_split_classes
 
     assert lowered.tree is not None  # noqa: S101  # a lowered plan has one
@@ -79,7 +80,8 @@ def _traced(
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
     if inputs is None and not _wants_trace(options):
-        return _with_cuts(plan, model, options)
+        told = replace(plan, work=config_work(_configuration(model), lowered.tree))
+        return _with_cuts(told, model, options)
     from ..tracing import traced_plan
 
     return traced_plan(
@@ -133,6 +135,13 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
     if broken:
         raise PlanError(broken)
     return plan
+
+
+def _configuration(model: nn.Module) -> dict[str, object]:
+    """Return a transformers model's configuration; empty for any other model."""
+    config = getattr(model, "config", None)
+    content = config.to_dict() if callable(getattr(config, "to_dict", None)) else None
+    return content if isinstance(content, dict) else {}
 
 
 def _wants_trace(options: Options) -> bool:

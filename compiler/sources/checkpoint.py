@@ -17,6 +17,7 @@ from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
 from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
+from .config_work import config_work
 from .foreign_json import read_foreign_json
 from .known_classes import KnownClass, architecture, is_known, known_class, with_class
 from .live import paused_collection
@@ -83,7 +84,8 @@ def read_checkpoint(
         plan = _lowered(name or "model", folder, index, config, diagnostics)
     if cache_tokens is not None:
         plan = with_cache(plan, config, cache_tokens, batch, diagnostics)
-    return plan, index
+    assert plan.tree is not None  # noqa: S101  # lowering gives a tree
+    return replace(plan, work=config_work(config, plan.tree)), index
 
 
 def _lowered(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ...ir import Work
+from ...ir import ModuleTree, Work
 from .cuts import Cuts
 from .trace import Enter, Op, Origin, Trace
 
 LARGEST: Final = 2**63 - 1
+_DEPTH: Final = 2
 _LOOKUP: Final = "aten.embedding.default"
 
 
@@ -21,12 +22,20 @@ def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
     tree, tops, tokens = trace.tree, cuts.tops(), tokens_of(trace)
     totals: dict[int, int] = {}
     for module, flops in enumerate(trace.own_flops):
-        piece = tops[module] if tops[module] >= 0 else module
+        piece = module if tops[module] < 0 else _piece(tree, module, tops[module])
         if flops or len(tree.own_tensors(module)):
             totals[piece] = totals.get(piece, 0) + flops
     for piece in sorted(totals):
         if len(tree.tensors(piece)):
             yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens)
+
+
+def _piece(tree: ModuleTree, module: int, top: int) -> int:
+    """Return what of a whole module a part of it counts to: a part two levels inside may be visited."""
+    chain = [module]
+    while chain[-1] != top:
+        chain.append(tree.parents[chain[-1]])
+    return chain[max(0, len(chain) - 1 - _DEPTH)]
 
 
 def tokens_of(trace: Trace) -> int:
