@@ -31,11 +31,15 @@ def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
 
 
 def _piece(tree: ModuleTree, module: int, top: int) -> int:
-    """Return what of a whole module a part of it counts to: a part two levels inside may be visited."""
+    """Return what of a whole module a part of it counts to: a part two levels inside may be visited.
+
+    What is no more than tensors is not visited for itself.
+    """
     chain = [module]
     while chain[-1] != top:
         chain.append(tree.parents[chain[-1]])
-    return chain[max(0, len(chain) - 1 - _DEPTH)]
+    inner = chain[max(0, len(chain) - 1 - _DEPTH) :]
+    return next((each for each in inner if tree.children(each) or len(tree.tensors(each)) > 1), top)
 
 
 def tokens_of(trace: Trace) -> int:
