@@ -139,8 +139,8 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
 
 def _configuration(model: nn.Module) -> dict[str, object]:
     """Return a transformers model's configuration; empty for any other model."""
-    config = getattr(model, "config", None)
-    content = config.to_dict() if callable(getattr(config, "to_dict", None)) else None
+    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
+    content = to_dict() if callable(to_dict) else None
     return content if isinstance(content, dict) else {}
 
 
