@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from html import escape
-from itertools import groupby
+from itertools import cycle, groupby
 
 from ..grammar.ranges import fold_paths
 from ..ir import (
@@ -22,7 +22,6 @@ from ..ir import (
     Split,
     device_type,
     human_size,
-    is_accelerator,
 )
 from ..ir.visible import visible
 from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE, STYLE
@@ -83,11 +82,8 @@ def _colours(plan: Plan) -> dict[str, str]:
     named = [device.name for device in plan.devices]
     named += [name for unit in plan.units for name in (unit.store, unit.run) if name]
     grey = {CPU: CPU_COLOUR, DISK: DISK_COLOUR}
-    colours: dict[str, str] = {}
-    for name in dict.fromkeys(named):
-        bright = PALETTE[sum(map(is_accelerator, colours)) % len(PALETTE)]
-        colours[name] = grey.get(device_type(name), bright)
-    return colours
+    bright = cycle(PALETTE)
+    return {name: grey.get(device_type(name)) or next(bright) for name in dict.fromkeys(named)}
 
 
 def _subtitle(plan: Plan) -> str:

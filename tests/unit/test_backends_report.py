@@ -27,6 +27,7 @@ from compile_plan.ir import (
 )
 from hypothesis import HealthCheck, given, settings
 from planfile_strategies import plans, tree_of
+from steps import counted
 
 HOSTILE = "<script>alert(1)</script>\"'&"
 TREE = tree_of(
@@ -184,3 +185,11 @@ def test_a_plan_without_a_name_has_a_heading():
 )
 def test_regular_stacks_become_ranges(paths, patterns):
     assert [(each.path.text, each.count) for each in fold_paths(paths, ordered=False)] == patterns
+
+
+def test_a_page_of_many_devices_costs_no_more_for_each():
+    def calls(count):
+        plan = Plan(Model("m"), devices=tuple(Device(f"cuda:{i}", 100) for i in range(count)))
+        return counted(lambda: emit_report(plan))[1]
+
+    assert calls(800) < 5 * calls(200)
