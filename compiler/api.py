@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     Dtype: TypeAlias = str | torch.dtype
 
 
-class CompileOptions(TypedDict, total=False):
-    """The keywords of `compile_model`, which `compile_plan` takes too; None is not given."""
+class PlanOptions(TypedDict, total=False):
+    """The keywords of `compile_model` that `load_pretrained` takes too; None is not given."""
 
     max_memory: Mapping[DeviceKey, Size] | None
     no_split_module_classes: str | Iterable[str] | None
-    dtype: Dtype | None
     special_dtypes: Mapping[str, Dtype] | None
     offload_buffers: bool | None
     strategy: Strategy | None
@@ -48,6 +47,12 @@ class CompileOptions(TypedDict, total=False):
     prompt: int | None
     generate: int | None
     time_limit: float | None
+
+
+class CompileOptions(PlanOptions, total=False):
+    """The keywords of `compile_model`, which `compile_plan` takes too; None is not given."""
+
+    dtype: Dtype | None
     trust_remote_code: bool | None
 
 
@@ -285,6 +290,82 @@ def runtime_report(model: nn.Module) -> RuntimeReport:
     from .loading import runtime_report as report
 
     return report(model)
+
+
+def load_pretrained(
+    folder: str | Path,
+    plan: Plan | str | Path | None = None,
+    *,
+    dtype: Dtype | None = None,
+    auto_class: Any = None,  # noqa: ANN401  # transformers has no type for its classes of classes
+    trust_remote_code: bool = False,
+    progress: Callable[[int, int], None] | bool | None = None,
+    materialize: Materialize | None = None,
+    devices: Mapping[str, str | torch.device] | None = None,
+    map_memory: bool = True,
+    diagnostics: Diagnostics | None = None,
+    **options: Unpack[PlanOptions],
+) -> nn.Module:
+    """Load a transformers folder by a plan, in eval mode: class, dtype, generation settings from the folder.
+
+    Args:
+        folder: a folder with a ``config.json`` and safetensors files.
+        plan: a plan, or a path to one in any form; None compiles one for this machine.
+        dtype: what floating-point weights become; None is what transformers would choose.
+        auto_class: a class of transformers (``AutoModelForSequenceClassification``, or a model's own) in
+            place of the one the configuration names.
+        trust_remote_code: whether Python files beside the configuration may run.
+        progress: as for `load_model`; None shows a bar on a terminal.
+        materialize: as for `load_model`.
+        devices: as for `load_model`.
+        map_memory: as for `load_model`.
+        diagnostics: as for `load_model`.
+        options: those of `compile_model` (``max_memory``, ``offload``, ...) for a plan that is None.
+
+    Returns:
+        The model, its weights where the plan says. Quantised folders are loaded by transformers' own
+        quantizer, at the places of the plan.
+
+    Raises:
+        PlanError: the folder cannot be read or built, or something does not fit; nothing was loaded.
+
+    """
+    from .driver import pretrained as whole
+    from .loading.asked import asked_plan
+
+    where = Path(folder)
+    chosen = _dtype_name(dtype) if dtype is not None else None
+    whole.check_folder(where)
+    quantised = whole.is_quantised(where)
+    built = None
+    if not quantised:
+        chosen = chosen or whole.dtype_of(where)
+        built = whole.built_for(where, chosen, auto_class, trust_remote_code=trust_remote_code)
+    if plan is not None:
+        placed = asked_plan(plan)
+    else:
+        as_saved = built is None or (dtype is None and auto_class is None)
+        placed = compile_plan(where if as_saved else built, **options)
+    if built is None:
+        model = whole.load_quantised(where, placed, auto_class, devices)
+    else:
+        model = load_model(
+            placed,
+            built,
+            where,
+            progress=progress,
+            materialize=materialize,
+            devices=devices,
+            map_memory=map_memory,
+            diagnostics=diagnostics,
+        )
+    whole.with_generation(model, where)
+    whole.tell(placed, model)
+    return model
+
+
+def _dtype_name(dtype: Dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def verify_plan(

@@ -27,8 +27,8 @@ from ...ir.rules.loading import (
 )
 from ..lines.agreement import disagreement
 from ..machine.host_memory import available_memory
-from ..sources.checkpoint_index import CheckpointIndex, index_checkpoint
-from ..sources.live import lower_model
+from ..sources.checkpoint_index import index_checkpoint
+from ..sources.kept_dtypes import kept_in_float32, loaded_tree
 from .asked import (
     Dtypes,
     asked_checkpoint,
@@ -45,11 +45,13 @@ from .matching import Match, match_seats
 from .opaque import opaque_weights
 from .pieces import places_in
 from .progress import Wish, shown
+from .quantised import quantised_checkpoint
 from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
 from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .staging import Stage, Staged, installed
 from .stored_files import OpenFiles
+from .untied import Untied, untie_different
 from .wrappers import Plain, unwrapped
 
 _LOG: Final = logging.getLogger("compile_plan")
@@ -102,11 +104,18 @@ def load_model(
     asked, found = asked_plan(plan), Diagnostics()
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
     with torch.inference_mode(mode=False), torch.no_grad():
-        loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked))
-        loader.prepare(files, stand_ins, strict=strict)
-        staged = loader.read(progress, materialize, map_memory=map_memory)
+        loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)
+        try:
+            loader.bind()
+            loader.prepare(stand_ins, strict=strict)
+            staged = loader.read(progress, materialize, map_memory=map_memory)
+        except BaseException:
+            loader.untied.undo()
+            raise
         loader.commit(staged)
     _pass_on(found, diagnostics)
+    if model.training:
+        _LOG.info("`%s` is in training mode, as it was: call `.eval()` before using it", type(model).__name__)
     return model
 
 
@@ -121,24 +130,48 @@ def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
 class _Loader:
     """One load, step by step; each step needs the one before."""
 
-    def __init__(self, plan: Plan, model: nn.Module, found: Diagnostics, dtypes: Dtypes) -> None:
-        self.model, self.found = model, found
-        tree = lower_model(model)
-        same = plan.model.digest is not None and plan.model.digest == tree.digest
-        self.plain = Plain(tree, tree.tensor_paths, tree.paths) if same else unwrapped(tree)
+    def __init__(
+        self, plan: Plan, model: nn.Module, found: Diagnostics, dtypes: Dtypes, checkpoint: Path | None
+    ) -> None:
+        self.model, self.found, self.plan = model, found, plan
+        self.plain = self._lowered()
+        kept = kept_in_float32(model, dtypes.everywhere)
+        rows = zip(self.plain.tree.tensor_paths, self.plain.tensors, strict=True)
+        float32 = {path: torch.float32 for path, live in rows if live in kept}
+        self.dtypes = dtypes = replace(dtypes, single={**float32, **dtypes.single})
         # A plan for smaller weights may have been made from the large ones, or from a model that was small.
         different = disagreement(plan, self.plain.tree)
         if different is not None and disagreement(plan, _converted(self.plain.tree, dtypes)) is not None:
             raise PlanError([different])
-        self.plan = bound_to(plan, self.plain, found)
-        found.raise_errors()
-        self.seats = seats_of(self.plan, self.plain, model, dtypes)
-        found.extend(_larger_than_planned(plan, self.seats))
-        self.extra = self._adapters()
+        self.index = None if checkpoint is None else index_checkpoint(checkpoint, found)
+        self.files = None if self.index is None else OpenFiles(self.index)
+        self.untied = Untied()
         self.devices: dict[str, torch.device] = {}
-        self.index: CheckpointIndex | None = None
-        self.files: OpenFiles | None = None
         self.match = Match({}, ())
+
+    def _lowered(self) -> Plain:
+        tree = loaded_tree(self.model)
+        same = self.plan.model.digest is not None and self.plan.model.digest == tree.digest
+        return Plain(tree, tree.tensor_paths, tree.paths) if same else unwrapped(tree)
+
+    def bind(self) -> None:
+        """Bind the plan to the model, whose ties are those the checkpoint has."""
+        self.found.raise_errors()
+        inner = self.model.get_submodule(self.plain.modules[0])
+        if self.index is not None:
+            quantised = quantised_checkpoint(self.index, inner)
+            if quantised is not None:
+                raise PlanError([quantised])
+            self.untied = untie_different(inner, self.plain.tree, self.index)
+            if self.untied.names:
+                self.found.extend(self.untied.findings())
+                self.plain = self._lowered()
+        written = self.plan
+        self.plan = bound_to(written, self.plain, self.found)
+        self.found.raise_errors()
+        self.seats = seats_of(self.plan, self.plain, self.model, self.dtypes)
+        self.found.extend(_larger_than_planned(written, self.seats))
+        self.extra = self._adapters()
 
     def _adapters(self) -> list[Seat]:
         """Return seats for what wrappers added: where the module they belong to runs."""
@@ -153,16 +186,12 @@ class _Loader:
 
     def prepare(
         self,
-        checkpoint: Path | None,
         devices: Mapping[str, torch.device] | None,
         *,
         strict: bool,
     ) -> None:
         """Check devices, names, shapes, dtypes and memory; reads headers and nothing else."""
         self.devices = torch_devices(self.plan, devices, self.found)
-        if checkpoint is not None:
-            self.index = index_checkpoint(checkpoint, self.found)
-            self.files = None if self.index is None else OpenFiles(self.index)
         self.found.raise_errors()
         inner = self.model.get_submodule(self.plain.modules[0])
         self.match = match_seats(self.seats, self.index, inner, self.found, strict=strict)
@@ -213,7 +242,7 @@ class _Loader:
 
     def read(self, progress: Wish, materialize: Materialize | None, *, map_memory: bool) -> Staged:
         """Make every tensor the model will have; the model stays as it is."""
-        made = rebuild(self.match.absent, self.model, materialize, self.found)
+        made = rebuild(self.match.absent, self.model, materialize, self.found, self.match.fresh)
         self.attributes = rebuild_attributes(self.model, materialize, self.found)
         self.found.raise_errors()
         files = self.files
@@ -274,6 +303,7 @@ class _Loader:
             self.plan, self.plain, self.seats, self.devices, objects, staged.mapped, staged.blocks
         )
         attach(self.model, runtime)
+        self.untied.settle(self.model.get_submodule(self.plain.modules[0]))
 
 
 def _converted(tree: ModuleTree, dtypes: Dtypes) -> ModuleTree:

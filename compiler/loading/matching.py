@@ -6,7 +6,6 @@ checkpoint lack or have in excess (``transformer.``) is seen through. Nothing ha
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +17,7 @@ from ...ir import Diagnostic, Diagnostics, Role
 from ...ir.rules.loading import (
     IGNORED_TENSOR,
     KEPT_TENSOR,
+    NEW_TENSOR,
     TENSOR_NOT_IN_CHECKPOINT,
     TENSOR_NOT_IN_MODEL,
     WRONG_DTYPE,
@@ -27,6 +27,7 @@ from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 from .asked import is_plain_float
 from .conversions import Merge, converted
+from .forgiven import is_expected, is_left_over, makes_anew
 from .seats import Seat, Slot
 
 _SHOWN: Final = 8
@@ -46,6 +47,8 @@ class Match:
     """First paths of the slots that merges fill."""
     again: tuple[tuple[StoredTensor, StoredTensor], ...] = ()
     """What fills a tied tensor, with what is stored under another of its names."""
+    fresh: frozenset[str] = frozenset()
+    """First paths of absent slots that the model's own initialisation fills, perhaps with random numbers."""
 
 
 def match_seats(
@@ -85,7 +88,13 @@ def match_seats(
     merged = frozenset(slot.paths[0] for slot in missing if not outputs.keys().isdisjoint(slot.paths))
     missing = [slot for slot in missing if slot.paths[0] not in merged]
     needed = [slot for slot in missing if slot.role is not Role.TRANSIENT]
+    new = makes_anew(model, needed, (path for slot in slots if slot.paths[0] in found for path in slot.paths))
+    needed = [slot for slot in needed if slot not in new]
+    _report_new(new, diagnostics)
     left = _left_over(stored, found, known, model)
+    ended = is_left_over(model, [tensor.path for tensor in left], index.tensors)
+    _report_left([f"`{t.path}`" for t in left if t.path in ended], diagnostics, strict=False)
+    left = [tensor for tensor in left if tensor.path not in ended]
     _report_missing(needed, index, diagnostics, strict=strict)
     _report_left(
         [f"`{tensor.path}` in `{index.file_of(tensor).name}`" for tensor in left], diagnostics, strict=strict
@@ -97,7 +106,9 @@ def match_seats(
     kinds |= {slot.paths[0]: (*outputs[path], "") for slot in slots for path in slot.paths if path in outputs}
     _report_unfit(slots, kinds, diagnostics)
     absent = tuple(slot for slot in missing if slot.tensor.is_meta)
-    return Match(found, absent, class_names.merges, merged, tuple(_stored_again(slots, stored, found)))
+    again = tuple(_stored_again(slots, stored, found))
+    fresh = frozenset(slot.paths[0] for slot in new)
+    return Match(found, absent, class_names.merges, merged, again, fresh)
 
 
 def _stored_again(
@@ -118,11 +129,10 @@ def _left_over(
 ) -> list[StoredTensor]:
     """Return the stored tensors that fill nothing and that the model's class does not expect to be left."""
     used = {source.path for source in found.values()}
-    ignorable = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     return [
         tensor
         for path, tensor in stored.items()
-        if tensor.path not in used and path not in known and not _matches_any(tensor.path, ignorable)
+        if tensor.path not in used and path not in known and not is_expected(model, tensor.path)
     ]
 
 
@@ -158,10 +168,6 @@ def _renamed(name: str, change: str, known: Collection[str] = ()) -> str:
     return name.removeprefix(change[1:]) if change[0] == "-" else change + name
 
 
-def _matches_any(name: str, patterns: Sequence[str]) -> bool:
-    return any(re.search(pattern, name) for pattern in patterns)
-
-
 def _report_missing(
     missing: Sequence[Slot], index: CheckpointIndex, diagnostics: Diagnostics, *, strict: bool
 ) -> None:
@@ -179,6 +185,13 @@ def _report_missing(
         kept = _names([slot.paths[0] for slot in missing if not slot.tensor.is_meta])
         message = f"`{where}` lacks {len(missing) - len(unfilled)} tensors whose values are kept: {kept}"
         diagnostics.add(Diagnostic(KEPT_TENSOR, message))
+
+
+def _report_new(new: Sequence[Slot], diagnostics: Diagnostics) -> None:
+    if new:
+        shown = _names([slot.paths[0] for slot in new])
+        message = f"the checkpoint lacks {len(new)} tensors that transformers makes anew: {shown}"
+        diagnostics.add(Diagnostic(NEW_TENSOR, message))
 
 
 def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool) -> None:

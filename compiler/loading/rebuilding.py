@@ -7,7 +7,7 @@ both times is used: neither uninitialised memory nor random numbers pass. The mo
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -22,19 +22,32 @@ from .seats import Slot, live_tensors
 
 Materialize: TypeAlias = Callable[[str, torch.Tensor], "torch.Tensor | None"]
 _FILLS: Final = (0, 1)
+_SEED: Final = 0
+"""New weights are the same at every load, as plans are at every compile."""
+_MOST_FRESH: Final = 1 << 31
+"""Numbers of a module that is initialised anew: it is made in memory twice."""
 _SCALARS: Final = (bool, int, float, str, type(None))
 
 
 def rebuild(
-    slots: Sequence[Slot], model: nn.Module, materialize: Materialize | None, diagnostics: Diagnostics
+    slots: Sequence[Slot],
+    model: nn.Module,
+    materialize: Materialize | None,
+    diagnostics: Diagnostics,
+    fresh: Collection[str] = (),
 ) -> dict[str, torch.Tensor]:
-    """Return a CPU tensor for each slot by its first path; those nothing could make are reported."""
+    """Return a CPU tensor for each slot by its first path; those nothing could make are reported.
+
+    What is ``fresh`` may be filled with random numbers: it is a part nobody has trained yet.
+    """
     made: dict[str, torch.Tensor] = {}
     lost: list[str] = []
     makers = _Makers(model)
     with _same_random_state():
         for slot in slots:
             value = _value(slot, makers, materialize)
+            if value is None and slot.paths[0] in fresh:
+                value = _fresh(slot, makers)
             if value is None:
                 lost.append(slot.paths[0])
             else:
@@ -95,6 +108,15 @@ def _value(slot: Slot, makers: _Makers, materialize: Materialize | None) -> torc
     return None
 
 
+def _fresh(slot: Slot, makers: _Makers) -> torch.Tensor | None:
+    """Return what the model's initialisation writes to a parameter; None if it does not write all of it."""
+    for path in slot.live:
+        value = _twice(partial(makers.fresh, path), slot.tensor)
+        if value is not None:
+            return value.to(slot.dtype)
+    return None
+
+
 _Maker: TypeAlias = Callable[[int], "torch.Tensor | None"]
 """Makes a value in memory filled with a number."""
 
@@ -131,6 +153,18 @@ class _Makers:
         hollow = _hollow(self.modules[start], fill)
         initialise(hollow)
         return hollow
+
+    def fresh(self, path: str, fill: int) -> torch.Tensor | None:
+        """Return a parameter as `_init_weights` writes it for its module; the same at each call."""
+        owner, _, name = path.rpartition(".")
+        initialise = self._nearest(owner, "_init_weights")
+        module = self.modules[owner]
+        if initialise is None or sum(p.numel() for p in module.parameters()) > _MOST_FRESH:
+            return None
+        twin = _hollow(module, fill, real=True)
+        torch.manual_seed(_SEED)
+        initialise(twin)
+        return twin.get_parameter(name).detach()
 
     def constructed(self, path: str, fill: int) -> torch.Tensor | None:
         """Run the constructor of the module that has the tensor with the arguments its attributes show."""
@@ -180,14 +214,14 @@ def _as_bytes(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().view(-1).view(torch.uint8) if value.numel() else value
 
 
-def _hollow(module: nn.Module, fill: int) -> nn.Module:
-    """Copy a module without its weights: parameters on the meta device, buffers filled with a number."""
+def _hollow(module: nn.Module, fill: int, *, real: bool = False) -> nn.Module:
+    """Copy a module without its weights: buffers filled with a number, parameters too or on meta."""
     twin = object.__new__(type(module))  # not `copy`: parametrised modules refuse it
     twin.__dict__ = dict(module.__dict__)
     twin._parameters = {
         key: None
         if value is None
-        else nn.Parameter(torch.empty_like(value, device="meta"), requires_grad=False)
+        else nn.Parameter(_blank(value, fill) if real else _on_meta(value), requires_grad=False)
         for key, value in module._parameters.items()  # noqa: SLF001
     }
     twin._buffers = {
@@ -195,11 +229,19 @@ def _hollow(module: nn.Module, fill: int) -> nn.Module:
         for key, value in module._buffers.items()  # noqa: SLF001
     }
     twin._modules = {
-        key: None if child is None else _hollow(child, fill)
+        key: None if child is None else _hollow(child, fill, real=real)
         for key, child in module._modules.items()  # noqa: SLF001
     }
     twin._is_hf_initialized = False  # type: ignore[assignment]
     return twin
+
+
+def _blank(value: torch.Tensor, fill: int) -> torch.Tensor:
+    return torch.full(value.shape, fill, dtype=value.dtype, device="cpu")
+
+
+def _on_meta(value: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(value, device="meta")
 
 
 def _arguments(module: nn.Module, config: object) -> dict[str, Any] | None:

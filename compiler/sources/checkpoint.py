@@ -120,6 +120,18 @@ def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:
     return Diagnostic(UNBUILT_LAYERS, message, notes=("they are left out of the plan",))
 
 
+def stored_dtype(folder: Path, diagnostics: Diagnostics) -> str | None:
+    """Return the dtype transformers loads a folder in: the configuration's, else that of the first float.
+
+    Raises:
+        PlanError: the weights of the folder cannot be read.
+
+    """
+    index = index_checkpoint(folder, diagnostics)
+    diagnostics.raise_errors()
+    return model_dtype(read_config(folder / "config.json"), [] if index is None else _named(index))
+
+
 def with_cache(
     plan: Plan, config: Mapping[str, object], tokens: int, batch: int, diagnostics: Diagnostics
 ) -> Plan:

@@ -24,13 +24,14 @@ def build_from_config(
     *,
     trust_remote_code: bool = False,
     dtype: str | None = None,
+    auto_class: Any = None,  # noqa: ANN401
     diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Return the transformers model a configuration describes, without weights.
 
     ``path`` is a ``config.json`` or the folder that holds one; ``dtype`` is that of the weights, None leaves
-    it to the configuration. ``diagnostics`` gets a warning where the
-    weights are quantised, as a model without weights is not.
+    it to the configuration; ``auto_class`` is built in place of the class the configuration names.
+    ``diagnostics`` gets a warning where the weights are quantised, as a model without weights is not.
 
     Raises:
         PlanError: no configuration, transformers is missing or refuses, or foreign code is not allowed.
@@ -46,7 +47,7 @@ def build_from_config(
         help_ = "read its Python files, then add `--trust-remote-code`"
         raise _error(REMOTE_CODE_REFUSED, message, help_)
     try:
-        model = _build(transformers, folder, content, dtype, trust=foreign)
+        model = _build(transformers, folder, content, dtype, auto_class, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
@@ -97,6 +98,7 @@ def _build(
     folder: Path,
     content: dict[str, Any],
     dtype: str | None,
+    auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
     *,
     trust: bool,
 ) -> nn.Module:
@@ -104,6 +106,8 @@ def _build(
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
     match content.get("architectures"):
+        case _ if auto_class is not None:
+            build = getattr(auto_class, "from_config", None) or auto_class._from_config  # noqa: SLF001
         case [str(name), *_] if not trust and hasattr(transformers, name):
             kind = getattr(transformers, name)
             build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls

@@ -247,7 +247,43 @@ WRONG_SHAPE: Final = Rule(
 Build the model from the configuration beside the checkpoint, or resize it before loading.""",
 )
 
+NEW_TENSOR: Final = Rule(
+    "new-tensor",
+    Severity.WARNING,
+    "the checkpoint lacks tensors, and the model's class makes them anew",
+    """\
+Heads for a new task, positions that follow from a formula and buffers with a fixed value need not be in a
+checkpoint: transformers initialises them, and so does the loader, by the model's own initialisation.
+
+A head that was initialised has to be trained before its output means anything. If you expected it in the
+checkpoint, the class or the names are wrong.""",
+)
+QUANTISED_CHECKPOINT: Final = Rule(
+    "quantised-checkpoint",
+    Severity.ERROR,
+    "quantised weights cannot be read into a plain model",
+    """\
+Packed weights, scales and zero points are no tensors of the class that `config.json` names; the library
+that wrote them puts layers of its own into the model first.
+
+    {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}
+
+`load_pretrained(FOLDER, plan)` lets transformers' own quantizer load such a folder by the plan.""",
+)
+UNTIED_TENSORS: Final = Rule(
+    "untied-tensors",
+    Severity.WARNING,
+    "the checkpoint has its own values for a tensor that the model ties",
+    """\
+Some classes tie the head to the embedding whatever their configuration says, and some checkpoints (T5 v1.1)
+have a head of their own. transformers then does not tie them, and neither does the loader: the tensor goes
+where its own path is planned.""",
+)
+
 ALL: Final = (
+    NEW_TENSOR,
+    QUANTISED_CHECKPOINT,
+    UNTIED_TENSORS,
     ABSENT_DEVICE,
     ANOTHER_MODEL,
     CHANGED_CHECKPOINT,

@@ -1,0 +1,110 @@
+"""The whole job for a folder with weights: the class, a plan for this machine, and the weights in place."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...ir import Diagnostic, Diagnostics, Plan, PlanError, human_size
+from ...ir.rules.sources import MISSING_INPUT
+from ..sources.checkpoint import read_config
+from ..sources.config import build_from_config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `PlanError` if there is no such folder."""
+    if not folder.is_dir():
+        message, help_ = (
+            f"there is no folder `{folder}`",
+            "give the folder with the model and its config.json",
+        )
+        raise PlanError([Diagnostic(MISSING_INPUT, message, help=help_)])
+
+
+def built_for(
+    folder: Path,
+    dtype: str | None,
+    auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
+    *,
+    trust_remote_code: bool,
+) -> nn.Module:
+    """Return the model a folder describes, on the meta device, in evaluation mode.
+
+    Raises:
+        PlanError: the folder has no configuration, or its class cannot be built.
+
+    """
+    model = build_from_config(folder, dtype=dtype, auto_class=auto_class, trust_remote_code=trust_remote_code)
+    return model.eval()
+
+
+def dtype_of(folder: Path) -> str | None:
+    """Return the dtype transformers loads a folder in: said, or that of the first float stored."""
+    from ..sources.checkpoint import stored_dtype
+
+    return stored_dtype(folder, Diagnostics())
+
+
+def is_quantised(folder: Path) -> bool:
+    """Say whether a folder's configuration names a quantizer."""
+    return bool(read_config(folder / "config.json").get("quantization_config"))
+
+
+def load_quantised(
+    folder: Path,
+    plan: Plan,
+    auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
+    devices: Mapping[str, Any] | None,
+) -> nn.Module:
+    """Let transformers' own quantizer load a folder where the plan says."""
+    import transformers
+
+    from ...backends import to_device_map
+    from ...ir.rules.configs import CONFIG_FAILED
+
+    names = {name: str(device) for name, device in (devices or {}).items()}
+    places = {
+        path: names.get(f"cuda:{place}" if isinstance(place, int) else place, place)
+        for path, place in to_device_map(plan).items()
+    }
+    listed = read_config(folder / "config.json").get("architectures")
+    named = getattr(transformers, listed[0], None) if isinstance(listed, list) and listed else None
+    kind: Any = auto_class or named or transformers.AutoModelForCausalLM
+    try:
+        model: nn.Module = kind.from_pretrained(folder, device_map=places, local_files_only=True)
+    except Exception as error:
+        message = f"transformers cannot load the quantised weights of `{folder}`"
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        help_ = "install the library that wrote them; its name is in the note"
+        found = Diagnostic(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",), help=help_)
+        raise PlanError([found]) from error
+    return model.eval()
+
+
+def with_generation(model: nn.Module, folder: Path) -> None:
+    """Give a model that generates the generation settings saved beside its weights."""
+    if not (folder / "generation_config.json").is_file() or not hasattr(model, "generation_config"):
+        return
+    from transformers import GenerationConfig
+
+    settings: Any = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    model.generation_config = settings
+
+
+def told(plan: Plan, model: nn.Module) -> str:
+    """Return a paragraph of what went where."""
+    counts = [
+        f"{human_size(account.total)} on {account.device}" for account in plan.ledger if account.weights
+    ]
+    return f"{type(model).__name__} loaded: {', '.join(counts) or 'nothing placed'}\n"
+
+
+def tell(plan: Plan, model: nn.Module) -> None:
+    """Write that paragraph where a person reads it: on a terminal, nowhere else."""
+    if sys.stderr.isatty():
+        sys.stderr.write(told(plan, model))
