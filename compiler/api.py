@@ -344,8 +344,8 @@ def load_pretrained(
     if plan is not None:
         placed = asked_plan(plan)
     else:
-        as_saved = built is None or (dtype is None and auto_class is None)
-        placed = compile_plan(where if as_saved else built, **options)
+        changed = built if dtype is not None or auto_class is not None else None
+        placed = compile_plan(where if changed is None else changed, **options)
     if built is None:
         model = whole.load_quantised(where, placed, auto_class, devices)
     else:
