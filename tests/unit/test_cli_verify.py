@@ -33,7 +33,9 @@ INPUTS = ("--inputs", "float32[2,64]")
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "model.py").write_text(MODEL, encoding="utf-8")
-    (tmp_path / "torn.plan").write_text("place 1.up on cuda:0\nplace 1.gate on cuda:1\n", encoding="utf-8")
+    (tmp_path / "torn.plan").write_text(
+        "place 1.up.weight on cuda:0\nplace 1.up.bias on cuda:1\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -47,7 +49,7 @@ def test_a_replay_tells_hops_and_peaks(folder):
 
 def test_a_replay_tells_what_is_streamed(folder):
     memory = ("--memory", "cuda:0=52KiB,cpu=1MiB")
-    result = run_command(["model.py", *memory, *INPUTS, "--verify"], cwd=folder)
+    result = run_command(["model.py", *memory, *INPUTS, "--offload", "stream", "--verify"], cwd=folder)
     assert result.code == 0, result.err
     assert "  cuda:0 fetches 32.5KiB of weights in one forward\n" in result.out
 
