@@ -274,6 +274,11 @@ class Judge:
         ]
         return able or [i for i, device in enumerate(self.devices) if device.name == "cpu"]
 
+    @property
+    def hosts(self):
+        """Devices that hold what is offloaded."""
+        return {i for i, d in enumerate(self.devices) if not is_accelerator(d.name) and i not in self.mains}
+
     def choices(self, atom, policy):
         """Return the places of a free atom under a policy."""
         hosts = [i for i, d in enumerate(self.devices) if not is_accelerator(d.name) and i not in self.mains]

@@ -75,7 +75,7 @@ def _broken(judge, plan):
     if over := judge.overloaded(places):
         yield f"{over} hold too much"
     free = {t for atom in judge.atoms if not judge.fixed(atom) for t in atom}
-    if judge.problem.offload == "none" and any(places[t][0] not in judge.mains for t in free):
+    if judge.problem.offload == "none" and {places[t][0] for t in free} & judge.hosts:
         yield "something is offloaded"
 
 
