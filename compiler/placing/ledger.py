@@ -86,15 +86,20 @@ def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[t
     closed = set(atomic_modules(tree, plan.constraints))
     visited = [tree.module_index[plan.units[index].path] for index in homes]
     opened = opened_modules(plan, tree).union(*(ancestors(tree, module) for module in visited))
-    hosts, left = set(homes.values()), dict[int, int]()
+    hosts, rest = set(homes.values()), dict[int, int]()
+    travelling: list[tuple[int, int]] = []
     for grain in walk_grains(tree, closed.union(visited), opened):
-        unit = plan.units[owner[grain.start]] if owner[grain.start] >= 0 else None
-        if unit is None or unit.run is None or unit.store == unit.run:
+        index = owner[grain.start]
+        if index < 0 or plan.units[index].run is None or plan.units[index].store == plan.units[index].run:
             continue
-        nbytes = stream_bytes(tree, grain)
-        if owner[grain.start] in hosts:
-            nbytes = left[owner[grain.start]] = left.get(owner[grain.start], 0) + nbytes
-        yield unit, nbytes
+        if index in hosts:
+            rest[index] = rest.get(index, 0) + stream_bytes(tree, grain)
+        else:
+            travelling.append((index, stream_bytes(tree, grain)))
+    yield from ((plan.units[index], nbytes) for index, nbytes in rest.items())
+    for index, nbytes in travelling:  # what is around a visited part is there meanwhile
+        around = rest.get(homes[index], 0) if index in homes else 0
+        yield plan.units[index], nbytes + around
 
 
 def _add_tensors(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:

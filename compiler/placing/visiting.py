@@ -101,11 +101,13 @@ def _kept(tree: ModuleTree, visited: list[Unit], demands: list[Demand]) -> Itera
 
 def _apart(tree: ModuleTree, placed: Plan, rest: Sequence[Unit], visited: Sequence[Unit]) -> tuple[Unit, ...]:
     """Return all units in tree order; no unit is larger than what stays whole around a visited one."""
-    units = placed.units
+    inner = set(homes_of(tree, placed.units))
+    searched = [unit for index, unit in enumerate(placed.units) if index in inner]
+    units = tuple(unit for index, unit in enumerate(placed.units) if index not in inner)
     if all(unit.store is not None for unit in units):
-        opened = above_tops(tree, visited, rest, placed.constraints)
+        opened = above_tops(tree, (*visited, *searched), rest, placed.constraints)
         units = merge_units(tree, units, opened | split_modules(tree, placed.constraints))
-    return in_tree_order(tree, (*units, *visited))
+    return in_tree_order(tree, (*units, *searched, *visited))
 
 
 def in_tree_order(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:

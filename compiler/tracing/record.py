@@ -154,6 +154,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         return func(*args, **kwargs)
 
     def _flops(self, func: Untyped, args: Args, kwargs: Kwargs, out: Untyped) -> int:
+        if func._overloadpacket in _WITHOUT_META:  # noqa: SLF001  torch counts nothing for it
+            return int(2 * out.numel() * args[0].shape[-1])
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001
         return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
