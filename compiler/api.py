@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
@@ -394,10 +395,14 @@ def verify_plan(
     """
     from .driver.inputs import opened_plan
     from .driver.options import read_options
-    from .sources.live import checked_module
+    from .lines.binding import bind_plan
+    from .sources.live import checked_module, lower_model
     from .tracing import verify_plan as verify
 
     diagnostics = Diagnostics()
     sizes = read_options({"batch": batch, "seq": seq}, diagnostics)
     diagnostics.raise_errors()
-    return verify(opened_plan(plan), checked_module(model), inputs, batch=sizes.batch, seq=sizes.seq)
+    module = checked_module(model)
+    bound = bind_plan(opened_plan(plan), lower_model(module), diagnostics)
+    replayed = verify(bound, module, inputs, batch=sizes.batch, seq=sizes.seq)
+    return replace(replayed, diagnostics=tuple(dict.fromkeys((*diagnostics, *replayed.diagnostics))))

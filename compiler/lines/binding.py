@@ -208,7 +208,7 @@ def bound_units(pins: Pins, rules: Sequence[Constraint] = ()) -> list[Unit]:
             continue
         if changes[inside.stop - 1] == changes[inside.start]:
             owner = owners[inside.start]
-            if owner >= 0 and is_within(path, pins.units[owner].path):
+            if owner >= 0 and _as_a_whole(path, pins.units[owner].path):
                 found.append(replace(pins.units[owner], path=path))
                 continue
             if owner < 0 and not _tensorless_inside(tree, module, explicit):
@@ -219,6 +219,14 @@ def bound_units(pins: Pins, rules: Sequence[Constraint] = ()) -> list[Unit]:
         stack += [(child, -1) for child in reversed(tree.children(module))]
         stack += [(module, tensor) for tensor in reversed(tree.own_tensors(module))]
     return found
+
+
+def _as_a_whole(path: str, decided_by: str) -> bool:
+    """Say whether a module is one unit: a line names it or what is around it, or a line elsewhere does.
+
+    The latter decides modules whose tensors are other names of placed ones: their calls go there too.
+    """
+    return is_within(path, decided_by) or not is_within(decided_by, path)
 
 
 def _closed(pins: Pins, rules: Sequence[Constraint]) -> frozenset[int]:
