@@ -69,6 +69,7 @@ class CheckpointIndex:
         return self.files[tensor.file].path
 
 
+_PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
 _PROBE: Final = 4096
 """Bytes compared at each of the places where two stored tensors are compared."""
 
@@ -190,7 +191,7 @@ def _whole_series(folder: Path, files: list[str], diagnostics: Diagnostics) -> l
 
 
 def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
-    pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    pickles = [name for name in names if name.endswith(_PICKLES)]
     notes = (f"`{pickles[0]}` is a pickle, which runs code when read",) if pickles else ()
     help_ = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
     message = f"`{folder}` holds no safetensors file"
@@ -202,6 +203,13 @@ def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str,
     if weight_map is None:
         return None
     names = sorted(set(weight_map.values()))
+    pickles = [name for name in names if name.endswith(_PICKLES)]
+    if pickles:
+        notes = (f"`{pickles[0]}` is a pickle, which runs code when read",)
+        message = f"`{path}` lists files that are not safetensors"
+        help_ = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
+        diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_))
+        return None
     outside = [name for name in names if not _stays_inside(name)]
     if outside:
         message = f"`{path}` names `{outside[0][:120]}`, which is outside its folder"

@@ -365,6 +365,14 @@ def test_a_folder_of_pickles_says_what_to_do(tmp_path):
     assert "save_pretrained" in (finding.help or "")
 
 
+def test_an_index_of_pickles_says_what_to_do(tmp_path):
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "pytorch_model-00001-of-00001.bin"}}))
+    (finding,) = errors(index)
+    assert finding.code == "unknown-input"
+    assert "pickle" in finding.notes[0]
+
+
 def test_missing_and_unreadable_inputs(tmp_path):
     assert code_of(tmp_path / "nothing.safetensors") == "missing-input"
     (tmp_path / "b" / "model.safetensors").mkdir(parents=True)
