@@ -30,6 +30,7 @@ from ...ir import (
 )
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, PIN_INSIDE_ATOMIC, PINS_OVER_BUDGET, SPLIT_OF_LEAF
+from ..placing.terms import terms_of
 
 _Place: TypeAlias = tuple[str | None, str | None]
 
@@ -40,7 +41,7 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
     if tree is None:
         raise ValueError("places are checked against a module tree")
     diagnostics.extend(_ties_apart(tree, units, owners))
-    drawn = _with_ties(tree, owners)
+    drawn = _drawn(plan, tree, owners)
     banned = never_visited(tree, plan.constraints)
     for rule in plan.constraints:
         match rule:
@@ -56,13 +57,16 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
     diagnostics.extend(_over_budget(plan, tree, units, owners))
 
 
-def _with_ties(tree: ModuleTree, owners: Sequence[int]) -> Sequence[int]:
-    """Return what decides each tensor when a place draws along what shares storage with it."""
-    placed = {tree.storages[tensor]: owner for tensor, owner in enumerate(owners) if owner >= 0}
-    if not placed:
+def _drawn(plan: Plan, tree: ModuleTree, owners: Sequence[int]) -> Sequence[int]:
+    """Return what decides each tensor when a place draws along what is placed as one with it."""
+    if all(owner < 0 for owner in owners):
         return owners
-    rows = zip(owners, tree.storages, strict=True)
-    return [placed.get(storage, -1) if owner < 0 else owner for owner, storage in rows]
+    drawn = list(owners)
+    for group in terms_of(plan, tree).groups:
+        placed = [owners[tensor] for tensor in group if owners[tensor] >= 0]
+        for tensor in group if placed else ():
+            drawn[tensor] = placed[-1] if owners[tensor] < 0 else owners[tensor]
+    return drawn
 
 
 def _labels(*spans: tuple[Span | None, str]) -> tuple[Label | None, tuple[Label, ...]]:
