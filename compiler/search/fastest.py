@@ -24,8 +24,8 @@ from .readfirst import most_read_first
 
 PAYS: Final = 0.05
 """What is not simple must be predicted this much quicker than the best simple placement."""
-REFINES: Final = 0.002
-"""What is finer must be this much quicker than what is coarser."""
+REFINES: Final = 0.05
+"""What is finer must be this much quicker than what is coarser: it has more lines and more hops."""
 PROVEN: Final = 0.005
 """Distance from the bound, relative to it, at which seconds count as the least there are."""
 NAMES: Final = {

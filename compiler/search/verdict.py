@@ -10,12 +10,15 @@ from ..placing.ledger import keep_books
 from .arrange import longest_cluster
 from .atoms import Model
 from .emit import places_of
-from .fastest import REFINES, predicted
+from .fastest import predicted
 from .found import Found, Wish, spilled_bytes
 from .objective import value_of
 from .problem import count_hops, is_legal
 from .solve import BETTER, fill_score
 from .telling import notes_of, prediction_of
+
+CALMER = 0.002
+"""A restless placement must be this much quicker than one whose streamed parts are spread."""
 
 
 def kept_outcome(plan: Plan, tree: ModuleTree) -> Outcome | None:
@@ -70,7 +73,7 @@ def _is_enough(found: Found, simple: Found, wish: Wish) -> bool:
         if found.objective == "latency":
             times = predicted(simple, wish).priced, predicted(found, wish).priced
             calmer = longest_cluster(places) <= longest_cluster(found.places)
-            return times[0] <= times[1] * (1 if calmer else 1 - REFINES)
+            return times[0] <= times[1] * (1 if calmer else 1 - CALMER)
         clusters = longest_cluster(places), longest_cluster(found.places)
         return (simple.spilled, hops[0], clusters[0]) <= (found.spilled, hops[1], clusters[1])
     if found.objective == "fill":

@@ -15,7 +15,7 @@ _LOOKUP: Final = "aten.embedding.default"
 
 
 def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
-    """Yield the operations of each piece, in tree order, one forward long; rows add up.
+    """Yield the operations of each piece, equal ones together, one forward long; rows add up.
 
     A piece with weights has a row even if it computes nothing: a table is looked up in, not multiplied.
     """
@@ -25,7 +25,10 @@ def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
         piece = module if tops[module] < 0 else _piece(tree, module, tops[module])
         if flops or len(tree.own_tensors(module)):
             totals[piece] = totals.get(piece, 0) + flops
+    first: dict[int, int] = {}
     for piece in sorted(totals):
+        first.setdefault(totals[piece], piece)
+    for piece in sorted(totals, key=lambda each: (first[totals[each]], each)):
         if len(tree.tensors(piece)):
             yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens)
 
