@@ -67,7 +67,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
             sum([sizes[grains[g].stop] - sizes[grains[g].start] for g in group]),
             sum([demands[g] for g in group]),
             max([peaks[g] for g in group]),
-            NEVER if kept.intersection(group) else max([stream_bytes(tree, grains[g]) for g in group]),
+            NEVER if kept.intersection(group) else max([_stream(tree, grains[g]) for g in group]),
             frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
             efforts.of(group),
         )
@@ -80,6 +80,13 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
         dtype=main_dtype(tree) or "",
     )
     return Model(tree, grains, problem, frozenset(opened), homes)
+
+
+def _stream(tree: ModuleTree, grain: Grain) -> int:
+    """Return what a buffer must hold of a grain; what is left of a module travels with all of it at most."""
+    module = tree.module_index.get(grain.path)
+    whole = range(grain.start, grain.stop) if module is None else tree.tensors(module)
+    return stream_bytes(tree, Grain(grain.path, whole.start, whole.stop))
 
 
 def hidden_bytes(tree: ModuleTree) -> int:

@@ -34,9 +34,11 @@ def walk_parts(plan: Plan, tree: ModuleTree, closed: set[int], opened: set[int])
     for grain in walk_grains(tree, closed, opened):
         module = tree.module_index.get(grain.path)
         parts = [] if module is None or module not in closed else list(_parts(tree, module, banned))
+        if sum(len(tree.tensors(part)) for part in parts) == grain.stop - grain.start:
+            parts = parts[1:]  # something has to be where the module itself runs
         chunks = list(_chunks(tree, grain, parts)) if parts else [grain]
         home = [i for i, chunk in enumerate(chunks, len(grains)) if chunk.path == grain.path]
-        if parts and home:  # without anything of its own nothing says where the module itself runs
+        if parts and home:
             homes.append(tuple(home))
             grains += chunks
         else:

@@ -51,6 +51,10 @@ def _searched(coarse: Model, fine: Model, wish: Wish) -> Found | None:
             found = _fit_out_of_order(model, wish)
             if found is not None:
                 return found
+        for model in wish.finer:  # parts of layers fill what whole ones leave
+            found = _fit_out_of_order(model, wish)
+            if found is not None:
+                return found
     return None if wish.offload == "none" else _spill(coarse, fine, wish)
 
 

@@ -159,3 +159,44 @@ def test_equal_layers_are_told_once():
 
     trace = trace_model(nn.Sequential(*(Reads() for _ in range(3))), torch.zeros(1, 16))
     assert list(visit_rules(trace, Cuts(trace).settle())) == [Never("*.inner", VISITING)]
+
+
+class Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.attention = nn.Sequential(nn.Linear(width, width), nn.Linear(width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.Linear(2 * width, width))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x + self.attention(self.norm(x))
+        return x + self.mlp(self.norm(x))
+
+
+class Blocks(nn.Module):
+    def __init__(self, count: int, width: int = 64) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for _ in range(count))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def block_bytes() -> int:
+    return sum(parameter.nbytes for parameter in Block(64).parameters())
+
+
+@pytest.mark.parametrize(("cards", "share"), [(2, 1.72), (3, 1.72), (4, 1.72)])
+def test_parts_fill_cards_that_hold_no_further_layer(cards, share):
+    x, room = torch.zeros(1, 64), int(block_bytes() * share)
+    count = int(cards * share)  # whole layers would leave at least one out
+    assert count > cards * int(share)
+    plan = compile_model(Blocks(count), max_memory=dict.fromkeys(range(cards), room), example_inputs=x)
+    assert visits(plan)
+    assert all(unit.store.startswith("cuda") for unit in plan.units)
+    assert verify(plan) == ()
+    seen = verify_plan(plan, Blocks(count), x)
+    assert seen.lawful
+    assert not seen.diagnostics
