@@ -32,6 +32,8 @@ class Counts:
 def most_bytes(problem: Problem, policy: str, clock: Clock) -> Counts | None:
     """Return the counts that keep the most bytes on accelerators; None when nothing is legal."""
     groups = kinds_of(problem)
+    if not groups:  # everything is pinned
+        return Counts(groups, (), 0, proven=True)
     tightened, bound = problem, sum(atom.weight for atom in problem.atoms)
     for attempt in range(5):
         builder = Builder(tightened, groups, policy)
