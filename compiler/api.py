@@ -337,7 +337,7 @@ def load_pretrained(
     where = Path(folder)
     chosen = _dtype_name(dtype) if dtype is not None else None
     whole.check_folder(where)
-    quantised = whole.is_quantised(where)
+    quantised = whole.folder_is_quantised(where)
     built = None
     if not quantised:
         chosen = chosen or whole.dtype_of(where)

@@ -35,7 +35,11 @@ DOORS = {
     "msgpack": {"backends/msgpack_file.py"},
     "networkx": {"compiler/passes/merge_ties.py", "compiler/tracing/graph.py"},
     "rich": {"compiler/cli/terminal.py", "compiler/loading/progress.py"},
-    "transformers": {"compiler/sources/config.py", "compiler/loading/conversions.py"},
+    "transformers": {
+        "compiler/driver/pretrained.py",
+        "compiler/loading/conversions.py",
+        "compiler/sources/config.py",
+    },
     "torch": {
         "compiler/driver/drop_in.py",
         "compiler/loading/",

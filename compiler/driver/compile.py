@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from ...ir import Atomic, Diagnostics, Model, Plan, PlanError, Severity
+from ...ir import VISITING, Atomic, Diagnostics, Model, Never, Plan, PlanError, Severity, join_path
 from ..lines.references import undeclared
 from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
@@ -57,12 +57,21 @@ def compile_live(
     lowered = with_classes(lowered, options.no_split, fresh=False)
     if options.strategy != "accelerate":
         whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
-        lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole))))
+        apart = _never_apart(lowered, whole_classes(model))
+        lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole, *apart))))
 
     def place(rules: Plan) -> Plan:
         return compile_lowered(rules, options, overrides, after=after, diagnostics=Diagnostics(diagnostics))
 
     return _replayed(lowered, None if options.strategy == "accelerate" else trace, place)
+
+
+def _never_apart(plan: Plan, classes: Iterable[str]) -> Iterator[Never]:
+    """Yield rules that keep the parts of such modules with them: they read their children's weights."""
+    tree, whole = plan.tree, frozenset(classes)
+    for module in range(0 if tree is None else len(tree)):
+        if tree is not None and tree.classes[module] in whole and tree.children(module):
+            yield Never(join_path(tree.paths[module], "**"), VISITING, added=True)
 
 
 def _traced(

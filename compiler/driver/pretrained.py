@@ -45,12 +45,12 @@ def built_for(
 
 def dtype_of(folder: Path) -> str | None:
     """Return the dtype transformers loads a folder in: said, or that of the first float stored."""
-    from ..sources.checkpoint import stored_dtype
+    from ..sources.checkpoint import folder_dtype
 
-    return stored_dtype(folder, Diagnostics())
+    return folder_dtype(folder, Diagnostics())
 
 
-def is_quantised(folder: Path) -> bool:
+def folder_is_quantised(folder: Path) -> bool:
     """Say whether a folder's configuration names a quantizer."""
     return bool(read_config(folder / "config.json").get("quantization_config"))
 

@@ -117,10 +117,13 @@ def _by_role(tree: ModuleTree) -> Iterator[tuple[int, int]]:
 
 
 def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
+    homes = {unit.path: unit.run for unit in plan.units}
     for demand in plan.demands:
         parts = demand_tensors(tree, demand.path)
         runs = dict.fromkeys(plan.units[owner[t]].run for t in parts if owner[t] >= 0)
         transient = demand.purpose in MOMENTARY
+        if transient and demand.path in homes:  # what is left of it runs there, though parts hold all weights
+            runs[homes[demand.path]] = None
         for run in list(runs) if transient else list(runs)[:1]:
             line = sums.get(run or "")
             if line is None:

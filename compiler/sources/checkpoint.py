@@ -120,7 +120,7 @@ def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:
     return Diagnostic(UNBUILT_LAYERS, message, notes=("they are left out of the plan",))
 
 
-def stored_dtype(folder: Path, diagnostics: Diagnostics) -> str | None:
+def folder_dtype(folder: Path, diagnostics: Diagnostics) -> str | None:
     """Return the dtype transformers loads a folder in: the configuration's, else that of the first float.
 
     Raises:

@@ -173,10 +173,10 @@ def test_a_dropped_model_leaves_no_file_and_no_thread(folder, release, dtype):
     if release:
         release_model(model)
     del model
-    gc.collect()
-    assert not held(folder)
     for thread in prefetchers():
         thread.join(timeout=60)
+    gc.collect()
+    assert not held(folder)
     assert not prefetchers()
 
 
@@ -196,8 +196,8 @@ def test_a_forward_that_failed_leaves_nothing_behind(folder):
     with pytest.raises(PlanError):
         model(IDS)
     del model
-    gc.collect()
-    assert not held(folder)
     for thread in prefetchers():
         thread.join(timeout=60)
+    gc.collect()
+    assert not held(folder)
     assert not prefetchers()

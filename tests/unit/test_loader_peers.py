@@ -31,7 +31,9 @@ def map_with_disk(tiny):
     """Compile for half the bytes in memory, the rest on disk."""
     model = on_meta(tiny)
     nbytes = sum({id(t): t.nbytes for t in tensors(model)}.values())
-    compiled = compile_model(model, max_memory={"cpu": int(nbytes * 0.6), "disk": "1GiB"})
+    compiled = compile_model(
+        model, max_memory={"cpu": int(nbytes * 0.6), "disk": "1GiB"}, objective="accelerator-bytes"
+    )
     found = to_device_map(compiled)
     assert set(found.values()) == {"cpu", "disk"}
     return found

@@ -232,7 +232,8 @@ def test_a_config_folder_is_planned_and_its_code_is_not_run(tmp_path, capsys):
 @pytest.mark.parametrize("budget", ["cuda:0=1GiB,cpu=1GiB", "cuda:0=3KiB,cpu=1GiB"])
 def test_nothing_heavy_is_imported(tmp_path, budget):
     folder = write_shards(tmp_path / "llama", llama_tensors(6), 4)
-    heavy = {"torch", "transformers", "lark", "rich", "networkx", "numpy", "highspy"}
+    heavy = {"torch", "transformers", "lark", "rich", "networkx"}
+    heavy |= {"numpy", "highspy"} if "GiB,cpu" in budget else set()  # what spills is solved for time
     code = f"""
 import sys
 from compile_plan.compiler.cli.command import main

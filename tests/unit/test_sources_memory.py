@@ -120,11 +120,10 @@ def test_unlike_cards_are_numbered_by_cuda_alone():
     assert [card.memory for card in by_bus] == [100 * MIB, 200 * MIB]
 
 
-def test_a_card_whose_memory_the_tool_does_not_know_is_named():
+def test_where_the_tool_does_not_know_a_card_torch_is_asked():
     diagnostics = Diagnostics()
-    cards = cards_of_tool("0, GPU-a, H100, [N/A]\n1, GPU-b, H100, 7\n", {}, diagnostics)
-    assert [card.name for card in cards] == ["cuda:1"]
-    assert [d.code for d in diagnostics] == ["skipped-device"]
+    assert cards_of_tool("0, GPU-a, H100, [N/A]\n1, GPU-b, H100, 7\n", {}, diagnostics) is None
+    assert list(diagnostics) == []
 
 
 def test_words_instead_of_a_list_are_no_answer():
