@@ -403,6 +403,8 @@ def verify_plan(
     sizes = read_options({"batch": batch, "seq": seq}, diagnostics)
     diagnostics.raise_errors()
     module = checked_module(model)
-    bound = bind_plan(opened_plan(plan), lower_model(module), diagnostics)
+    bound = opened_plan(plan)
+    if bound.tree is None:  # a map or a text: its lines mean what they mean to the loader
+        bound = bind_plan(bound, lower_model(module), diagnostics)
     replayed = verify(bound, module, inputs, batch=sizes.batch, seq=sizes.seq)
     return replace(replayed, diagnostics=tuple(dict.fromkeys((*diagnostics, *replayed.diagnostics))))
