@@ -194,7 +194,8 @@ def special_dtypes(asked: Asked) -> tuple[tuple[str, str], ...] | None:
     """Read dtypes of single tensors: a mapping by path, or ``path=dtype,path=dtype``."""
     given, help_ = asked.value, "give dtypes by path of a tensor: `{'lm_head.weight': 'float32'}`"
     if isinstance(given, str):
-        pairs: list[tuple[object, object]] = [part.rpartition("=")[::2] for part in given.split(",") if part]
+        split = [part.rpartition("=") for part in given.split(",") if part]
+        pairs: list[tuple[object, object]] = [(path, name) for path, _, name in split]
     elif isinstance(given, Mapping):
         pairs = [*given.items()]
     else:

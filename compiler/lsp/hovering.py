@@ -28,7 +28,7 @@ def hover(text: str, offset: int, companion: Plan | None = None) -> Hover | None
             rows = _device(found.name, base if base is not None and base.devices else subject.plan)
         case Kind.CLASS:
             rows = _class(found.name, base)
-        case Kind.PATH:
+        case _:
             rows = _path(found, base)
     shown = "\n\n".join(rows)
     return Hover(found.start, found.end, shown) if shown else None

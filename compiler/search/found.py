@@ -31,7 +31,7 @@ class Wish:
     @property
     def kept_aim(self) -> str:
         """Return the objective of a placement that keeps everything on accelerators."""
-        return "fill" if self.objective in {None, "accelerator-bytes"} else self.objective
+        return "fill" if self.objective is None or self.objective == "accelerator-bytes" else self.objective
 
     @property
     def policy(self) -> str:
