@@ -21,7 +21,6 @@ from ..machine.budgets import DeviceKey, devices_from
 from ..passes.annotate_sizes import AnnotateSizes
 from ..passes.merge_ties import MergeTies
 from ..placing.attempts import Attempt
-from ..placing.findings import buffers_without_room, left_empty
 from ..placing.frontier import item_path
 from ..sources.live import checked_module, lower_model, paused_collection, untied
 from .option_values import Asked, names, shown
@@ -188,10 +187,22 @@ def _tell(tree: ModuleTree, attempt: Attempt, keys: list[DeviceKey]) -> None:
 
 
 def _warn(plan: Plan, model: nn.Module, attempt: Attempt, *, offload_buffers: bool) -> None:
-    """Say what accelerate says, through the channels its callers listen to."""
+    """Say what accelerate says, through the channels its callers listen to.
+
+    Filters and tests look for words of its messages: `Current model requires`, `offload_buffers=True`,
+    `insufficient memory`. They are kept; numbers and advice are ours.
+    """
     if attempt.homeless_buffers and not offload_buffers:
-        warnings.warn(buffers_without_room(attempt.homeless_buffers).message, UserWarning, stacklevel=4)
+        text = (
+            f"Current model requires {attempt.homeless_buffers} bytes of buffers for offloaded modules, "
+            "which no accelerator has left: pass offload_buffers=True, or give an accelerator that much more"
+        )
+        warnings.warn(text, UserWarning, stacklevel=4)
     for device, nbytes in attempt.minima.items():
-        _LOG.info("%s (%d bytes)", left_empty(plan.devices[device].name, nbytes).message, nbytes)
+        _LOG.info(
+            "`%s` holds nothing due to insufficient memory: at least %d bytes are needed there",
+            plan.devices[device].name,
+            nbytes,
+        )
     if plan.tree is not None and (warning := untied(model, plan.tree)) is not None:
         _LOG.warning("%s", warning.message)

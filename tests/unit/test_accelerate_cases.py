@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import accelerate
 import pytest
@@ -52,6 +53,7 @@ def test_s5_an_empty_device_is_logged_once_with_bytes_that_are_enough(caplog):
     with caplog.at_level(logging.INFO, logger="compile_plan.compiler.driver.drop_in"):
         infer_auto_device_map(model, budgets)
     (record,) = caplog.records
+    assert "insufficient memory" in record.getMessage()  # what callers of accelerate look for
     enough = record.args[1]
     assert 0 in infer_auto_device_map(model, {**budgets, 0: enough}).values()
     assert 0 not in infer_auto_device_map(model, {**budgets, 0: enough - 1}).values()
@@ -67,9 +69,30 @@ def test_s6_what_fits_says_nothing(caplog, recwarn):
 def test_s7_buffers_without_room_are_a_python_warning():
     model = model_of(A=4, B=1)
     model.B.register_buffer("table", torch.empty(256 * 60, device="meta"))
-    with pytest.warns(UserWarning, match="buffers"):
+    with pytest.warns(UserWarning, match=r"^Current model requires 61440 bytes.*offload_buffers=True"):
         infer_auto_device_map(model, kib(g0=8, cpu=200))
     assert infer_auto_device_map(model, kib(g0=8, cpu=200), offload_buffers=True)
+
+
+def test_a_model_without_room_for_any_layer_says_so_and_a_fallback_says_nothing(caplog):
+    model = nn.Sequential(model_of(A=44, B=20, C=40))
+    with caplog.at_level(logging.INFO):
+        assert 0 not in infer_auto_device_map(model, kib(g0=64)).values()
+    assert any("insufficient memory" in line for line in caplog.messages)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        found = infer_auto_device_map(model, kib(g0=64), fallback_allocation=True)
+    assert found == {"0.A": "disk", "0.B": 0, "0.C": "disk"}
+    assert not caplog.messages
+
+
+def test_filters_written_for_accelerate_silence_our_warning_too():
+    model = model_of(A=4, B=1)
+    model.B.register_buffer("table", torch.empty(256 * 60, device="meta"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message="Current model requires")
+        infer_auto_device_map(model, kib(g0=8, cpu=200))
 
 
 @pytest.mark.parametrize("persistent", [True, False])
