@@ -29,6 +29,7 @@ class Machine:
         self._names = [*names[:-1], "*", _ANY] if names[-1] == _ANY else names
         self._tests = [_name_test(name) for name in self._names]
         self._steps: dict[tuple[States, str], States] = {}
+        self._resting: dict[States, States] = {}
         self.last = len(self._names)
         self.start = self._close({0})
 
@@ -54,18 +55,22 @@ class Machine:
                 after.add(state + 1)
         return self._steps.setdefault((states, name), self._close(after))
 
-    def waits(self, states: States) -> bool:
-        """Say whether a name that nothing takes leaves everything as it is."""
-        stay = self._close({state for state in states - {self.last} if self._names[state] == _ANY})
-        return bool(stay) and stay == states and self.last not in states
+    def resting(self, states: States) -> States:
+        """Return the positions after a name that nothing takes: of every ``**``, and what it may end."""
+        known = self._resting.get(states)
+        if known is None:
+            waiting = {state for state in states - {self.last} if self._names[state] == _ANY}
+            known = self._resting.setdefault(states, self._close(waiting))
+        return known
 
     def taken(self, states: States, names: dict[str, list[int]]) -> Iterator[str]:
         """Yield the names that lead on from these positions."""
-        texts = [self._names[state] for state in states if self._names[state] != _ANY]
+        taking = [state for state in states - {self.last} if self._names[state] != _ANY]
+        texts = [self._names[state] for state in taking]
         if not any("*" in text for text in texts):
             yield from (text for text in dict.fromkeys(texts) if text in names)
             return
-        tests = [self._tests[state].fullmatch for state in states if self._names[state] != _ANY]
+        tests = [self._tests[state].fullmatch for state in taking]
         yield from (name for name in names if any(test(name) for test in tests))
 
 
@@ -101,38 +106,61 @@ class _Walk:
     machine: Machine
     modules: list[int] = field(default_factory=list)
     tensors: list[int] = field(default_factory=list)
-    _open: list[tuple[int, States]] = field(default_factory=list)
-    """Modules to go on from, with the positions behind their names."""
+    _open: list[tuple[int, int, States]] = field(default_factory=list)
+    """Siblings with all below them, by first and last row, and the positions behind their parent's name."""
+    _entered: list[tuple[int, States]] = field(default_factory=list)
+    """Modules whose names have been read, and the positions behind them."""
     _led: dict[States, tuple[list[int], list[int]]] = field(default_factory=dict)
-    """For waiting positions, the modules and tensors whose names lead on."""
+    """For resting positions, the modules and tensors whose names lead on."""
 
     def run(self) -> None:
-        self._open.append((0, self.machine.start))
-        while self._open:
-            module, states = self._open.pop()
-            if self.machine.waits(states):
-                self._jump(module, states)
-            elif states - {self.machine.last}:
-                self._look(module, states)
+        self._entered.append((0, self.machine.start))
+        while self._entered or self._open:
+            while self._entered:
+                self._go_on(*self._entered.pop())
+            if self._open:
+                self._jump(*self._open.pop())
 
-    def _look(self, module: int, states: States) -> None:
-        tree = self.tree
+    def _go_on(self, module: int, states: States) -> None:
+        """Look below a module whose name has been read."""
+        tree, resting = self.tree, self.machine.resting(states)
+        if resting == states and self.machine.last not in states:
+            self._take(self._rows(states, tree.own_tensors(module)), states)
+            self._open.append((module + 1, tree.ends[module], states))
+            return
         self._take(tree.own_tensors(module), states)
-        for child in tree.children(module):
-            self._enter(child, states)
+        if not resting or self.machine.last in resting:
+            for child in tree.children(module):
+                self._enter(child, states)
+        else:
+            self._part(module, states, resting)
 
-    def _jump(self, module: int, states: States) -> None:
+    def _part(self, module: int, states: States, resting: States) -> None:
+        """Enter the children whose names lead on; the stretches between them rest."""
+        tree, at = self.tree, module + 1
+        modules, _ = self._leading(states)
+        for index in range(bisect_left(modules, at), bisect_left(modules, tree.ends[module])):
+            child = modules[index]
+            if tree.parents[child] == module:
+                self._open.append((at, child, resting))
+                self._enter(child, states)
+                at = tree.ends[child]
+        self._open.append((at, tree.ends[module], resting))
+
+    def _jump(self, start: int, end: int, states: States) -> None:
         """Go to the next names that lead on; what lies between has the same positions and no match."""
-        tree, at, end = self.tree, module, self.tree.ends[module]
+        tree, at = self.tree, start
         modules, tensors = self._leading(states)
-        start = bisect_left(modules, module + 1)
-        for index in range(start, bisect_left(modules, end)):
+        for index in range(bisect_left(modules, start), bisect_left(modules, end)):
             if modules[index] < at:
                 continue  # inside a module that was entered
             self._take(_between(tensors, tree.first_tensors[at], tree.first_tensors[modules[index]]), states)
             self._enter(modules[index], states)
             at = tree.ends[modules[index]]
         self._take(_between(tensors, tree.first_tensors[at], tree.first_tensors[end]), states)
+
+    def _rows(self, states: States, own: range) -> list[int]:
+        return _between(self._leading(states)[1], own.start, own.stop)
 
     def _leading(self, states: States) -> tuple[list[int], list[int]]:
         if states not in self._led:
@@ -148,7 +176,7 @@ class _Walk:
         if self.machine.last in after:
             self.modules.append(module)
         if after - {self.machine.last}:
-            self._open.append((module, after))
+            self._entered.append((module, after))
 
     def _take(self, tensors: range | list[int], states: States) -> None:
         names, last, step = self.tree.tensor_names, self.machine.last, self.machine.step

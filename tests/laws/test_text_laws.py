@@ -61,7 +61,11 @@ def test_paths_folded_in_any_order_are_the_same_paths(stack, others):
 @relaxed
 @given(
     trees(),
-    st.lists(st.sampled_from(["*", "**", "a", "0", "layers", "w*t", "*_proj"]), min_size=1, max_size=4),
+    st.lists(
+        st.sampled_from(["*", "**", "a", "0", "layers", "w*t", "*_proj", "1", "weight"]),
+        min_size=1,
+        max_size=5,
+    ),
 )
 def test_walking_a_tree_finds_what_matches_path_by_path(tree, names):
     pattern = ".".join(names)
