@@ -18,15 +18,14 @@ from ..ir import (
     Reason,
     Unit,
     is_accelerator,
-    is_device_name,
+    near_device_name,
+    read_device_name,
 )
 from ..ir.rules.planfile import INVALID_DEVICE_MAP, NOT_A_PLAN_FILE
 from .device_map import device_order, listed
 
 _SMALL: Final = 2**20
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
-_INDEX: Final = re.compile(r"0|[1-9]\d{0,5}")
-_NEAR_CUDA: Final = re.compile(r"(?:gpu|cuda|device)?[ :_-]?(\d{1,3})", re.IGNORECASE)
 
 
 def read_device_map(data: bytes, name: str) -> Plan:
@@ -103,10 +102,7 @@ def _entries(value: object, name: str) -> tuple[str, tuple[tuple[str, object], .
 def _device(value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    text = str(value) if isinstance(value, str) or 0 <= value < 10**6 else ""
-    if _INDEX.fullmatch(text):
-        return f"cuda:{text}"
-    return text if is_device_name(text) else None
+    return read_device_name(str(value))
 
 
 def _spelled(value: object) -> str:
@@ -116,12 +112,8 @@ def _spelled(value: object) -> str:
 
 
 def _no_device(value: str, paths: list[str]) -> Diagnostic:
-    near = _NEAR_CUDA.fullmatch(value.strip('"'))
-    help_ = (
-        f'write `{int(near[1])}` or `"cuda:{int(near[1])}"`'
-        if near
-        else "write a number for a GPU, or a name"
-    )
+    near = near_device_name(value.strip('"'))
+    help_ = f"did you mean `{json.dumps(near)}`?" if near else "write a number for a GPU, or a name"
     note = 'devices are numbers (`0` is `cuda:0`), `"cpu"`, `"disk"`, `"mps"`, `"cuda:1"`, `"xpu:0"`, ...'
     message = f"{value} is no device, it stands for {listed(paths)}"
     return Diagnostic(INVALID_DEVICE_MAP, message, notes=(note,), help=help_)

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..ir import Diagnostic, Label, Replacement, Source, Span, parse_size
+from ..ir import Diagnostic, Label, Replacement, Source, Span, parse_size, read_device_name
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from .builder import MalformedWordError
 from .statements import FORMS, INNER_WORDS
-from .words import device_name
 
 _KINDS: Final = {
     "PATH": "a path",
@@ -115,7 +114,7 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
 def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
     near = near_name(word, FORMS)
     pair = _PAIR.fullmatch(row)
-    device = device_name(pair[2]) if pair else None
+    device = read_device_name(pair[2]) if pair else None
     hint = f"write `place {pair[1]} on {device}`" if pair and device else "start a comment with `#`"
     return Diagnostic(
         UNKNOWN_KEYWORD,

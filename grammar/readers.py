@@ -7,20 +7,28 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from ..ir import Device, Diagnostic, Diagnostics, Label, Replacement, Span, is_host_name, parse_size
-from ..ir.near import near_name
+from ..ir import (
+    Device,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    Replacement,
+    Span,
+    is_host_name,
+    near_device_name,
+    parse_size,
+    read_device_name,
+)
 from ..ir.patterns import PatternError, expand_braces
 from ..ir.rules.language import MALFORMED_NUMBER, MALFORMED_PATTERN, REPEATED_LINE, UNKNOWN_DEVICE
 from .syntax import Attribute, DeviceLine, Path, Word
-from .words import device_name, parse_count, parse_rate, parse_time, spell_path
+from .words import parse_count, parse_rate, parse_time, spell_path
 
-_EXAMPLES: Final = ("cuda:0", "cpu", "disk", "mps", "xpu:0", "npu:0", "hpu:0")
 _FREE_PATHS: Final = 200_000
 _PATHS_PER_CHARACTER: Final = 100
 _FREE_CHARACTERS: Final = 16 * 2**20
 _CHARACTERS_PER_CHARACTER: Final = 4_096
 _EMPTY_NAME: Final = re.compile(r"\.(?:\.|$)|^\.")
-_TYPES: Final = {"gpu": "cuda", "rocm": "cuda", "hip": "cuda", "metal": "mps", "host": "cpu", "ram": "cpu"}
 
 
 class Reader:
@@ -77,10 +85,10 @@ class Reader:
     def device(self, word: Word) -> str | None:
         """Read the name of a device."""
         if word.text not in self._devices:
-            self._devices[word.text] = device_name(word.text)
+            self._devices[word.text] = read_device_name(word.text)
         name = self._devices[word.text]
         if name is None:
-            meant = _meant_device(word.text)
+            meant = near_device_name(word.text)
             self._diagnostics.add(
                 Diagnostic(
                     UNKNOWN_DEVICE,
@@ -177,17 +185,6 @@ class Reader:
 
 def _device_hint(meant: str | None) -> str:
     return f"did you mean `{meant}`?" if meant else "write `cuda:0`, `cpu` or `disk`"
-
-
-def _meant_device(text: str) -> str | None:
-    host, slash, local = text.rpartition("/")
-    kind = local.rstrip("0123456789").rstrip(":")
-    index = local[len(kind) :].lstrip(":")
-    meant = _TYPES.get(kind.lower(), kind.lower())
-    guess = f"{host}{slash}{meant}" + (f":{int(index)}" if index and len(index) < 6 else "")
-    if device_name(guess) and guess != text:
-        return guess
-    return near_name(text, _EXAMPLES)
 
 
 def _label(span: Span | None, text: str) -> Label | None:

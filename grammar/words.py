@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from ..ir import exact_size, is_device_name, parse_size
+from ..ir import exact_size, parse_size
 from .syntax import Path
 
 _BARE_PATH: Final = re.compile(r"[\w\-*]+(?:\.[\w\-*]+)*")
@@ -75,12 +75,6 @@ def path_of(text: str) -> Path:
 def is_bare(text: str) -> bool:
     """Say whether a path reads back as itself without quotes; the root counts, some keywords do not."""
     return not text or (text not in _TAKEN and _BARE_PATH.fullmatch(text) is not None)
-
-
-def device_name(text: str) -> str | None:
-    """Return the canonical name of a device, ``cuda:0`` for ``0``; None when it is none."""
-    name = f"cuda:{text}" if text.isascii() and text.isdigit() else text
-    return name if is_device_name(name) else None
 
 
 def parse_rate(text: str) -> int | None:

@@ -8,6 +8,7 @@ from .findings import Finding, LeftEmpty, SearchEnded, ShortBuffer, Spill, Unlis
 from .names import (
     CPU,
     DISK,
+    MPS,
     device_type,
     host_of,
     is_accelerator,
@@ -15,6 +16,8 @@ from .names import (
     is_host_name,
     is_within,
     join_path,
+    near_device_name,
+    read_device_name,
 )
 from .plan import (
     STREAMING,
@@ -53,6 +56,7 @@ from .visits import home_of, homes_of, never_visited, parts_apart, why_not
 __all__ = [
     "CPU",
     "DISK",
+    "MPS",
     "RULES",
     "STREAMING",
     "VISITING",
@@ -108,10 +112,12 @@ __all__ = [
     "is_host_name",
     "is_within",
     "join_path",
+    "near_device_name",
     "never_visited",
     "parse_size",
     "parts_apart",
     "pool_sizes",
+    "read_device_name",
     "size_up",
     "unit_of_tensors",
     "verify",

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from .near import near_name
+
 CPU: Final = "cpu"
 DISK: Final = "disk"
+MPS: Final = "mps"
 
 _DEVICE: Final = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[a-z][a-z_]*(?::(?:0|[1-9]\d{0,5}))?")
 _HOST: Final = re.compile(r"[A-Za-z0-9][\w.-]*")
@@ -18,10 +21,47 @@ _TYPES: Final = frozenset(
     {"cpu", "cuda", "disk", "hpu", "meta", "mlu", "mps", "musa", "npu", "sdaa", "vulkan", "xla", "xpu"}
 )
 
+_DIGITS: Final = 6
+_SINGLE: Final = frozenset({CPU, DISK, MPS})
+_SPELLED: Final = re.compile(r"([^/]*/)?([A-Za-z_]*)[:_ -]?(\d{0,6})")
+_MEANT: Final = {"gpu": "cuda", "nvidia": "cuda", "device": "cuda", "rocm": "cuda", "hip": "cuda",
+                 "metal": MPS, "host": CPU, "ram": CPU}  # fmt: skip
+
 
 def is_device_name(text: str) -> bool:
     """Say whether ``text`` is spelled like a device this project can place on."""
     return _DEVICE.fullmatch(text) is not None and device_type(text) in _TYPES - {"meta"}
+
+
+def read_device_name(text: str) -> str | None:
+    """Return the canonical name of what people write for a device; None when it is none.
+
+    A number is a CUDA card, as in a device_map; a type alone is its first device; there is one ``cpu``,
+    one ``mps`` and one ``disk`` a host, with or without a ``:0``; capitals do not matter.
+    """
+    if text.isascii() and text.isdigit():
+        return f"cuda:{int(text)}" if len(text) <= _DIGITS else None
+    host, slash, local = text.rpartition("/")
+    kind, colon, number = local.lower().partition(":")
+    if kind in _SINGLE and number in {"", "0"} and bool(colon) == bool(number):
+        name = f"{host}{slash}{kind}"
+    else:
+        name = f"{host}{slash}{kind}:{number if colon else 0}"
+    return name if is_device_name(name) and (kind not in _SINGLE or name.endswith(kind)) else None
+
+
+def near_device_name(text: str) -> str | None:
+    """Return the device that was probably meant by what is none: ``cuda:7`` for ``gpu7``."""
+    match = _SPELLED.fullmatch(text.strip())
+    if match is None:
+        return None
+    host, kind, index = match[1] or "", match[2].lower(), match[3]
+    meant = _MEANT.get(kind, kind)
+    known = meant if meant in _TYPES else near_name(meant, sorted(_TYPES - {"meta"}))
+    if known is None or (not kind and not host):
+        return None
+    name = known if known in _SINGLE else f"{known}:{int(index or 0)}"
+    return next((each for each in (f"{host}{name}", name) if is_device_name(each)), None)
 
 
 def is_host_name(text: str) -> bool:

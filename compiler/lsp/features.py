@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from ...grammar import format_text
 from ...grammar.statements import Kind
-from ...grammar.words import device_name
-from ...ir import Diagnostic, Plan, PlanError
+from ...ir import Diagnostic, Plan, PlanError, read_device_name
 from ...ir.rules.language import UNKNOWN_DEVICE
 from .mentions import mention_at, mentions
 from .shapes import Edit
@@ -44,7 +43,7 @@ def rename_device(text: str, offset: int, new: str) -> tuple[Edit, ...]:
     found = mention_at(text, offset)
     if found is None or found.kind is not Kind.DEVICE:
         return ()
-    if device_name(new) is None:
+    if read_device_name(new) is None:
         message = f"`{new}` is not the name of a device"
         raise PlanError([Diagnostic(UNKNOWN_DEVICE, message, help="write it as `cuda:1`")])
     same = (each for each in mentions(text) if each.kind is Kind.DEVICE and each.name == found.name)

@@ -9,8 +9,7 @@ from typing import Final
 from ...grammar.parser import parse_document
 from ...grammar.statements import STATEMENTS, Field, Kind, elements
 from ...grammar.syntax import Line, Path, Word
-from ...grammar.words import device_name
-from ...ir import Diagnostics, Source, Span
+from ...ir import Diagnostics, Source, Span, read_device_name
 from ...ir.patterns import PatternError, expand_braces
 
 
@@ -79,7 +78,7 @@ def _mention(word: object, kind: Kind | None) -> Mention | None:
         case Path(text, literal, Span(_, start, end)):
             return Mention(Kind.PATH, text, start, end, literal)
         case Word(text, Span(_, start, end)) if kind is Kind.DEVICE:
-            name = device_name(text)
+            name = read_device_name(text)
             return None if name is None else Mention(kind, name, start, end)
         case Word(text, Span(_, start, end)) if kind is not None:
             return Mention(kind, text, start, end)

@@ -16,6 +16,7 @@ from typing import Final, SupportsIndex, TypeAlias
 from ...ir import (
     CPU,
     DISK,
+    MPS,
     Device,
     Diagnostic,
     Diagnostics,
@@ -23,8 +24,9 @@ from ...ir import (
     Source,
     Span,
     device_type,
-    is_device_name,
+    near_device_name,
     parse_size,
+    read_device_name,
 )
 from ...ir.rules import budgets as rules
 from ...ir.sizes import MAX_SIZE
@@ -35,11 +37,7 @@ DeviceKey: TypeAlias = int | str
 Size: TypeAlias = int | str
 
 UNLIMITED: Final = "unlimited"
-MPS: Final = "mps"
-_SINGLE: Final = frozenset({CPU, DISK, MPS})
-_TYPES: Final = ("cuda", "xpu", "npu", "hpu", "mlu", "musa", "sdaa", "xla", "vulkan", MPS, CPU, DISK)
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "KB", "MB", "GB", "TB")
-_PARTS: Final = re.compile(r"(?:(.*)/)?([A-Za-z_]*)[:_ -]?([0-9]*)", re.DOTALL)
 
 
 def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagnostics) -> tuple[Device, ...]:
@@ -87,17 +85,7 @@ def canonical_name(key: object) -> str | None:
         return _numbered(key)
     if not isinstance(key, str) and type(key).__module__ != "torch":
         return None
-    text = str(key).strip()
-    if re.fullmatch(r"[0-9]{1,6}", text):
-        return f"cuda:{int(text)}"
-    host, slash, device = text.rpartition("/")
-    kind, colon, number = device.lower().partition(":")
-    if kind in _SINGLE:
-        return (
-            f"{host}{slash}{kind}" if number in {"", "0"} and is_device_name(f"{host}{slash}{kind}") else None
-        )
-    name = f"{host}{slash}{kind}:{number if colon else 0}"
-    return name if is_device_name(name) else None
+    return read_device_name(str(key).strip())
 
 
 def _numbered(key: SupportsIndex) -> str | None:
@@ -110,23 +98,9 @@ def _numbered(key: SupportsIndex) -> str | None:
 
 def unknown_device(text: str, at: Label | None = None) -> Diagnostic:
     """Return the finding for a key that names no device, with the name that was probably meant."""
-    meant = _meant(text)
+    meant = near_device_name(text)
     help_ = f"did you mean `{meant}`?" if meant else "write `cuda:0`, `cpu`, `disk`, `mps` or `node1/cuda:0`"
     return Diagnostic(rules.UNKNOWN_DEVICE_NAME, f"`{_shown(text)}` is not a device", at, help=help_)
-
-
-def _meant(text: str) -> str | None:
-    match = _PARTS.fullmatch(text.strip())
-    if match is None:
-        return None
-    host, kind, index = match[1], match[2].lower(), match[3]
-    if kind in {"gpu", "nvidia", "rocm", "hip"}:
-        kind = "cuda"
-    near = get_close_matches(kind, _TYPES, n=1, cutoff=0.5)
-    if not near:
-        return None
-    name = near[0] if near[0] in _SINGLE else f"{near[0]}:{int(index[:6] or 0)}"
-    return f"{host}/{name}" if host and is_device_name(f"{host}/{name}") else name
 
 
 def _duplicate(first: object, second: object, name: str) -> Diagnostic:

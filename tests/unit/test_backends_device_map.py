@@ -183,7 +183,7 @@ def test_wrong_maps_are_reported_whole(text, parts):
 def test_gpu7_is_told_how_to_be_written():
     with pytest.raises(PlanError) as caught:
         read_device_map(b'{"a": "gpu7"}', "x.json")
-    assert caught.value.diagnostics[0].help == 'write `7` or `"cuda:7"`'
+    assert caught.value.diagnostics[0].help == 'did you mean `"cuda:7"`?'
 
 
 def test_odd_names_survive_json():

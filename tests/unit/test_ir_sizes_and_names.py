@@ -108,3 +108,23 @@ def test_within_compares_names_not_letters():
     assert is_within("a.b", "a.b")
     assert is_within("anything", "")
     assert not is_within("a.bc", "a.b")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("0", "cuda:0"), ("cuda", "cuda:0"), ("CUDA:3", "cuda:3"), ("cpu:0", "cpu"), ("mps", "mps"),
+     ("node1/cuda", "node1/cuda:0"), ("node1/cpu:0", "node1/cpu"), ("cpu:1", None), ("cuda:", None),
+     ("cuda:01", None), ("meta", None), ("1234567", None), ("a/b/cuda:0", None), ("", None)],
+)  # fmt: skip
+def test_a_device_has_one_name_however_it_is_written(written, meant):
+    assert read_device_name(written) == meant
+    assert meant is None or read_device_name(meant) == meant
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("gpu7", "cuda:7"), ("gpu", "cuda:0"), ("cdua:1", "cuda:1"), ("rocm:2", "cuda:2"), ("node1/gpu:0", "node1/cuda:0"),
+     ("metal", "mps"), ("dsk", "disk"), ("kitchen", None), ("7 cards", None)],
+)  # fmt: skip
+def test_a_near_device_is_offered(wrong, near):
+    assert near_device_name(wrong) == near
