@@ -274,5 +274,5 @@ def _finding_of(found: Diagnostic) -> _Finding:
 
 def _diagnostic_of(found: _Finding) -> Diagnostic:
     """Return a diagnostic; one of a newer version is known by what the file says of its rule."""
-    rule = RULES.get(found.code) or Rule(found.code, found.severity, found.summary, "")
+    rule = RULES.get(found.code) or Rule(found.code, found.severity, found.summary)
     return Diagnostic(rule, found.message, notes=found.notes, help=found.help)

@@ -26,8 +26,17 @@ class Rule:
     code: str
     severity: Severity
     summary: str
-    page: str = field(repr=False)
-    """What ``--explain-code`` prints: why it is reported, an example, and the way out."""
+
+    @property
+    def page(self) -> str:
+        """What ``--explain-code`` prints: why it is reported, an example, and the way out.
+
+        Each code has a Markdown file in ``ir/rules/pages``, opened only when somebody asks.
+        """
+        from importlib.resources import files
+
+        text = (files(__package__) / "rules" / "pages" / f"{self.code}.md").read_text("utf-8")
+        return text.partition("\n\n")[2]
 
 
 @dataclass(frozen=True, slots=True)

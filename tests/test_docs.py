@@ -220,6 +220,7 @@ def test_docstring_examples_work(path):
 def test_every_rule_has_a_page_of_its_own():
     from compile_plan.ir import RULES
 
+    assert {path.stem for path in (ROOT / "ir" / "rules" / "pages").iterdir()} == {*RULES}
     for rule in RULES.values():
         assert rule.summary, rule.code
         assert len(rule.page.split()) >= 15, rule.code

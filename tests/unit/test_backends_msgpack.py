@@ -57,7 +57,7 @@ def plan_of_the_fixture() -> Plan:
         "head.weight": 600,
     }
     tree = tree_of(tensors, ties=dict.fromkeys(tied, tied), roles={"layers.1.freq": Role.TRANSIENT})
-    newer = Rule("rule-of-a-later-version", Severity.WARNING, "what it is about", "")
+    newer = Rule("rule-of-a-later-version", Severity.WARNING, "what it is about")
     return Plan(
         model=Model("tiny", tree.digest),
         devices=(

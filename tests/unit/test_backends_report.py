@@ -98,7 +98,7 @@ def test_the_map_shows_every_block_in_order_with_its_places():
 
 
 def test_everything_of_a_plan_that_was_not_made_here_is_escaped():
-    rule = Rule("odd", Severity.WARNING, "", "")
+    rule = Rule("odd", Severity.WARNING, "")
     plan = replace(
         PLAN,
         model=Model(HOSTILE, HOSTILE),

@@ -10,8 +10,8 @@ from compile_plan.compiler.cli.terminal import cell_width, clip, wants_color, wr
 from compile_plan.ir import Diagnostic, Label, Rule, Severity, Source, Span
 from compile_plan.ir.visible import visible
 
-WRONG = Rule("wrong-thing", Severity.ERROR, "a thing is wrong", "A page.")
-ODD = Rule("odd-thing", Severity.WARNING, "a thing is odd", "A page.")
+WRONG = Rule("wrong-thing", Severity.ERROR, "a thing is wrong")
+ODD = Rule("odd-thing", Severity.WARNING, "a thing is odd")
 
 
 def pointing(text, word, *, name="a.plan", rule=WRONG, label="here", also=()):

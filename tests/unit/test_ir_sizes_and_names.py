@@ -7,7 +7,9 @@ from compile_plan.ir import (
     is_accelerator,
     is_device_name,
     is_within,
+    near_device_name,
     parse_size,
+    read_device_name,
     size_up,
 )
 from hypothesis import given
@@ -123,7 +125,8 @@ def test_a_device_has_one_name_however_it_is_written(written, meant):
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("gpu7", "cuda:7"), ("gpu", "cuda:0"), ("cdua:1", "cuda:1"), ("rocm:2", "cuda:2"), ("node1/gpu:0", "node1/cuda:0"),
+    [("gpu7", "cuda:7"), ("gpu", "cuda:0"), ("cdua:1", "cuda:1"), ("rocm:2", "cuda:2"),
+     ("node1/gpu:0", "node1/cuda:0"),
      ("metal", "mps"), ("dsk", "disk"), ("kitchen", None), ("7 cards", None)],
 )  # fmt: skip
 def test_a_near_device_is_offered(wrong, near):
