@@ -7,6 +7,7 @@ A device name is ``TYPE``, ``TYPE:INDEX`` or ``HOST/TYPE:INDEX``: ``cpu``, ``dis
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from .near import near_name
@@ -92,3 +93,11 @@ def join_path(parent: str, name: str) -> str:
 def is_within(path: str, ancestor: str) -> bool:
     """Say whether ``path`` is ``ancestor`` or lies below it (``a.bc`` is not within ``a.b``)."""
     return not ancestor or path == ancestor or path.startswith(f"{ancestor}.")
+
+
+def upwards(path: str) -> Iterator[str]:
+    """Yield a path, then what it lies in, the nearest first, the root last."""
+    yield path
+    while path:
+        path = path.rpartition(".")[0]
+        yield path

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import torch
 from torch import nn
 
-from ...ir import ModuleTree, Plan, homes_of
+from ...ir import ModuleTree, Plan
+from ..running.homes import callers_of
 from ..running.kinds import STACKS, has_forward
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator
 
 def returns(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:
     """Yield the visited modules whose results go elsewhere than they are made, with the device they go to."""
-    homes = homes_of(tree, plan.units)
+    homes = callers_of(tree, plan.units, lambda module: has_forward(live[module]))
     for entry, unit in _entries(plan, tree, live) if homes else ():
         home = plan.units[homes[unit]].run if unit in homes else None
         if home is not None and home != plan.units[unit].run:

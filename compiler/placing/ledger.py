@@ -19,7 +19,7 @@ from ...ir import (
 )
 from ...ir.purposes import MOMENTARY, ledger_line
 from .grains import ancestors, opened_modules, stream_bytes, walk_grains
-from .terms import demand_tensors
+from .ledger_runs import Runs
 
 
 @dataclass(slots=True)
@@ -96,10 +96,16 @@ def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[t
             rest[index] = rest.get(index, 0) + stream_bytes(tree, grain)
         else:
             travelling.append((index, stream_bytes(tree, grain)))
-    yield from ((plan.units[index], nbytes) for index, nbytes in rest.items())
-    for index, nbytes in travelling:  # what is around a visited part is there meanwhile
-        around = rest.get(homes[index], 0) if index in homes else 0
-        yield plan.units[index], nbytes + around
+    for index, nbytes in (*rest.items(), *travelling):
+        yield plan.units[index], nbytes + _meanwhile(plan, homes, rest, index)
+
+
+def _meanwhile(plan: Plan, homes: dict[int, int], rest: dict[int, int], index: int) -> int:
+    """Return what is streamed to the same device while a part is: the rest of every module around it."""
+    run, nbytes = plan.units[index].run, 0
+    while (index := homes.get(index, -1)) >= 0:
+        nbytes += rest.get(index, 0) if plan.units[index].run == run else 0
+    return nbytes
 
 
 def _add_tensors(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
@@ -117,21 +123,17 @@ def _by_role(tree: ModuleTree) -> Iterator[tuple[int, int]]:
 
 
 def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
-    homes = {unit.path: unit.run for unit in plan.units}
+    runs = Runs(plan, tree, owner)
     for demand in plan.demands:
-        parts = demand_tensors(tree, demand.path)
-        runs = dict.fromkeys(plan.units[owner[t]].run for t in parts if owner[t] >= 0)
-        transient = demand.purpose in MOMENTARY
-        if transient and demand.path in homes:  # what is left of it runs there, though parts hold all weights
-            runs[homes[demand.path]] = None
-        for run in list(runs) if transient else list(runs)[:1]:
-            line = sums.get(run or "")
-            if line is None:
-                continue
-            if transient:
-                line.activations = max(line.activations, demand.nbytes)
-            else:
+        if demand.purpose not in MOMENTARY:
+            line = sums.get(runs.lasting(demand.path) or "")
+            if line is not None:
                 _add(line, demand.purpose, demand.nbytes)
+            continue
+        for run in runs.momentary(demand.path):
+            line = sums.get(run or "")
+            if line is not None:
+                line.activations = max(line.activations, demand.nbytes)
 
 
 def _add(line: _Sums, purpose: str, nbytes: int) -> None:

@@ -26,6 +26,7 @@ class Needed(NamedTuple):
 
     tensors: range
     nbytes: int
+    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,7 @@ class Terms:
 def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
     """Return what a plan asks."""
     needed = [(demand, demand_tensors(tree, demand.path)) for demand in plan.demands]
-    lasting = [Needed(at, demand.nbytes) for demand, at in needed if at and demand.purpose not in MOMENTARY]
-    momentary = [Needed(at, demand.nbytes) for demand, at in needed if at and demand.purpose in MOMENTARY]
+    rows = [(d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path)) for d, at in needed if at]
     never = [
         (rule.device, _named(tree, (rule.pattern,))) for rule in plan.constraints if isinstance(rule, Never)
     ]
@@ -61,8 +61,8 @@ def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
         _groups(plan, tree),
         _banned(plan, never),
         frozenset(tensor for device, tensors in never if device == STREAMING for tensor in tensors),
-        tuple(lasting),
-        tuple(momentary),
+        tuple(row for is_momentary, row in rows if not is_momentary),
+        tuple(row for is_momentary, row in rows if is_momentary),
     )
 
 

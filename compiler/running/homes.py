@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from ...ir import ModuleTree, Unit, homes_of
+from ...ir import ModuleTree, Unit, homes_of, is_within
 
 Label = TypeVar("Label")
 
@@ -16,6 +16,23 @@ def spans_of(tree: ModuleTree, units: Sequence[Unit]) -> list[tuple[range, str |
     return sorted(
         ((tree.covered(units[home].path), units[home].run) for home in homes), key=lambda s: len(s[0])
     )
+
+
+def callers_of(tree: ModuleTree, units: Sequence[Unit], called: Callable[[int], bool]) -> dict[int, int]:
+    """Return for each visited unit the one its results go back to, both by index.
+
+    A list of modules is never called itself: what is in it is called by what is around the list.
+    """
+    homes = homes_of(tree, units)
+    found = dict[int, int]()
+    for unit, entered in homes.items():
+        caller, home = tree.parents[tree.module_index[units[unit].path]], entered
+        while caller > 0 and not called(caller):
+            caller = tree.parents[caller]
+        while home in homes and not is_within(tree.paths[caller], units[home].path):
+            home = homes[home]
+        found[unit] = home
+    return found
 
 
 def run_around(spans: Sequence[tuple[range, Label]], tensors: Sequence[int], default: Label) -> Label:

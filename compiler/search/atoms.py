@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, replace
 
-from ...ir import Plan, Unit, atomic_modules
+from ...ir import Plan, Unit, atomic_modules, is_within
+from ...ir.names import upwards
 from ...ir.tree import ModuleTree
 from ..machine.machine_file import main_dtype
 from ..placing.grains import (
@@ -16,7 +17,7 @@ from ..placing.grains import (
     stream_bytes,
     walk_grains,
 )
-from ..placing.terms import Terms, terms_of
+from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts
 from .parts import walk_parts
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
@@ -54,7 +55,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
     terms = terms_of(plan, tree)
     leaders = _merge(terms, owner, len(grains), homes)
     fixed = _fixed(plan, tree, owner, leaders)
-    demands, peaks = _demands(terms, owner, len(grains))
+    demands, peaks = _demands(terms, grains, owner, homes)
     bans, kept = _bans(terms, owner), {owner[tensor] for tensor in terms.resident}
     efforts = Efforts(plan, tree, owner, len(grains))
     sizes = tree.prefix_bytes
@@ -169,15 +170,28 @@ def _bans(terms: Terms, owner: list[int]) -> dict[int, set[int]]:
     return bans
 
 
-def _demands(terms: Terms, owner: list[int], count: int) -> tuple[list[int], list[int]]:
+def _demands(
+    terms: Terms, grains: tuple[Grain, ...], owner: list[int], homes: tuple[tuple[int, ...], ...]
+) -> tuple[list[int], list[int]]:
     """Return, by grain, the demands that add up and the largest of those that do not.
 
-    What an opened module needs is charged to its first part, activations to each of its parts.
+    What a module needs is charged where its own forward runs: an opened one's to its first part, what a part
+    of it is visited for to what is left of it. Activations are charged to each of its parts.
     """
-    adding, largest = [0] * count, [0] * count
+    adding, largest = [0] * len(grains), [0] * len(grains)
+    left = {grains[home[0]].path: home[0] for home in homes}
     for needed in terms.lasting:
-        adding[owner[needed.tensors.start]] += needed.nbytes
+        adding[_runs_in(needed, grains, owner, left)] += needed.nbytes
     for needed in terms.momentary:
-        for grain in range(owner[needed.tensors.start], owner[needed.tensors.stop - 1] + 1):
+        first, last = owner[needed.tensors.start], owner[needed.tensors.stop - 1]
+        for grain in {*range(first, last + 1), _runs_in(needed, grains, owner, left)}:
             largest[grain] = max(largest[grain], needed.nbytes)
     return adding, largest
+
+
+def _runs_in(needed: Needed, grains: tuple[Grain, ...], owner: list[int], left: dict[str, int]) -> int:
+    """Return the grain at whose place a module's own forward runs."""
+    first = owner[needed.tensors.start]
+    if is_within(needed.path, grains[first].path):
+        return first
+    return next((left[path] for path in upwards(needed.path) if path in left), first)

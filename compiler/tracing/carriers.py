@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import accumulate
 
+from .crossings import copies_beside, entered
 from .cuts import Cuts
 from .replay import replay
-from .trace import Call, Enter, Op, Origin, Step, Trace
+from .trace import Enter, Op, Origin, Step, Trace
 
 
 class Carriers:
@@ -58,7 +59,7 @@ class Carriers:
         module, tree = self.trace.calls[step.call].module, self.trace.tree
         if self._tops[module] >= 0 and len(tree.tensors(module)):
             return
-        around = _entered(self.trace, module)
+        around = entered(self.trace, module)
         first = None if around is None else self._first(around)
         for outer, inner in step.arguments:
             label = self._labels[outer]
@@ -79,21 +80,13 @@ class Carriers:
         return module <= owner < self.trace.tree.ends[module]
 
 
-def _entered(trace: Trace, module: int) -> int | None:
-    """Return the smallest module with tensors whose unit would move the arguments of a call."""
-    tree = trace.tree
-    if len(tree.tensors(module)):
-        return module
-    parent = tree.parents[module]
-    return parent if parent in trace.kinds.open and len(tree.tensors(parent)) else None
-
-
-def needs(trace: Trace) -> list[int]:
+def needs(trace: Trace, cuts: Cuts) -> list[int]:
     """Return the bytes alive at each step that may be on one device, the cache left out.
 
-    Inputs and activations, each storage once, and what copies of arguments may take beyond that.
+    Inputs and activations, each storage once, and what copies of arguments and results of a unit and of
+    visited parts in it may take beyond that.
     """
-    extra = _extra(trace)
+    extra = copies_beside(trace, cuts.tops(), _counted(trace))
     return [nbytes + more for nbytes, more in zip(_alive(trace), extra, strict=False)]
 
 
@@ -131,26 +124,3 @@ def _counted(trace: Trace) -> set[int]:
     kept = {trace.roots[value] for value in trace.cache}
     made = {Origin.OP, Origin.INPUT}
     return {root for root in trace.lives if trace.values[root].origin in made and root not in kept}
-
-
-def _extra(trace: Trace) -> list[int]:
-    """Return for each step by how much copies of the arguments of a running call exceed the originals."""
-    counted = _counted(trace)
-    extra = [0] * len(trace.steps)
-    for call in trace.calls[1:]:
-        more = _copies(trace, call, counted) if _entered(trace, call.module) is not None else 0
-        for step in range(call.first, call.last + 1) if more else ():
-            extra[step] = max(extra[step], more)
-    return extra
-
-
-def _copies(trace: Trace, call: Call, counted: set[int]) -> int:
-    """Return what copies of a call's arguments take beyond the storages they are views of."""
-    enter = trace.steps[call.first]
-    assert isinstance(enter, Enter)  # noqa: S101  a call begins with it
-    own: dict[int, int] = {}
-    for outer, _ in enter.arguments:
-        own[trace.roots[outer]] = own.get(trace.roots[outer], 0) + trace.values[outer].own_nbytes
-    return sum(
-        max(0, nbytes - (trace.values[root].nbytes if root in counted else 0)) for root, nbytes in own.items()
-    )

@@ -92,7 +92,7 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
 
 def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
     """Yield the largest need of each piece that may get a device of its own."""
-    need, peak = needs(trace), dict[int, int]()
+    need, peak = needs(trace, cuts), dict[int, int]()
     for piece, first, last in _runs(trace, cuts):
         peak[piece] = max(peak.get(piece, 0), max(need[first : last + 1], default=0))
     for piece, nbytes in sorted(peak.items()):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 
-from ...ir import CPU, DISK, ModuleTree, Plan, Unit, device_type, homes_of, unit_of_tensors
-from ..running.homes import spans_of
+from ...ir import CPU, DISK, ModuleTree, Plan, Unit, device_type, unit_of_tensors
+from ..running.homes import callers_of, spans_of
 from .replay import Places, Rest
 from .trace import Enter, Trace
 
@@ -20,7 +20,8 @@ def places_of_plan(trace: Trace, plan: Plan) -> Places:
     covering = unit_modules(trace, plan)
     tops = [-1 if unit < 0 else tree.module_index[plan.units[unit].path] for unit in covering]
     targets: list[Hashable] = [None] * len(tree)
-    from_unit, homes = homes_of(tree, plan.units), dict[int, Hashable]()
+    homes = dict[int, Hashable]()
+    from_unit = callers_of(tree, plan.units, lambda module: module not in trace.containers)
     for module, top in enumerate(entries(trace, tops)):
         first = first_name(tree, module)
         if top >= 0 and targets[first] is None:

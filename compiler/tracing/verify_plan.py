@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...ir import Demand, Diagnostic, Plan, Reserve, unit_of_tensors
 from ...ir.purposes import KV_CACHE
+from ..placing.ledger_runs import Runs
 from .labels import places_of_plan, resting
 from .meetings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
 from .peaks import Peak, peaks
@@ -121,7 +122,7 @@ def places_with_rest(trace: Trace, plan: Plan, streaming: Streaming) -> Places:
 
 def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak, ...]:
     """Return the peaks with the cache the plan provides for, where the traced one is shorter."""
-    owner = unit_of_tensors(trace.tree, plan.units)
+    runs = Runs(plan, trace.tree, unit_of_tensors(trace.tree, plan.units))
     planned: Counter[str] = Counter()
     items: tuple[Demand | Reserve, ...] = (*plan.demands, *plan.reserves)
     for item in items:
@@ -130,8 +131,7 @@ def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak
         if isinstance(item, Reserve):
             planned[item.device] += item.nbytes
         else:
-            held = trace.tree.covered(item.path)
-            planned[str(plan.units[owner[held.start]].run) if held else ""] += item.nbytes
+            planned[str(runs.lasting(item.path))] += item.nbytes
     return tuple(replace(peak, cache=max(peak.cache, planned[peak.device])) for peak in found)
 
 

@@ -31,7 +31,7 @@ def pieces_of(tree: ModuleTree, rules: tuple[Atomic | Together, ...]) -> list[st
     return found
 
 
-def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False, visits: bool = True) -> Plan:
+def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False) -> Plan:
     """Put every piece on a random device; ties and what the rules join stay together.
 
     In some of the modules that stay whole, parts that can be visited get devices of their own.
@@ -53,7 +53,7 @@ def random_plan(trace: Trace, devices: int, seed: int, *, offload: bool = False,
     units: list[Unit] = []
     for piece in pieces:
         units.append(Unit(piece, *chosen[leader[piece]]))
-        if visits and draw.random() < 0.6:
+        if draw.random() < 0.6:
             units += [Unit(path, *draw.choice(places)) for path in _parts(trace.tree, piece, banned, draw)]
     listed = tuple(Device(name, None) for name in (*names, "cpu"))
     return Plan(

@@ -143,21 +143,47 @@ class Mixing(nn.Module):
         return self.b(self.a(x) * self.scale)
 
 
-@pytest.mark.parametrize("offload", ["stream", "compute", "auto"])
-@pytest.mark.xfail(strict=False, reason="its parts may be visited now; what is refused must be said anew")
-def test_a_model_that_mixes_its_own_parts_is_one_unit(offload):
+MIX, LINEAR = 16 * 4, (16 * 16 + 16) * 4
+"""Bytes of one row, and of one of the two parts of `Mixing`."""
+
+
+@pytest.mark.parametrize("offload", ["stream", "compute", "auto", "none"])
+def test_a_model_that_mixes_its_own_parts_is_one_unit_with_visited_parts(offload):
     model, x = Mixing(), torch.zeros(1, 16)
-    roomy = compile_model(model, max_memory={0: 4000, 1: 4000}, example_inputs=x, offload=offload)
-    assert [(unit.path, unit.store) for unit in roomy.units] == [("", "cuda:0")]
-    tight = compile_model(
-        model, max_memory={0: 1800, 1: 1800, "cpu": 9999}, example_inputs=x, offload=offload
-    )
-    assert tight.units[0].path == ""  # what of it is elsewhere is visited
-    assert verify_plan(tight, model, x).lawful
-    assert parse(print_plan(tight)).constraints == tight.constraints
-    assert Atomic("") in tight.constraints
-    with pytest.raises(PlanError, match="does not fit"):
-        compile_model(model, max_memory={0: 1800, 1: 1800}, example_inputs=x, offload=offload)
+
+    def plan(budgets):
+        made = compile_model(model, max_memory=budgets, example_inputs=x, offload=offload)
+        seen = verify_plan(made, model, x)
+        assert seen.diagnostics == ()
+        assert parse(print_plan(made)).constraints == made.constraints == (Atomic(""),)
+        totals = {account.device: account.total for account in made.ledger}
+        assert all(peak.nbytes <= totals[peak.device] for peak in seen.peaks)
+        return [(unit.path, unit.store, unit.run) for unit in made.units], totals
+
+    units, totals = plan({0: 4000, 1: 4000})
+    assert units == [("", "cuda:0", "cuda:0")]
+    assert totals == {"cuda:0": 2 * LINEAR + 4 * MIX, "cuda:1": 0}
+    for budgets in ({0: 1800, 1: 1800, "cpu": 9999}, {0: 1800, 1: 1800}):
+        units, totals = plan(budgets)
+        assert units == [("", "cuda:0", "cuda:0"), ("b", "cuda:1", "cuda:1")]
+        assert totals["cuda:0"] == LINEAR + 4 * MIX  # its scale, and three rows at once
+        assert totals["cuda:1"] == LINEAR + 3 * MIX
+    with pytest.raises(PlanError, match="does not fit on cuda:0, cuda:1"):
+        plan({0: 1100, 1: 1100})
+
+
+def test_what_a_card_has_room_for_is_visited_from_the_host():
+    def units(offload):
+        budgets, x = {0: 1300, "cpu": 9999}, torch.zeros(1, 16)
+        made = compile_model(Mixing(), max_memory=budgets, example_inputs=x, offload=offload)
+        assert verify_plan(made, Mixing(), x).lawful
+        return [(unit.path, unit.store, unit.run) for unit in made.units]
+
+    whole = ("", "cpu", "cpu")
+    assert units("compute") == units("auto") == [whole, ("a", "cuda:0", "cuda:0")]
+    assert units("stream") == [whole]  # its row, a part and three rows at once are 1344 bytes
+    with pytest.raises(PlanError, match="does not fit on cuda:0"):
+        units("none")
 
 
 def test_its_parts_are_visited_when_they_are_placed_apart_by_hand():

@@ -9,7 +9,7 @@ import torch
 import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.placing.ledger import keep_books
-from compile_plan.compiler.tracing import Moments, cut_rules, demands, trace_model, verify_plan, verify_trace
+from compile_plan.compiler.tracing import Moments, demands, trace_model, verify_plan, verify_trace
 from compile_plan.compiler.tracing.sizes import tensor_nbytes
 from compile_plan.ir import Device, Model, Plan, Unit
 from random_cuts import random_plan
@@ -134,15 +134,16 @@ def traced(name: str):
 def test_the_ledger_covers_the_peak_of_every_placement_along_the_cuts(name):
     trace = traced(name)
     tree = replace(trace.tree, nbytes=tuple(tensor_nbytes(trace.tree)))
-    needs, rules = demands(Moments(trace)), cut_rules(trace)
+    needs = demands(Moments(trace))
     for seed in range(1, 16, 2):  # odd ones leave out what holds nothing, as planners do
-        placed = random_plan(trace, 2 + seed % 3, seed, offload=seed % 3 == 1, visits=False)
-        placed = replace(placed, demands=needs, constraints=rules, tree=tree)
+        placed = random_plan(trace, 2 + seed % 3, seed, offload=seed % 3 == 1)
+        placed = replace(placed, demands=needs, tree=tree)
         totals = {account.device: account.total for account in keep_books(placed, tree).ledger}
         found = verify_trace(replace(placed, ledger=keep_books(placed, tree).ledger), trace)
         assert found.diagnostics == ()
         for peak in found.peaks:
-            assert peak.device == "cpu" or peak.nbytes <= totals[peak.device], (seed, peak)
+            scalars = 64 if peak.device == "cpu" else 0  # made on the host by a forward's own code
+            assert peak.nbytes <= totals[peak.device] + scalars, (seed, peak)
 
 
 def test_units_that_are_larger_than_the_pieces_are_covered_too():
@@ -173,7 +174,6 @@ def test_a_copy_of_an_expanded_argument_takes_what_it_shows():
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 @pytest.mark.parametrize("offload", ["stream", "compute"])
-@pytest.mark.xfail(strict=False, reason="what visited parts copy is not in the ledger of every device yet")
 def test_what_the_planner_makes_of_too_little_memory_runs_within_its_ledger(name, offload):
     model = small_model(name)
     trace = trace_model(model, batch=2, seq=16)
