@@ -79,7 +79,7 @@ class Stream:
         with self._lock:
             self._pass().last = None
             away = all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
-            self.supply.drop({self._first} if away else ())
+            self.supply.drop({self._first} if away else (), rest=True)
             if away:
                 self.supply.ahead(self._first)
 
@@ -213,7 +213,7 @@ class Stream:
             for load in loads:
                 load.give_back(used=True)
         self._loads, self._passes, self.supply.held = {}, {}, 0
-        self.supply.drop()
+        self.supply.drop(rest=True)
         for site in self.sites:
             for table, name, value in site.made:
                 table[name] = value

@@ -81,12 +81,13 @@ class Supply:
         tally.seconds += time.perf_counter() - start
         return load
 
-    def drop(self, keep: Collection[int] = ()) -> None:
-        """Give up what was brought ahead, except for some sites."""
+    def drop(self, keep: Collection[int] = (), *, rest: bool = False) -> None:
+        """Give up what was brought ahead, except for some sites; at ``rest`` no thread is at work after it."""
         for number in [number for number in self.ready if number not in keep]:
             load, future = self.ready.pop(number)
-            if future is not None and not future.cancel() and load.cargo:
-                wait([future])  # it still writes to the memory
+            writes = bool(load.cargo)  # to memory that is handed out again
+            if future is not None and not future.cancel() and (rest or writes):
+                wait([future])
             load.give_back(used=False)
 
     def room(self, wanted: int) -> int:
@@ -101,7 +102,7 @@ class Supply:
 
     def close(self) -> None:
         """End the thread and let go of the buffers."""
-        self.drop()
+        self.drop(rest=True)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
