@@ -14,10 +14,14 @@ from typing import Any, Final
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._device import DeviceContext
 
 LARGE: Final = 1 << 20
 """Elements; smaller tensors are real in the gentler mode."""
 _SIZED: Final = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+_INITIALISERS: Final = frozenset(
+    value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)
+)
 
 
 @contextmanager
@@ -31,11 +35,28 @@ def weightless(*, gentle: bool) -> Iterator[None]:
                 stack.enter_context(_LargeOnMeta())
                 stack.enter_context(_parameters_on_meta())
             else:
-                stack.enter_context(torch.device("meta"))
+                stack.enter_context(_Meta(torch.device("meta")))
             yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(grad)
+
+
+class _Meta(DeviceContext):
+    """The meta device, where initialisers leave tensors alone: they would only cost time."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,  # noqa: ANN401
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        if func in _INITIALISERS:
+            tensor = args[0] if args else (kwargs or {}).get("tensor")
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+                return tensor
+        return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
 
 
 class _LargeOnMeta(TorchFunctionMode):
