@@ -82,7 +82,7 @@ class Supply:
         return load
 
     def drop(self, keep: Collection[int] = (), *, rest: bool = False) -> None:
-        """Give up what was brought ahead, except for some sites; at ``rest`` no thread is at work after it."""
+        """Give up what was brought ahead, except for some sites; at ``rest`` no thread works after it."""
         for number in [number for number in self.ready if number not in keep]:
             load, future = self.ready.pop(number)
             writes = bool(load.cargo)  # to memory that is handed out again
