@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..ir import Diagnostic, Label, Replacement, Source, Span, parse_size, read_device_name
+from ..ir import Diagnostic, Label, Source, Span, parse_size, read_device_name
+from ..ir.changes import line_written, rewritten
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from .builder import MalformedWordError
@@ -26,9 +27,8 @@ _KINDS: Final = {
 }
 _SILENT: Final = frozenset({"COMMENT", "STRING"})
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:](?=\s|$)|[^\s#"]+|\S')
-_PAIR: Final = re.compile(r'[{\s]*"?([\w.*{},-]+)"?\s*(?:[:=]|->)\s*"?([\w:/]+)"?[\s,}]*$')
+_PAIR: Final = re.compile(r'[{\s]*"?([\w.*{},-]+)"?\s*(?:[:=]|->)\s*"?([\w:/]+)"?[\s,}]*(?:#.*)?$')
 _OPEN: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?')
-_QUOTED: Final = re.compile(r'("(?:[^"\\]|\\.)*")|#.*')
 _LONGEST: Final = 40
 
 
@@ -54,7 +54,7 @@ def describe(
     end = found.end() if found else mistake.column
     at = Span(source, start + mistake.column, start + end)
     repaired = next(filter(reads, _repairs(mistake, row, found)), None)
-    fix = _rewritten(source, start, row, repaired)
+    fixes = line_written(at, repaired)
     rewrite = f"write `{repaired}`" if repaired else f"write it as `{FORMS[keyword]}`"
     if found is not None and _OPEN.fullmatch(found[0]):
         hint = 'close it with a second `"`, or write the name without quotes'
@@ -62,16 +62,17 @@ def describe(
         return Diagnostic(UNEXPECTED_WORD, message, Label(at, "opened here"), help=hint)
     if mistake.expected == {keyword.upper()}:
         message = f"`{_shown(found)}` runs into the word before it"
-        return Diagnostic(UNEXPECTED_WORD, message, Label(at, "a blank is missing"), help=rewrite, fix=fix)
+        label = Label(at, "a blank is missing")
+        return Diagnostic(UNEXPECTED_WORD, message, label, help=rewrite, fixes=fixes)
     wanted = _wanted(mistake.expected)
     before = row[: mistake.column].split()
     if found is not None and before and parse_size(before[-1]) is not None and parse_size("1" + found[0]):
         message = f"a size is one word, `{before[-1]}{found[0]}`"
         joined = f"{row[: mistake.column].strip()}{row[mistake.column :].partition('#')[0].rstrip()}"
-        fix = _rewritten(source, start, row, joined) if reads(joined) else None
-        hint = f"write `{joined}`" if fix else "remove the blank"
+        fixes = line_written(at, joined if reads(joined) else None)
+        hint = f"write `{joined}`" if fixes else "remove the blank"
         return Diagnostic(
-            UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint, fix=fix
+            UNEXPECTED_WORD, message, Label(at, "remove the blank before it"), help=hint, fixes=fixes
         )
     near = near_name(found[0], (name.lower() for name in mistake.expected)) if found else None
     near = near if near in FORMS or near in INNER_WORDS else None
@@ -80,17 +81,8 @@ def describe(
         f"expected {wanted} {_after(row, mistake.column)}, found {_found(found)}",
         Label(at, f"expected {wanted}"),
         help=f"did you mean `{near}`?" if near else rewrite,
-        fix=Replacement(at, near) if near else fix,
+        fixes=rewritten(at, near) or fixes,
     )
-
-
-def _rewritten(source: Source, start: int, row: str, text: str | None) -> Replacement | None:
-    """Return the fix that writes a statement in the place of a line's; its comment stays."""
-    if text is None:
-        return None
-    statement = _QUOTED.sub(lambda match: match[1] or "", row).rstrip()
-    indent = len(row) - len(row.lstrip())
-    return Replacement(Span(source, start + indent, start + len(statement)), text)
 
 
 def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterator[str]:
@@ -115,7 +107,8 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
     near = near_name(word, FORMS)
     pair = _PAIR.fullmatch(row)
     device = read_device_name(pair[2]) if pair else None
-    hint = f"write `place {pair[1]} on {device}`" if pair and device else "start a comment with `#`"
+    line = f"place {pair[1]} on {device}" if pair and device else None
+    hint = f"write `{line}`" if line else "start a comment with `#`"
     return Diagnostic(
         UNKNOWN_KEYWORD,
         f"no statement starts with `{word[:_LONGEST]}`" if word else "a line starts with a keyword",
@@ -123,7 +116,7 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
         notes=(f"statements: {', '.join(FORMS)}",),
         help=f"did you mean `{near}`?" if near else hint,
         about=word[:_LONGEST],
-        fix=Replacement(span, near) if near else None,
+        fixes=rewritten(span, near) or line_written(span, line),
     )
 
 

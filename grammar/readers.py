@@ -12,13 +12,13 @@ from ..ir import (
     Diagnostic,
     Diagnostics,
     Label,
-    Replacement,
     Span,
     is_host_name,
     near_device_name,
     parse_size,
     read_device_name,
 )
+from ..ir.changes import rewritten
 from ..ir.patterns import PatternError, expand_braces
 from ..ir.rules.language import MALFORMED_NUMBER, MALFORMED_PATTERN, REPEATED_LINE, UNKNOWN_DEVICE
 from .syntax import Attribute, DeviceLine, Path, Word
@@ -79,6 +79,7 @@ class Reader:
                 f"`{word.text[:40]}` is not {what} below 2^63",
                 _label(word.span, f"not {what}"),
                 help=f"write {hint}",
+                about=word.text[:40],
             )
         )
 
@@ -97,7 +98,7 @@ class Reader:
                     notes=("devices are `cuda:0`, `xpu:0`, `mps`, `cpu`, `disk`, `host/cuda:0`, ...",),
                     help=_device_hint(meant),
                     about=word.text,
-                    fix=Replacement(word.span, meant) if meant and word.span else None,
+                    fixes=rewritten(word.span, meant),
                 )
             )
         return name
@@ -133,7 +134,7 @@ class Reader:
                 _label(path.span, "here"),
                 help=hint if braces else f"write `{named}`",
                 about=path.text[:60],
-                fix=Replacement(path.span, named) if path.span and not braces else None,
+                fixes=rewritten(path.span, None if braces else named),
             )
         )
         return []
@@ -141,14 +142,20 @@ class Reader:
     def attributes(self, line: DeviceLine, name: str, span: Span | None) -> tuple[Device, int | None]:
         """Read a device line; the second value is its ``reserve``."""
         device, reserve = Device(name, None, span=span), None
-        seen: set[str] = set()
+        seen: dict[str, Span | None] = {}
+        before = line.name
         for attribute in line.attributes:
+            words, before = _between(before, attribute), attribute.size or attribute.value
             said = attribute.keyword + (f" {attribute.dtype.text}" if attribute.dtype else "")
             if said in seen:
                 at = _label(attribute.value.span, "again")
                 message = f"device `{name}` has `{said}` twice"
-                self._diagnostics.add(Diagnostic(REPEATED_LINE, message, at, help="keep one of them"))
-            seen.add(said)
+                either = (*rewritten(seen[said], ""), *rewritten(words, ""))
+                found = Diagnostic(
+                    REPEATED_LINE, message, at, help="keep one of them", about=name, fixes=either
+                )
+                self._diagnostics.add(found)
+            seen[said] = words
             if attribute.keyword == "reserve":
                 reserve = self.size(attribute.value)
             else:
@@ -181,6 +188,14 @@ class Reader:
             case keyword:
                 raise ValueError(f"the grammar has an attribute `{keyword}` that is not read")
         return device
+
+
+def _between(before: Word, attribute: Attribute) -> Span | None:
+    """Return where an attribute stands: from the end of the word before it to its own end."""
+    last = (attribute.size or attribute.value).span
+    if before.span is None or last is None:
+        return None
+    return Span(last.source, before.span.end, last.end)
 
 
 def _device_hint(meant: str | None) -> str:

@@ -32,6 +32,7 @@ from ..ir import (
     Work,
     Workload,
 )
+from ..ir.changes import line_removed, line_written
 from ..ir.rules.language import (
     LINE_NEVER_WINS,
     MALFORMED_NUMBER,
@@ -154,8 +155,11 @@ class _Resolver:
             return True
         here, there = _label(span, "again"), _label(self.once[what], "first here")
         message = f"{what} is given twice"
+        either = line_removed(self.once[what], span)
         self.diagnostics.add(
-            Diagnostic(REPEATED_LINE, message, here, (there,) if there else (), help="keep one of them")
+            Diagnostic(
+                REPEATED_LINE, message, here, (there,) if there else (), help="keep one of them", fixes=either
+            )
         )
         return False
 
@@ -167,7 +171,8 @@ class _Resolver:
                     message = f"this text is version {version.text[:20]} of the language, version 1 is read"
                     hint = "install the release that wrote it, or write `plan 1`"
                     at = _label(version.span, "not 1")
-                    self.diagnostics.add(Diagnostic(UNSUPPORTED_VERSION, message, at, help=hint))
+                    fixes = line_written(span, f"plan {VERSION}")
+                    self.diagnostics.add(Diagnostic(UNSUPPORTED_VERSION, message, at, help=hint, fixes=fixes))
             case ModelLine(name, digest):
                 if self._first("`model`", span):
                     self.model = Model(name.text, digest.text if digest else None)
@@ -187,7 +192,8 @@ class _Resolver:
                 message = f"device `{name}` is declared twice"
                 self.diagnostics.add(
                     Diagnostic(DUPLICATE_DEVICE, message, _label(span, "declared again"),
-                               (there,) if there else (), help="keep one line")
+                               (there,) if there else (), help="keep one line", about=name,
+                               fixes=line_removed(self.devices[name].span, span))
                 )  # fmt: skip
                 return
             self.devices[name], reserve = self.reader.attributes(line, name, span)
@@ -220,8 +226,13 @@ class _Resolver:
             return
         if not rows or not (prompt or tokens):
             message = f"a workload of {rows} rows with {prompt + tokens} tokens does nothing"
-            hint = "write `workload rows 1 prompt 512 tokens 128`"
-            self.diagnostics.add(Diagnostic(MALFORMED_NUMBER, message, _label(span, "here"), help=hint))
+            usual = "workload rows 1 prompt 512 tokens 128"
+            self.diagnostics.add(
+                Diagnostic(
+                    MALFORMED_NUMBER, message, _label(span, "here"),
+                    help=f"write `{usual}`", fixes=line_written(span, usual),
+                )
+            )  # fmt: skip
             return
         self.workload = Workload(line.kind, rows, prompt, tokens, line.added, span)
 
@@ -331,4 +342,6 @@ def _never_winning(units: list[Unit]) -> Iterator[Diagnostic]:
             Label(span, "never wins"),
             (Label(later, "this line decides"),),
             help="remove the line",
+            about=unit.path,
+            fixes=line_removed(span),
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ..ir import Diagnostic, Diagnostics, Label, ModuleTree, Role, Span, TieGroup, group_storages, join_path
+from ..ir.changes import Fixes, line_removed
 from ..ir.rules.language import BROKEN_TABLE, MALFORMED_NUMBER
 from .readers import Reader
 from .syntax import ModuleLine, TensorLine, Word
@@ -78,7 +79,7 @@ class TableBuilder:
         if module is None:
             return
         if module.class_name is not None:
-            self._broken(f"module `{path or '.'}` has two rows", span, "keep one of them")
+            self._broken(f"module `{path or '.'}` has two rows", span, "keep one of them", line_removed(span))
         module.class_name = class_name
         if size is not None:
             weight = join_path(path, "weight")
@@ -108,14 +109,16 @@ class TableBuilder:
         if owner is None:
             return
         if tensor.path in self._tensors or tensor.path in self._modules:
-            self._broken(f"`{tensor.path or '.'}` has two rows", tensor.span, "keep one of them")
+            first = self._tensors.get(tensor.path)
+            either = line_removed(None if first is None else first.span, tensor.span)
+            self._broken(f"`{tensor.path or '.'}` has two rows", tensor.span, "keep one of them", either)
             return
         self._tensors[tensor.path] = tensor
         owner.tensors.append(tensor)
 
-    def _broken(self, message: str, span: Span | None, hint: str) -> None:
+    def _broken(self, message: str, span: Span | None, hint: str, fixes: Fixes = ()) -> None:
         at = Label(span, "in this row") if span else None
-        self._diagnostics.add(Diagnostic(BROKEN_TABLE, message, at, help=hint))
+        self._diagnostics.add(Diagnostic(BROKEN_TABLE, message, at, help=hint, fixes=fixes))
 
     def tree(self, ties: Sequence[TieGroup]) -> ModuleTree | None:
         """Build the tree, or None without rows; ties and ``shares`` give tensors one storage."""

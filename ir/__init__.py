@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .coverage import atomic_modules, unit_of_tensors
-from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Replacement, Rule, Severity
+from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
 from .findings import Finding, LeftEmpty, SearchEnded, ShortBuffer, Spill, UnlistedDisk
 from .names import (
     CPU,
@@ -82,7 +82,6 @@ __all__ = [
     "PlanError",
     "Prediction",
     "Reason",
-    "Replacement",
     "Reserve",
     "Role",
     "Rule",

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from .changes import Fixes
 from .source import Span
 
 
@@ -48,14 +49,6 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
-class Replacement:
-    """A text that makes a finding go away in the place of what stands at a span."""
-
-    span: Span
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Diagnostic:
     """One finding. ``message`` is a sentence in lower case without a full stop and makes sense alone."""
 
@@ -67,7 +60,7 @@ class Diagnostic:
     help: str | None = None
     about: str = field(default="", compare=False)
     """The path, device or option it is about, for programs; ``""`` where it is about none."""
-    fix: Replacement | None = field(default=None, compare=False, repr=False)
+    fixes: Fixes = field(default=(), compare=False, repr=False)
     """What ``help`` says, as data: only where making it needs no person."""
 
     @property

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from .changes import line_added, line_removed, line_written
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Label
-from .names import DISK, device_type, host_of, is_device_name
+from .names import CPU, DISK, device_type, host_of, is_device_name
 from .plan import Cache, Plan, Reserve, Unit
 from .pools import pool_sizes
 from .rules.laws import (
@@ -57,7 +58,12 @@ def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
         if count > 1:
             message = f"device `{name}` is declared {count} times"
             yield Diagnostic(
-                DUPLICATE_DEVICE, message, _label(last[name].span, "declared again"), help="keep one line"
+                DUPLICATE_DEVICE,
+                message,
+                _label(last[name].span, "declared again"),
+                help="keep one line",
+                about=name,
+                fixes=line_removed(*(device.span for device in plan.devices if device.name == name)),
             )
 
 
@@ -77,6 +83,8 @@ def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
                 _label(node.span, "not declared"),
                 notes=(f"declared here: {listed}",),
                 help=f"add `device {name} memory 10GiB`, or name a declared device",
+                about=name,
+                fixes=line_added(f"device {name} memory 10GiB"),
             )
 
 
@@ -91,21 +99,26 @@ def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
             continue
         else:
             continue
+        line = f"place {unit.path or '.'} on {unit.store or CPU} run on cpu"
         yield Diagnostic(
             INVALID_PLACEMENT,
             message,
             _label(unit.span, "here"),
-            help=f"write `place {unit.path or '.'} on {unit.store} run on cpu`",
+            help=f"write `{line}`",
+            about=unit.path,
+            fixes=line_written(unit.span, line),
         )
 
 
 def _rows_that_do_not_travel(unit: Unit) -> Diagnostic:
-    place = f"place {unit.path or '.'} on {unit.store or 'cpu'}"
+    place = f"place {unit.path or '.'} on {unit.store or CPU}"
     return Diagnostic(
         INVALID_PLACEMENT,
         f"`{unit.path}` is not streamed, so no rows of it travel",
         _label(unit.span, "here"),
         help=f"write `{place} run on cuda:0 by rows`, or leave `by rows` out",
+        about=unit.path,
+        fixes=line_written(unit.span, place),
     )
 
 
@@ -124,6 +137,8 @@ def _links_join_what_is_declared(plan: Plan) -> Iterator[Diagnostic]:
                 _label(link.span, "not declared"),
                 notes=(f"declared here: {', '.join(f'`{each}`' for each in sorted(known)) or 'nothing'}",),
                 help=f"add a `device` line for it, as `device {_device_at(name)} memory 10GiB`",
+                about=name,
+                fixes=line_added(f"device {_device_at(name)} memory 10GiB"),
             )
         if link.a == link.b:
             yield Diagnostic(
@@ -131,6 +146,8 @@ def _links_join_what_is_declared(plan: Plan) -> Iterator[Diagnostic]:
                 f"a link joins `{link.a}` with itself",
                 _label(link.span, "here"),
                 help="name two devices, or two hosts",
+                about=link.a,
+                fixes=line_removed(link.span),
             )
 
 
@@ -159,7 +176,9 @@ def _every_tensor_has_a_place(tree: ModuleTree, owner: list[int]) -> Iterator[Di
         parents = {path.rpartition(".")[0] for path in missing}
         message = f"{len(missing)} of {len(owner)} tensors have no place: {shown}{more}"
         target = min(parents) or missing[0]
-        yield Diagnostic(TENSOR_WITHOUT_PLACE, message, help=f"add a line `place {target} on DEVICE`")
+        yield Diagnostic(
+            TENSOR_WITHOUT_PLACE, message, help=f"add a line `place {target} on DEVICE`", about=target
+        )
 
 
 def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
@@ -174,6 +193,7 @@ def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iter
                 _label(tie.span, "tied here"),
                 notes=(places,),
                 help=f"place all of them on {next(iter(placed))}",
+                about=tie.tensors[0],
             )
 
 
@@ -200,6 +220,7 @@ def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) ->
                     f"`{cut.path}` cannot be visited: {why_not(tree, cut.path)}",
                 ),
                 help=f"write `place {path or '.'} on {stores[0]}` in place of its parts",
+                about=path,
             )
             return
 

@@ -38,6 +38,7 @@ from ...ir import (
     unit_of_tensors,
     verify,
 )
+from ...ir.changes import line_added, line_removed
 from ...ir.patterns import match_paths, outermost
 from ...ir.rules.language import LINE_NEVER_WINS
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
@@ -177,6 +178,8 @@ def _never_winning(pins: Pins) -> Iterator[Diagnostic]:
             Label(unit.span, "never wins"),
             (Label(later, "this line decides"),) if later else (),
             help="remove the line",
+            about=unit.path,
+            fixes=line_removed(unit.span),
         )
 
 
@@ -287,4 +290,6 @@ def _missing(pins: Pins) -> Iterator[Diagnostic]:
             TENSOR_WITHOUT_PLACE,
             f"`{what}` has no place" if count == 1 else f"the {count} members of `{what}` have no place",
             help=f"add `place {what} on {device}`",
+            about=what,
+            fixes=line_added(f"place {what} on {device}"),
         )

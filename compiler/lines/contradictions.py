@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
+from ...grammar.words import path_of, spell_path
 from ...ir import (
+    CPU,
     STREAMING,
     Atomic,
     Constraint,
@@ -28,6 +30,7 @@ from ...ir import (
     parts_apart,
     why_not,
 )
+from ...ir.changes import line_removed, line_written
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, PIN_INSIDE_ATOMIC, PINS_OVER_BUDGET, SPLIT_OF_LEAF
 from ..placing.terms import terms_of
@@ -79,6 +82,11 @@ def _shown(path: str) -> str:
     return path or "."
 
 
+def _line(unit: Unit, device: str | None, path: str | None = None) -> str:
+    """Return a line that places a unit, or what is around it, on one device."""
+    return f"place {spell_path(path_of(unit.path if path is None else path))} on {device or unit.store}"
+
+
 def _forbidden(
     tree: ModuleTree, rule: Never, units: Sequence[Unit], owners: Sequence[int]
 ) -> Iterator[Diagnostic]:
@@ -89,15 +97,15 @@ def _forbidden(
             unit = units[owner]
             at, also = _labels((unit.span, "placed there"), (rule.span, "forbidden here"))
             message = f"`{_shown(unit.path)}` is placed on `{rule.device}`, where `{path}` may never be"
-            help_ = "remove one of the two lines"
+            help_, fixes = "remove one of the two lines", line_removed(unit.span, rule.span)
             if rule.device == STREAMING:
                 message = (
                     f"`{_shown(unit.path)}` is streamed to `{unit.run}`, and `{_shown(path)}` may never be"
                 )
-                help_ = (
-                    f"write `place {_shown(unit.path)} on {unit.run}` or `place {_shown(unit.path)} on cpu`"
-                )
-            yield Diagnostic(CONTRADICTION, message, at, also, help=help_)
+                there, here = _line(unit, unit.run), _line(unit, CPU)
+                help_ = f"write `{there}` or `{here}`"
+                fixes = (*line_written(unit.span, there), *line_written(unit.span, here))
+            yield Diagnostic(CONTRADICTION, message, at, also, help=help_, about=unit.path, fixes=fixes)
             return
 
 
@@ -122,8 +130,16 @@ def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:
         if devices <= by_device.keys():
             last, *others = [by_device[name] for name in sorted(devices, reverse=True)]
             at, also = _labels((last.span, "and not here"), *((each.span, "not here") for each in others))
-            message = f"`{tree.tensor_paths[tensor]}` may be on none of the devices"
-            yield Diagnostic(CONTRADICTION, message, at, also, help="remove one of the lines")
+            path = tree.tensor_paths[tensor]
+            yield Diagnostic(
+                CONTRADICTION,
+                f"`{path}` may be on none of the devices",
+                at,
+                also,
+                help="remove one of the lines",
+                about=path,
+                fixes=line_removed(last.span, *(each.span for each in others)),
+            )
             return
 
 
@@ -147,6 +163,8 @@ def _ties_apart(tree: ModuleTree, units: Sequence[Unit], owners: Sequence[int]) 
             at,
             also,
             help=f"place both on `{there.store}`",
+            about=two,
+            fixes=line_written(here.span, _line(here, there.store)),
         )
 
 
@@ -165,7 +183,8 @@ def _members_apart(
         )
         message = f"`{_shown(one.path)}` and `{_shown(two.path)}` belong together and are placed apart"
         hint = f"place both on `{one.store}`, or remove the `together` line"
-        yield Diagnostic(CONTRADICTION, message, at, also, help=hint)
+        fixes = (*line_written(two.span, _line(two, one.store)), *line_removed(rule.span))
+        yield Diagnostic(CONTRADICTION, message, at, also, help=hint, about=two.path, fixes=fixes)
         return
 
 
@@ -175,7 +194,8 @@ def _cannot_split(tree: ModuleTree, rule: Split, rules: Sequence[Constraint]) ->
     if found and not inner:
         at, also = _labels((rule.span, "nothing to split"))
         message = f"`{_shown(rule.pattern)}` has no child modules to split into"
-        yield Diagnostic(SPLIT_OF_LEAF, message, at, also, help="remove the line, or name its parent")
+        hint, fixes = "remove the line, or name its parent", line_removed(rule.span)
+        yield Diagnostic(SPLIT_OF_LEAF, message, at, also, help=hint, about=rule.pattern, fixes=fixes)
         return
     for other in rules:
         if not isinstance(other, Atomic):
@@ -187,7 +207,8 @@ def _cannot_split(tree: ModuleTree, rule: Split, rules: Sequence[Constraint]) ->
             what = f"class `{other.target}`" if other.by_class else f"`{other.target}`"
             message = f"`{tree.paths[clash]}` is to be split, but {what} is never split"
             hint = "remove one of the two lines" if also else "remove the line: the model itself says so"
-            yield Diagnostic(CONTRADICTION, message, at, also, help=hint)
+            path, fixes = tree.paths[clash], line_removed(rule.span, other.span)
+            yield Diagnostic(CONTRADICTION, message, at, also, help=hint, about=path, fixes=fixes)
             return
 
 
@@ -215,14 +236,16 @@ def _cut(
         others = [(each.span, "inside") for each in _one_per_line(within) if each.span != unit.span]
         at, also = _labels((unit.span, "inside"), *others, (rule.span, "never split"))
         what = f"`{path}` is a `{tree.classes[module]}`, which" if rule.by_class else _named(path)
-        write = f"write `place {_shown(path)} on {unit.store}`"
+        line = _line(unit, unit.store, path)
         yield Diagnostic(
             PIN_INSIDE_ATOMIC,
             f"{_named(unit.path)} cannot be placed alone: {what} is never split",
             at,
             also,
             notes=(f"`{part.path}` cannot be visited either: {why_not(tree, part.path)}",),
-            help=f"{write} in place of these lines" if others else write,
+            help=f"write `{line}` in place of these lines" if others else f"write `{line}`",
+            about=unit.path,
+            fixes=line_written(unit.span, line, *(span for span, _ in others)),
         )
         return
 
@@ -270,6 +293,7 @@ def _over_budget(
             also,
             notes=(f"{placed} bytes placed + {kept} kept free = {placed + kept} > {device.memory}",),
             help=f"move {human_size(over)} elsewhere, or give it `memory {exact_size(placed + kept)}`",
+            about=device.name,
         )
 
 
@@ -287,4 +311,5 @@ def _kept_over_budget(plan: Plan, device: Device, over: int) -> Iterator[Diagnos
         at,
         also,
         help=f"reserve {human_size(over)} less, or give it `memory {exact_size(kept)}`",
+        about=device.name,
     )

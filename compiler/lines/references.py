@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...grammar.words import path_of, spell_path
+from ...grammar.words import path_of, spell_name, spell_path
 from ...ir import (
     WAYS,
     Atomic,
@@ -23,6 +23,7 @@ from ...ir import (
     Work,
     device_type,
 )
+from ...ir.changes import line_added, line_removed, line_written, word_exchanged
 from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
@@ -81,6 +82,8 @@ def unknown_class(tree: ModuleTree, name: str, span: Span | None = None) -> Diag
         Label(span, "no such class") if span else None,
         notes=(f"classes are {listed}{', ...' if len(classes) > 8 else ''}",),
         help=f"did you mean `{near}`?" if near else "correct or remove the line",
+        about=name,
+        fixes=word_exchanged(span, name, near) or line_removed(span),
     )
 
 
@@ -90,6 +93,8 @@ def _class_as_path(name: str, span: Span | None) -> Diagnostic:
         f"`{name}` is a class of this model, not a path",
         Label(span, "a class") if span else None,
         help=f"write `atomic class {name}`",
+        about=name,
+        fixes=line_written(span, f"atomic class {spell_name(name)}"),
     )
 
 
@@ -101,8 +106,10 @@ def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -
         named = " and ".join(f"`{path}`" for path in tie.tensors[:2])
         message = f"{named} do not share storage in this model"
         at = Label(tie.span, "not tied in the model") if tie.span else None
-        hint = f"write `together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}`"
-        diagnostics.add(Diagnostic(CONTRADICTION, message, at, help=f"{hint}, or remove the line"))
+        line = f"together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}"
+        hint = f"write `{line}`, or remove the line"
+        fixes = (*line_written(tie.span, line), *line_removed(tie.span))
+        diagnostics.add(Diagnostic(CONTRADICTION, message, at, help=hint, about=tie.tensors[0], fixes=fixes))
     return [Unknown(path, tie.span) for path in missing]
 
 
@@ -115,13 +122,16 @@ def undeclared(plan: Plan) -> Iterator[Diagnostic]:
             continue
         alike = [each for each in declared if device_type(each) == device_type(name)]
         near = alike[0] if len(alike) == 1 else near_name(name, declared)
-        declare = f"declare it: `device {name} memory 10GiB`"
+        line = f"device {name} memory 10GiB"
+        declare = f"declare it: `{line}`"
         yield Diagnostic(
             UNDECLARED_DEVICE,
             f"no device is named `{name}`",
             Label(span, "not declared") if span else None,
             notes=(f"declared here: {listed}",),
             help=f"write `{near}`, or {declare}" if near else f"name one of those, or {declare}",
+            about=name,
+            fixes=(*word_exchanged(span, name, near), *line_added(line)),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import Diagnostic, Diagnostics, Label, ModuleTree, Span, join_path
+from ...ir.changes import Fix, RenamePrefix, line_removed, word_exchanged
 from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import RENAMED_PREFIX, UNKNOWN_PATH
@@ -111,6 +112,8 @@ def _renamed(rename: Rename, moved: Sequence[Unknown]) -> Diagnostic:
         Label(first.span, f"`{fixed}` in this model") if first.span else None,
         tuple(labels),
         help=_advice(old, new),
+        about=first.path,
+        fixes=(Fix((RenamePrefix(old, new),)),) if places else (),
     )
 
 
@@ -130,6 +133,8 @@ def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
         Label(span, "matches nothing") if span else None,
         notes=tuple(_what_is_there(tree, group[0].path)),
         help=f"did you mean `{meant}`?" if meant else "correct or remove the line",
+        about=group[0].path,
+        fixes=word_exchanged(span, group[0].path, meant) or line_removed(span),
     )
 
 

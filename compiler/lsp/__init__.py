@@ -6,13 +6,13 @@ from .completion import complete
 from .features import check, format_edit, rename_device, renamed_word
 from .fixes import fixes
 from .hovering import hover
-from .shapes import Completion, Edit, Fix, Hover, apply_edits
+from .shapes import Action, Completion, Edit, Hover, apply_edits
 from .start import serve
 
 __all__ = [
+    "Action",
     "Completion",
     "Edit",
-    "Fix",
     "Hover",
     "apply_edits",
     "check",

@@ -34,8 +34,8 @@ class Hover:
 
 
 @dataclass(frozen=True, slots=True)
-class Fix:
-    """A change that removes a finding."""
+class Action:
+    """A change an editor offers, with what it is called there."""
 
     title: str
     edits: tuple[Edit, ...]

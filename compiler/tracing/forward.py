@@ -159,12 +159,12 @@ def _run_with_values(
         ran = run(shadow, Recorder(shadow.tree, assume=True), args, kwargs)
     except Exception as error:
         raise _NotRunError(found, error) from error
-    return ran, [_values_assumed(found)]
+    return ran, [_values_assumed(recorder)]
 
 
-def _values_assumed(stopped: Diagnostic) -> Diagnostic:
-    where = stopped.message.removeprefix(_STOPPED).replace(" stops", "")
-    message = f"the forward asks for values that depend on weights: {where}"
+def _values_assumed(stopped: Recorder) -> Diagnostic:
+    module, at = _where(stopped)
+    message = f"the forward asks for values that depend on weights: {module}{at}"
     note = "choices are taken in turn, counts are one, questions are answered no"
     return Diagnostic(VALUES_ASSUMED, message, notes=(note,))
 
@@ -176,15 +176,19 @@ def _without_cache(model: nn.Module) -> list[Diagnostic]:
     return [Diagnostic(TRACED_WITHOUT_CACHE, message, notes=(note,), help=help_)]
 
 
-_STOPPED: Final = "the forward does not run on the meta device: "
 _HELP: Final = "the plan is made from the module tree alone; give other inputs, or none"
 
 
+def _where(stopped: Recorder) -> tuple[str, str]:
+    """Return the module in which a forward stopped, and the operation, as a message names them."""
+    path = stopped.tree.paths[stopped.calls[stopped.call][0]] if stopped.stack else ""
+    module = f"`{path}`" if path else "the model's own forward"
+    return module, f" at `{stopped.attempt}`" if stopped.attempt else ""
+
+
 def _failure(recorder: Recorder, error: Exception) -> Diagnostic:
-    path = recorder.tree.paths[recorder.calls[recorder.call][0]] if recorder.stack else ""
-    where = f"`{path}`" if path else "the model's own forward"
-    at = f" at `{recorder.attempt}`" if recorder.attempt else ""
-    message = f"{_STOPPED}{where} stops{at}"
+    module, at = _where(recorder)
+    message = f"the forward does not run on the meta device: {module} stops{at}"
     return Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP)
 
 

@@ -289,26 +289,3 @@ def test_what_a_text_may_stand_for_is_in_proportion_to_it():
 def test_a_line_beyond_all_reason_is_not_read(row):
     ((code, message, _),) = findings(f"plan 1\n{row}\n")
     assert (code, message.partition(" characters")[2]) == ("unexpected-word", " is longer than 1,048,576")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "plcae a on cpu  # why",
-        "place a cpu  # why",
-        "device cpu memory 10 GiB # why",
-        "device cpu memroy 1GiB",
-        "place a on gpu7",
-        "place a on cudo:0",
-        "place a..b on cpu",
-        "place model:layers on cpu",
-        "reserve 1GiB cuda:0",
-        "link cuda:0 cuda:1 5GB/s",
-    ],
-)
-def test_a_fix_makes_its_finding_go_away_and_keeps_the_comment(text):
-    (found,) = parse_collecting(text)[1]
-    span = found.fix.span
-    fixed = text[: span.start] + found.fix.text + text[span.end :]
-    assert parse_collecting(fixed)[1] == ()
-    assert fixed.endswith("# why") == text.endswith("# why")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from compile_plan.compiler.lsp import (
     apply_edits,
@@ -15,7 +17,7 @@ from compile_plan.compiler.lsp import (
 )
 from compile_plan.compiler.lsp.companion import find_companion, read_companion
 from compile_plan.compiler.lsp.positions import Positions
-from compile_plan.grammar import parse
+from compile_plan.grammar import parse, parse_collecting
 from compile_plan.ir import PlanError
 
 MODEL = parse("""
@@ -211,6 +213,79 @@ def test_a_fix_removes_its_finding(text, fixed):
     after = [apply_edits(text, fix.edits) for fix in found]
     assert all(check(each, companion=MODEL) == () for each in after)
     assert fixed is None or after[0] == fixed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "plcae a on cpu  # why",
+        "place a cpu  # why",
+        "a: cpu  # why",
+        "device cpu memory 10 GiB # why",
+        "device cpu memroy 1GiB",
+        "device cpu memory 1GiB memory 2GiB  # why",
+        "device cpu memory 1GiB\ndevice cpu memory 2GiB",
+        "place a on gpu7",
+        "place a on cudo:0",
+        "place a..b on cpu",
+        "place model:layers on cpu",
+        "reserve 1GiB cuda:0",
+        "link cuda:0 cuda:1 5GB/s",
+        "workload rows 0 prompt 4 tokens 4  # why",
+        "plan 2  # why",
+        'option offload "none"\noption offload "stream"',
+        "module a : L\nmodule a : M",
+        "module a : L 1KiB\nparameter a.weight : int8[4]",
+        "place a on cpu\nplace a on cuda:0",
+    ],
+)
+def test_every_fix_of_a_text_alone_removes_its_finding_and_keeps_the_comment(text):
+    (finding,) = parse_collecting(text)[1]
+    offered = fixes(text, finding)
+    assert offered
+    for action in offered:
+        after = apply_edits(text, action.edits)
+        assert parse_collecting(after)[1] == ()
+        assert after.endswith("# why") == text.endswith("# why")
+
+
+RULES = sorted((Path(__file__).parents[1] / "golden" / "rules").glob("*.plan"))
+
+
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.stem)
+def test_every_fix_of_the_examples_of_the_rules_removes_its_finding(path):
+    """Beside the small model, or alone where it is no override; what a line broke may show another."""
+    text = path.read_text("utf-8")
+    companion = parse((path.parent / "model.plan").read_text("utf-8")) if "--override" in text else None
+    for finding in check(text, companion=companion):
+        for action in fixes(text, finding):
+            after = check(apply_edits(text, action.edits), companion=companion)
+            assert (finding.code, finding.message) not in {(each.code, each.message) for each in after}
+
+
+def test_a_line_that_says_more_than_its_fix_is_left_to_a_person():
+    plan = "device cuda:0 memory 1MiB\ndevice cpu memory 1MiB\nnever model.layers.1 on streaming\n"
+    text = f"{plan}place model.layers.{{0..3}} on cpu run on cuda:0\n"
+    (finding,) = check(text, companion=MODEL)
+    assert "write `place model.layers.1" in finding.help
+    assert fixes(text, finding) == ()
+
+
+def test_a_fix_for_one_text_is_not_offered_in_another():
+    (finding,) = parse_collecting("place a on gpu7")[1]
+    assert fixes("place a on gpu8", finding) == ()
+
+
+def test_a_finding_says_what_it_is_about():
+    texts = {
+        "place lm_heat on cpu": "lm_heat",
+        "place lm_head on cuda:5": "cuda:5",
+        "atomic class Blok": "Blok",
+        "split lm_head": "lm_head",
+        "never lm_head on cpu\nplace lm_head on cpu": "lm_head",
+        "place model on cuda:0\nplace lm_head on cuda:0": "cuda:0",
+    }
+    assert {text: check(text, companion=MODEL)[0].about for text in texts} == texts
 
 
 def test_the_companion_is_named_or_found(tmp_path):
