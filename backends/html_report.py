@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 from itertools import cycle, groupby
 
-from ..grammar.ranges import fold_paths
+from ..grammar.path_sets import fold_set
 from ..ir import (
     CPU,
     DISK,
@@ -299,6 +299,6 @@ def _needs(plan: Plan) -> Iterator[tuple[str, str]]:
     for reserve in plan.reserves:
         yield reserve.device, f"{human_size(reserve.nbytes)} kept free for {reserve.purpose or 'anything'}"
     for (nbytes, purpose), run in groupby(plan.demands, lambda demand: (demand.nbytes, demand.purpose)):
-        for each in fold_paths([demand.path for demand in run], ordered=False):
+        for each in fold_set(demand.path for demand in run):
             times = f"{each.count} x " if each.count > 1 else ""
             yield each.path.text or "the whole model", f"{times}{human_size(nbytes)} of {purpose}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..grammar.ranges import fold_paths
+from ..grammar.path_sets import fold_set
 from ..ir import Account, ModuleTree, Plan, Role, human_size, unit_of_tensors
 
 _MOST_CELLS = 110
@@ -71,10 +71,7 @@ class Facts:
             groups.setdefault(key, []).append(unit.path)
         found: dict[str, list[Row]] = {}
         for (store, run, reason, size), paths in groups.items():
-            rows = (
-                Row(each.path.text, each.count, size, run, reason)
-                for each in fold_paths(paths, ordered=False)
-            )
+            rows = (Row(each.text, each.count, size, run, reason) for each in fold_set(paths))
             found.setdefault(store, []).extend(rows)
         return found
 

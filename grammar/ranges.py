@@ -33,17 +33,13 @@ class _Piece:
     count: int
 
 
-def fold_paths(paths: Sequence[str], *, ordered: bool = True) -> list[Folded]:
-    """Compress paths to patterns that expand to the same paths in the same order.
-
-    Without ``ordered`` only the set is kept: for people, stacks that share many patterns join in each
-    of them, and an alternating mixture stays readable.
-    """
+def fold_paths(paths: Sequence[str]) -> list[Folded]:
+    """Compress paths to patterns that expand to the same paths in the same order."""
     folded: list[Folded] = []
-    for foldable, run in groupby(paths, _foldable):
+    for foldable, run in groupby(paths, is_foldable):
         if foldable:
             rows = [tuple(path.split(".")) for path in run]
-            pieces = _fold(rows, 0, in_stack=False, ordered=ordered)
+            pieces = _fold(rows, 0, in_stack=False)
             folded += [Folded(Path(piece.text), piece.count) for piece in pieces]
         else:
             folded += [Folded(path_of(path), 1) for path in run]
@@ -52,22 +48,23 @@ def fold_paths(paths: Sequence[str], *, ordered: bool = True) -> list[Folded]:
 
 def fold_names(names: Sequence[str], *, in_stack: bool) -> list[tuple[str, int]]:
     """Compress names of one level; each must be bare."""
-    pieces = _fold([(name,) for name in names], 0, in_stack=in_stack, ordered=True)
+    pieces = _fold([(name,) for name in names], 0, in_stack=in_stack)
     return [(piece.text, piece.count) for piece in pieces]
 
 
-def _foldable(path: str) -> bool:
+def is_foldable(path: str) -> bool:
+    """Say whether a path is plain enough to be part of a pattern."""
     return bool(path) and is_bare(path) and path.count(".") < _DEEPEST_PATH
 
 
-def _fold(rows: Sequence[tuple[str, ...]], depth: int, *, in_stack: bool, ordered: bool) -> list[_Piece]:
+def _fold(rows: Sequence[tuple[str, ...]], depth: int, *, in_stack: bool) -> list[_Piece]:
     pieces: list[_Piece] = []
     names: list[str] = []
     tails: list[_Piece] = []
     for name, group in _by_name(rows, depth):
         below = in_stack or name.isdigit()
-        own = _fold(group, depth + 1, in_stack=below, ordered=ordered) if len(group[0]) > depth + 1 else []
-        same = bool(names) and own == tails and (not ordered or _fits(tails))
+        own = _fold(group, depth + 1, in_stack=below) if len(group[0]) > depth + 1 else []
+        same = bool(names) and own == tails and _fits(tails)
         if same and _joins(names, name, in_stack=in_stack):
             names.append(name)
             continue
@@ -91,11 +88,12 @@ def _by_name(rows: Sequence[tuple[str, ...]], depth: int) -> Iterable[tuple[str,
 def _joins(names: list[str], name: str, *, in_stack: bool) -> bool:
     last = names[-1]
     if name.isdigit() or last.isdigit():
-        return _is_number(last) and _is_number(name) and int(name) == int(last) + 1
+        return is_number(last) and is_number(name) and int(name) == int(last) + 1
     return in_stack and name not in names
 
 
-def _is_number(name: str) -> bool:
+def is_number(name: str) -> bool:
+    """Say whether a name is a number that reads back as itself."""
     return name.isascii() and name.isdigit() and len(name) < 18 and str(int(name)) == name
 
 

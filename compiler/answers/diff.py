@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
-from ...grammar.ranges import fold_paths
+from ...grammar.path_sets import fold_set
 from ...ir import (
     Atomic,
     Constraint,
@@ -258,9 +258,9 @@ def _tensor_lines(changes: tuple[Change, ...]) -> list[str]:
     for change in changes:
         groups.setdefault((change.before, change.after), []).append(change.name)
     return [
-        _line("tensor", Change(folded.path.text, before, after))
+        _line("tensor", Change(folded.text, before, after))
         for (before, after), names in groups.items()
-        for folded in fold_paths(names, ordered=False)
+        for folded in fold_set(names)
     ]
 
 
@@ -270,10 +270,10 @@ def _move_lines(moves: tuple[Move, ...]) -> list[str]:
         groups.setdefault((move.before, move.after, move.nbytes), []).append(move.path)
     lines = []
     for (before, after, nbytes), paths in groups.items():
-        for folded in fold_paths(paths, ordered=False):
+        for folded in fold_set(paths):
             times = f"{folded.count} x " if folded.count > 1 else ""
             size = "" if nbytes is None else f"  # {times}{human_size(nbytes)}"
-            lines.append(f"~ place {folded.path.text or 'the whole model'}: {before} -> {after}{size}")
+            lines.append(f"~ place {folded.text}: {before} -> {after}{size}")
     known = [move.nbytes for move in moves if move.nbytes is not None]
     return [*lines, f"  {human_size(sum(known))} moved"] if known else lines
 

@@ -1,6 +1,7 @@
 """What the terminal shows of a plan: a block per device with a bar, and the same as JSON.
 
-Every number comes from the plan's own ledger; where a budget came from is said beside it.
+Every number comes from the plan's own ledger; where a budget came from is said beside it. However many
+devices and layers there are, it fits a screen: the more devices, the fewer lines each of them has.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 from ...backends.predictions import predicted_text
-from ...grammar.ranges import fold_paths
-from ...ir import Account, Device, Plan, Unit, human_size, is_accelerator
+from ...ir import Account, Device, Plan, human_size, is_accelerator
+from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
+from .contents import Contents, unit_sizes
 from .render import as_data, in_order
 from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, wrap
 
 _LEDGER: Final = tuple(line.name for line in fields(Account) if line.name != "device")
+_SCREEN: Final = 20
+"""Lines for all devices together; two lines above, two below and a warning are beside them."""
 _SHOWN_LINES: Final = 4
-"""Lines of what is on one device before the rest is counted only."""
+"""Lines of what is on one device where there is room for them."""
 _FULL: Final = 0.95
 
 
@@ -36,23 +40,34 @@ ASCII: Final = Bars("#", "+", ".")
 
 
 def report(plan: Plan, *, width: int | None, unfold: bool = False, bars: Bars = BLOCKS) -> Iterator[Line]:
-    """Return the lines for people: the model, then a block per device."""
+    """Return the lines for people: the model, a block per device, what would help most."""
     width = width or DEFAULT_WIDTH
-    yield from _headline(plan, width)
+    contents = Contents(plan)
+    yield from _headline(plan, contents, width)
     yield []
     accounts = {account.device: account for account in plan.ledger}
     names = max((cell_width(device.name) for device in plan.devices), default=0)
     used = {device.name: _used(device, accounts.get(device.name)) for device in plan.devices}
     column = max((len(text) for text in used.values()), default=0)
+    lines = None if unfold else max(0, _SCREEN // max(1, len(plan.devices)) - 1)
     for device in plan.devices:
         account = accounts.get(device.name)
         head = f"{device.name:<{names}}  {used[device.name]:<{column}}"
         yield [("bold", head[:names]), ("", head[names:]), *_bar(device, account, width - len(head), bars)]
-        for text in _details(plan, device, account, width - names - 2, unfold=unfold):
+        for text in _details(device, account, contents, width - names - 2, lines):
             yield [("", " " * (names + 2)), ("", text)]
+    yield from _advice(plan, width)
 
 
-def _headline(plan: Plan, width: int) -> Iterator[Line]:
+def _advice(plan: Plan, width: int) -> Iterator[Line]:
+    """Yield the one change that would help most: what avoids the spill, the easiest way first."""
+    ways = next((each.help for each in plan.diagnostics if each.rule is SPILL and each.help), None)
+    if ways is not None:
+        yield []
+        yield from ([("", line)] for line in wrap(f"helps most: {ways.splitlines()[0]}", width, 0))
+
+
+def _headline(plan: Plan, contents: Contents, width: int) -> Iterator[Line]:
     name = clip(visible(plan.model.name), width // 2)
     facts = []
     if plan.tree is not None and plan.tree.nbytes is not None:
@@ -61,7 +76,7 @@ def _headline(plan: Plan, width: int) -> Iterator[Line]:
         )
     busy = {unit.store for unit in plan.units if unit.store is not None}
     facts.append(f"on {_counted(len(busy), 'device')}")
-    facts += _spilled(plan)
+    facts += _spilled(plan, contents)
     facts += _outcome(plan)
     lines = wrap(f"{name}: {', '.join(facts)}", width, 0)
     yield [("bold", name), ("", lines[0].removeprefix(name))]
@@ -74,14 +89,12 @@ def _counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _spilled(plan: Plan) -> list[str]:
-    if not any(is_accelerator(device.name) for device in plan.devices):
+def _spilled(plan: Plan, contents: Contents) -> list[str]:
+    mains = frozenset(device.name for device in plan.devices if is_accelerator(device.name))
+    count, nbytes = contents.off_accelerators(mains) if mains else (0, 0)
+    if not count:
         return []
-    off = [unit for unit in plan.units if unit.store is not None and not is_accelerator(unit.store)]
-    if not off:
-        return []
-    sizes = [nbytes for unit in off if (nbytes := unit_bytes(plan, unit)) is not None]
-    what = human_size(sum(sizes)) if len(sizes) == len(off) else _counted(len(off), "unit")
+    what = _counted(count, "unit") if nbytes is None else human_size(nbytes)
     return [f"{what} off the accelerators"]
 
 
@@ -95,15 +108,6 @@ def _outcome(plan: Plan) -> list[str]:
             return [f"{plan.outcome.objective}: within {plan.outcome.gap:.1%} of the bound"]
         case _:
             return []
-
-
-def unit_bytes(plan: Plan, unit: Unit) -> int | None:
-    """Return the bytes a unit costs where it is stored; None when the plan does not know."""
-    if plan.tree is None or plan.tree.nbytes is None:
-        return None
-    covered = plan.tree.covered(unit.path)
-    prefix = plan.tree.prefix_bytes
-    return prefix[covered.stop] - prefix[covered.start]
 
 
 def _used(device: Device, account: Account | None) -> str:
@@ -129,20 +133,46 @@ def _bar(device: Device, account: Account | None, room: int, bars: Bars) -> Line
 
 
 def _details(
-    plan: Plan, device: Device, account: Account | None, width: int, *, unfold: bool
+    device: Device, account: Account | None, contents: Contents, width: int, lines: int | None
 ) -> Iterator[str]:
+    """Yield the ledger and what is stored there, in so many lines; what is cut off is counted."""
     facts = "; ".join(_budget_facts(device, account))
-    yield from wrap(facts, width, 0) if facts else ()
-    contents = "; ".join(_contents(plan, device))
-    lines = wrap(contents or "nothing is on it", width, 0)
-    yield from lines if unfold else lines[:_SHOWN_LINES]
-    if not unfold and len(lines) > _SHOWN_LINES:
-        hidden = sum(line.count(",") + 1 for line in lines[_SHOWN_LINES:])
-        yield f"and about {hidden:,} more; `--all` shows them"
+    budget = wrap(facts, width, 0) if facts else []
+    words = list(contents.words(device.name))
+    stored = wrap("; ".join(words) or "nothing is on it", width, 0)
+    if lines is None:
+        yield from (*budget, *stored)
+        return
+    if lines > len(budget):
+        yield from budget
+        lines -= len(budget)
+    yield from _cut(stored, min(lines, _SHOWN_LINES), width)
+
+
+def _cut(stored: list[str], lines: int, width: int) -> list[str]:
+    """Return the first lines, the last of them ended by how many patterns are left out."""
+    if len(stored) <= lines or not lines:
+        return stored[:lines]
+    shown = stored[:lines]
+    rest = " ".join(stored)[len(" ".join(shown)) :]
+    more = f" … {rest.count(',') + rest.count(';') + 1} more with --all"
+    while cell_width(shown[-1]) + len(more) > width and "," in shown[-1]:
+        shown[-1] = shown[-1].rstrip(", ").rpartition(",")[0] + ","
+        more = f" … {_parts(' '.join(stored)) - _parts(' '.join(shown)) + 1} more with --all"
+    return [*shown[:-1], clip(shown[-1], max(1, width - len(more))) + more]
+
+
+def _parts(text: str) -> int:
+    """Return how many patterns a list has; commas within braces are no end of one."""
+    depth, count = 0, 1
+    for char in text:
+        depth += (char == "{") - (char == "}")
+        count += char in ",;" and not depth
+    return count
 
 
 def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
-    if device.origin:
+    if device.origin and device.origin != "given":
         yield f"budget {visible(device.origin)}"
     if device.at is not None:
         yield f"in {visible(device.at)}"
@@ -154,17 +184,6 @@ def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
         yield " + ".join(amounts)
 
 
-def _contents(plan: Plan, device: Device) -> Iterator[str]:
-    by_run: dict[str | None, list[str]] = {}
-    for unit in plan.units:
-        if unit.store == device.name:
-            by_run.setdefault(unit.run, []).append(unit.path)
-    for run, paths in by_run.items():
-        suffix = "" if run in {None, device.name} else f" run on {run}"
-        patterns = (visible(each.path.text) for each in fold_paths(paths, ordered=False))
-        yield ", ".join(pattern or "the whole model" for pattern in patterns) + suffix
-
-
 def report_data(plan: Plan) -> dict[str, Any]:
     """Return the plan's summary as what JSON can hold; sizes are bytes."""
     accounts = {account.device: account for account in plan.ledger}
@@ -173,7 +192,7 @@ def report_data(plan: Plan) -> dict[str, Any]:
         "options": dict(plan.options),
         "outcome": None if plan.outcome is None else _outcome_data(plan),
         "devices": [_device_data(device, accounts.get(device.name)) for device in plan.devices],
-        "units": [_unit_data(plan, unit) for unit in plan.units],
+        "units": _units_data(plan),
         "ties": [list(tie.tensors) for tie in plan.ties],
         "diagnostics": [as_data(diagnostic) for diagnostic in in_order(plan.diagnostics)],
     }
@@ -198,11 +217,15 @@ def _device_data(device: Device, account: Account | None) -> dict[str, Any]:
     }
 
 
-def _unit_data(plan: Plan, unit: Unit) -> dict[str, Any]:
-    return {
-        "path": unit.path,
-        "store": unit.store,
-        "run": unit.run,
-        "reason": None if unit.reason is None else str(unit.reason),
-        "nbytes": unit_bytes(plan, unit),
-    }
+def _units_data(plan: Plan) -> list[dict[str, Any]]:
+    sizes = unit_sizes(plan) or [None] * len(plan.units)
+    return [
+        {
+            "path": unit.path,
+            "store": unit.store,
+            "run": unit.run,
+            "reason": None if unit.reason is None else str(unit.reason),
+            "nbytes": nbytes,
+        }
+        for unit, nbytes in zip(plan.units, sizes, strict=True)
+    ]

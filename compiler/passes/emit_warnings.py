@@ -45,7 +45,7 @@ class EmitWarnings:
         """Return the plan untouched."""
         if plan.tree is None or any(unit.store is None for unit in plan.units):
             return plan
-        diagnostics.extend(map(said, plan.findings))
+        diagnostics.extend(said(finding, plan) for finding in plan.findings)
         named = {finding.device for finding in plan.findings if isinstance(finding, LeftEmpty)}
         for device, nbytes in _empty_devices(plan, plan.tree):
             if device not in named:

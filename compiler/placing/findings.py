@@ -20,6 +20,7 @@ from ...ir import (
 )
 from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY, UNLISTED_DISK
 from ...ir.rules.searching import SEARCH_ENDED, SPILL, STREAMING_BUFFER
+from .ways_out import ways_out
 
 
 def with_findings(plan: Plan, kind: type[Finding], found: Iterable[Finding]) -> Plan:
@@ -28,8 +29,8 @@ def with_findings(plan: Plan, kind: type[Finding], found: Iterable[Finding]) -> 
     return replace(plan, findings=(*others, *found))
 
 
-def said(finding: Finding) -> Diagnostic:
-    """Return the warning of a finding."""
+def said(finding: Finding, plan: Plan) -> Diagnostic:
+    """Return the warning of a finding about a plan."""
     match finding:
         case LeftEmpty():
             return left_empty(finding.device, finding.nbytes)
@@ -38,7 +39,7 @@ def said(finding: Finding) -> Diagnostic:
         case ShortBuffer():
             return _short_buffer(finding)
         case Spill():
-            return _spill(finding)
+            return _spill(finding, ways_out(plan, finding))
         case SearchEnded():
             return _ended(finding)
         case _:
@@ -91,20 +92,19 @@ def _short_buffer(finding: ShortBuffer) -> Diagnostic:
     )
 
 
-def _spill(spill: Spill) -> Diagnostic:
+def _spill(spill: Spill, ways: tuple[str, ...]) -> Diagnostic:
     all_of_it = say_needs(spill.needed, spill.lasting, spill.peak)
+    outside = f"units outside {human_size(spill.smallest)} to {human_size(spill.largest)}"
     proof = (
         f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it",
-        f"largest unit outside {human_size(spill.largest)}, smallest {human_size(spill.smallest)}",
-        f"largest gap left {human_size(spill.gap)}",
+        f"{outside}, largest gap left {human_size(spill.gap)}",
     )
     unsure = () if spill.unproven is None else (f"not proven: {human_size(spill.unproven)} may be gained",)
-    more = spill.more
     return Diagnostic(
         SPILL,
         f"{human_size(spill.nbytes)} of {human_size(spill.total)} fit on no accelerator",
         notes=(*proof, *unsure),
-        help=None if more is None else f"+{size_up(more[1])} on {more[0]} and nothing spills",
+        help="\nor ".join(ways) or None,
     )
 
 

@@ -79,7 +79,9 @@ def _way_out(problem: Problem, offload: str, clock: Clock) -> str:
     if offload != "none" and problem.cpu is not None:
         extra = least_extra(problem, offload, problem.cpu, clock)
         if extra and (change is None or extra <= change.nbytes):
-            return _said(problem, Change(problem.cpu, extra))
+            listed = any(device_type(device.name) == DISK for device in problem.devices)
+            disk = "" if listed or offload == "compute" else ", or list `disk`"
+            return _said(problem, Change(problem.cpu, extra)) + disk
     offers = [] if change is None else [_said(problem, change)]
     if offload == "none":
         return ", or ".join([*offers, "allow offloading with `--offload stream`"])

@@ -49,16 +49,6 @@ def test_folded_paths_expand_in_the_same_order(found):
 
 
 @relaxed
-@given(regular_paths(), st.lists(paths, max_size=4))
-def test_paths_folded_in_any_order_are_the_same_paths(stack, others):
-    found = [*stack, *others]
-    folded = fold_paths(found, ordered=False)
-    named = [[item.path.text] if item.path.literal else expand_braces(item.path.text) for item in folded]
-    assert sorted(path for paths in named for path in paths) == sorted(found)
-    assert [len(paths) for paths in named] == [item.count for item in folded]
-
-
-@relaxed
 @given(
     trees(),
     st.lists(

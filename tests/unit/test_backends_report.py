@@ -4,10 +4,8 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-import pytest
 from compile_plan.backends.html_report import emit_report
 from compile_plan.backends.report_data import Facts
-from compile_plan.grammar.ranges import fold_paths
 from compile_plan.ir import (
     Account,
     Atomic,
@@ -165,26 +163,6 @@ def test_equal_demands_of_a_stack_are_one_line():
 def test_a_plan_without_a_name_has_a_heading():
     page = emit_report(Plan(Model("")))
     assert b"<h1>unnamed model</h1>" in page
-
-
-@pytest.mark.parametrize(
-    ("paths", "patterns"),
-    [
-        ([f"h.{i}" for i in range(12)], [("h.{0..11}", 12)]),
-        (["h.0", "h.2", "h.3", "x"], [("h.0", 1), ("h.{2,3}", 2), ("x", 1)]),
-        ([f"l.{i}.e.{j}" for i in (3, 4) for j in range(3)], [("l.{3,4}.e.{0..2}", 6)]),
-        (["a.0.x", "a.1.x", "a.0.y"], [("a.{0,1}.x", 2), ("a.0.y", 1)]),
-        (["h.01", "h.02", ""], [("h.01", 1), ("h.02", 1), ("", 1)]),
-        (["l.0.e.0", "l.0.e.1", "l.1.e.0"], [("l.0.e.{0,1}", 2), ("l.1.e.0", 1)]),
-        ([f"l.{i}.{n}" for i in range(3) for n in ("q", "k")], [("l.{0..2}.{q,k}", 6)]),
-        (
-            [f"l.{i}.e.{j}" for i in range(3) for j in range(0, 99, 3)],
-            [(f"l.{{0..2}}.e.{j}", 3) for j in range(0, 99, 3)],
-        ),
-    ],
-)
-def test_regular_stacks_become_ranges(paths, patterns):
-    assert [(each.path.text, each.count) for each in fold_paths(paths, ordered=False)] == patterns
 
 
 def test_a_page_of_many_devices_costs_no_more_for_each():
