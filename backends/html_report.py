@@ -301,4 +301,4 @@ def _needs(plan: Plan) -> Iterator[tuple[str, str]]:
     for (nbytes, purpose), run in groupby(plan.demands, lambda demand: (demand.nbytes, demand.purpose)):
         for each in fold_set(demand.path for demand in run):
             times = f"{each.count} x " if each.count > 1 else ""
-            yield each.path.text or "the whole model", f"{times}{human_size(nbytes)} of {purpose}"
+            yield each.text, f"{times}{human_size(nbytes)} of {purpose}"

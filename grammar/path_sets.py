@@ -7,8 +7,9 @@ names is said once: ``layers.{0..38..2}``, ``layers.{0..93} except {7,40}``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from .ranges import is_foldable, is_number
 
@@ -22,14 +23,16 @@ _ENDS: Final = ""
 """The key under which a path ends; no name is empty."""
 
 
-class PathSet(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PathSet:
     """Words for some paths, and how many they are."""
 
     text: str
     count: int
 
 
-class _Head(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Head:
     text: str
     exceptions: str
     count: int
@@ -85,10 +88,10 @@ def _joined(heads: Iterable[_Head], tails: Sequence[PathSet]) -> Iterator[PathSe
         brace = [PathSet(f"{{{','.join(texts)}}}", sum(tail.count for tail in tails))]
     else:
         brace = list(tails)
-    for head, exceptions, count in heads:
-        for tail in brace if head.startswith("{") else tails:
-            text = f"{head}.{tail.text}" if tail.text else head
-            yield PathSet(f"{text}{exceptions}", count * tail.count)
+    for head in heads:
+        for tail in brace if head.text.startswith("{") else tails:
+            text = f"{head.text}.{tail.text}" if tail.text else head.text
+            yield PathSet(f"{text}{head.exceptions}", head.count * tail.count)
 
 
 def _heads(names: list[str], *, numbers: bool) -> list[_Head]:

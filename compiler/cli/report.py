@@ -218,7 +218,7 @@ def _device_data(device: Device, account: Account | None) -> dict[str, Any]:
 
 
 def _units_data(plan: Plan) -> list[dict[str, Any]]:
-    sizes = unit_sizes(plan) or [None] * len(plan.units)
+    sizes: Sequence[int | None] = unit_sizes(plan) or [None] * len(plan.units)
     return [
         {
             "path": unit.path,

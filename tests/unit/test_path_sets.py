@@ -36,7 +36,7 @@ from plan_strategies import paths, regular_paths
     ],
 )
 def test_regular_stacks_become_ranges_with_steps_and_exceptions(paths, patterns):
-    assert fold_set(paths) == patterns
+    assert [(each.text, each.count) for each in fold_set(paths)] == patterns
 
 
 def named_by(text):
