@@ -29,6 +29,7 @@ from ..ir.rules.planfile import (
     DEVICE_MAP_NEEDS_MODULES,
     UNPLACED_UNIT,
 )
+from ..ir.wording import listed
 
 _NOTHING, _MIXED = "", "*"  # neither is the name of a device
 _SPECIAL: Final = re.compile(r"[\\^$*+?()\[\]{}|]")
@@ -116,15 +117,15 @@ def _value(store: str | None) -> int | str:
 def _refusals(plan: Plan) -> Iterator[Diagnostic]:
     unplaced = [unit.path for unit in plan.units if unit.store is None]
     if unplaced:
-        message = f"{listed(unplaced)} {'has' if len(unplaced) == 1 else 'have'} no device yet"
+        message = f"{paths_in_words(unplaced)} {'has' if len(unplaced) == 1 else 'have'} no device yet"
         yield Diagnostic(UNPLACED_UNIT, message, help="compile the plan, or add `place` lines")
     patterns = [unit.path for unit in plan.units if "*" in unit.path] if plan.tree is None else []
     if patterns:
-        message = f"a device_map has no patterns, the plan has {listed(patterns)}"
+        message = f"a device_map has no patterns, the plan has {paths_in_words(patterns)}"
         yield Diagnostic(DEVICE_MAP_NEEDS_MODULES, message, help="compile the plan with its model")
     hosts = sorted({unit.store.rpartition("/")[0] for unit in plan.units if unit.store})
     if len(hosts) > 1:
-        named = ", ".join(f"`{host}`" if host else "this machine" for host in hosts)
+        named = listed([f"`{host}`" if host else "this machine" for host in hosts])
         message = f"a device_map describes one machine, the plan uses {len(hosts)}: {named}"
         yield Diagnostic(DEVICE_MAP_NEEDS_MODULES, message, help="write it as `.msgpack` or `.plan`")
 
@@ -156,7 +157,7 @@ def _lost_runs(plan: Plan) -> Iterator[Diagnostic]:
             lost.setdefault((run, implied), []).append(unit.path)
     for (run, implied), paths in lost.items():
         verb = "runs" if len(paths) == 1 else "run"
-        message = f"{listed(paths)} {verb} on `{run}`, by a device_map it would be `{implied}`"
+        message = f"{paths_in_words(paths)} {verb} on `{run}`, by a device_map it would be `{implied}`"
         yield Diagnostic(
             DEVICE_MAP_LOSES, message, help="load the `.msgpack` or `.plan` file with `load_model`"
         )
@@ -200,13 +201,13 @@ def _special_keys(plan: Plan) -> Iterator[Diagnostic]:
         return
     special = [key for key in to_device_map(plan) if _SPECIAL.search(key)]
     if special:
-        message = f"transformers reads keys as regular expressions and would misread {listed(special)}"
+        names = paths_in_words(special)
+        message = f"transformers reads keys as regular expressions and would misread {names}"
         yield Diagnostic(
             DEVICE_MAP_LOSES, message, help="load the `.msgpack` or `.plan` file with `load_model`"
         )
 
 
-def listed(paths: list[str]) -> str:
+def paths_in_words(paths: list[str]) -> str:
     """Name the first three of some paths for a message."""
-    shown = ", ".join(f"`{path}`" if path else "the whole model" for path in paths[:3])
-    return f"{shown} and {len(paths) - 3} more" if len(paths) > 3 else shown
+    return listed([f"`{path}`" if path else "the whole model" for path in paths], 3)

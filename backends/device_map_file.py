@@ -22,7 +22,7 @@ from ..ir import (
     read_device_name,
 )
 from ..ir.rules.planfile import INVALID_DEVICE_MAP, NOT_A_PLAN_FILE
-from .device_map import device_order, listed
+from .device_map import device_order, paths_in_words
 
 _SMALL: Final = 2**20
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -115,5 +115,5 @@ def _no_device(value: str, paths: list[str]) -> Diagnostic:
     near = near_device_name(value.strip('"'))
     help_ = f"did you mean `{json.dumps(near)}`?" if near else "write a number for a GPU, or a name"
     note = 'devices are numbers (`0` is `cuda:0`), `"cpu"`, `"disk"`, `"mps"`, `"cuda:1"`, `"xpu:0"`, ...'
-    message = f"{value} is no device, it stands for {listed(paths)}"
+    message = f"{value} is no device, it stands for {paths_in_words(paths)}"
     return Diagnostic(INVALID_DEVICE_MAP, message, notes=(note,), help=help_)

@@ -21,6 +21,7 @@ from ..ir.rules.planfile import (
     WRITE_FAILED,
     WRITE_ONLY_FORM,
 )
+from ..ir.wording import in_words
 from .backend import Backend
 from .device_map import device_map_diagnostics, emit_device_map
 from .device_map_file import read_device_map
@@ -92,7 +93,7 @@ def encode(plan: Plan, name: str) -> bytes:
     """Return the plan in the form a backend's name stands for."""
     backend = BACKENDS.get(name)
     if backend is None:
-        known = ", ".join(f"`{known}`" for known in BACKENDS)
+        known = in_words(BACKENDS)
         raise PlanError([Diagnostic(UNKNOWN_FORM, f"there is no form `{name}`", help=f"use {known}")])
     return backend.emit(plan)
 

@@ -11,6 +11,7 @@ from ..ir import Diagnostic, Label, Source, Span, parse_size, read_device_name
 from ..ir.changes import line_written, rewritten
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
+from ..ir.wording import joined, listed
 from .builder import MalformedWordError
 from .statements import FORMS, INNER_WORDS
 
@@ -113,7 +114,7 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
         UNKNOWN_KEYWORD,
         f"no statement starts with `{word[:_LONGEST]}`" if word else "a line starts with a keyword",
         Label(span, "not a keyword"),
-        notes=(f"statements: {', '.join(FORMS)}",),
+        notes=(f"statements: {listed([*FORMS])}",),
         help=f"did you mean `{near}`?" if near else hint,
         about=word[:_LONGEST],
         fixes=rewritten(span, near) or line_written(span, line),
@@ -123,10 +124,7 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
 def _wanted(expected: frozenset[str]) -> str:
     kinds = [text for name, text in _KINDS.items() if name in expected]
     words = sorted(f"`{name.lower()}`" for name in expected - _KINDS.keys() - _SILENT)
-    listed = words + kinds if words else kinds
-    if not listed:
-        return "the end of the line"
-    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} or {listed[-1]}"
+    return joined(words + kinds, "or") or "the end of the line"
 
 
 def _after(row: str, column: int) -> str:

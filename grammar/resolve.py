@@ -42,6 +42,7 @@ from ..ir.rules.language import (
 )
 from ..ir.rules.laws import DUPLICATE_DEVICE
 from ..ir.source import Span
+from ..ir.wording import joined
 from .readers import Reader
 from .syntax import (
     AtomicClassLine,
@@ -266,7 +267,7 @@ class _Resolver:
         groups = [tuple(sides[0])] if len(sides) == 1 else list(zip(*sides, strict=False))
         counts = {len(side) for side in sides}
         if len(counts) > 1 or len(groups[0]) < 2:
-            many = " and ".join(str(len(side)) for side in sides)
+            many = joined([str(len(side)) for side in sides])
             self.diagnostics.add(
                 Diagnostic(
                     MALFORMED_PATTERN,

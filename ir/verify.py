@@ -28,6 +28,7 @@ from .sizes import human_size
 from .source import Span
 from .tree import ModuleTree
 from .visits import never_visited, parts_apart, why_not
+from .wording import in_words, listed
 
 
 def verify(plan: Plan) -> tuple[Diagnostic, ...]:
@@ -69,7 +70,6 @@ def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
 
 def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
     declared = {device.name for device in plan.devices}
-    listed = ", ".join(f"`{name}`" for name in sorted(declared)) or "nothing"
     named: list[tuple[str, Unit | Reserve | Cache]] = [(reserve.device, reserve) for reserve in plan.reserves]
     named += [(cache.device, cache) for cache in plan.caches]
     named += [(name, unit) for unit in plan.units for name in (unit.store, unit.run) if name]
@@ -81,7 +81,7 @@ def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
                 UNDECLARED_DEVICE,
                 f"no device is named `{name}`",
                 _label(node.span, "not declared"),
-                notes=(f"declared here: {listed}",),
+                notes=(f"declared here: {in_words(sorted(declared))}",),
                 help=f"add `device {name} memory 10GiB`, or name a declared device",
                 about=name,
                 fixes=line_added(f"device {name} memory 10GiB"),
@@ -135,7 +135,7 @@ def _links_join_what_is_declared(plan: Plan) -> Iterator[Diagnostic]:
                 UNDECLARED_DEVICE,
                 f"no device or host is named `{name}`",
                 _label(link.span, "not declared"),
-                notes=(f"declared here: {', '.join(f'`{each}`' for each in sorted(known)) or 'nothing'}",),
+                notes=(f"declared here: {in_words(sorted(known))}",),
                 help=f"add a `device` line for it, as `device {_device_at(name)} memory 10GiB`",
                 about=name,
                 fixes=line_added(f"device {_device_at(name)} memory 10GiB"),
@@ -171,10 +171,8 @@ def _caches_fit(plan: Plan) -> Iterator[Diagnostic]:
 def _every_tensor_has_a_place(tree: ModuleTree, owner: list[int]) -> Iterator[Diagnostic]:
     missing = [tree.tensor_paths[i] for i, unit in enumerate(owner) if unit < 0]
     if missing:
-        shown = ", ".join(f"`{path}`" for path in missing[:3])
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         parents = {path.rpartition(".")[0] for path in missing}
-        message = f"{len(missing)} of {len(owner)} tensors have no place: {shown}{more}"
+        message = f"{len(missing)} of {len(owner)} tensors have no place: {in_words(missing, 3)}"
         target = min(parents) or missing[0]
         yield Diagnostic(
             TENSOR_WITHOUT_PLACE, message, help=f"add a line `place {target} on DEVICE`", about=target
@@ -186,7 +184,7 @@ def _ties_share_a_device(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iter
         placed = {plan.units[owner[index]].store: path for path in tie.tensors
                   if (index := tree.tensor_index.get(path)) is not None and owner[index] >= 0}  # fmt: skip
         if len(placed) > 1:
-            places = ", ".join(f"`{path}` on {device}" for device, path in placed.items())
+            places = listed([f"`{path}` on {device}" for device, path in placed.items()])
             yield Diagnostic(
                 TIE_ACROSS_DEVICES,
                 f"`{tie.tensors[0]}` and what is tied to it are on different devices",
@@ -216,7 +214,7 @@ def _atomic_modules_are_whole(plan: Plan, tree: ModuleTree, owner: list[int]) ->
                 f"{f'`{path}`' if path else 'the model'} is never split and has more than one place",
                 _label(rule.span, "never split"),
                 notes=(
-                    f"parts of it are on {', '.join(f'`{store}`' for store in stores)}",
+                    f"parts of it are on {in_words(stores)}",
                     f"`{cut.path}` cannot be visited: {why_not(tree, cut.path)}",
                 ),
                 help=f"write `place {path or '.'} on {stores[0]}` in place of its parts",

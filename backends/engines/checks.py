@@ -7,6 +7,7 @@ from itertools import groupby
 
 from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
 from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
+from ...ir.wording import in_words
 from .stack import Part, Stack, stack_of
 
 
@@ -67,7 +68,7 @@ def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diag
         yield cannot(
             engine,
             "two runs of layers on one rank",
-            f"the layers run on {', '.join(f'`{device}`' for device in order)}",
+            f"the layers run on {in_words(order)}",
             f"compile with `--for {engine}`: each rank then has one run of layers",
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
+from ...ir.wording import in_words
 from .checks import cannot, layers_or_error, loses
 from .engine import Engine
 from .gguf_names import gguf_names
@@ -49,7 +50,7 @@ def _order(stack: Stack) -> Iterator[Diagnostic]:
         yield cannot(
             NAME,
             f"two runs of layers on `{again}`",
-            f"the layers run on {', '.join(f'`{name}`' for name in names)}",
+            f"the layers run on {in_words(names)}",
             f"compile with `--for {NAME}`: each device then has one run of layers",
         )
 

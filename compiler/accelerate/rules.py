@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from itertools import accumulate
 
-from ...ir import CPU, ModuleTree, Plan, Role, device_type, is_accelerator
+from ...ir import CPU, MPS, ModuleTree, Plan, Role, device_type, is_accelerator
 from ..placing.frontier import Worklist, item_tensors, whole_modules
 from ..placing.greedy import bring_forward
 from .ties import NamedTies
@@ -223,5 +223,5 @@ def _layers(tree: ModuleTree, whole: bytearray) -> list[int]:
 def _main_devices(names: list[str]) -> set[int]:
     """Return the devices that keep room for offloaded layers: the first accelerator and the CPU, or mps."""
     accelerators = [i for i, name in enumerate(names) if is_accelerator(name)]
-    mps = {i for i in accelerators if device_type(names[i]) == "mps"}
+    mps = {i for i in accelerators if device_type(names[i]) == MPS}
     return mps or {*accelerators[:1], *(i for i, name in enumerate(names) if device_type(name) == CPU)}

@@ -26,6 +26,7 @@ from ...ir import (
 )
 from ...ir.near import near_name
 from ...ir.rules.usage import UNKNOWN_UNIT
+from ...ir.wording import in_words
 from .moving import Moving, forbidding, is_named, lines_that_move, moving_with, shortage
 
 _REASONS: Final = {
@@ -114,9 +115,7 @@ def _children(tree: ModuleTree, path: str) -> tuple[str, ...]:
         path = path.rpartition(".")[0]
     above = tree.module_index.get(path, 0)
     names = [name for name, parent in zip(tree.names, tree.parents, strict=True) if parent == above]
-    listed = ", ".join(f"`{name}`" for name in names[:_LISTED])
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return (f"{f'`{path}`' if path else 'the model'} has {listed}{more}",) if names else ()
+    return (f"{f'`{path}`' if path else 'the model'} has {in_words(names, _LISTED)}",) if names else ()
 
 
 def _size_facts(plan: Plan, path: str) -> Iterator[tuple[str, str]]:
@@ -142,9 +141,7 @@ def _spread_facts(plan: Plan, units: Sequence[Unit]) -> Iterator[tuple[str, str]
         here = [unit for unit in units if unit.store == device.name]
         if here:
             size = human_size(sum(_nbytes(plan, unit.path) for unit in here))
-            names = ", ".join(f"`{unit.path}`" for unit in here[:3])
-            more = f" and {len(here) - 3} more" if len(here) > 3 else ""
-            yield f"on {device.name}", f"{size} in {names}{more}"
+            yield f"on {device.name}", f"{size} in {in_words((unit.path for unit in here), 3)}"
     yield "ask for", f"one of its parts: `--explain {units[0].path}`"
 
 
@@ -173,7 +170,7 @@ def _ties(plan: Plan, unit: Unit) -> Iterator[str]:
         if any(is_within(path, unit.path) for path in tie.tensors):
             outside = [path for path in tie.tensors if not is_within(path, unit.path)]
             if outside:
-                yield ", ".join(f"`{path}`" for path in outside) + "; tied tensors move together"
+                yield f"{in_words(outside)}; tied tensors move together"
 
 
 def _why_not(plan: Plan, unit: Unit, device: Device, moving: Moving) -> str:
@@ -184,7 +181,7 @@ def _why_not(plan: Plan, unit: Unit, device: Device, moving: Moving) -> str:
         return "a line keeps what must go along away from there"
     for line in plan.constraints:
         if isinstance(line, Together) and any(is_named(pattern, unit.path) for pattern in line.patterns):
-            return f"a line keeps it together with {', '.join(f'`{p}`' for p in line.patterns)}"
+            return f"a line keeps it together with {in_words(line.patterns)}"
     found = shortage(plan, unit, device, moving)
     if found is None:
         return "it could be there" if device.memory is None else "the plan has no ledger to tell"

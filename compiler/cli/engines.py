@@ -11,6 +11,7 @@ from ...grammar import parse
 from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
+from ...ir.wording import in_words, joined
 from ..machine.this_machine import this_machine
 
 if TYPE_CHECKING:
@@ -25,8 +26,7 @@ def engine_named(name: str) -> Engine:
     if _folded(name) in known:
         return known[_folded(name)]
     near = near_name(name.lower(), tuple(ENGINES))
-    listed = ", ".join(f"`{each}`" for each in ENGINES)
-    help_ = f"did you mean `{near}`?" if near else f"use one of {listed}"
+    help_ = f"did you mean `{near}`?" if near else f"use one of {in_words(ENGINES)}"
     raise PlanError([Diagnostic(UNKNOWN_ENGINE, f"no engine is called `{name}` here", help=help_)])
 
 
@@ -91,7 +91,7 @@ def _finished(plan: Plan) -> bool:
 def _read(engine: Engine, line: str, plan: Plan, devices: tuple[Device, ...] | None) -> Plan:
     if engine.read is None:
         message = f"{engine.name} prints no line that is read here"
-        raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {', '.join(READERS)} are")])
+        raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {joined([*READERS])} are")])
     diagnostics = Diagnostics()
     devices = devices or plan.devices or this_machine(diagnostics)
     diagnostics.raise_errors()

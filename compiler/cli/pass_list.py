@@ -11,6 +11,7 @@ from typing import ClassVar, Final, Literal, Union, get_args, get_origin, get_ty
 from ...ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span, parse_size
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_PIPELINE, UNKNOWN_PASS
+from ...ir.wording import in_words
 from ..driver.options import Options
 from ..driver.strategies import passes_for
 from ..passes import PASSES
@@ -54,7 +55,7 @@ def _no_such_pass(name: str, span: Span, known: Iterable[str]) -> Diagnostic:
         UNKNOWN_PASS,
         f"there is no pass `{name}`",
         Label(span),
-        notes=("there are " + ", ".join(f"`{each}`" for each in known),),
+        notes=(f"there are {in_words(known)}",),
         help=f"did you mean `{near}`?" if near else None,
     )
 
@@ -76,9 +77,9 @@ def _make(name: str, options: str | None, span: Span, diagnostics: Diagnostics) 
         field = key.strip().replace("-", "_")
         found = _read(text.strip(), simple.get(field, ()))
         if found is None:
-            listed = ", ".join(f"`{_shown(each, choices)}`" for each, choices in simple.items())
+            known = in_words((_shown(each, choices) for each, choices in simple.items()), none="none")
             message = f"pass `{name}` cannot take `{option}`"
-            note = f"its options are {listed or 'none'}"
+            note = f"its options are {known}"
             diagnostics.add(Diagnostic(UNKNOWN_PASS, message, Label(span), notes=(note,)))
         else:
             values[field] = found[0]

@@ -14,6 +14,7 @@ from ...ir.near import near_name
 from ...ir.rules.planfile import NO_SUCH_FOLDER
 from ...ir.rules.usage import BAD_OPTION_VALUE
 from ...ir.visible import pasted, visible
+from ...ir.wording import in_words
 from .console import Console
 from .values import Request, wrong_value
 
@@ -45,8 +46,7 @@ def _named_form(name: str) -> Backend:
     if name in BACKENDS:
         return BACKENDS[name]
     near = near_name(name, BACKENDS)
-    known = ", ".join(f"`{each}`" for each in BACKENDS)
-    help_ = f"did you mean `{near}`?" if near else f"use one of {known}"
+    help_ = f"did you mean `{near}`?" if near else f"use one of {in_words(BACKENDS)}"
     raise PlanError([wrong_value("--to", name, f"there is no form `{name}`", help_)])
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 
 from ...ir import Device, Diagnostic, Diagnostics, Label, Reserve, Source, Span, parse_size
 from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE, OPTION_WITHOUT_EFFECT
+from ...ir.wording import in_words
 from ..driver.option_values import SIZE_HELP
 from ..driver.options import READINGS, Options, read_options
 from ..machine.budgets import (
@@ -186,8 +187,8 @@ def _choice(option: str, text: str | None, choices: Sequence[str], diagnostics: 
     if text is None or text in choices:
         return text
     near = suggestion(text, choices) or suggestion(text.replace("_", "-"), choices)
-    listed = ", ".join(f"`{choice}`" for choice in choices)
-    help_ = f"did you mean `{near}`? There are {listed}" if near else f"use one of {listed}"
+    known = in_words(choices)
+    help_ = f"did you mean `{near}`? There are {known}" if near else f"use one of {known}"
     diagnostics.add(wrong_value(option, text, f"`{option}` cannot be `{text}`", help_))
     return None
 

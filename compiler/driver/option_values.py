@@ -17,6 +17,7 @@ from ...ir.dtypes import parse_dtype
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_OPTION_VALUE
 from ...ir.sizes import MAX_SIZE
+from ...ir.wording import in_words
 from ..machine.budgets import canonical_name, devices_from, size_of, unknown_device
 
 LARGEST: Final = 10**9
@@ -74,8 +75,8 @@ def word(choices: Sequence[str]) -> Reading:
         if spelled in known and (not asked.text or given in choices):
             return known[spelled]
         near = _longer(spelled, known) or near_name(spelled, tuple(known))
-        listed = ", ".join(f"`{choice}`" for choice in choices)
-        asked.refuse(f"did you mean `{known[near]}`? There are {listed}" if near else f"use one of {listed}")
+        all_ = in_words(choices)
+        asked.refuse(f"did you mean `{known[near]}`? There are {all_}" if near else f"use one of {all_}")
         return None
 
     return read

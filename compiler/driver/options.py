@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, TypeAlias, cast
 from ...ir import Device, Diagnostic, Diagnostics, Plan, Reserve
 from ...ir.near import near_name
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT, UNKNOWN_OPTION
+from ...ir.wording import listed
 from . import option_values as read
 from .option_values import Asked, Reading
 
@@ -165,7 +166,7 @@ def _no_option(key: str) -> Diagnostic:
         message = f"`option {key}` has no effect in a plan"
         return Diagnostic(OPTION_WITHOUT_EFFECT, message, help=f"give `--{key}` with the command")
     near = near_name(key, known)
-    help_ = f"did you mean `option {near}`?" if near else f"options are {', '.join(known)}"
+    help_ = f"did you mean `option {near}`?" if near else f"options are {listed(known)}"
     return Diagnostic(UNKNOWN_OPTION, f"there is no option `{key}`", help=help_)
 
 

@@ -28,6 +28,7 @@ from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
 from ...ir.rules.laws import UNDECLARED_DEVICE
+from ...ir.wording import in_words, joined
 from .unknown_paths import Unknown, report_unknown
 
 
@@ -75,12 +76,11 @@ def unknown_class(tree: ModuleTree, name: str, span: Span | None = None) -> Diag
     """Say that no module has this class, with the class that was meant or those there are."""
     classes = dict.fromkeys(tree.classes)
     near = near_name(name, classes)
-    listed = ", ".join(f"`{each}`" for each in [*classes][:8])
     return Diagnostic(
         UNKNOWN_CLASS,
         f"no module of this model is a `{name}`",
         Label(span, "no such class") if span else None,
-        notes=(f"classes are {listed}{', ...' if len(classes) > 8 else ''}",),
+        notes=(f"classes are {in_words(classes, 8)}",),
         help=f"did you mean `{near}`?" if near else "correct or remove the line",
         about=name,
         fixes=word_exchanged(span, name, near) or line_removed(span),
@@ -103,7 +103,7 @@ def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -
     missing = [path for path in tie.tensors if path not in tree.tensor_index]
     storages = {tree.storages[tree.tensor_index[path]] for path in tie.tensors if path not in missing}
     if len(storages) > 1:
-        named = " and ".join(f"`{path}`" for path in tie.tensors[:2])
+        named = joined([f"`{path}`" for path in tie.tensors])
         message = f"{named} do not share storage in this model"
         at = Label(tie.span, "not tied in the model") if tie.span else None
         line = f"together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}"
@@ -116,7 +116,6 @@ def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -
 def undeclared(plan: Plan) -> Iterator[Diagnostic]:
     """Report devices that no `device` line and no budget declares, once for each line."""
     declared = [device.name for device in plan.devices]
-    listed = ", ".join(f"`{name}`" for name in declared) or "nothing"
     for name, span in dict.fromkeys(_named_devices(plan)):
         if name in declared:
             continue
@@ -128,7 +127,7 @@ def undeclared(plan: Plan) -> Iterator[Diagnostic]:
             UNDECLARED_DEVICE,
             f"no device is named `{name}`",
             Label(span, "not declared") if span else None,
-            notes=(f"declared here: {listed}",),
+            notes=(f"declared here: {in_words(declared)}",),
             help=f"write `{near}`, or {declare}" if near else f"name one of those, or {declare}",
             about=name,
             fixes=(*word_exchanged(span, name, near), *line_added(line)),

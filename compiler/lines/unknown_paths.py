@@ -14,6 +14,7 @@ from ...ir.changes import Fix, RenamePrefix, line_removed, word_exchanged
 from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import RENAMED_PREFIX, UNKNOWN_PATH
+from ...ir.wording import in_words
 
 _DEEPEST_PREFIX: Final = 3
 _MOST_PREFIXES: Final = 5_000
@@ -125,7 +126,7 @@ def _advice(old: str, new: str) -> str:
 
 def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
     span = group[0].span
-    shown = ", ".join(f"`{spell_path(each.path)}`" for each in fold_paths([u.path for u in group])[:3])
+    shown = in_words((spell_path(each.path) for each in fold_paths([u.path for u in group])), 3)
     meant = _meant(tree, [each.path for each in group])
     return Diagnostic(
         UNKNOWN_PATH,
@@ -221,5 +222,4 @@ def _what_is_there(tree: ModuleTree, path: str) -> Iterator[str]:
     if names and all(name.isdigit() for name in names):
         yield f"{where} has {len(names)} members, `{names[0]}` to `{names[-1]}`"
     elif names:
-        more = ", ..." if len(names) > _SHOWN else ""
-        yield f"{where} has {', '.join(f'`{name}`' for name in names[:_SHOWN])}{more}"
+        yield f"{where} has {in_words(names, _SHOWN)}"

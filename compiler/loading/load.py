@@ -25,6 +25,7 @@ from ...ir.rules.loading import (
     NO_MEMORY,
     TIED_TENSORS_DIFFER,
 )
+from ...ir.wording import in_words, listed
 from ..lines.agreement import disagreement
 from ..machine.host_memory import available_memory
 from ..sources.checkpoint_index import index_checkpoint
@@ -206,10 +207,10 @@ class _Loader:
         if self.index is not None:
             return self._disks_to_convert()
         units = {seat.unit: seat.store for seat in self.seats if device_type(seat.store) == DISK}
-        paths = [f"`{self.plan.units[unit].path or '.'}`" for unit in units]
+        paths = [self.plan.units[unit].path or "." for unit in units]
         if not paths:
             return []
-        message = f"{', '.join(paths[:4])} is planned for disk, and no checkpoint is given to serve it from"
+        message = f"{in_words(paths, 4)} is planned for disk, and no checkpoint is given to serve it from"
         help_ = "save the model and pass the folder as `checkpoint`"
         return [Diagnostic(DISK_WITHOUT_CHECKPOINT, message, help=help_)]
 
@@ -263,7 +264,7 @@ class _Loader:
     def _refuse_different_ties(self, files: OpenFiles) -> None:
         different = [pair for pair in self.match.again if not files.same(*pair)]
         if different:
-            names = ", ".join(f"`{first.path}` and `{second.path}`" for first, second in different[:4])
+            names = listed([f"`{first.path}` and `{second.path}`" for first, second in different], 4)
             message = f"the model ties {names}, the checkpoint has different values for them"
             help_ = "build the model untied: `tie_word_embeddings=False`"
             raise PlanError([Diagnostic(TIED_TENSORS_DIFFER, message, help=help_)])

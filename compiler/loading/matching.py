@@ -23,6 +23,7 @@ from ...ir.rules.loading import (
     WRONG_DTYPE,
     WRONG_SHAPE,
 )
+from ...ir.wording import in_words, listed
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 from .asked import is_plain_float
@@ -173,7 +174,7 @@ def _report_missing(
 ) -> None:
     if not missing:
         return
-    shown = _names([slot.paths[0] for slot in missing])
+    shown = in_words([slot.paths[0] for slot in missing], _SHOWN)
     folders = {file.path.parent for file in index.files}
     where = index.files[0].path if len(index.files) == 1 else next(iter(folders))
     unfilled = [slot for slot in missing if slot.tensor.is_meta]
@@ -182,14 +183,14 @@ def _report_missing(
         help_ = "check that the checkpoint is for this class, or pass `strict=False` for new tensors"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_CHECKPOINT, message, help=help_))
     elif len(unfilled) < len(missing):
-        kept = _names([slot.paths[0] for slot in missing if not slot.tensor.is_meta])
+        kept = in_words([slot.paths[0] for slot in missing if not slot.tensor.is_meta], _SHOWN)
         message = f"`{where}` lacks {len(missing) - len(unfilled)} tensors whose values are kept: {kept}"
         diagnostics.add(Diagnostic(KEPT_TENSOR, message))
 
 
 def _report_new(new: Sequence[Slot], diagnostics: Diagnostics) -> None:
     if new:
-        shown = _names([slot.paths[0] for slot in new])
+        shown = in_words([slot.paths[0] for slot in new], _SHOWN)
         message = f"the checkpoint lacks {len(new)} tensors that transformers makes anew: {shown}"
         diagnostics.add(Diagnostic(NEW_TENSOR, message))
 
@@ -197,7 +198,7 @@ def _report_new(new: Sequence[Slot], diagnostics: Diagnostics) -> None:
 def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool) -> None:
     if not left:
         return
-    message = f"the checkpoint has {len(left)} tensors the model does not have: {_listed(left)}"
+    message = f"the checkpoint has {len(left)} tensors the model does not have: {listed(left, _SHOWN)}"
     if strict:
         help_ = "build the class the checkpoint is for, or pass `strict=False` to skip them"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_MODEL, message, help=help_))
@@ -245,14 +246,6 @@ def _converts(stored: torch.dtype | None, wanted: torch.dtype) -> bool:
 
 def _name(dtype: torch.dtype | None) -> str:
     return "a dtype this torch does not have" if dtype is None else str(dtype).removeprefix("torch.")
-
-
-def _names(names: Sequence[str]) -> str:
-    return _listed([f"`{name}`" for name in names])
-
-
-def _listed(texts: Sequence[str]) -> str:
-    return ", ".join(texts[:_SHOWN]) + (f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
 
 
 def _cut(lines: list[str]) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from torch import nn
 
 from ...ir import Diagnostic, Diagnostics, join_path
 from ...ir.rules.loading import UNFILLED_TENSOR
+from ...ir.wording import in_words
 from .attributes import attributes_of, hook_that_makes
 from .seats import Slot, live_tensors
 
@@ -86,7 +87,7 @@ def rebuild_attributes(
 
 def _report(lost: Sequence[str], diagnostics: Diagnostics) -> None:
     if lost:
-        names = ", ".join(f"`{path}`" for path in lost[:8]) + (", ..." if len(lost) > 8 else "")
+        names = in_words(lost, 8)
         message = f"{len(lost)} tensors are in no checkpoint and cannot be made again: {names}"
         help_ = "pass `materialize`, a function from path and meta tensor to the value"
         diagnostics.add(Diagnostic(UNFILLED_TENSOR, message, help=help_))

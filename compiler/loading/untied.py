@@ -12,6 +12,7 @@ from torch import nn
 
 from ...ir import Diagnostic, ModuleTree
 from ...ir.rules.loading import UNTIED_TENSORS
+from ...ir.wording import in_words
 from ..sources.checkpoint_index import CheckpointIndex, same_bytes
 
 
@@ -47,7 +48,7 @@ class Untied:
         """Say what was untied."""
         if not self.names:
             return []
-        names = ", ".join(f"`{name}`" for name in self.names[:4])
+        names = in_words(self.names, 4)
         message = f"the model ties {names}, the checkpoint has other values for it: it is a tensor of its own"
         help_ = "write `tie_word_embeddings: false` in config.json if the class heeds it"
         return [Diagnostic(UNTIED_TENSORS, message, help=help_)]

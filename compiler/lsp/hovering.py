@@ -8,6 +8,7 @@ from ...grammar.statements import FORMS, Kind
 from ...ir import Account, Plan, PlanError, human_size
 from ...ir.patterns import match_paths, outermost
 from ...ir.purposes import LEDGER_LINES
+from ...ir.wording import in_words
 from ..answers.explain import explain
 from .mentions import Mention, expanded, line_around, mention_at
 from .shapes import Hover
@@ -90,8 +91,7 @@ def _path(found: Mention, base: Plan | None) -> Iterator[str]:
             spans = map(tree.covered, paths)
             size = f", {human_size(sum(prefix[span.stop] - prefix[span.start] for span in spans))} together"
         yield f"{len(paths)} members{size}"
-        more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
-        yield ", ".join(f"`{path}`" for path in paths[:_SHOWN]) + more
+        yield in_words(paths, _SHOWN)
 
 
 def _one(path: str, base: Plan) -> Iterator[str]:

@@ -30,6 +30,7 @@ from ...ir import (
 )
 from ...ir.rules import budgets as rules
 from ...ir.sizes import MAX_SIZE
+from ...ir.wording import in_words
 from .filling_order import in_filling_order
 from .this_machine import POOL, this_machine
 
@@ -161,8 +162,8 @@ def _something_is_usable(devices: Mapping[str, Device], diagnostics: Diagnostics
     if not devices:
         message, help_ = "no device is listed", "list at least one, such as `cpu=16GiB`"
     elif all(device.memory == 0 for device in devices.values()):
-        listed = ", ".join(f"`{name}`" for name in devices)
-        message, help_ = f"every listed device has a budget of 0: {listed}", "give one of them memory"
+        names = in_words(devices)
+        message, help_ = f"every listed device has a budget of 0: {names}", "give one of them memory"
     elif all(device_type(name) == DISK for name in devices):
         message, help_ = "a disk stores but does not compute, and nothing else is listed", "add `cpu=16GiB`"
     else:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from ...ir import CPU, DISK, Device
+from ...ir import CPU, DISK, MPS, Device
 
-_RANK: Final = {"mps": 1, CPU: 2, DISK: 3}
+_RANK: Final = {MPS: 1, CPU: 2, DISK: 3}
 
 
 def in_filling_order(devices: Iterable[Device]) -> tuple[Device, ...]:

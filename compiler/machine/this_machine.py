@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ...ir import CPU, Device, Diagnostic, Diagnostics, parse_size
+from ...ir import CPU, MPS, Device, Diagnostic, Diagnostics, parse_size
 from ...ir.rules.budgets import SKIPPED_DEVICE
 from .filling_order import in_filling_order
 from .host_memory import available_memory
@@ -100,7 +100,7 @@ def cards_of_torch(torch: Any, host_memory: int, diagnostics: Diagnostics) -> li
         return []
     if current is None or current.type == CPU:
         return []
-    if current.type == "mps":
+    if current.type == MPS:
         return _mps(torch, host_memory, diagnostics)
     cards = []
     for index in range(count):
@@ -132,11 +132,11 @@ def _mps(torch: Any, host_memory: int, diagnostics: Diagnostics) -> list[Device]
     try:
         free = int(torch.mps.recommended_max_memory()) - int(torch.mps.driver_allocated_memory())
     except Exception as error:  # noqa: BLE001
-        _skip("mps", _reason(error), diagnostics)
+        _skip(MPS, _reason(error), diagnostics)
         return []
     origin = "what the system recommends for mps; shared with the host"
     memory = max(0, min(free, host_memory))
-    return [Device("mps", memory, pool=POOL, pool_memory=host_memory, origin=origin)]
+    return [Device(MPS, memory, pool=POOL, pool_memory=host_memory, origin=origin)]
 
 
 def _ask_tool() -> str | None:

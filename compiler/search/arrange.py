@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
 
+from ...ir import DISK, device_type
 from .outoforder import Counts
 from .problem import Loads, Place, Problem, twins
 
@@ -99,7 +100,7 @@ def _interleave(entry: dict[Place, int]) -> list[Place]:
 
 def bring_closer(problem: Problem, places: list[Place]) -> list[Place]:
     """Move what is on disk to a host with room, the largest first."""
-    slowest = {d for d in problem.hosts if problem.devices[d].name.endswith("disk")}
+    slowest = {d for d in problem.hosts if device_type(problem.devices[d].name) == DISK}
     faster = [d for d in problem.hosts if d not in slowest]
     loads = Loads(problem, places)
     for index in _largest_first(problem):

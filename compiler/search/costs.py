@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
-from ...ir import Device, Workload, device_type, is_accelerator
+from ...ir import CPU, DISK, MPS, Device, Workload, device_type, is_accelerator
 from .problem import Atom, Place, Problem, changes_of
 
 GB: Final = 1_000_000_000
@@ -35,10 +35,10 @@ class Speeds(NamedTuple):
 
 
 DEFAULTS: Final = {
-    "cpu": Speeds(50 * GB, 50 * GB, 1e12),
+    CPU: Speeds(50 * GB, 50 * GB, 1e12),
     "cuda": Speeds(900 * GB, 24 * GB, 120e12),
-    "disk": Speeds(3 * GB, 3 * GB, 1.0),
-    "mps": Speeds(300 * GB, 100 * GB, 14e12),
+    DISK: Speeds(3 * GB, 3 * GB, 1.0),
+    MPS: Speeds(300 * GB, 100 * GB, 14e12),
     "xpu": Speeds(500 * GB, 24 * GB, 100e12),
 }
 """What is usual of a type, where nothing tells."""
@@ -93,7 +93,7 @@ class Costs:
         self.problem = problem
         self.rates = [speeds(device, problem.dtype) for device in problem.devices]
         self._links = {frozenset((link.a, link.b)): link for link in problem.links}
-        self.disks = frozenset(i for i, d in enumerate(problem.devices) if device_type(d.name) == "disk")
+        self.disks = frozenset(i for i, d in enumerate(problem.devices) if device_type(d.name) == DISK)
         self._known: dict[tuple[object, Place, int], Cost] = {}
 
     def of(self, atom: Atom, place: Place, tokens: int) -> Cost:

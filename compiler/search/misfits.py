@@ -7,6 +7,7 @@ from math import inf
 from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, PLACEMENT_NOT_FOUND
+from ...ir.wording import joined, listed
 from ..placing.findings import say_needs
 from .change import Change, describe_change, named_with_pool, smallest_change
 from .clock import Clock
@@ -62,7 +63,7 @@ def misfit_error(problem: Problem, offload: str) -> Diagnostic:
     largest = max(problem.atoms, key=lambda atom: atom.cost)
     lasting = sum(atom.demand for atom in problem.atoms)
     peak = max((atom.peak for atom in problem.atoms), default=0)
-    names = ", ".join(problem.devices[d].name for d in devices) or "no device"
+    names = listed([problem.devices[d].name for d in devices]) or "no device"
     return Diagnostic(
         DOES_NOT_FIT,
         f"the model does not fit on {names}",
@@ -99,4 +100,4 @@ def _said(problem: Problem, change: Change) -> str:
         if pool.room < 0 and change.device not in pool.members:
             lacking[pool.members[0]] = max(-pool.room, lacking.get(pool.members[0], 0))
     others = [Change(device, nbytes) for device, nbytes in lacking.items() if device != change.device]
-    return " and ".join(describe_change(problem, each) for each in (*others, change))
+    return joined([describe_change(problem, each) for each in (*others, change)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from ...ir import Device, Link, is_accelerator
+from ...ir import CPU, DISK, Device, Link, device_type, is_accelerator
 from ..placing.terms import Pool
 from .efforts import Effort
 
@@ -97,19 +97,19 @@ class Problem:
     def accelerators(self) -> tuple[int, ...]:
         """Indices of the devices that should hold the model: accelerators with room, else the CPU."""
         found = tuple(i for i, d in enumerate(self.devices) if is_accelerator(d.name) and self.rooms[i] > 0)
-        return found or tuple(i for i, d in enumerate(self.devices) if d.name.endswith("cpu"))
+        return found or tuple(i for i, d in enumerate(self.devices) if device_type(d.name) == CPU)
 
     @property
     def hosts(self) -> tuple[int, ...]:
         """Indices of the devices that hold what does not fit, the faster first."""
         rest = [i for i, d in enumerate(self.devices) if not is_accelerator(d.name)]
-        ordered = sorted(rest, key=lambda i: self.devices[i].name.endswith("disk"))
+        ordered = sorted(rest, key=lambda i: device_type(self.devices[i].name) == DISK)
         return tuple(i for i in ordered if i not in self.accelerators)
 
     @property
     def cpu(self) -> int | None:
         """Index of the CPU, if it is listed."""
-        found = [i for i, d in enumerate(self.devices) if d.name.rpartition("/")[2].startswith("cpu")]
+        found = [i for i, d in enumerate(self.devices) if device_type(d.name) == CPU]
         return found[0] if found else None
 
 

@@ -16,6 +16,7 @@ from typing import Final
 from ...ir import Atomic, Diagnostic, Diagnostics, Model, Plan
 from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
+from ...ir.wording import in_words
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
 from .config_work import config_work
 from .foreign_json import read_foreign_json
@@ -115,8 +116,8 @@ def _lowered(
 
 def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:
     modules = sorted({".".join(path.split(".")[:3]) for path in paths})
-    listed = ", ".join(f"`{module}`" for module in modules[:3]) + (", ..." if len(modules) > 3 else "")
-    message = f"`{name}` holds {len(paths)} tensors of layers that `{known.name}` does not build: {listed}"
+    left = in_words(modules, 3)
+    message = f"`{name}` holds {len(paths)} tensors of layers that `{known.name}` does not build: {left}"
     return Diagnostic(UNBUILT_LAYERS, message, notes=("they are left out of the plan",))
 
 

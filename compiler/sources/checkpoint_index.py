@@ -28,6 +28,7 @@ from ...ir.rules.sources import (
     UNREADABLE_INPUT,
 )
 from ...ir.visible import pasted
+from ...ir.wording import in_words
 from .foreign_json import read_foreign_json
 from .regular import regular
 from .safetensors_header import StoredTensor, duplicated_names, read_header
@@ -169,8 +170,7 @@ def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | No
 
 
 def _several(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
-    listed = ", ".join(f"`{name}`" for name in names[:4]) + (", ..." if len(names) > 4 else "")
-    message = f"`{folder}` holds {len(names)} files that could be the model: {listed}"
+    message = f"`{folder}` holds {len(names)} files that could be the model: {in_words(names, 4)}"
     diagnostics.add(
         Diagnostic(AMBIGUOUS_INPUT, message, help=f"name the one you mean: `{pasted(folder / names[0])}`")
     )
@@ -218,8 +218,8 @@ def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str,
     files = [path.parent / name for name in names]
     missing = [file for file in files if not file.exists()]
     if missing:
-        listed = ", ".join(f"`{file.name}`" for file in missing[:3])
-        message = f"{len(missing)} of {len(files)} shards of `{path}` are missing: {listed}"
+        gone = in_words((file.name for file in missing), 3)
+        message = f"{len(missing)} of {len(files)} shards of `{path}` are missing: {gone}"
         diagnostics.add(Diagnostic(MISSING_SHARD, message, help="download the missing files"))
         return None
     return files, weight_map
@@ -267,15 +267,11 @@ def _as_listed(
     gone = [] if there == weight_map else [n for n, file in weight_map.items() if there.get(n) != file]
     extra = [] if there == weight_map else [tensor for tensor in tensors if tensor.path not in weight_map]
     if gone:
-        message = f"`{path}` lists {len(gone)} tensors its shards do not hold: {_names(gone)}"
+        message = f"`{path}` lists {len(gone)} tensors its shards do not hold: {in_words(gone, 3)}"
         help_ = "write the index again, or download shard and index from one place"
         diagnostics.add(Diagnostic(MISSING_TENSOR, message, help=help_))
     if extra:
-        shown = _names([tensor.path for tensor in extra])
+        shown = in_words((tensor.path for tensor in extra), 3)
         message = f"the shards of `{path}` hold {len(extra)} tensors it does not list: {shown}"
         diagnostics.add(Diagnostic(UNLISTED_TENSOR, message, notes=("they are left out of the plan",)))
     return [tensor for tensor in tensors if tensor.path in weight_map] if extra else tensors
-
-
-def _names(names: list[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names[:3]) + (", ..." if len(names) > 3 else "")

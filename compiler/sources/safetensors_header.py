@@ -23,6 +23,7 @@ from ...ir.rules.sources import (
     UNKNOWN_TENSOR_DTYPE,
     UNREADABLE_INPUT,
 )
+from ...ir.wording import in_words, listed
 from .foreign_json import check_containers
 from .regular import regular
 
@@ -156,7 +157,7 @@ def _unique(path: Path, pairs: list[tuple[str, object]]) -> dict[str, object]:
         return found
     counts = Counter(name for name, _ in pairs)
     twice = sorted(name for name, count in counts.items() if count > 1)
-    names = ", ".join(f"`{name[:80]}`" for name in twice[:3])
+    names = in_words((name[:80] for name in twice), 3)
     help_ = "save the checkpoint again"
     raise _Invalid(Diagnostic(DUPLICATE_TENSOR, f"`{path}` lists {names} twice", help=help_))
 
@@ -204,7 +205,7 @@ def _layout(path: Path, name: str, code: str, sizes: list[int]) -> _Layout:
     if any(size < 0 for size in sizes):
         raise _invalid(path, f"the shape of `{name[:80]}` is {_short(sizes)}")
     if code not in DTYPES:
-        known = ", ".join(sorted(DTYPES))
+        known = listed(sorted(DTYPES))
         message = f"`{name[:80]}` in `{path}` has the unknown dtype `{code[:40]}`"
         raise _Invalid(Diagnostic(UNKNOWN_TENSOR_DTYPE, message, notes=(f"known are {known}",)))
     dtype, bits = DTYPES[code]

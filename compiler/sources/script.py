@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...ir import Diagnostic, Diagnostics, Rule
 from ...ir.rules import sources as rules
 from ...ir.visible import pasted
+from ...ir.wording import in_words
 from .script_errors import needs_values, report
 
 if TYPE_CHECKING:
@@ -151,8 +152,7 @@ def _find(
     if len(candidates) == 1:
         return _made(offered[candidates[0]], path, candidates[0], diagnostics)
     if candidates:
-        listed = ", ".join(f"`{name}`" for name in candidates[:6])
-        message = f"`{path}` offers {len(candidates)} models: {listed}"
+        message = f"`{path}` offers {len(candidates)} models: {in_words(candidates, 6)}"
         help_ = f"name one: `{pasted(f'{path}:{candidates[0]}')}`"
         diagnostics.add(Diagnostic(rules.AMBIGUOUS_INPUT, message, help=help_))
         return None
@@ -229,7 +229,7 @@ def _missing_arguments(value: Callable[..., Any]) -> str:
         return ""
     variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     needed = [p.name for p in parameters if p.default is p.empty and p.kind not in variadic]
-    return ", ".join(f"`{name}`" for name in needed)
+    return in_words(needed, none="")
 
 
 def _check_model(model: object, path: Path, diagnostics: Diagnostics) -> None:

@@ -18,6 +18,7 @@ import torch.fx.experimental._config
 from torch import Tensor, nn
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, PlanError
+from ...ir.purposes import KV_CACHE
 from ...ir.rules.tracing import TRACE_FAILED, TRACED_WITHOUT_CACHE, VALUES_ASSUMED
 from ..running.kinds import kinds_of
 from ..running.nesting import Untyped, map_tensors, tensors_in
@@ -171,7 +172,8 @@ def _values_assumed(stopped: Recorder) -> Diagnostic:
 
 def _without_cache(model: nn.Module) -> list[Diagnostic]:
     message = f"the forward of `{type(model).__name__}` runs on the meta device only without its KV cache"
-    help_ = 'if you generate with a cache, reserve its bytes: `reserve 1GiB on cuda:0 for "kv cache"`'
+    line = f'reserve 1GiB on cuda:0 for "{KV_CACHE}"'
+    help_ = f"if you generate with a cache, reserve its bytes: `{line}`"
     note = "the ledger holds no cache"
     return [Diagnostic(TRACED_WITHOUT_CACHE, message, notes=(note,), help=help_)]
 

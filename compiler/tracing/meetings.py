@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from ...ir import Diagnostic, Plan, human_size, is_within, size_up
+from ...ir.purposes import ACTIVATIONS
 from ...ir.rules.tracing import DEVICES_MEET, LOST_WRITE, VERIFIED_PEAK_EXCEEDED, WEIGHTS_AWAY
 from .labels import unit_modules
 from .peaks import Peak
@@ -180,7 +181,7 @@ def peaks_exceeded(plan: Plan, found: tuple[Peak, ...]) -> Iterator[Diagnostic]:
         if budget is None or peak.nbytes <= budget:
             continue
         missing = peak.nbytes - budget
-        reserved = f'write `reserve {size_up(missing)} on {peak.device} for "activations"` and plan again'
+        reserved = f'write `reserve {size_up(missing)} on {peak.device} for "{ACTIVATIONS}"` and plan again'
         larger = f"give `{peak.device}` {size_up(missing)} more, or plan again with example inputs"
         yield Diagnostic(
             VERIFIED_PEAK_EXCEEDED,
