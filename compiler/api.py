@@ -261,6 +261,7 @@ def load_model(
     materialize: Materialize | None = None,
     devices: Mapping[str, str | torch.device] | None = None,
     map_memory: bool = True,
+    host: str | None = None,
     diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Put a model where its plan says, its weights read from a safetensors checkpoint.
@@ -279,6 +280,7 @@ def load_model(
         materialize=materialize,
         devices=devices,
         map_memory=map_memory,
+        host=host,
         diagnostics=diagnostics,
     )
 
@@ -304,6 +306,7 @@ def load_pretrained(
     materialize: Materialize | None = None,
     devices: Mapping[str, str | torch.device] | None = None,
     map_memory: bool = True,
+    host: str | None = None,
     diagnostics: Diagnostics | None = None,
     **options: Unpack[PlanOptions],
 ) -> nn.Module:
@@ -320,6 +323,7 @@ def load_pretrained(
         materialize: as for `load_model`.
         devices: as for `load_model`.
         map_memory: as for `load_model`.
+        host: as for `load_model`: a plan of several hosts is loaded by a process on each, under torchrun.
         diagnostics: as for `load_model`.
         options: those of `compile_model` (``max_memory``, ``offload``, ...) for a plan that is None.
 
@@ -358,6 +362,7 @@ def load_pretrained(
             materialize=materialize,
             devices=devices,
             map_memory=map_memory,
+            host=host,
             diagnostics=diagnostics,
         )
     whole.with_generation(model, where)

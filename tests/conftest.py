@@ -88,6 +88,12 @@ def triggered(request):
     return frozenset(request.config.stash[TRIGGERED])
 
 
+@pytest.fixture
+def triggered_elsewhere(request):
+    """A set that takes the codes of the diagnostics that processes of a test's own made."""
+    return request.config.stash[TRIGGERED]
+
+
 def pytest_pycollect_makemodule(module_path, parent):
     return Module.from_parent(parent, path=module_path)
 

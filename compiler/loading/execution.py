@@ -18,6 +18,7 @@ from ...ir.patterns import match_paths
 from ..running.homes import spans_of
 from .attributes import place_attributes
 from .blocks import Block, Registering
+from .hosts import Party, Replaced, Road, With, attach_passing
 from .moves import arrives, attach_moves
 from .seats import Seat
 from .staging import registration
@@ -57,6 +58,9 @@ class Execution:
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
+        self.elsewhere: list[RemovableHandle | Replaced | With] = []
+        """What lets units of other hosts be passed by."""
+        self.road: Road | None = None
         self.stream: Stream | None = None
         self.rows: list[RowSite] = []
         self.registering: Registering | None = None
@@ -73,7 +77,7 @@ class Execution:
         execution = model.__dict__.pop(_ATTRIBUTE, None)
         if not isinstance(execution, Execution):
             return
-        for handle in execution.handles:
+        for handle in (*execution.handles, *reversed(execution.elsewhere)):
             handle.remove()
         for rows in execution.rows:
             rows.close()
@@ -84,7 +88,7 @@ class Execution:
         model.__dict__.pop("hf_device_map", None)
 
 
-def attach(model: nn.Module, runtime: Runtime) -> None:
+def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> None:
     """Put the hooks on a model that its plan needs; none when everything is and runs on one device."""
     modules = dict(model.named_modules(remove_duplicate=False))
     live = [modules[path] for path in runtime.plain.modules]
@@ -94,12 +98,17 @@ def attach(model: nn.Module, runtime: Runtime) -> None:
     if sites:
         _stream(execution, runtime, live, sites)
     runs = {runtime.devices[seat.run] for seat in runtime.seats}
+    here = None if party is None else runtime.devices[party.view.home_device(runtime.plan)]
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
-        execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices)
-    if not execution.handles:
+        execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices, here)
+    if party is not None and party.wire is not None and here is not None:
+        road = execution.road = Road(party.wire, here)
+        tree = runtime.plain.tree
+        execution.elsewhere = attach_passing(runtime.plan, tree, live, runtime.devices, party.view, road)
+    if not execution.handles and not execution.elsewhere:
         return
     model.__dict__[_ATTRIBUTE] = execution
-    if any(device.type != "cpu" for device in runtime.devices.values()):
+    if party is None and any(device.type != "cpu" for device in runtime.devices.values()):
         from ...backends import to_device_map
 
         model.__dict__["hf_device_map"] = to_device_map(runtime.plan)
@@ -116,7 +125,8 @@ def _place_attributes(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, 
 
 def _buffer(runtime: Runtime) -> int:
     """Return the bytes of the streaming buffer, as the plan's ledger has it; 0 where it says nothing."""
-    computing = {seat.run for seat in runtime.seats if seat.store != seat.run}
+    streamed = (seat for seat in runtime.seats if seat.store != seat.run)
+    computing = {seat.run for seat in streamed if runtime.devices[seat.run].type != "meta"}
     lines = [account.streaming for account in runtime.plan.ledger if account.device in computing]
     return min(lines, default=0)
 
@@ -190,7 +200,7 @@ def _sites(
     modules = dict(model.named_modules(remove_duplicate=False))
     index = runtime.plain.tree.tensor_index
     for seat in runtime.seats:
-        if seat.store == seat.run:
+        if seat.store == seat.run or runtime.devices[seat.store].type == "meta":
             continue
         for slot in seat.slots:
             tensor = runtime.objects[slot.paths[0]]

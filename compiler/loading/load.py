@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -42,6 +42,7 @@ from .asked import (
 )
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
+from .hosts import Party, joined
 from .matching import Match, match_seats
 from .opaque import opaque_weights
 from .pieces import places_in
@@ -69,9 +70,13 @@ def load_model(
     materialize: Materialize | None = None,
     devices: Mapping[str, str | torch.device] | None = None,
     map_memory: bool = True,
+    host: str | None = None,
     diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Load a model as its plan says and return it.
+
+    A plan of several hosts is loaded by as many processes, started by torchrun: each reads its own units,
+    and each runs the whole model from then on, called with the same inputs.
 
     Args:
         plan: a plan, or a path to one in any form.
@@ -89,6 +94,7 @@ def load_model(
         map_memory: let what is stored and runs on ``cpu`` be the pages of the file, read while loading,
             where no conversion is needed: no second copy in memory, shared between processes, writes
             stay private, but the file must not be overwritten while the model lives. False copies.
+        host: which of the plan's hosts this is; None: the process of rank r is the r-th of them.
         diagnostics: receives warnings; without it they are logged to ``compile_plan``.
 
     Raises:
@@ -105,11 +111,16 @@ def load_model(
     asked, found = asked_plan(plan), Diagnostics()
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
     with torch.inference_mode(mode=False), torch.no_grad():
-        loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)
+        party = joined(asked, host, stand_ins)
+        with _together(party):
+            loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)
+            loader.party = party
         try:
-            loader.bind()
-            loader.prepare(stand_ins, strict=strict)
-            staged = loader.read(progress, materialize, map_memory=map_memory)
+            with _together(party):
+                loader.bind()
+                loader.prepare(stand_ins, strict=strict)
+            with _together(party):
+                staged = loader.read(progress, materialize, map_memory=map_memory)
         except BaseException:
             loader.untied.undo()
             raise
@@ -118,6 +129,19 @@ def load_model(
     if model.training:
         _LOG.info("`%s` is in training mode, as it was: call `.eval()` before using it", type(model).__name__)
     return model
+
+
+@contextmanager
+def _together(party: Party | None) -> Iterator[None]:
+    """Go on when every host of a party has come through; none does when one of them cannot."""
+    try:
+        yield
+    except Exception as error:
+        if party is not None:
+            party.agree(error)
+        raise
+    if party is not None:
+        party.agree(None)
 
 
 def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
@@ -149,6 +173,9 @@ class _Loader:
         self.untied = Untied()
         self.devices: dict[str, torch.device] = {}
         self.match = Match({}, ())
+        self.party: Party | None = None
+        self.others: list[Seat] = []
+        """Seats on other hosts: nothing of them is read."""
 
     def _lowered(self) -> Plain:
         tree = loaded_tree(self.model)
@@ -170,6 +197,8 @@ class _Loader:
         written = self.plan
         self.plan = bound_to(written, self.plain, self.found)
         self.found.raise_errors()
+        if self.party is not None:
+            self.plan = self.party.view.with_made(self.plan, self.plain.tree)
         self.seats = seats_of(self.plan, self.plain, self.model, self.dtypes)
         self.found.extend(_larger_than_planned(written, self.seats))
         self.extra = self._adapters()
@@ -192,10 +221,15 @@ class _Loader:
         strict: bool,
     ) -> None:
         """Check devices, names, shapes, dtypes and memory; reads headers and nothing else."""
-        self.devices = torch_devices(self.plan, devices, self.found)
+        view = None if self.party is None else self.party.view
+        self.devices = torch_devices(self.plan, devices, self.found, view)
         self.found.raise_errors()
         inner = self.model.get_submodule(self.plain.modules[0])
         self.match = match_seats(self.seats, self.index, inner, self.found, strict=strict)
+        if view is not None:
+            self.others = [seat for seat in self.seats if not view.is_mine(seat.store)]
+            self.seats = [seat for seat in self.seats if view.is_mine(seat.store)]
+            self.match = self.match.of(self.seats)
         absent = tuple(slot for seat in self.extra for slot in seat.slots if slot.tensor.is_meta)
         self.match = replace(self.match, absent=self.match.absent + absent)
         self.found.extend(self._disks_without_files())
@@ -251,7 +285,7 @@ class _Loader:
         with nullcontext() if files is None else files.opened():
             if files is not None:
                 self._refuse_different_ties(files)
-            staged = stage.seats([*self.seats, *self.extra])
+            staged = stage.seats([*self.seats, *self.extra, *self.others])
             if files is not None:
                 with shown(progress) as report:
                     read_all(staged.jobs, files, report)
@@ -295,15 +329,22 @@ class _Loader:
 
     def commit(self, staged: Staged) -> None:
         """Put the tensors into the model and let it run as planned."""
-        slots: Sequence[Slot] = [slot for seat in (*self.seats, *self.extra) for slot in seat.slots]
+        everything = (*self.seats, *self.extra, *self.others)
+        slots: Sequence[Slot] = [slot for seat in everything for slot in seat.slots]
         Execution.release(self.model)
         objects = installed(self.model, slots, staged)
         for module, name, value in self.attributes:
             module.__dict__[name] = value.to(next((t.device for t in module.buffers()), value.device))
         runtime = Runtime(
-            self.plan, self.plain, self.seats, self.devices, objects, staged.mapped, staged.blocks
+            self.plan,
+            self.plain,
+            [*self.seats, *self.others],
+            self.devices,
+            objects,
+            staged.mapped,
+            staged.blocks,
         )
-        attach(self.model, runtime)
+        attach(self.model, runtime, self.party)
         self.untied.settle(self.model.get_submodule(self.plain.modules[0]))
 
 

@@ -51,6 +51,21 @@ class Match:
     fresh: frozenset[str] = frozenset()
     """First paths of absent slots that the model's own initialisation fills, perhaps with random numbers."""
 
+    def of(self, seats: Sequence[Seat]) -> Match:
+        """Return what fills some of the seats."""
+        first = {slot.paths[0] for seat in seats for slot in seat.slots}
+        known = {path for seat in seats for slot in seat.slots for path in slot.paths}
+        stored = {path: source for path, source in self.stored.items() if path in first}
+        filling = {id(source) for source in stored.values()}
+        return Match(
+            stored,
+            tuple(slot for slot in self.absent if slot.paths[0] in first),
+            tuple(merge for merge in self.merges if merge.target in known),
+            self.merged & first,
+            tuple(pair for pair in self.again if id(pair[0]) in filling),
+            self.fresh & first,
+        )
+
 
 def match_seats(
     seats: Sequence[Seat],

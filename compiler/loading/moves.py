@@ -29,7 +29,11 @@ Kwargs: TypeAlias = dict[str, Any]
 
 
 def attach_moves(
-    plan: Plan, tree: ModuleTree, live: Sequence[nn.Module], devices: Mapping[str, torch.device]
+    plan: Plan,
+    tree: ModuleTree,
+    live: Sequence[nn.Module],
+    devices: Mapping[str, torch.device],
+    start: torch.device | None = None,
 ) -> list[RemovableHandle]:
     """Make every unit take its arguments where it runs, and the model hand its output back.
 
@@ -38,9 +42,10 @@ def attach_moves(
         tree: the model's tree without wrappers.
         live: the module behind each module of the tree.
         devices: the torch device behind each device of the plan.
+        start: where the model's inputs go; None: where its first unit runs.
 
     """
-    ends = _Ends(devices[start_device(plan, tree)])
+    ends = _Ends(devices[start_device(plan, tree)] if start is None else start)
     back = {module: devices[home] for module, home in returns(plan, tree, live)}
     handles: list[RemovableHandle] = []
     for module, run in entries(plan, tree, live):

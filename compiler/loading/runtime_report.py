@@ -12,6 +12,7 @@ from .execution import Execution
 if TYPE_CHECKING:
     from torch import nn
 
+    from .hosts.wire import Wire
     from .streaming.site import Site
 
 
@@ -50,11 +51,26 @@ class DeviceReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HostReport:
+    """One other host that tensors go to or come from."""
+
+    host: str
+    sent: int
+    """Bytes of tensors that went there."""
+    received: int
+    """Bytes of tensors that came from there."""
+    messages: int
+    """Tensors, both ways."""
+
+
+@dataclass(frozen=True, slots=True)
 class RuntimeReport:
     """What happened since the last report, site by site and in all."""
 
     sites: tuple[SiteReport, ...]
     devices: tuple[DeviceReport, ...]
+    hosts: tuple[HostReport, ...] = ()
+    """The other hosts of the plan."""
 
     def to_json(self) -> str:
         """Return it as one JSON object; sizes are bytes, times seconds."""
@@ -62,18 +78,30 @@ class RuntimeReport:
 
 
 def runtime_report(model: nn.Module) -> RuntimeReport:
-    """Return what was streamed since the last call; both lists are empty if nothing of the model is.
+    """Return what was streamed and sent since the last call; what does not happen has an empty list.
 
     It waits for the cards whose stalls it reads.
     """
     execution = next((found for found in map(Execution.of, model.modules()) if found is not None), None)
     stream = None if execution is None else execution.stream
+    hosts = () if execution is None or execution.road is None else _hosts(execution.road.wire)
     if stream is None:
-        return RuntimeReport((), ())
+        return RuntimeReport((), (), hosts)
     stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
     sites = tuple(_reported(site) for site in stream.sites)
     names = dict.fromkeys(site.device for site in sites)
-    return RuntimeReport(sites, tuple(_summed(name, sites, stalls.get(name)) for name in names))
+    return RuntimeReport(sites, tuple(_summed(name, sites, stalls.get(name)) for name in names), hosts)
+
+
+def _hosts(wire: Wire) -> tuple[HostReport, ...]:
+    """Take what was counted on the way to other hosts."""
+    counted = wire.sent.copy(), wire.received.copy(), wire.messages.copy()
+    for counter in (wire.sent, wire.received, wire.messages):
+        counter.clear()
+    others = (number for number in range(len(wire.hosts)) if number != wire.me)
+    return tuple(
+        HostReport(wire.hosts[number], *(counter[number] for counter in counted)) for number in others
+    )
 
 
 def _reported(site: Site) -> SiteReport:

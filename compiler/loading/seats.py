@@ -26,6 +26,7 @@ from ...ir import (
 from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
 from ..lines.binding import bind_plan
 from .asked import Dtypes
+from .hosts import ELSEWHERE, LocalView, torch_name
 from .wrappers import Plain
 
 
@@ -115,25 +116,37 @@ def live_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def torch_devices(
-    plan: Plan, given: Mapping[str, torch.device] | None, diagnostics: Diagnostics
+    plan: Plan,
+    given: Mapping[str, torch.device] | None,
+    diagnostics: Diagnostics,
+    view: LocalView | None = None,
 ) -> dict[str, torch.device]:
-    """Return the torch device behind each device the plan uses; a disk's is the host's memory."""
+    """Return the torch device behind each device the plan uses; a disk's is the host's memory.
+
+    What is on other hosts than that of ``view`` is on the meta device here.
+    """
     used = {name for unit in plan.units for name in (unit.store, unit.run) if name}
+    if view is not None:
+        used.add(view.home_device(plan))
     found: dict[str, torch.device] = {}
     for name in sorted(used):
-        if given is not None and name in given:
+        mine = view is not None and view.is_mine(name)
+        local = torch_name(name) if mine else name
+        if view is not None and not mine:
+            found[name] = ELSEWHERE
+        elif given is not None and name in given:
             found[name] = given[name]
-        elif "/" in name:
+        elif "/" in local:
             message = f"`{name}` is on another machine"
             help_ = f"compile for this machine, or pass `devices={{'{name}': 'cuda:0'}}`"
             diagnostics.add(Diagnostic(OTHER_HOST, message, help=help_))
         elif device_type(name) in {CPU, DISK}:
             found[name] = torch.device("cpu")
-        elif (why := _absence(name)) is not None:
+        elif (why := _absence(local)) is not None:
             help_ = f"compile for this machine, or pass `devices={{'{name}': 'cpu'}}` to try the plan here"
             diagnostics.add(Diagnostic(ABSENT_DEVICE, f"there is no `{name}`: {why}", help=help_))
         else:
-            found[name] = torch.device(name)
+            found[name] = torch.device(local)
     return found
 
 

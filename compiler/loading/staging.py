@@ -61,6 +61,9 @@ class Stage:
         for unit, sizes in self._streamed_from_memory(seats).items():
             self._blocks[unit] = Block(room_for(sizes))
         for seat in seats:
+            if self.devices[seat.store].type == "meta":  # another host's
+                staged.tensors |= {slot.paths[0]: _hollow(slot) for slot in seat.slots}
+                continue
             if len(seat.slots) > 1 and len({slot.dtype for slot in seat.slots}) == 1:
                 self._views(seat, staged)
                 continue
@@ -164,6 +167,10 @@ class Stage:
         starts = min(other.tensor.storage_offset() for other in seat.slots)
         inside = slot.tensor.storage_offset() == starts and _extent(slot.tensor) == extent
         return whole and inside
+
+
+def _hollow(slot: Slot) -> torch.Tensor:
+    return torch.empty(slot.tensor.shape, dtype=slot.dtype, device="meta")
 
 
 def _extent(tensor: torch.Tensor) -> int:

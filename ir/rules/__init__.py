@@ -5,11 +5,23 @@ from __future__ import annotations
 from typing import Final
 
 from ..diagnostic import Rule
-from . import engines, language, laws, loading, placement, planfile, searching, sources, tracing, usage
+from . import engines, hosts, language, laws, loading, placement, planfile, searching, sources, tracing, usage
 
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule
-    for area in (engines, language, laws, loading, placement, planfile, searching, sources, tracing, usage)
+    for area in (
+        engines,
+        hosts,
+        language,
+        laws,
+        loading,
+        placement,
+        planfile,
+        searching,
+        sources,
+        tracing,
+        usage,
+    )
     for rule in area.ALL
 }
 

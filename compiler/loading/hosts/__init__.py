@@ -1,0 +1,23 @@
+"""One plan over several machines: a process on each runs the model's forward and computes its own units."""
+
+from __future__ import annotations
+
+from .ends import With
+from .held import Held, Road
+from .local_view import ELSEWHERE, LocalView, torch_name
+from .party import Party, joined
+from .passing import attach_passing
+from .remembered import Replaced
+
+__all__ = [
+    "ELSEWHERE",
+    "Held",
+    "LocalView",
+    "Party",
+    "Replaced",
+    "Road",
+    "With",
+    "attach_passing",
+    "joined",
+    "torch_name",
+]

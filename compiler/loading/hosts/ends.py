@@ -1,0 +1,130 @@
+"""Where a call of the whole model begins and ends: results go to every host, and generation is one call.
+
+What the caller gets is real on every host. Before, the hosts compare what they were called with: other
+inputs would be other shapes, and a wrong answer or a wait without end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+
+from ....ir import Diagnostic, PlanError
+from ....ir.rules.hosts import DIFFERENT_CALLS
+from ...running.nesting import map_tensors, tensors_in
+from .held import Held, Road
+
+Args: TypeAlias = tuple[Any, ...]
+Kwargs: TypeAlias = dict[str, Any]
+
+
+class Ends:
+    """The outermost call of a model whose units are on several hosts."""
+
+    def __init__(self, road: Road, running: list[int]) -> None:
+        self._road, self._running = road, running
+        self._depth = 0
+        self.generating = False
+        """Whether calls belong to a generation, whose arguments were compared."""
+
+    def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        """Begin a call."""
+        self._depth += 1
+        if self._depth == 1:
+            self._running.clear()  # a call that failed may have left some
+            if not self.generating:
+                same_everywhere(self._road, _digest((args, kwargs)))
+
+    def leave(self, _module: nn.Module, _args: Args, output: Any) -> Any:  # noqa: ANN401
+        """End a call: what it returns is brought to every host."""
+        self._depth -= 1
+        if self._depth or output is None:
+            return output
+        return map_tensors(output, _everywhere)
+
+
+def _everywhere(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.everywhere() if isinstance(tensor, Held) else tensor
+
+
+def same_everywhere(road: Road, digest: str) -> None:
+    """Refuse a call that other hosts make with other arguments."""
+    told = road.wire.exchange(digest)
+    other = next((number for number, each in enumerate(told) if each != told[0]), None)
+    if other is not None:
+        hosts = road.wire.hosts
+        message = f"`{hosts[0]}` and `{hosts[other]}` call the model with other inputs"
+        help_ = "give every host the same inputs, and seed what is random before making them"
+        raise PlanError([Diagnostic(DIFFERENT_CALLS, message, help=help_)])
+
+
+def _digest(value: object) -> str:
+    """Return what is the same for the same arguments: whole numbers by value, others by shape."""
+    made = hashlib.sha256()
+    for tensor in tensors_in(value):
+        made.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        if not tensor.is_floating_point() and not tensor.is_complex() and not tensor.is_meta:
+            made.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return made.hexdigest()
+
+
+class With:
+    """What a model on several hosts has beside hooks: its device is here, and generation starts alike."""
+
+    def __init__(self, model: nn.Module, ends: Ends, road: Road) -> None:
+        self._model, self._class = model, type(model)
+        self._generate = getattr(model, "generate", None)
+        self._ends, self._road = ends, road
+        if isinstance(getattr(type(model), "device", None), property):
+            here = road.device
+            model.__class__ = type(  # as torch's own sharding does
+                self._class.__name__,
+                (self._class,),
+                {"device": property(lambda _: here), "__module__": self._class.__module__},
+            )
+        if callable(self._generate):
+            model.__dict__["generate"] = self._generating
+
+    def remove(self) -> None:
+        """Let the model be as it was."""
+        self._model.__dict__.pop("generate", None)
+        if type(self._model) is not self._class:
+            self._model.__class__ = self._class
+
+    def _generating(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # what the model's takes
+        if self._ends.generating:
+            return self._generate(*args, **kwargs)  # type: ignore[misc]
+        same_everywhere(self._road, _digest((args, kwargs)) + _settings(kwargs))
+        _draw_alike(self._road)
+        self._ends.generating = True
+        try:
+            return self._generate(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._ends.generating = False
+
+
+def _settings(kwargs: Kwargs) -> str:
+    simple = (bool, int, float, str, type(None))
+    return repr(sorted((name, value) for name, value in kwargs.items() if isinstance(value, simple)))
+
+
+def _draw_alike(road: Road) -> None:
+    """Let every host draw the same random numbers: those the first one would draw."""
+    generators = list(_generators(road.device))
+    states: list[list[bytes]] = road.wire.exchange(
+        [made.get_state().numpy().tobytes() for made in generators] if road.me == 0 else []
+    )
+    for made, state in zip(generators, states[0], strict=False):
+        if made.get_state().numel() == len(state):
+            made.set_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
+
+
+def _generators(device: torch.device) -> Iterator[torch.Generator]:
+    yield torch.default_generator
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        yield torch.cuda.default_generators[index]

@@ -1,0 +1,143 @@
+"""One process of a test of several hosts: loads models by a plan and writes what it saw.
+
+Run as a script with the path of a JSON file: what to do, in order. The process group is the one that
+plain environment variables name, as torchrun sets them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from compile_plan.compiler import load_model, load_pretrained, runtime_report
+from compile_plan.grammar import parse
+from compile_plan.ir import PlanError
+
+
+def built(folder):
+    """Return the model of a folder on the meta device."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(folder)
+    kind = transformers.AutoModelForSeq2SeqLM if config.is_encoder_decoder else None
+    with torch.device("meta"):
+        return (kind or transformers.AutoModelForCausalLM).from_config(config).eval()
+
+
+def prompt(length, rows):
+    """Return token ids and a mask with padding on the left of every row but the last."""
+    torch.manual_seed(length)
+    ids, mask = torch.randint(3, 99, (rows, length)), torch.ones(rows, length, dtype=torch.int64)
+    for row in range(rows - 1):
+        mask[row, : length // 3] = 0
+    return ids, mask
+
+
+def written(model, lengths, rows, tokens, ways=(False, True)):
+    """Return what a model writes for prompts of some lengths, greedily and sampled with a seed."""
+    found = []
+    for length in lengths:
+        ids, mask = prompt(length, rows)
+        for sampled in ways:
+            torch.manual_seed(7)
+            made = model.generate(
+                ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=sampled
+            )
+            found.append(made.tolist())
+    return found
+
+
+def told(model):
+    """Return the bytes that went between this host and others since the last time, by host."""
+    return {one.host: [one.sent, one.received, one.messages] for one in runtime_report(model).hosts}
+
+
+def generate(job):
+    """Load a model, and return its tokens, its bytes on the way and what of it is here."""
+    way = load_pretrained if job.get("pretrained") else None
+    plan = parse(job["plan"])
+    host = job.get("host")
+    model = (
+        way(job["folder"], plan, host=host)
+        if way
+        else load_model(plan, built(job["folder"]), job["folder"], host=host)
+    )
+    told(model)
+    tokens = written(model, job["lengths"], job["rows"], job["tokens"], job.get("ways", (False, True)))
+    here = sorted(path for path, parameter in model.named_parameters() if not parameter.is_meta)
+    return {"tokens": tokens, "bytes": told(model), "here": here, "device": str(model.device)}
+
+
+def forward(job):
+    """Load a model, and return the scores of one call of it, and the bytes on the way."""
+    model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
+    told(model)
+    ids, mask = prompt(job["lengths"][0], job["rows"])
+    with torch.no_grad():
+        scores = model(ids + job.get("other", 0), attention_mask=mask, **job.get("options", {})).logits
+    return {"scores": scores.tolist(), "bytes": told(model)}
+
+
+def ends(job):
+    """Load a model, then be killed, or stop, or raise, while others go on."""
+    model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
+    ids, _ = prompt(7, 1)
+    with torch.no_grad():
+        model(ids)
+        way = job.get("way")
+        if way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if way == "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        start = time.monotonic()
+        try:
+            model(ids)
+        finally:
+            Path(job["clock"]).write_text(str(time.monotonic() - start), encoding="utf-8")
+    return {}
+
+
+def without_memory(job):
+    """Load a model on a host that says it has no memory."""
+    from compile_plan.compiler.loading import load
+
+    free, load.free_memory = load.free_memory, lambda _: 16
+    try:
+        return generate(job)
+    finally:
+        load.free_memory = free
+
+
+JOBS = {"generate": generate, "forward": forward, "ends": ends, "without_memory": without_memory}
+
+
+def done(job):
+    """Do one job; an error it may meet is its result."""
+    try:
+        return JOBS[job["do"]](job)
+    except PlanError as error:
+        return {
+            "codes": [found.code for found in error.diagnostics],
+            "messages": [found.message for found in error.diagnostics],
+            "notes": [list(found.notes) for found in error.diagnostics],
+            "help": [found.help for found in error.diagnostics],
+        }
+
+
+def main(path):
+    """Do the jobs of a file."""
+    torch.set_num_threads(1)
+    given = json.loads(Path(path).read_text(encoding="utf-8"))
+    results = []
+    for job in given["jobs"]:
+        results.append(done(job))
+        Path(given["result"]).write_text(json.dumps(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
