@@ -21,7 +21,7 @@ def free_port():
 
 
 def started(jobs, size, folder, *, prefix=(), address="127.0.0.1"):
-    """Start one process per host; ``jobs`` has a list for each rank, or one for all; ``prefix`` goes before."""
+    """Start one process per host; ``jobs`` has a list for each rank, or one for all."""
     port, processes = free_port(), []
     for rank in range(size):
         own = jobs[rank] if isinstance(jobs, dict) else jobs
