@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 PERIOD: Final = 1.0
-PATIENCE: Final = 7.0
+PATIENCE: Final = 6.0
 """Seconds without a beat after which a host is gone; with the period it stays under ten."""
 _PREFIX: Final = "compile_plan/pulse"
 _BLAMED: Final = f"{_PREFIX}/lost"
@@ -32,6 +32,13 @@ class Pulse:
 
     def lost(self) -> int | None:
         """Return the rank of a process that is gone; None as far as is known."""
+        return self._lost
+
+    def found_out(self) -> int | None:
+        """Return the rank of the process that is gone when it is known; None if all of them are there."""
+        end = time.monotonic() + PATIENCE + 2 * PERIOD
+        while self._lost is None and time.monotonic() < end:
+            time.sleep(PERIOD / 10)
         return self._lost
 
     def blame(self, rank: int) -> int:

@@ -93,7 +93,7 @@ class Wire:
 
     def failed(self, other: int | None) -> PlanError:
         """Return the error for a connection that broke."""
-        rank = self.ranks[other] if other is not None else self.pulse.lost()
+        rank = self.ranks[other] if other is not None else self.pulse.found_out()
         return self._error(None if rank is None else self.pulse.blame(rank))
 
     def _lost(self) -> PlanError | None:
