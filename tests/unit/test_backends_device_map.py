@@ -8,6 +8,8 @@ from compile_plan.backends import device_map_diagnostics, to_device_map
 from compile_plan.backends.device_map import emit_device_map
 from compile_plan.backends.device_map_file import read_device_map
 from compile_plan.ir import Device, Model, ModuleTree, Plan, PlanError, Unit
+from hypothesis import given
+from hypothesis import strategies as st
 from planfile_strategies import tree_of
 
 
@@ -38,6 +40,24 @@ def deepest_match(device_map, tensor):
     ordered = sorted(device_map, key=lambda key: (key.count("."), len(key)), reverse=True)
     match = re.match("|".join(f"({key})" for key in ordered), tensor)
     return device_map[match.group()]
+
+
+ALIKE = ["a", "ab", "a1", "a10", "word", "word_norm"]
+PLACED_ALIKE = st.dictionaries(
+    st.lists(st.sampled_from(ALIKE), min_size=1, max_size=3).map(".".join),
+    st.sampled_from(["cuda:0", "cuda:1", "cpu", "disk"]),
+    min_size=1,
+)
+
+
+@given(PLACED_ALIKE)
+def test_names_that_begin_with_a_siblings_name_are_read_as_they_are_written(places):
+    tensors = {f"{path}.weight": place for path, place in places.items()}
+    plan = plan_of(tree_of(dict.fromkeys(tensors, 4)), *tensors.items())
+    device_map = to_device_map(plan)
+    for tensor, place in tensors.items():
+        wanted = int(place[-1]) if place.startswith("cuda") else place
+        assert nearest_key(device_map, tensor) == deepest_match(device_map, tensor) == wanted
 
 
 def test_one_device_is_one_key():

@@ -7,6 +7,7 @@ import peft
 import pytest
 import torch
 import transformers
+from accelerate.utils import extract_submodules_state_dict
 from compile_plan.backends import to_device_map
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load_model, release_model
@@ -14,6 +15,7 @@ from compile_plan.ir import Unit, is_within
 from rounding import same_outputs
 from small_net import ON_CPU
 from tiny_checkpoints import TINY, on_meta, output, plan, save, tensors
+from transformers.integrations.accelerate import expand_device_map
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # peft asks
 NAMES = ["llama", "gpt2", "bert", "t5", "gemma2", "qwen2", "vit", "bloom"]
@@ -31,22 +33,31 @@ def map_with_disk(tiny):
     """Compile for half the bytes in memory, the rest on disk."""
     model = on_meta(tiny)
     nbytes = sum({id(t): t.nbytes for t in tensors(model)}.values())
-    compiled = compile_model(
-        model, max_memory={"cpu": int(nbytes * 0.6), "disk": "1GiB"}, objective="accelerator-bytes"
-    )
+    compiled = compile_model(model, max_memory={"cpu": int(nbytes * 0.6), "disk": "1GiB"})
     found = to_device_map(compiled)
     assert set(found.values()) == {"cpu", "disk"}
     return found
 
 
-def test_no_key_is_the_beginning_of_a_sibling_it_does_not_cover(saved):
-    """accelerate tells by `startswith` what a key covers, so `h.1` would also take `h.10`."""
+def meant(device_map, name):
+    """Return the device of the only key that a tensor lies within, names taken whole."""
+    (device,) = {device for key, device in device_map.items() if is_within(name, key)}
+    return device
+
+
+def test_readers_that_go_by_letters_agree_with_whole_names(saved):
+    """A key may be the beginning of a sibling's name: `word_embeddings` of `word_embeddings_layernorm`.
+
+    transformers takes the deepest and longest key whose letters a name begins with, accelerate whole names.
+    """
     tiny, *_ = saved
-    device_map = map_with_disk(tiny)
-    names = [name for name, _ in on_meta(tiny).named_parameters(remove_duplicate=False)]
-    for key, device in device_map.items():
-        taken = [name for name in names if name.startswith(key) and not is_within(name, key)]
-        assert all(any(device_map[k] == device for k in device_map if is_within(n, k)) for n in taken), key
+    device_map, state = map_with_disk(tiny), on_meta(tiny).state_dict()
+    wanted = {name: meant(device_map, name) for name in state}
+    assert expand_device_map(device_map, list(state)) == wanted
+    on_disk = [key for key, device in device_map.items() if device == "disk"]
+    assert extract_submodules_state_dict(state, on_disk).keys() == {
+        n for n, d in wanted.items() if d == "disk"
+    }
 
 
 # accelerate warns of keys that are bare tensors, its own maps' too
