@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Diagnostics, Label, PlanError, Rule, Severity
-from .findings import Finding, LeftEmpty, SearchEnded, ShortBuffer, Spill, UnlistedDisk
+from .findings import ComputedInstead, Finding, LeftEmpty, SearchEnded, ShortBuffer, Spill, UnlistedDisk
 from .names import (
     CPU,
     DISK,
@@ -65,6 +65,7 @@ __all__ = [
     "Account",
     "Atomic",
     "Cache",
+    "ComputedInstead",
     "Constraint",
     "Demand",
     "Device",

@@ -56,10 +56,22 @@ class Spill:
 
 
 @dataclass(frozen=True, slots=True)
+class ComputedInstead:
+    """Units that were to be streamed and are computed where they are stored, all of them in bytes."""
+
+    paths: tuple[str, ...]
+    nbytes: int
+    largest: int
+    """What streaming the largest of them takes of an accelerator; zero where a rule forbids it."""
+    room: int
+    """What the accelerator with the most room has, in bytes."""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchEnded:
     """The clock ended the search after so many seconds."""
 
     seconds: float
 
 
-Finding: TypeAlias = LeftEmpty | UnlistedDisk | ShortBuffer | Spill | SearchEnded
+Finding: TypeAlias = LeftEmpty | UnlistedDisk | ShortBuffer | Spill | ComputedInstead | SearchEnded

@@ -41,7 +41,7 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar
 
-from ...ir import Diagnostics, ModuleTree, Plan, SearchEnded, Spill, Workload, is_accelerator
+from ...ir import ComputedInstead, Diagnostics, ModuleTree, Plan, SearchEnded, Spill, Workload, is_accelerator
 from ..placing.attempts import fixed_items, spills
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
@@ -52,7 +52,7 @@ from ..search.carry import carry_over
 from ..search.clock import Clock
 from ..search.emit import units_of
 from ..search.found import Found, Wish
-from ..search.misfits import misfit_error, spill_of, undecided_error
+from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
@@ -102,6 +102,8 @@ class SearchPlacements:
             spilled.append(spill_of(chosen, fine.problem, places, patience))
         simple = chosen.status == "kept"
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
+        streaming = self.offload == "stream" and any(is_accelerator(d.name) for d in plan.devices)
+        plan = with_findings(plan, ComputedInstead, computed_instead(chosen, units) if streaming else ())
         ended = [SearchEnded(self.time_limit)] if wish.clock.ended and self.time_limit else []
         plan = with_findings(with_findings(plan, Spill, spilled), SearchEnded, ended)
         outcome = outcome_of(chosen, wish)

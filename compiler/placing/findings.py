@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from ...ir import (
+    ComputedInstead,
     Diagnostic,
     Finding,
     LeftEmpty,
@@ -19,7 +20,7 @@ from ...ir import (
     size_up,
 )
 from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY, UNLISTED_DISK
-from ...ir.rules.searching import SEARCH_ENDED, SPILL, STREAMING_BUFFER
+from ...ir.rules.searching import COMPUTED_INSTEAD, SEARCH_ENDED, SPILL, STREAMING_BUFFER
 from .ways_out import ways_out
 
 
@@ -40,6 +41,8 @@ def said(finding: Finding, plan: Plan) -> Diagnostic:
             return _short_buffer(finding)
         case Spill():
             return _spill(finding, ways_out(plan, finding))
+        case ComputedInstead():
+            return _computed(finding)
         case SearchEnded():
             return _ended(finding)
         case _:
@@ -105,6 +108,27 @@ def _spill(spill: Spill, ways: tuple[str, ...]) -> Diagnostic:
         f"{human_size(spill.nbytes)} of {human_size(spill.total)} fit on no accelerator",
         notes=(*proof, *unsure),
         help="\nor ".join(ways) or None,
+    )
+
+
+def _computed(finding: ComputedInstead) -> Diagnostic:
+    what = ", ".join(f"`{path}`" if path else "the whole model" for path in finding.paths[:3])
+    more = f" and {len(finding.paths) - 3} more" if len(finding.paths) > 3 else ""
+    one = len(finding.paths) == 1
+    ruled = not finding.largest
+    needs, has = human_size(finding.largest), human_size(finding.room)
+    return Diagnostic(
+        COMPUTED_INSTEAD,
+        f"{what}{more} {'is' if one else 'are'} computed on the CPU instead of streamed",
+        notes=(
+            f"{human_size(finding.nbytes)} in all",
+            "a rule keeps it from streaming"
+            if ruled
+            else f"streaming the largest takes {needs}, {has} are free",
+        ),
+        help="remove the `never` line, or allow computing with `--offload auto`"
+        if ruled
+        else f"give an accelerator {size_up(finding.largest - finding.room)} more, or allow it to be split",
     )
 
 

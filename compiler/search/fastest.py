@@ -17,6 +17,7 @@ from .aims import best_counts
 from .arrange import arrange, bring_closer
 from .atoms import Model
 from .costs import Timing, predict
+from .formulate import easings
 from .found import Found, Wish
 from .outoforder import Counts
 from .problem import Place, Problem, count_hops, is_legal
@@ -42,6 +43,8 @@ class _Timed:
     way: str
     found: Found
     timing: Timing
+    against: int = 0
+    """Bytes that are computed on the host although they were to be streamed."""
 
     @property
     def priced(self) -> float:
@@ -54,17 +57,19 @@ def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) ->
     ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do.
     """
     ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_reading(models, wish))]
-    best, bound = min(ways, key=lambda each: each.priced), 0.0
-    limit = best.priced * (1 - PAYS)
+    best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
+    limit = best.against, best.priced * (1 - PAYS)
     for model in _distinct(models):
-        aimed = best_counts(model.problem, "latency", wish.work, wish.policy, wish.clock)
+        tried_policies = easings(wish.policy)
+        found = (best_counts(model.problem, "latency", wish.work, p, wish.clock) for p in tried_policies)
+        aimed = next((each for each in found if each is not None), None)
         if aimed is None:
             continue
         bound = aimed.bound
         for places in _arranged(model, aimed.counts):
             tried = _timed("mixture", Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
-            if tried.priced < limit:
-                best, limit = tried, tried.priced * (1 - REFINES)
+            if (tried.against, tried.priced) < limit:
+                best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
     others = (way for way in ways if way is not best and way.found.places != best.found.places)
     return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
 
@@ -87,7 +92,8 @@ def predicted(found: Found, wish: Wish) -> Timing:
 
 
 def _timed(way: str, found: Found, wish: Wish) -> _Timed:
-    return _Timed(way, found, predicted(found, wish))
+    against = found.computed if wish.offload == "stream" else 0
+    return _Timed(way, found, predicted(found, wish), against)
 
 
 def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Found]]:

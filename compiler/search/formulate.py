@@ -47,7 +47,7 @@ def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]
     """Return where an atom may be under an offload policy.
 
     What cannot be streamed through any accelerator, because of its size or a rule, is computed where it is
-    stored.
+    stored; under ``strictly stream`` only if it can be kept on none either.
     """
     mains, cpu = problem.accelerators, problem.cpu
     resident = [Place(d, d) for d in mains if d not in atom.banned]
@@ -62,6 +62,8 @@ def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]
             offloaded = computed or streamed
         case "any":
             offloaded = streamed + [place for place in computed if place not in streamed]
+        case "strictly stream" if any(_can_stay(problem, atom, place.run) for place in resident):
+            offloaded = streamed
         case _:
             offloaded = streamed or computed
     return tuple(resident + offloaded)
@@ -76,6 +78,16 @@ def _can_stream(problem: Problem, atom: Atom, device: int) -> bool:
     buffer = max(0, atom.stream - (problem.buffers[device] if problem.buffers else 0))
     peak = max(0, atom.peak - (problem.peaks[device] if problem.peaks else 0))
     return device not in atom.banned and buffer + peak + atom.demand <= problem.rooms[device]
+
+
+def _can_stay(problem: Problem, atom: Atom, device: int) -> bool:
+    peak = max(0, atom.peak - (problem.peaks[device] if problem.peaks else 0))
+    return peak + atom.cost <= problem.rooms[device]
+
+
+def easings(policy: str) -> tuple[str, ...]:
+    """Return a policy from its strictest meaning on: each is for where the one before admits nothing."""
+    return ("strictly stream", "stream") if policy == "stream" else (policy,)
 
 
 class Builder:

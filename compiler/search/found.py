@@ -59,6 +59,13 @@ class Found:
         """Bytes of free atoms that are not stored on an accelerator."""
         return spilled_bytes(self.model.problem, self.places)
 
+    @property
+    def computed(self) -> int:
+        """Bytes of free atoms that are computed off the accelerators."""
+        mains = set(self.model.problem.accelerators)
+        pairs = zip(self.model.problem.atoms, self.places, strict=True)
+        return sum(atom.weight for atom, place in pairs if place.run not in mains)
+
 
 def spilled_bytes(problem: Problem, places: list[Place]) -> int:
     """Return the bytes stored off the accelerators."""

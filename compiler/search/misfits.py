@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from math import inf
 
-from ...ir import DISK, Diagnostic, Spill, device_type, human_size, is_accelerator
+from ...ir import (
+    DISK,
+    ComputedInstead,
+    Diagnostic,
+    Reason,
+    Spill,
+    Unit,
+    device_type,
+    human_size,
+    is_accelerator,
+)
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, PLACEMENT_NOT_FOUND
 from ...ir.wording import joined, listed
@@ -13,7 +24,7 @@ from .change import Change, describe_change, named_with_pool, smallest_change
 from .clock import Clock
 from .found import Found
 from .outoforder import least_extra
-from .problem import UNLIMITED, Place, Problem, usage
+from .problem import NEVER, UNLIMITED, Place, Problem, usage
 
 
 def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) -> Spill:
@@ -35,6 +46,21 @@ def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) 
         more=None if change is None else (named_with_pool(problem, change.device), change.nbytes),
         unproven=max(0, int(found.bound - found.value)) if _in_bytes(found) else None,
     )
+
+
+def computed_instead(found: Found, units: Iterable[Unit]) -> Iterator[ComputedInstead]:
+    """Yield what is computed off the accelerators, and what streaming the largest of it would take."""
+    problem, mains = found.model.problem, found.model.problem.accelerators
+    pairs = zip(problem.atoms, found.places, strict=True)
+    computed = [atom for atom, place in pairs if place.run not in mains and atom.weight]
+    if computed:
+        needs = [a.stream + a.peak + a.demand for a in computed if a.stream < NEVER]
+        names = {problem.devices[d].name for d in mains}
+        paths = tuple(u.path for u in units if u.reason is not Reason.WRITTEN and u.run not in names)
+        room = max((problem.rooms[d] for d in mains), default=0)
+        largest = max(needs, default=0)
+        ruled = largest <= room
+        yield ComputedInstead(paths, found.computed, 0 if ruled else largest, room)
 
 
 def _in_bytes(found: Found) -> bool:

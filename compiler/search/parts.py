@@ -12,12 +12,14 @@ from typing import Final, NamedTuple
 from ...ir import ModuleTree, Plan, never_visited
 from ..placing.grains import Grain, walk_grains
 
-LISTS: Final = frozenset({"ModuleList", "ModuleDict", "ParameterList", "ParameterDict"})
-"""Classes nothing calls: what is in them is entered, not they."""
+LISTS: Final = frozenset({"ModuleList", "ModuleDict", "ParameterList", "ParameterDict", "Sequential"})
+"""Classes that do nothing but hold what is called in turn: what is in them may be visited, each by itself."""
 LEAST: Final = 0.02
-"""What is a smaller share of its layer stays at the layer's home: two hops would cost more."""
+"""What is a smaller share of the largest part stays at the layer's home: two hops would cost more."""
 MOST: Final = 0.5
-"""A part that holds this share of what it is in is the part to move."""
+"""A part that holds this share of what it is in is the part to move; what holds it of the model is opened."""
+FEW: Final = 16
+"""Longer lists inside a layer stay together: they are many small things, experts each for itself."""
 
 
 class Parted(NamedTuple):
@@ -48,10 +50,18 @@ def walk_parts(plan: Plan, tree: ModuleTree, closed: set[int], opened: set[int])
 
 def _parts(tree: ModuleTree, module: int, banned: frozenset[int]) -> Iterator[int]:
     """Yield the modules inside one that may be visited from it and are worth it, in tree order."""
-    whole = tree.subtree_bytes(module)
-    for child in _called(tree, module, banned):
-        if tree.subtree_bytes(child) >= LEAST * whole:
+    called = list(_called(tree, module, banned))
+    largest = max(map(tree.subtree_bytes, called), default=0)
+    for child in called:
+        if _is_most(tree, child):
+            yield from _parts(tree, child, banned)
+        elif tree.subtree_bytes(child) >= LEAST * largest > 0:
             yield from _heaviest(tree, child, banned)
+
+
+def _is_most(tree: ModuleTree, module: int) -> bool:
+    """Say whether a module is most of the model: as one part it would be no better than the whole."""
+    return 2 * tree.subtree_bytes(module) > tree.subtree_bytes(0) and tree.ends[module] > module + 1
 
 
 def _heaviest(tree: ModuleTree, module: int, banned: frozenset[int]) -> Iterator[int]:
@@ -59,16 +69,20 @@ def _heaviest(tree: ModuleTree, module: int, banned: frozenset[int]) -> Iterator
     inner = [
         child
         for child in _called(tree, module, banned)
-        if tree.subtree_bytes(child) >= MOST * tree.subtree_bytes(module)
+        if tree.subtree_bytes(child) >= MOST * tree.subtree_bytes(module) and len(tree.tensors(child)) > 1
     ]
     yield inner[0] if len(inner) == 1 else module
 
 
 def _called(tree: ModuleTree, module: int, banned: frozenset[int]) -> Iterator[int]:
-    """Yield the children that are entered by a call and are more than one tensor."""
+    """Yield what is entered by a call of its own inside a module, lists looked through."""
     for child in tree.children(module):
-        if child not in banned and tree.classes[child] not in LISTS and len(tree.tensors(child)) > 1:
+        if child in banned or not tree.tensors(child):
+            continue
+        if tree.classes[child] not in LISTS:
             yield child
+        elif _is_most(tree, module) or len(tree.children(child)) <= FEW:
+            yield from _called(tree, child, banned)
 
 
 def _chunks(tree: ModuleTree, grain: Grain, parts: list[int]) -> Iterator[Grain]:

@@ -18,6 +18,7 @@ from .carry import carry_over, spilled_layers
 from .clock import Clock
 from .costs import Costs, Speeds, atom_seconds, speeds
 from .fastest import fastest, filled_in_order, predicted
+from .formulate import easings
 from .found import Found, Wish, spilled_bytes
 from .leaving import leave_order
 from .objective import bound_of, value_of
@@ -193,6 +194,8 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     """
     ways = ("stream", "compute") if wish.offload == "auto" else (wish.offload,)
     found = {way: f for way in ways if (f := _spill_by(coarse, fine, wish, way))}
+    if wish.offload == "stream" and (found := _streamed_further(found, fine, wish)) and not wish.timed:
+        return found["stream"]
     if not found:
         return None
     if len(found) < len(ways) and wish.clock.ended:  # what is best of one way need not be best of all
@@ -205,8 +208,19 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     return fastest((coarse, fine, *wish.finer), found, wish)
 
 
+def _streamed_further(found: dict[str, Found], fine: Model, wish: Wish) -> dict[str, Found]:
+    """Return what streams in smaller pieces where larger ones would be computed on the host."""
+    for model in (fine, *wish.finer):
+        if (rest := found.get("stream")) is not None and not rest.computed:
+            break
+        if (smaller := _spill_by(model, model, wish, "stream")) is not None:
+            better = rest is None or smaller.computed < rest.computed
+            found = {"stream": smaller if better else rest} if rest is not None else {"stream": smaller}
+    return found
+
+
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
-    exact = _most_bytes(fine.problem, policy, wish.clock)
+    exact = _most_bytes(fine.problem, easings(policy) if wish.timed else (policy,), wish.clock)
     if exact is None:
         return None
     counts, policy = exact
@@ -243,9 +257,9 @@ def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
         yield sum(group.atom.weight * n for place, n in entry.items() if place.store in mains)
 
 
-def _most_bytes(problem: Problem, policy: str, clock: Clock) -> tuple[Counts, str] | None:
-    """Solve under the policy; where it admits nothing, allow computing where the bytes are."""
-    for allowed in dict.fromkeys((policy, "any")):
+def _most_bytes(problem: Problem, policies: tuple[str, ...], clock: Clock) -> tuple[Counts, str] | None:
+    """Solve under the first policy that admits anything; at last allow computing where the bytes are."""
+    for allowed in dict.fromkeys((*policies, "any")):
         counts = _counted(problem, allowed, clock)
         if counts is not None:
             return counts, allowed

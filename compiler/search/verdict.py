@@ -69,6 +69,8 @@ def _is_enough(found: Found, simple: Found, wish: Wish) -> bool:
     """Say whether the search gained nothing worth having over the simple placement."""
     problem, places = simple.model.problem, simple.places
     hops = _hops(simple), _hops(found)
+    if wish.offload == "stream" and simple.computed > found.computed:
+        return False
     if simple.spilled or found.spilled:
         if found.objective == "latency":
             times = predicted(simple, wish).priced, predicted(found, wish).priced

@@ -6,6 +6,11 @@ from typing import Final
 
 from ..diagnostic import Rule, Severity
 
+COMPUTED_INSTEAD: Final = Rule(
+    "computed-instead",
+    Severity.WARNING,
+    "something was to be streamed and is computed where it is stored",
+)
 DOES_NOT_FIT: Final = Rule("does-not-fit", Severity.ERROR, "the listed devices cannot hold the model")
 PLACEMENT_NOT_FOUND: Final = Rule(
     "placement-not-found",
@@ -20,4 +25,4 @@ STREAMING_BUFFER: Final = Rule(
     "streaming-buffer", Severity.WARNING, "a device has too little room left for what is streamed to it"
 )
 
-ALL: Final = (DOES_NOT_FIT, PLACEMENT_NOT_FOUND, SEARCH_ENDED, SPILL, STREAMING_BUFFER)
+ALL: Final = (COMPUTED_INSTEAD, DOES_NOT_FIT, PLACEMENT_NOT_FOUND, SEARCH_ENDED, SPILL, STREAMING_BUFFER)
