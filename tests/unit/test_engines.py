@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from compile_plan.backends.engines import ENGINES
 from compile_plan.grammar import parse
-from compile_plan.ir import PlanError, Severity, unit_of_tensors
+from compile_plan.ir import Account, PlanError, Severity, unit_of_tensors
 
 HEAD = 'plan 1\nmodel "tiny"\n'
 DEVICES = "device cuda:0 memory 24GiB\ndevice cuda:1 memory 12GiB\ndevice cpu memory 64GiB\n"
@@ -157,6 +157,69 @@ def streamed(*layers):
 def test_layers_streamed_in_a_period_are_said_by_group():
     line = told("vllm", plan_of(LLAMA, streamed(3, 7)))
     assert "--offload-group-size 4 --offload-num-in-group 1 --offload-prefetch-step 1" in line
+
+
+def stack_of(cls, layers, dense=()):
+    rows = [f"module model.layers.{{0..{layers - 1}}} : {cls}"]
+    for layer in range(layers):
+        rows.append(f"module model.layers.{layer}.self_attn : Attention 1GiB")
+        rows.append(f"module model.layers.{layer}.mlp : MLP" + (" 1GiB" if layer in dense else ""))
+        if layer not in dense:
+            rows.append(f"module model.layers.{layer}.mlp.gate : Router 1KiB")
+            rows.append(f"module model.layers.{layer}.mlp.experts : Experts 1GiB")
+    return "\n".join(
+        ["module model.embed_tokens : Embedding 1GiB", *rows, "module lm_head : Linear 1GiB", ""]
+    )
+
+
+def parts_streamed(part, *layers):
+    return "place . on cuda:0\n" + "".join(
+        f"place model.layers.{layer}.{part} on cpu run on cuda:0\n" for layer in layers
+    )
+
+
+def test_one_part_of_layers_in_a_period_is_said_by_its_word():
+    table = stack_of("MixtralDecoderLayer", 8)
+    line = told("vllm", plan_of(table, parts_streamed("mlp.experts", 3, 7)))
+    assert (
+        "--offload-group-size 4 --offload-num-in-group 1 --offload-prefetch-step 1 --offload-params experts"
+        in line
+    )
+
+
+def test_layers_without_the_part_do_not_disturb_the_period():
+    table = stack_of("MixtralDecoderLayer", 8, dense=(0, 1))
+    line = told("vllm", plan_of(table, parts_streamed("mlp.experts", *range(2, 8))))
+    assert "--cpu-offload-gb 6 --cpu-offload-params experts" in line
+
+
+def test_a_period_with_a_layer_left_out_is_refused():
+    table = stack_of("MixtralDecoderLayer", 8)
+    assert codes("vllm", plan_of(table, parts_streamed("mlp.experts", 1, 3, 7))) == ["engine-cannot"]
+
+
+def test_sglang_streams_what_its_deepseek_models_name_and_nothing_else():
+    places = parts_streamed("mlp.experts", 3, 7)
+    plan = plan_of(stack_of("DeepseekV3DecoderLayer", 8), places)
+    assert ENGINES["sglang"].accepts(plan) == ()
+    assert "--offload-group-size 4 --offload-num-in-group 1 --offload-prefetch-step 1\n" in told(
+        "sglang", plan
+    )
+    other = plan_of(stack_of("MixtralDecoderLayer", 8), places)
+    assert codes("sglang", other) == ["engine-cannot"]
+    assert codes("sglang", plan_of(LLAMA, streamed(3, 7))) == ["engine-loses"]
+
+
+def test_the_share_of_memory_is_of_what_the_engine_counts():
+    places, devices = ORDINARY, "device cuda:0 memory 20GiB\ndevice cuda:1 memory 20GiB\n"
+    plan = plan_of(LLAMA, places, devices)
+    ledger = (
+        Account("cuda:0", weights=8 * 2**30, kv_cache=2 * 2**30, activations=2 * 2**30, runtime=2**30),
+        Account("cuda:1", weights=4 * 2**30),
+    )
+    plan = replace(plan, ledger=ledger)
+    assert "--gpu-memory-utilization 0.65" in told("vllm", plan)
+    assert "--mem-fraction-static 0.50" in told("sglang", plan)
 
 
 def test_layers_streamed_without_a_period_are_refused_with_their_bytes():
