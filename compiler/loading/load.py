@@ -42,7 +42,7 @@ from .asked import (
 )
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
-from .hosts import Party, joined
+from .hosts import Party, join_party
 from .matching import Match, match_seats
 from .opaque import opaque_weights
 from .pieces import places_in
@@ -111,7 +111,7 @@ def load_model(
     asked, found = asked_plan(plan), Diagnostics()
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
     with torch.inference_mode(mode=False), torch.no_grad():
-        party = joined(asked, host, stand_ins)
+        party = join_party(asked, host, stand_ins)
         with _together(party):
             loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)
             loader.party = party

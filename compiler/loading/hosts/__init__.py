@@ -5,7 +5,7 @@ from __future__ import annotations
 from .ends import With
 from .held import Held, Road
 from .local_view import ELSEWHERE, LocalView, torch_name
-from .party import Party, joined
+from .party import Party, join_party
 from .passing import attach_passing
 from .remembered import Replaced
 
@@ -18,6 +18,6 @@ __all__ = [
     "Road",
     "With",
     "attach_passing",
-    "joined",
+    "join_party",
     "torch_name",
 ]

@@ -60,7 +60,7 @@ def _told(error: Exception | None) -> list[str]:
     return [] if error is None else [f"{type(error).__name__}: {str(error)[:200]}"]
 
 
-def joined(plan: Plan, host: object, given: Mapping[str, torch.device] | None) -> Party | None:
+def join_party(plan: Plan, host: object, given: Mapping[str, torch.device] | None) -> Party | None:
     """Return the party a plan is loaded in; None where it is a plan of this one machine.
 
     Args:
