@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
 
 from ..ir import Diagnostics, Plan
-from .driver.options import Objective, Offload, Strategy
+from .driver.options import Objective, Offload, Strategy, Use
 from .machine.budgets import DeviceKey, Size
 
 if TYPE_CHECKING:
@@ -42,11 +42,14 @@ class PlanOptions(TypedDict, total=False):
     margin: int | None
     runtime: int | None
     kv_cache: int | None
+    workload: Use | None
+    rows: int | None
     batch: int | None
     seq: int | None
     cache_tokens: int | None
     prompt: int | None
     generate: int | None
+    optimizer: str | None
     time_limit: float | None
 
 
@@ -75,11 +78,14 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
     margin: int | None = None,
     runtime: int | None = None,
     kv_cache: int | None = None,
+    workload: Use | None = None,
+    rows: int | None = None,
     batch: int | None = None,
     seq: int | None = None,
     cache_tokens: int | None = None,
     prompt: int | None = None,
     generate: int | None = None,
+    optimizer: str | None = None,
     time_limit: float | None = None,
 ) -> Plan:
     """Compile a placement plan for a model; its weights are neither read nor moved.
@@ -108,11 +114,17 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         runtime: bytes of every accelerator that its driver takes; None is what is usual of a budget read
             from this machine, and 0 of one that is given.
         kv_cache: bytes of KV cache of the whole model, shared out over its layers.
-        batch: sequences at a time.
+        workload: what the model is used for: ``generate``, ``forward``, ``loss`` or ``train``; None is what a
+            `workload` line says, else ``generate``. This and ``rows``, ``prompt``, ``generate`` size the
+            ledger where the forward can be traced, or a configuration says what is kept of a token.
+        rows: sequences at a time; None is 1.
+        batch: the same, for the traced forward alone: no workload is assumed beside it.
         seq: tokens of a sequence in the forward that is traced.
-        cache_tokens: tokens the KV cache must hold.
-        prompt: tokens read per request, for objectives about time; None is 512.
+        cache_tokens: tokens the KV cache must hold; None is the prompt and what is written.
+        prompt: tokens read per request; of a forward, a loss or a step of training those it reads; None is
+            512.
         generate: tokens written per request; None is 128.
+        optimizer: the optimizer of torch that ``train`` takes a step of; None is ``adamw``.
         time_limit: seconds after which the exact search is ended; None is 60.
 
     Returns:
@@ -140,11 +152,14 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         margin=margin,
         runtime=runtime,
         kv_cache=kv_cache,
+        workload=workload,
+        rows=rows,
         batch=batch,
         seq=seq,
         cache_tokens=cache_tokens,
         prompt=prompt,
         generate=generate,
+        optimizer=optimizer,
         time_limit=time_limit,
     )
 
@@ -195,6 +210,7 @@ def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions])
     """Read the options once, open the input, and compile it."""
     from .driver.inputs import compile_opened, open_input
     from .driver.options import read_options
+    from .driver.workload import with_workload
     from .lines.files import read_overrides
 
     diagnostics = Diagnostics()
@@ -207,8 +223,10 @@ def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions])
 
         checked_module(given)
     diagnostics.raise_errors()
+    lines = read_overrides(overrides)
+    read = with_workload(read, lines)
     opened = open_input(given, read)
-    return compile_opened(opened, read, read_overrides(overrides), example_inputs=inputs, spelled=_spelled)
+    return compile_opened(opened, read, lines, example_inputs=inputs, spelled=_spelled)
 
 
 def _spelled(field: str) -> str:

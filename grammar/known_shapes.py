@@ -57,6 +57,7 @@ TERMINALS: Final = {
     "TIE": "tie",
     "TOGETHER": "together",
     "TOKENS": "tokens",
+    "TRAIN": "train",
     "TRANSIENT": "transient",
     "UNIT": "unit",
     "WITH": "with",

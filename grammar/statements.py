@@ -151,7 +151,7 @@ STATEMENTS: Final = (
          "tokens", Field("tokens", Kind.NUMBER), _ADDED),
         "workload rows COUNT prompt COUNT tokens COUNT", {"kind": "generate"}),
     Way("workload", WorkloadLine,
-        (OneOf("kind", ("forward", "loss")), "rows", Field("rows", Kind.NUMBER),
+        (OneOf("kind", ("forward", "loss", "train")), "rows", Field("rows", Kind.NUMBER),
          "tokens", Field("tokens", Kind.NUMBER), _ADDED),
         "workload forward rows COUNT tokens COUNT"),
     # rules for the solver; `added` marks what a compile added

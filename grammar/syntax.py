@@ -85,7 +85,7 @@ class LinkLine:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadLine:
-    """``workload rows COUNT prompt COUNT tokens COUNT``; a forward or a loss has a kind and no prompt."""
+    """``workload rows COUNT prompt COUNT tokens COUNT``; the other kinds are named and have no prompt."""
 
     kind: str
     rows: Word

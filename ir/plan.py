@@ -89,7 +89,7 @@ class Link:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
-WORKLOADS: Final = ("generate", "forward", "loss")
+WORKLOADS: Final = ("generate", "forward", "loss", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,14 @@ class Workload:
     """What the model is used for: the ledger and the objective assume it."""
 
     kind: str = "generate"
-    """One of `WORKLOADS`: tokens are written one by one, or one forward, or a forward with its loss."""
+    """One of `WORKLOADS`: tokens are written one by one, or one forward, or a forward with its loss, or a
+    step of training."""
     rows: int = 1
     """Sequences at once."""
     prompt: int = 512
     """Tokens each sequence starts with; 0 unless tokens are generated."""
     tokens: int = 128
-    """Tokens each sequence gets written; for a forward or a loss the tokens it reads."""
+    """Tokens each sequence gets written; for the others the tokens it reads."""
     added: bool = field(default=False, compare=False)
     """Whether a compile assumed it, not a person."""
     span: Span | None = field(default=None, compare=False, repr=False)

@@ -26,10 +26,16 @@ KV_CACHE: Final = "kv cache"
 ACTIVATIONS: Final = "activations"
 LOGITS: Final = "logits"
 RUNTIME: Final = "runtime"
+KEPT: Final = "kept activations"
+GRADIENTS: Final = "gradients"
+OPTIMIZER: Final = "optimizer"
 PURPOSES: Final = (
     Purpose(KV_CACHE, "kv_cache"),
     Purpose(ACTIVATIONS, "activations", momentary=True),
     Purpose(LOGITS, "activations", momentary=True),
+    Purpose(KEPT, "activations"),
+    Purpose(GRADIENTS, "reserve"),
+    Purpose(OPTIMIZER, "reserve"),
     Purpose("streaming buffer", "streaming"),
     Purpose(RUNTIME, "runtime"),
 )

@@ -105,16 +105,24 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
             ),
             Flag(("--no-fallback",), "strategy accelerate: leave it empty", action="store_false"),
             Flag(("--time-limit",), "seconds after which the exact search is ended (60)", "SECONDS"),
-            Flag(("--prompt",), "tokens read per request, for predicted seconds (512)", "TOKENS"),
-            Flag(("--generate",), "tokens written per request (128)", "TOKENS"),
             _switch("--trust-remote-code", "run code that comes with a config folder"),
+        ),
+    ),
+    (
+        "what the model is used for",
+        (
+            Flag(("--workload",), "generate, forward, loss or train: what is counted", "KIND"),
+            Flag(("--rows",), "sequences at a time (1)", "N"),
+            Flag(("--prompt",), "tokens read per request (512)", "TOKENS"),
+            Flag(("--generate",), "tokens written per request (128)", "TOKENS"),
+            Flag(("--optimizer",), "what --workload train takes a step of (adamw)", "NAME"),
         ),
     ),
     (
         "tracing (runs the forward on the meta device)",
         (
             Flag(("--inputs",), "what the forward takes: input_ids=int64[1,128]", "LIST"),
-            Flag(("--batch",), "requests at a time", "N"),
+            Flag(("--batch",), "requests at a time in the forward, instead of --rows", "N"),
             Flag(("--seq",), "tokens of a request", "N"),
             Flag(("--cache-tokens",), "tokens the KV cache must hold", "N"),
             _switch("--verify", "replay the forward and name device mix-ups", common=True),

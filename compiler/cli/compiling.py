@@ -15,6 +15,7 @@ from ...ir.visible import visible
 from ..driver.effects import Holding
 from ..driver.inputs import Opened, built_from_config, comes_back, compile_opened, open_input, traced_inputs
 from ..driver.options import AUTOMATIC
+from ..driver.workload import with_workload
 from ..lines.binding import bind_plan
 from ..lines.files import read_overrides
 from .console import Console
@@ -39,6 +40,7 @@ def compile_input(request: Request, console: Console) -> int:
     assert request.input is not None  # noqa: S101  # checked with the usage
     form = output_form(request)
     overrides = read_overrides(request.overrides)
+    request = replace(request, options=with_workload(request.options, overrides))
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
         opened = open_input(request.input, request.options)

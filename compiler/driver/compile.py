@@ -14,6 +14,7 @@ from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .options import AUTOMATIC, Options, settled
 from .strategies import passes_for
+from .workload import read_tokens, rows_of, use_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +51,7 @@ def compile_live(
     if options.no_split is not None:
         absent = declared_classes(model) - set(tree.classes)
         options = replace(options, no_split=tuple(each for each in options.no_split if each not in absent))
-    lowered = Plan(model=Model(name or type(model).__name__, tree.digest), tree=tree)
+    lowered = Plan(model=Model(name or type(model).__name__, tree.digest), tree=tree, workload=options.used)
     warning = untied(model, tree)
     diagnostics.extend(() if warning is None else (warning,))
     lowered, trace = _traced(lowered, model, options, example_inputs, diagnostics)
@@ -88,20 +89,21 @@ def _traced(
     listed = set(no_split_classes(model)) & set(lowered.tree.classes) if options.no_split is None else ()
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
-    if inputs is None and not _wants_trace(options):
+    if inputs is None and not _wants_trace(options, model):
         told = replace(plan, work=config_work(_configuration(model), lowered.tree))
         return _with_cuts(told, model, options)
     from ..tracing import traced_plan
 
+    made = inputs is None or (isinstance(inputs, str) and inputs == AUTOMATIC)
     return traced_plan(
         plan,
         model,
-        None if isinstance(inputs, str) and inputs == AUTOMATIC else inputs,
+        None if made else inputs,
         diagnostics,
-        batch=options.batch or 1,
-        seq=options.seq,
-        cache_tokens=options.cache_tokens,
+        batch=rows_of(options),
+        seq=read_tokens(options),
         dtype=options.dtype,
+        use=use_of(options, made=made),
     )
 
 
@@ -153,8 +155,13 @@ def _configuration(model: nn.Module) -> dict[str, object]:
     return content if isinstance(content, dict) else {}
 
 
-def _wants_trace(options: Options) -> bool:
-    """Say whether an option can only be met by running the forward on the meta device."""
+def _wants_trace(options: Options, model: nn.Module) -> bool:
+    """Say whether an option can only be met by running the forward on the meta device.
+
+    A workload of generation is about seconds too: of a model that no inputs can be made for it is no more.
+    """
+    if options.used is not None and (options.used.kind != "generate" or _configuration(model)):
+        return options.strategy != "accelerate"
     return options.batch is not None or options.seq is not None or options.cache_tokens is not None
 
 
@@ -191,6 +198,9 @@ def compile_lowered(
     declared = (*start.devices, *(device for override in overrides for device in override.devices))
     diagnostics.extend(undeclared(replace(start, devices=declared)))
     diagnostics.raise_errors()
+    if asked.used is not None:
+        start = replace(start, workload=asked.used)  # their lines are in it already
+        overrides = tuple(replace(override, workload=None) for override in overrides)
     passes = passes_for(options, overrides, start.units)
     plan = run_passes(replace(start, units=()), passes, diagnostics, *(() if after is None else (after,)))
     diagnostics.raise_errors()

@@ -41,6 +41,8 @@ _BY_HOLDING: Final[Mapping[str, Mapping[Holding, Why]]] = {
     "seq": _NO_FORWARD,
     "example_inputs": _NO_FORWARD,
     "batch": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
+    "rows": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
+    "workload": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
     "cache_tokens": {Holding.PLAN: _NO_FORWARD[Holding.PLAN]},
     "trust_remote_code": {holds: _NO_CODE for holds in Holding if holds is not Holding.CONFIG},
 }
@@ -57,13 +59,34 @@ def _beside(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]]:
     for name in ("objective", "time_limit"):
         if options.gives(name) and accelerate:
             yield name, "strategy `accelerate` searches nothing", "take another strategy, or leave it out"
+    counted = options.used is not None and holds is not Holding.PLAN
     for name in ("prompt", "generate"):
-        if options.gives(name) and options.objective not in _TIMED:
+        if options.gives(name) and options.objective not in _TIMED and not counted:
             yield name, f"objective `{options.objective}` is not about time", "take objective `latency`"
+    yield from _workload(options, holds)
     if options.gives("cache_tokens") and options.gives("kv_cache"):
         yield "cache_tokens", "`--kv-cache` says how large the cache is", "give one of the two"
     if holds is Holding.HEADERS and options.gives("batch") and options.cache_tokens is None:
         yield "batch", "it only multiplies the KV cache here", "say how long that is: `--cache-tokens 4096`"
+
+
+def _workload(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]]:
+    """Yield options about what the model is used for that do nothing beside what else is said of it."""
+    kind = "generate" if options.used is None else options.used.kind
+    if options.rows is not None and options.batch is not None:
+        yield "batch", "`--rows` says how many sequences there are", "give one of the two"
+    if options.gives("prompt") and options.seq is not None:
+        yield "seq", "`--prompt` says how many tokens are read", "give one of the two"
+    if kind != "generate" and options.gives("generate"):
+        yield "generate", f"a workload of kind `{kind}` writes no tokens", "leave it out"
+    if kind != "generate" and options.cache_tokens is not None:
+        yield "cache_tokens", f"a workload of kind `{kind}` keeps no cache", "leave it out"
+    if kind != "train" and options.optimizer is not None:
+        yield "optimizer", f"a workload of kind `{kind}` trains nothing", "add `--workload train`"
+    if kind != "generate" and holds is Holding.HEADERS:
+        yield "workload", *_NO_FORWARD[Holding.HEADERS]
+    if kind != "generate" and options.strategy == "accelerate":
+        yield "workload", "strategy `accelerate` counts weights only", "take another strategy"
 
 
 def check_effects(

@@ -19,6 +19,7 @@ from ..sources.input_kinds import Kind, kind_of
 from .effects import Holding, check_effects
 from .option_values import shown
 from .options import AUTOMATIC, Options
+from .workload import cached_tokens, rows_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -107,12 +108,12 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             from ..sources.checkpoint import read_checkpoint
 
             plan, _ = read_checkpoint(
-                spec, diagnostics, cache_tokens=options.cache_tokens, batch=options.batch or 1
+                spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options)
             )
         case Kind.GGUF:
             from ..sources.gguf_file import read_gguf
 
-            plan = read_gguf(spec, diagnostics, cache_tokens=options.cache_tokens, batch=options.batch or 1)
+            plan = read_gguf(spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options))
         case _:
             plan = read_lines(spec)
     diagnostics.raise_errors()
@@ -204,10 +205,11 @@ def traced_inputs(opened: Opened, options: Options, asked: Inputs) -> Inputs:
     """Return what a forward is traced with: what is asked for, then the model's own, then made ones."""
     if asked is not None:
         return asked
+    own, made = opened.example_inputs, hasattr(opened.model, "config")
     sized = options.batch is not None or options.seq is not None
-    own = opened.example_inputs
-    if own is not None and sized and not hasattr(opened.model, "config"):
+    if own is not None and not made and (sized or options.rows is not None):
         raise _unchangeable(options, own)
+    sized = sized or (made and options.used is not None)
     if own is not None and not sized:
         return cast("Inputs", own)
     return AUTOMATIC if sized else None
@@ -218,8 +220,8 @@ def _unchangeable(options: Options, inputs: Inputs) -> PlanError:
     from ...ir.rules.usage import BAD_USAGE
     from ..tracing.inputs.input_words import resized_inputs
 
-    written = resized_inputs(inputs, batch=options.batch, seq=options.seq)
-    given = "`--batch`" if options.batch is not None else "`--seq`"
+    written = resized_inputs(inputs, batch=options.rows or options.batch, seq=options.seq)
+    given = "`--rows`" if options.rows else "`--batch`" if options.batch is not None else "`--seq`"
     message = f"{given} cannot change the `example_inputs` of the model's file"
     return PlanError([Diagnostic(BAD_USAGE, message, help=f"give them in that size: {written}")])
 

@@ -191,6 +191,18 @@ def dtype(asked: Asked) -> str | None:
     return None
 
 
+def optimizer(asked: Asked) -> str | None:
+    """Read the name of an optimizer of torch: ``adamw``, ``SGD``."""
+    from ..tracing.training import optimizer_names
+
+    known, given = optimizer_names(), asked.value
+    if isinstance(given, str) and given.lower() in known:
+        return given.lower()
+    near = near_name(given.lower(), tuple(known)) if isinstance(given, str) else None
+    asked.refuse(f"did you mean `{near}`?" if near else f"use one of {', '.join(sorted(known))}")
+    return None
+
+
 def special_dtypes(asked: Asked) -> tuple[tuple[str, str], ...] | None:
     """Read dtypes of single tensors: a mapping by path, or ``path=dtype,path=dtype``."""
     given, help_ = asked.value, "give dtypes by path of a tensor: `{'lm_head.weight': 'float32'}`"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from ...ir import Device, Diagnostic, Diagnostics, Plan, Reserve
+from ...ir import WORKLOADS, Device, Diagnostic, Diagnostics, Plan, Reserve, Workload
 from ...ir.near import near_name
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT, UNKNOWN_OPTION
 from ...ir.wording import listed
@@ -22,6 +22,7 @@ Objective: TypeAlias = Literal[
     "fewest-devices", "balance", "headroom", "latency", "throughput", "accelerator-bytes"
 ]
 Offload: TypeAlias = Literal["stream", "compute", "auto", "none"]
+Use: TypeAlias = Literal["generate", "forward", "loss", "train"]
 
 STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequential")
 OBJECTIVES: Final = (
@@ -60,12 +61,19 @@ class Options:
     usual of one read from this machine."""
     kv_cache: int | None = None
     """Bytes of KV cache for the whole model, shared out over its layers."""
+    workload: Use | None = None
+    """What the model is used for; None: a `workload` line says it, else it generates."""
+    rows: int | None = None
     batch: int | None = None
     seq: int | None = None
     cache_tokens: int | None = None
     prompt: int = 512
     generate: int = 128
-    """Workload of the latency objective: tokens read and tokens written."""
+    """Tokens read and tokens written."""
+    optimizer: str | None = None
+    """Name of the optimizer a step of training takes."""
+    used: Workload | None = None
+    """What the options and `workload` lines above say together; None: nobody said."""
     time_limit: float = 60.0
     """Seconds after which the exact search is ended, with a warning; 0 keeps a simple plan that is legal."""
     trust_remote_code: bool = False
@@ -94,8 +102,8 @@ class Options:
 _DEFAULTS: Final[Mapping[str, object]] = {
     each.name: each.default for each in fields(Options) if each.name != "given"
 }
-_NOT_RECORDED: Final = frozenset({"devices", "reserves", "trust_remote_code"})
-"""Budgets and reserves are `device` and `reserve` lines of the plan; trust is never read from a file."""
+_NOT_RECORDED: Final = frozenset({"devices", "reserves", "trust_remote_code", "used", "workload", "rows"})
+"""Budgets, reserves and the workload are lines of the plan; trust is never read from a file."""
 
 READINGS: Final[Mapping[str, Reading]] = {
     "devices": read.devices,
@@ -111,11 +119,14 @@ READINGS: Final[Mapping[str, Reading]] = {
     "margin": read.size,
     "runtime": read.size,
     "kv_cache": read.size,
+    "workload": read.word(WORKLOADS),
+    "rows": read.count(1),
     "batch": read.count(1),
     "seq": read.count(1),
     "cache_tokens": read.count(0),
     "prompt": read.count(0),
     "generate": read.count(0),
+    "optimizer": read.optimizer,
     "time_limit": read.seconds,
     "trust_remote_code": read.switch,
 }

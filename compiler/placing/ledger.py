@@ -30,6 +30,8 @@ class _Sums:
     buffers: int = 0
     kv_cache: int = 0
     activations: int = 0
+    moment: int = 0
+    """The largest of what is there for a moment only."""
     streaming: int = 0
     streamed: int = 0
     """Largest part streamed to this device: what its buffer must hold."""
@@ -133,7 +135,7 @@ def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str,
         for run in runs.momentary(demand.path):
             line = sums.get(run or "")
             if line is not None:
-                line.activations = max(line.activations, demand.nbytes)
+                line.moment = max(line.moment, demand.nbytes)
 
 
 def _add(line: _Sums, purpose: str, nbytes: int) -> None:
@@ -144,7 +146,7 @@ def _add(line: _Sums, purpose: str, nbytes: int) -> None:
 def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:
     """Return a device's account and what is left for its streaming buffer."""
     account = Account(
-        device.name, line.weights, line.buffers, line.kv_cache, line.activations,
+        device.name, line.weights, line.buffers, line.kv_cache, line.activations + line.moment,
         line.streaming, line.row_cache, line.runtime, line.reserve, device.margin,
     )  # fmt: skip
     if device.memory is None:

@@ -12,7 +12,7 @@ from .demands import cache_demands, demands
 from .forward import trace_model, try_trace
 from .graph import module_graph
 from .inputs.example_inputs import example_inputs
-from .moments import Moments, try_moments
+from .moments import Moments, Use, try_moments
 from .peaks import Peak
 from .trace import Trace
 from .verify_plan import Copy, Verification, verify_plan, verify_trace
@@ -22,6 +22,7 @@ __all__ = [
     "Moments",
     "Peak",
     "Trace",
+    "Use",
     "Verification",
     "atomic_modules",
     "cache_demands",

@@ -9,7 +9,7 @@ from ...ir import Atomic, Constraint, Diagnostics, Plan
 from .cuts import Cuts
 from .demands import demands
 from .forward import try_trace
-from .moments import try_moments
+from .moments import Use, try_moments
 from .order import in_execution_order
 from .splits import splits
 from .stays import never_streamed
@@ -37,16 +37,18 @@ def with_trace(
     cache_tokens: int | None = None,
     dtype: str | None = None,
     generate: bool = False,
+    use: Use | None = None,
 ) -> Plan:
     """Return the plan with safe cuts, real demands and its modules in execution order.
 
     Without a trace it comes back as it was, with a finding. The classes the model itself declares whole
-    are replaced by what its dataflow shows, except where the forward did not go. ``cache_tokens`` is the
-    length of the cache when the last token is written; ``generate`` keeps the last position's scores only.
+    are replaced by what its dataflow shows, except where the forward did not go. ``use`` is what the model
+    is used for; without it generation, ``cache_tokens`` the length of the cache when the last token is
+    written, ``generate`` whether only the last position's scores are asked for.
     """
     return traced_plan(
         plan, model, inputs, diagnostics,
-        batch=batch, seq=seq, cache_tokens=cache_tokens, dtype=dtype, generate=generate,
+        batch=batch, seq=seq, cache_tokens=cache_tokens, dtype=dtype, generate=generate, use=use,
     )[0]  # fmt: skip
 
 
@@ -61,11 +63,11 @@ def traced_plan(
     cache_tokens: int | None = None,
     dtype: str | None = None,
     generate: bool = False,
+    use: Use | None = None,
 ) -> tuple[Plan, Trace | None]:
     """Do what `with_trace` does; return the trace too."""
-    moments = try_moments(
-        model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, generate=generate, total=cache_tokens
-    )
+    use = Use(total=cache_tokens, last=generate) if use is None else use
+    moments = try_moments(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, use=use)
     if moments is None:
         return plan, None
     trace = moments.main
@@ -73,7 +75,7 @@ def traced_plan(
     return replace(
         _with_rules(plan, trace, cuts),
         demands=plan.demands + tuple(replace(each, added=True) for each in demands(moments, cuts)),
-        work=plan.work + tuple(work(trace, cuts)),
+        work=plan.work + tuple(work(trace, cuts, moments.positions)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     ), trace
 

@@ -7,6 +7,7 @@ device needs the largest of them, and the ledger knows the difference by their p
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from ...ir import Demand
@@ -15,6 +16,7 @@ from .carriers import Carriers, needs
 from .cuts import Cuts
 from .moments import Moments
 from .trace import Op, Origin, Trace
+from .training import training_demands
 
 UPCAST: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
@@ -30,9 +32,14 @@ def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
     momentary = [
         demand
         for trace in moments.traces
-        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace))
+        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, widens=moments.widens))
     ]
-    return (*_largest(momentary), *cache_demands(moments.main, moments.cache_nbytes))
+    if moments.training is None:
+        return (*_largest(momentary), *cache_demands(moments.main, moments.cache_nbytes))
+    of = moments.training
+    kept = training_demands(of.ran, of.kept, of.trainable, of.optimizer, cuts)
+    # Going backward each result has its gradient beside it; nothing is kept for a next call.
+    return (*(replace(each, nbytes=2 * each.nbytes) for each in _largest(momentary)), *kept)
 
 
 def _largest(demands: Iterable[Demand]) -> Iterator[Demand]:
@@ -57,14 +64,14 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
     )
 
 
-def _logits(trace: Trace) -> Iterator[Demand]:
+def _logits(trace: Trace, *, widens: bool) -> Iterator[Demand]:
     for value in trace.logits:
         maker, item = trace.maker(value), trace.values[value]
         head = _head(trace, value)
         if maker < 0 or item.own_nbytes == 0:
             continue
         width = item.width
-        upcast = item.own_nbytes // width * UPCAST if width < UPCAST else 0
+        upcast = item.own_nbytes // width * UPCAST if widens and width < UPCAST else 0
         yield Demand(item.own_nbytes + upcast, trace.tree.paths[head], LOGITS)
 
 

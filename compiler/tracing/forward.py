@@ -99,7 +99,7 @@ def try_run(
         shadow, values = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
         message = f"`{type(model).__name__}` cannot be copied to the meta device"
-        diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP))
+        diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(first_line(error),), help=_HELP))
         return None
     attempts = example_inputs(shadow, inputs, diagnostics, batch=batch, seq=seq)
     tree = lower_model(model)
@@ -191,10 +191,11 @@ def _where(stopped: Recorder) -> tuple[str, str]:
 def _failure(recorder: Recorder, error: Exception) -> Diagnostic:
     module, at = _where(recorder)
     message = f"the forward does not run on the meta device: {module} stops{at}"
-    return Diagnostic(TRACE_FAILED, message, notes=(_first_line(error),), help=_HELP)
+    return Diagnostic(TRACE_FAILED, message, notes=(first_line(error),), help=_HELP)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return what went wrong in one line."""
     text = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {text}"
 
@@ -205,8 +206,12 @@ def run(
     args: tuple[Untyped, ...],
     kwargs: dict[str, Untyped],
     before: object = None,
+    *,
+    grad: bool = False,
 ) -> Ran:
     """Run the copy under a recorder; ``before`` is what a former call returned, its state in the arguments.
+
+    With ``grad`` autograd watches too.
 
     Raises whatever the model raises.
     """
@@ -227,7 +232,7 @@ def run(
         recorder.add(tensor, Origin.INPUT)
     _number_state(before, recorder)
     kinds = _kinds(shadow.model, recorder.tree)  # before: some models exchange modules while they run
-    with _recording(recorder, modules):
+    with _recording(recorder, modules, grad=grad):
         result = shadow.model(*args, **kwargs)
         trace = recorder.finish(cache_of(result), logits_of(result), kinds)
     return Ran(trace, shadow, kwargs, args, result)
@@ -284,7 +289,7 @@ def _number_attributes(modules: Mapping[nn.Module, int], known: set[int], record
 
 
 @contextmanager
-def _recording(recorder: Recorder, modules: Mapping[nn.Module, int]) -> Iterator[None]:
+def _recording(recorder: Recorder, modules: Mapping[nn.Module, int], *, grad: bool) -> Iterator[None]:
     def enter(module: nn.Module, args: Untyped, kwargs: Untyped) -> Untyped:
         return recorder.enter(modules[module], args, kwargs)
 
@@ -302,7 +307,7 @@ def _recording(recorder: Recorder, modules: Mapping[nn.Module, int]) -> Iterator
         warnings.simplefilter("ignore")
         options = cast("Untyped", torch.fx.experimental._config)  # noqa: SLF001  its own way to be set
         stack.enter_context(options.patch(meta_nonzero_assume_all_nonzero=True))
-        stack.enter_context(torch.no_grad())
+        stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(DeviceReads(recorder))
         stack.enter_context(recorder)
         yield

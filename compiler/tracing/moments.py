@@ -8,21 +8,24 @@ moment it is there twice: the trace of one token sees that.
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from ...ir import Diagnostics
+from ...ir import Diagnostic, Diagnostics
+from ...ir.rules.tracing import TRACE_FAILED
 from ..running.nesting import Untyped
-from .forward import Ran, run, try_run
+from .forward import Ran, first_line, run, try_run
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .record import Recorder
-from .results import cache_of, state_of, unique
+from .results import cache_of, logits_of, state_of, unique
 from .trace import Trace
+from .training import USUAL, kept_by_module
 
 _TOKENS: Final = ("decoder_input_ids", "input_ids")
 """What is written, the nearer to the output first."""
@@ -40,11 +43,41 @@ class Moments:
     """One token written when the cache is at its longest; empty where nothing is written."""
     cache_nbytes: tuple[int, ...] | None = None
     """Bytes of each value of ``main.cache`` at its longest; None: as the forward left it."""
+    widens: bool = True
+    """Whether somebody widens the scores to float32 after the forward: a sampler, a loss outside of it."""
+    positions: int = 1
+    """Positions read for each one whose scores were asked for."""
+    training: Training | None = None
 
     @property
     def traces(self) -> tuple[Trace, ...]:
         """Every moment."""
         return (self.main, *self.later)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A step of training: what ran, and what each module keeps for the backward pass."""
+
+    ran: Ran
+    kept: Mapping[int, int]
+    trainable: frozenset[str]
+    optimizer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What a model is used for, as far as a trace follows it."""
+
+    kind: str = "generate"
+    """One of `ir.WORKLOADS`."""
+    total: int | None = None
+    """Tokens in the cache when the last one is written; None leaves it at what one forward fills."""
+    written: int | None = None
+    """Instead of ``total``: how many tokens are written after what the forward was given."""
+    last: bool = True
+    """Whether generation asks for the scores of the last position alone, where the model lets it."""
+    optimizer: str = USUAL
 
 
 def try_moments(
@@ -57,24 +90,75 @@ def try_moments(
     dtype: str | None = None,
     generate: bool = False,
     total: int | None = None,
+    use: Use | None = None,
 ) -> Moments | None:
     """Trace what a workload does; None, with a finding, where the forward cannot be traced.
 
-    ``generate`` asks for the last position's scores as generation does; ``total`` is the length of the
-    cache when the last token is written, prompt included; None leaves it at what one forward fills.
+    Without ``use`` the model generates: ``generate`` is whether only the last position's scores are asked
+    for, ``total`` as in `Use`.
+
+    Generation asks for the scores of the last position alone where the model can be asked for them; a loss
+    is computed by the model where it takes labels.
     """
-    extra = {name: 1 for name in _LAST_ONLY if generate and name in _accepted(model)}
-    ran = try_run(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, extra=extra)
+    use = Use(total=total, last=generate) if use is None else use
+    asks = use.kind == "generate" and use.last
+    last = {name: 1 for name in _LAST_ONLY if asks and name in _accepted(model)}
+    ran = try_run(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, extra=last)
     if ran is None:
         return None
-    return Moments(ran.trace) if total is None else _with_writing(ran, total)
+    match use.kind:
+        case "generate":
+            name = _written(ran) if last else None
+            found = Moments(ran.trace) if use.total is use.written is None else _with_writing(ran, use)
+            return found if name is None else replace(found, positions=ran.kwargs[name].shape[1])
+        case "forward":
+            return Moments(ran.trace, widens=False)
+        case "loss":
+            return _with_loss(ran, model)
+        case _:
+            return _trained(ran, model, use.optimizer, diagnostics)
+
+
+def _with_loss(ran: Ran, model: nn.Module) -> Moments:
+    """Trace the forward with labels; a model that takes none leaves the loss to somebody else."""
+    labels = _labels(ran, model)
+    if not labels:
+        return Moments(ran.trace)
+    try:
+        with_loss = run(ran.shadow, Recorder(ran.shadow.tree), ran.args, {**ran.kwargs, **labels})
+    except Exception:  # noqa: BLE001  the model's own code may raise anything; then its scores stand
+        return Moments(ran.trace)
+    return Moments(with_loss.trace, widens=False)
+
+
+def _labels(ran: Ran, model: nn.Module) -> dict[str, Untyped]:
+    """Return labels for the scores of a forward: one for each but the last axis."""
+    scores = logits_of(ran.result)
+    if "labels" not in _accepted(model) or not scores:
+        return {}
+    return {"labels": torch.ones(scores[0].shape[:-1], dtype=torch.int64, device="meta")}
+
+
+def _trained(ran: Ran, model: nn.Module, optimizer: str, diagnostics: Diagnostics) -> Moments:
+    moments = _with_loss(ran, model)
+    trainable = frozenset(name for name, each in model.named_parameters() if each.requires_grad)
+    kwargs = {**ran.kwargs, **({} if moments.widens else _labels(ran, model))}
+    kwargs |= {"use_cache": False} if "use_cache" in _accepted(model) else {}
+    try:
+        kept = kept_by_module(ran, kwargs, trainable)
+    except Exception as error:  # noqa: BLE001  the model's own code, or autograd on the meta device
+        message = "the forward does not run with autograd on the meta device: the backward pass is missing"
+        help_ = 'give its bytes yourself: `reserve 1GiB on cuda:0 for "kept activations"`'
+        diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(first_line(error),), help=help_))
+        kept = Counter()
+    return replace(moments, training=Training(ran, kept, trainable, optimizer))
 
 
 def _accepted(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(plain_model(model).forward).parameters
 
 
-def _with_writing(ran: Ran, total: int) -> Moments:
+def _with_writing(ran: Ran, use: Use) -> Moments:
     """Fill the cache to its full length without watching, then watch one token being written.
 
     A model that does not go on from its own state as transformers' do has no such moment.
@@ -82,6 +166,7 @@ def _with_writing(ran: Ran, total: int) -> Moments:
     kept, name = len(ran.trace.cache), _written(ran)
     if name is None or not kept:
         return Moments(ran.trace)
+    total = ran.kwargs[name].shape[1] + (use.written or 0) if use.total is None else use.total
     try:
         sizes, later = _last_token(ran, name, total)
     except Exception:  # noqa: BLE001  the model's own code may raise anything; the prompt's moment stands

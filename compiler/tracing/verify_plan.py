@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...ir import Demand, Diagnostic, Plan, Reserve, unit_of_tensors
+from ...ir import Demand, Diagnostic, Diagnostics, Plan, PlanError, Reserve, unit_of_tensors
 from ...ir.purposes import KV_CACHE
 from ..placing.ledger_runs import Runs
 from .labels import places_of_plan, resting
@@ -73,23 +73,30 @@ def verify_plan(
     """Trace the model and replay its forward under the plan.
 
     Without ``inputs`` they are made from the model's config for ``batch`` rows of ``seq`` tokens; what
-    is not given is what the plan was compiled for.
+    is not given is what the plan was compiled for. The forward is the one of the plan's workload: without
+    one it generates, so only the last position's scores are made.
 
     Raises:
         PlanError: the model cannot be traced.
 
     """
-    from .forward import trace_model
+    from .moments import Use, try_moments
 
-    asked = dict(plan.options)
-    trace = trace_model(
+    asked, said, diagnostics = dict(plan.options), plan.workload, Diagnostics()
+    work = said if said is not None and not said.added else None
+    read = None if work is None else (work.prompt if work.kind == "generate" else work.tokens) or None
+    moments = try_moments(
         model,
         inputs,
-        batch=batch or _number(asked, "batch") or 1,
-        seq=seq or _number(asked, "seq"),
+        diagnostics,
+        batch=batch or (_number(asked, "batch") if work is None else work.rows) or 1,
+        seq=seq or _number(asked, "seq") or read,
         dtype=asked.get("dtype"),
+        use=Use("generate" if work is None else work.kind),
     )
-    return verify_trace(plan, trace)
+    if moments is None:
+        raise PlanError(tuple(diagnostics))
+    return verify_trace(plan, moments.main)
 
 
 def _number(options: dict[str, str], name: str) -> int | None:

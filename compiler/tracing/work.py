@@ -14,14 +14,18 @@ _DEPTH: Final = 2
 _LOOKUP: Final = "aten.embedding.default"
 
 
-def work(trace: Trace, cuts: Cuts) -> Iterator[Work]:
+def work(trace: Trace, cuts: Cuts, positions: int = 1) -> Iterator[Work]:
     """Yield the operations of each piece, equal ones together, one forward long; rows add up.
+
+    ``positions`` were read for each whose scores were asked for: the head is told as if it made them all.
 
     A piece with weights has a row even if it computes nothing: a table is looked up in, not multiplied.
     """
     tree, tops, tokens = trace.tree, cuts.tops(), tokens_of(trace)
     totals: dict[int, int] = {}
-    for module, flops in enumerate(trace.own_flops):
+    heads = {trace.maker(value) for value in trace.logits}
+    for module, own in enumerate(trace.own_flops):
+        flops = own * positions if module in heads else own
         piece = module if tops[module] < 0 else _piece(tree, module, tops[module])
         if flops or len(tree.own_tensors(module)):
             totals[piece] = totals.get(piece, 0) + flops

@@ -1,0 +1,196 @@
+"""What a model is used for decides its ledger: options and lines, kinds, the moments of each."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from command import run_command
+from compile_plan.compiler import compile_model, compile_plan, verify_plan
+from compile_plan.compiler.tracing import Use, demands, try_moments
+from compile_plan.grammar import parse, print_plan
+from compile_plan.ir import WORKLOADS, Diagnostics, PlanError, Workload
+from live_bytes import LiveBytes
+from small_models import small_model
+from torch import nn
+
+ROOMY = {0: 10**9, "cpu": 10**9}
+SENSIBLE = ("bert", "bloom", "falcon", "gemma2", "gpt2", "llama", "mixtral", "opt", "qwen2", "t5", "vit")
+
+
+def account(model, **options):
+    plan = compile_model(model, max_memory=ROOMY, **options)
+    return plan, plan.ledger[0]
+
+
+def codes(raised):
+    return [(each.code, each.message.split("`")[1]) for each in raised.value.diagnostics]
+
+
+def test_rows_prompt_and_written_tokens_size_cache_and_activations():
+    model = small_model("llama")
+    _, one = account(model, rows=1, prompt=16, generate=8)
+    plan, two = account(model, rows=2, prompt=16, generate=8)
+    assert plan.workload == Workload("generate", 2, 16, 8)
+    per_token = 2 * 2 * 2 * 32 * 4  # layers, keys and values, heads, head size, float32
+    assert one.kv_cache == (16 + 8) * per_token // 2
+    assert two.kv_cache == 2 * one.kv_cache
+    assert one.activations < two.activations <= 2 * one.activations
+    assert verify_plan(plan, model).diagnostics == ()
+
+
+def test_a_line_says_it_as_well_and_an_option_wins():
+    model, line = small_model("llama"), "workload rows 3 prompt 10 tokens 6\n"
+    plan, told = account(model, overrides=line)
+    assert plan.workload == Workload("generate", 3, 10, 6)
+    assert parse(print_plan(plan)).workload == plan.workload
+    assert told == account(model, rows=3, prompt=10, generate=6)[1]
+    again, _ = account(model, overrides=line, rows=1)
+    assert again.workload == Workload("generate", 1, 10, 6)
+
+
+def test_a_longer_writing_needs_its_own_moment():
+    found = try_moments(small_model("llama"), None, Diagnostics(), seq=4, use=Use(written=900))
+    late = max(each.nbytes for each in demands(found) if each.purpose == "activations")
+    prompt = max(each.nbytes for each in demands(replace(found, later=())) if each.purpose == "activations")
+    assert late > prompt  # at the end of a long text the cache that is made anew outweighs the prompt
+
+
+def test_generation_keeps_scores_of_the_last_position_and_other_kinds_those_of_all():
+    model = small_model("llama").to(torch.bfloat16)
+
+    def logits(kind):
+        found = demands(try_moments(model, None, Diagnostics(), seq=32, use=Use(kind)))
+        return max(each.nbytes for each in found if each.purpose == "logits")
+
+    words = model.config.vocab_size
+    assert logits("forward") == 32 * words * 2
+    assert logits("generate") == words * (2 + 4)  # a sampler widens them to float32
+    assert logits("loss") == 32 * words * 2  # the loss widens them in the forward: an activation
+
+
+def test_a_loss_keeps_float32_scores_of_all_positions():
+    model = small_model("llama").to(torch.bfloat16)
+    _, forward = account(model, workload="forward", prompt=32)
+    _, loss = account(model, workload="loss", prompt=32)
+    assert loss.activations - forward.activations >= 32 * model.config.vocab_size * 4
+
+
+@pytest.mark.parametrize("name", SENSIBLE)
+def test_a_step_of_training_is_counted_whole(name):
+    torch.manual_seed(0)
+    model = small_model(name, device="cpu")
+    plan, ledger = account(model, workload="train", rows=2, prompt=16, optimizer="adamw")
+    trainable = sum(each.nbytes for each in model.parameters())
+    assert ledger.reserve == 3 * trainable  # gradients and two moments
+    measured = _measured_step(model)
+    assert measured <= ledger.total - ledger.buffers
+    assert plan.workload == Workload("train", 2, 0, 16)
+
+
+def _measured_step(model):
+    """Return the most bytes alive in a second step of AdamW, weights included, by weak references."""
+    from compile_plan.compiler.tracing import example_inputs
+
+    _, inputs = next(iter(example_inputs(model, None, Diagnostics(), batch=2, seq=16)))
+    inputs = {n: torch.zeros(v.shape, dtype=v.dtype) if v.is_meta else v for n, v in inputs.items()}
+    model.train(mode=False)
+    optimizer = torch.optim.AdamW(model.parameters(), foreach=False)
+    weights = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
+    live = LiveBytes(weights)
+    with live:
+        for _ in range(2):
+            result = model(**inputs)
+            scores = next(v for v in result.values() if isinstance(v, torch.Tensor) and v.requires_grad)
+            scores.float().logsumexp(-1).mean().backward()
+            optimizer.step()
+            del result, scores
+            optimizer.zero_grad()
+    return live.peak + sum(each.nbytes for each in model.parameters())
+
+
+@pytest.mark.parametrize(("name", "states"), [("sgd", 0), ("adagrad", 1), ("adam", 2), ("Adamax", 2)])
+def test_the_optimizer_is_what_one_step_of_it_keeps(name, states):
+    model = small_model("llama")
+    _, ledger = account(model, workload="train", prompt=8, optimizer=name)
+    assert ledger.reserve == (1 + states) * sum(each.nbytes for each in model.parameters())
+
+
+def test_what_is_frozen_has_no_gradient():
+    model = small_model("llama")
+    for parameter in model.model.parameters():
+        parameter.requires_grad_(requires_grad=False)
+    _, ledger = account(model, workload="train", prompt=8, optimizer="sgd")
+    assert ledger.reserve == model.lm_head.weight.nbytes
+
+
+def test_a_given_cache_length_is_obeyed_whatever_the_inputs_are():
+    model, inputs = small_model("llama"), {"input_ids": torch.ones(1, 6, dtype=torch.int64)}
+    _, short = account(model, example_inputs=inputs)
+    _, asked = account(model, example_inputs=inputs, cache_tokens=8192)
+    assert asked.kv_cache * 6 == short.kv_cache * 8192
+    _, written = account(model, example_inputs=inputs, generate=12)
+    assert written.kv_cache * 6 == short.kv_cache * (6 + 12)
+    _, given = account(model, example_inputs=inputs, kv_cache=12345)
+    assert given.kv_cache == 12345
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        ({"workload": "train", "generate": 3}, "generate"),
+        ({"workload": "loss", "cache_tokens": 3}, "cache_tokens"),
+        ({"optimizer": "sgd"}, "optimizer"),
+        ({"rows": 2, "batch": 2}, "batch"),
+        ({"prompt": 8, "seq": 8}, "seq"),
+    ],
+)
+def test_an_option_beside_which_another_does_nothing_is_refused(options, idle):
+    with pytest.raises(PlanError) as raised:
+        compile_model(small_model("llama"), max_memory=ROOMY, **options)
+    assert ("option-without-effect", idle) in codes(raised)
+
+
+def test_an_optimizer_that_does_not_exist_is_refused_by_name():
+    with pytest.raises(PlanError) as raised:
+        compile_model(small_model("llama"), max_memory=ROOMY, workload="train", optimizer="adamv")
+    assert codes(raised) == [("bad-option-value", "optimizer")]
+
+
+def test_a_plan_has_no_forward_for_another_workload():
+    plan, _ = account(small_model("llama"), rows=1, prompt=16, generate=8)
+    for options in ({"rows": 2}, {"workload": "loss"}):
+        with pytest.raises(PlanError) as raised:
+            compile_plan(plan, **options)
+        assert codes(raised)[0][0] == "option-without-effect"
+
+
+def test_a_model_without_inputs_keeps_its_seconds_only():
+    made = compile_model(nn.Linear(4, 4), max_memory={"cpu": 10**6}, prompt=7, generate=3)
+    assert made.workload == Workload("generate", 1, 7, 3)
+    assert made.demands == ()
+
+
+def test_every_kind_has_a_line():
+    for kind in WORKLOADS[1:]:
+        text = f"workload {kind} rows 2 tokens 64\n"
+        assert parse(text).workload == Workload(kind, 2, 0, 64)
+
+
+def test_the_command_takes_them(tmp_path):
+    script = tmp_path / "model.py"
+    script.write_text(
+        "import torch, transformers\n"
+        "def build():\n"
+        "    config = transformers.LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2,\n"
+        "        num_attention_heads=4, vocab_size=100)\n"
+        "    with torch.device('meta'):\n"
+        "        return transformers.LlamaForCausalLM(config)\n"
+    )
+    words = ["--rows", "2", "--prompt", "8", "--generate", "4", "--format", "json"]
+    done = run_command([str(script), "--memory", "cpu=1GiB", *words])
+    assert done.code == 0, done.err
+    ledger = json.loads(done.out)["devices"][0]
+    assert ledger["ledger"]["kv_cache"] == 2 * 12 * 2 * 2 * 32 * 4
