@@ -16,8 +16,8 @@ from .problem import UNLIMITED, Problem
 
 GAP: Final = 1e-4
 """Relative distance from the bound at which the solver may stop."""
-TIME_GAP: Final = 2e-3
-"""The same for predicted seconds, which are not known to a thousandth."""
+TIME_GAP: Final = 5e-3
+"""The same for predicted seconds, which are not known to a hundredth."""
 TIME_NODES: Final = 1000
 
 
@@ -25,20 +25,30 @@ TIME_NODES: Final = 1000
 class Aimed:
     """Counts that are best for an objective, and the value no placement can beat."""
 
-    counts: Counts
+    counts: Counts | None
     bound: float
 
 
-def best_counts(problem: Problem, objective: str, work: Workload, policy: str, clock: Clock) -> Aimed | None:
-    """Return the best counts in any order; None if none is found."""
+def best_counts(
+    problem: Problem, objective: str, work: Workload, policy: str, clock: Clock, below: float = inf
+) -> Aimed | None:
+    """Return the best counts in any order; None if none is found.
+
+    Where none has a value ``below`` a limit there are no counts, and the limit is the bound.
+    """
     groups = kinds_of(problem)
     builder = Builder(problem, groups, policy)
     timed = objective == "latency"
     if timed:
         builder.order_equal_devices()
     scale = _aim(builder, objective, work)
+    if below < inf:
+        costs = [(column, cost) for column, cost in enumerate(builder.program.costs) if cost]
+        builder.program.at_most(below / scale, costs)
     limits = (TIME_GAP, TIME_NODES) if timed else (GAP, NODE_LIMIT)
     answer = clock.solve(builder.program, gap=limits[0], nodes=limits[1])
+    if answer.status == "infeasible" and below < inf:
+        return Aimed(None, below)
     if not answer.values:
         return None
     table = builder.table(answer.values)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
 
-from .aims import best_counts
+from .aims import Aimed, best_counts
 from .arrange import arrange, bring_closer
 from .atoms import Model
 from .costs import Timing, predict
@@ -60,18 +61,25 @@ def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) ->
     best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
     limit = best.against, best.priced * (1 - PAYS)
     for model in _distinct(models):
-        tried_policies = easings(wish.policy)
-        found = (best_counts(model.problem, "latency", wish.work, p, wish.clock) for p in tried_policies)
-        aimed = next((each for each in found if each is not None), None)
+        aimed = _aimed(model.problem, wish, inf if best.against else best.priced * (1 - PROVEN))
         if aimed is None:
             continue
         bound = aimed.bound
-        for places in _arranged(model, aimed.counts):
+        for places in () if aimed.counts is None else _arranged(model, aimed.counts):
             tried = _timed("mixture", Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
             if (tried.against, tried.priced) < limit:
                 best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
     others = (way for way in ways if way is not best and way.found.places != best.found.places)
     return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
+
+
+def _aimed(problem: Problem, wish: Wish, below: float) -> Aimed | None:
+    """Return the best counts under the first meaning of the policy that admits any below a limit."""
+    for policy in easings(wish.policy):
+        aimed = best_counts(problem, "latency", wish.work, policy, wish.clock, below)
+        if aimed is not None:
+            return aimed
+    return None
 
 
 def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
@@ -101,8 +109,7 @@ def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Foun
     if wish.offload not in {"auto", "compute"}:
         return
     for model in _distinct(models):
-        places = most_read_first(model.problem, wish.work)
-        if places is not None:
+        for places in most_read_first(model.problem, wish.work):
             yield (
                 "read",
                 Found(model, filled_in_order(model.problem, places), "latency", 0.0, 0.0, "unproven"),

@@ -29,7 +29,7 @@ def leave_order(found: Found, wish: Wish) -> Found:
     if found.objective == "fill" or not _pays(found, found.bound, problem):
         return found
     aimed = best_counts(problem, found.objective, wish.work, "none", wish.clock)
-    if aimed is None:
+    if aimed is None or aimed.counts is None:
         return found
     bound = max(found.bound, min(aimed.bound, found.value))
     found = replace(found, bound=bound, status="optimal" if found.value <= bound else found.status)

@@ -29,8 +29,11 @@ class Counts:
     proven: bool
 
 
-def most_bytes(problem: Problem, policy: str, clock: Clock) -> Counts | None:
-    """Return the counts that keep the most bytes on accelerators; None when nothing is legal."""
+def most_bytes(problem: Problem, policy: str, clock: Clock, roughly: float = 0.0) -> Counts | None:
+    """Return the counts that keep the most bytes on accelerators; None when nothing is legal.
+
+    They may be fewer by the share that is ``roughly`` enough: proving the last bytes takes the longest.
+    """
     groups = kinds_of(problem)
     if not groups:  # everything is pinned
         return Counts(groups, (), 0, proven=True)
@@ -41,7 +44,7 @@ def most_bytes(problem: Problem, policy: str, clock: Clock) -> Counts | None:
         kept = builder.keep_bytes()
         for column, value in kept:
             builder.program.costs[column] = -value
-        gap = 0.0 if builder.unit == builder.exact else 1e-5
+        gap = max(roughly, 0.0 if builder.unit == builder.exact else 1e-5)
         answer = clock.solve(builder.program, gap=gap)
         if not answer.values:
             return None

@@ -8,6 +8,7 @@ looked up in stay on the host.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from math import log2
 
 from ...ir import Workload
@@ -15,18 +16,35 @@ from .costs import Costs, atom_seconds
 from .problem import Loads, Place, Problem, is_legal
 
 
-def most_read_first(problem: Problem, work: Workload) -> list[Place] | None:
-    """Return the placement that spends accelerators on the most seconds a byte; None if it is not legal."""
+def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
+    """Yield placements that spend accelerators on the most seconds a byte; none if that is not legal.
+
+    What stands behind the layers, norm and head, is on the first accelerator or on the last: one of the two
+    saves a change of device.
+    """
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
-        return None
+        return
     outside = [_outside(problem, cpu, index) for index in range(len(problem.atoms))]
     if not is_legal(problem, outside):
-        return None
-    loads = Loads(problem, outside)
-    for indices in _classes(problem, cpu, work):
-        _fill(loads, indices)
-    return loads.places
+        return
+    classes = _classes(problem, cpu, work)
+    for last in (False, True)[: len(problem.accelerators)]:
+        loads = Loads(problem, outside)
+        for device in reversed(problem.accelerators) if last else ():
+            for index in _behind(problem):
+                if loads.places[index].run == cpu:
+                    loads.move(index, Place(device, device))
+        for indices in classes:
+            _fill(loads, [index for index in indices if loads.places[index] == outside[index]])
+        yield loads.places
+
+
+def _behind(problem: Problem) -> list[int]:
+    """Return the atoms behind the last one that has an equal: the end of the model."""
+    copies = Counter(atom.kind for atom in problem.atoms)
+    last = max((i for i, atom in enumerate(problem.atoms) if copies[atom.kind] > 1), default=-1)
+    return list(range(last + 1, len(problem.atoms)))
 
 
 def _outside(problem: Problem, cpu: int, index: int) -> Place:

@@ -15,7 +15,6 @@ from . import few_kinds, inorder
 from .arrange import arrange, bring_closer, in_list_order, move_in
 from .atoms import Model
 from .carry import carry_over, spilled_layers
-from .clock import Clock
 from .costs import Costs, Speeds, atom_seconds, speeds
 from .fastest import fastest, filled_in_order, predicted
 from .formulate import easings
@@ -28,6 +27,7 @@ from .problem import Place, Problem, count_hops, is_legal, usage
 WORTH = 0.01
 """Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""
 MAX_PERMUTED = 5
+ROUGHLY = 0.01
 BETTER = 0.02
 """A continuous objective must gain this much to replace the simple plan."""
 
@@ -149,7 +149,7 @@ def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterato
 def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     """Place everything on the accelerators in any order, with few changes of device."""
     problem = model.problem
-    counts = _counted(problem, "none", wish.clock)
+    counts = _counted(problem, "none", wish)
     if counts is None:
         return None
     places = _fewest_changes(problem, counts, "none", wish)
@@ -163,9 +163,13 @@ def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
     return leave_order(Found(model, places, objective, value, bound, status, (note,)), wish)
 
 
-def _counted(problem: Problem, policy: str, clock: Clock) -> Counts | None:
-    """Return the counts that keep the most bytes: counted through where they are few, else solved."""
-    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, clock)
+def _counted(problem: Problem, policy: str, wish: Wish) -> Counts | None:
+    """Return the counts that keep the most bytes: counted through where they are few, else solved.
+
+    Where seconds decide, they are one way among others and need not be the most to the byte.
+    """
+    roughly = ROUGHLY if wish.timed and policy != "none" else 0.0
+    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, wish.clock, roughly)
 
 
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
@@ -220,7 +224,7 @@ def _streamed_further(found: dict[str, Found], fine: Model, wish: Wish) -> dict[
 
 
 def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
-    exact = _most_bytes(fine.problem, easings(policy) if wish.timed else (policy,), wish.clock)
+    exact = _most_bytes(fine.problem, easings(policy) if wish.timed else (policy,), wish)
     if exact is None:
         return None
     counts, policy = exact
@@ -257,10 +261,10 @@ def _kept(problem: Problem, counts: Counts) -> Iterator[int]:
         yield sum(group.atom.weight * n for place, n in entry.items() if place.store in mains)
 
 
-def _most_bytes(problem: Problem, policies: tuple[str, ...], clock: Clock) -> tuple[Counts, str] | None:
+def _most_bytes(problem: Problem, policies: tuple[str, ...], wish: Wish) -> tuple[Counts, str] | None:
     """Solve under the first policy that admits anything; at last allow computing where the bytes are."""
     for allowed in dict.fromkeys((*policies, "any")):
-        counts = _counted(problem, allowed, clock)
+        counts = _counted(problem, allowed, wish)
         if counts is not None:
             return counts, allowed
     return None
@@ -270,7 +274,7 @@ def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterat
     """Yield placements that split no layer, then one layer a device, then as many as it takes."""
     if coarse.grains == fine.grains:
         return
-    found = _counted(coarse.problem, policy, wish.clock)
+    found = _counted(coarse.problem, policy, wish)
     if found is None:
         return
     whole = _fewest_changes(coarse.problem, found, policy, wish)
