@@ -18,8 +18,10 @@ from ...ir.patterns import match_paths
 from ..running.homes import spans_of
 from .attributes import place_attributes
 from .blocks import Block, Registering
+from .guards import Guard, guarded
 from .hosts import Party, Replaced, Road, With, attach_passing
 from .moves import arrives, attach_moves
+from .pieces import Stacked, put_together
 from .seats import Seat
 from .staging import registration
 from .stored_files import Mapped
@@ -64,12 +66,21 @@ class Execution:
         self.stream: Stream | None = None
         self.rows: list[RowSite] = []
         self.registering: Registering | None = None
+        self.guards: list[Guard] = []
 
     @staticmethod
     def of(model: nn.Module) -> Execution | None:
         """Return what runs a model; None where nothing has to."""
         found = model.__dict__.get(_ATTRIBUTE)
         return found if isinstance(found, Execution) else None
+
+    @staticmethod
+    def served(model: nn.Module) -> dict[int, Streamed]:
+        """Return what is served from files now and no forward has written to, by the ids of its tensors."""
+        execution = Execution.of(model)
+        sites = () if execution is None or execution.stream is None else execution.stream.sites
+        streamed = (one for site in sites for one in site.streamed)
+        return {id(one.tensor): one for one in streamed if one.in_files and not one.writes}
 
     @staticmethod
     def release(model: nn.Module) -> None:
@@ -79,6 +90,8 @@ class Execution:
             return
         for handle in (*execution.handles, *reversed(execution.elsewhere)):
             handle.remove()
+        for guard in execution.guards:
+            guard.remove()
         for rows in execution.rows:
             rows.close()
         if execution.stream is not None:
@@ -97,6 +110,7 @@ def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> No
     sites = _sites(model, runtime, live, others)
     if sites:
         _stream(execution, runtime, live, sites)
+        execution.handles += _savable(sites)
     runs = {runtime.devices[seat.run] for seat in runtime.seats}
     here = None if party is None else runtime.devices[party.view.home_device(runtime.plan)]
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
@@ -108,6 +122,7 @@ def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> No
     if not execution.handles and not execution.elsewhere:
         return
     model.__dict__[_ATTRIBUTE] = execution
+    execution.guards = guarded(model, {id(site.module) for site in sites.values()})
     if party is None and any(device.type != "cpu" for device in runtime.devices.values()):
         from ...backends import to_device_map
 
@@ -151,6 +166,14 @@ def _stream(
     blocks = {id(one.block): one.block for site in sites.values() for one in site.streamed if one.block}
     if any(one.device.type == "cuda" for site in sites.values() for one in site.streamed):
         execution.registering = Registering(list(blocks.values()))
+
+
+def _savable(sites: Mapping[int, Site]) -> list[RemovableHandle]:
+    """Let the state of modules whose tensors rest in pieces be saved as any other."""
+    owners = [site for site in sites.values() if any(one.pieces is not None for one in site.streamed)]
+    parts = {id(part): part for site in owners for part in site.module.modules()}
+    holders = (m for m in parts.values() if any(isinstance(p, Stacked) for p in m.parameters(recurse=False)))
+    return [holder.register_state_dict_post_hook(put_together) for holder in holders]  # type: ignore[no-untyped-call]
 
 
 def _choosers(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Chooser]:

@@ -17,17 +17,10 @@ from typing import Final
 import torch
 from torch import nn
 
-from ...ir import DISK, Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Role, device_type, human_size
-from ...ir.rules.loading import (
-    DISK_NEEDS_CONVERSION,
-    DISK_WITHOUT_CHECKPOINT,
-    LARGER_THAN_PLANNED,
-    NO_MEMORY,
-    TIED_TENSORS_DIFFER,
-)
-from ...ir.wording import in_words, listed
+from ...ir import Diagnostic, Diagnostics, ModuleTree, Plan, PlanError, Role
+from ...ir.rules.loading import TIED_TENSORS_DIFFER
+from ...ir.wording import listed
 from ..lines.agreement import disagreement
-from ..machine.host_memory import available_memory
 from ..sources.checkpoint_index import index_checkpoint
 from ..sources.kept_dtypes import kept_in_float32, loaded_tree
 from .asked import (
@@ -40,12 +33,12 @@ from .asked import (
     check_rest,
     is_plain_float,
 )
+from .checks import disks_to_convert, disks_without_files, larger_than_planned, short_memory
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .hosts import Party, join_party
 from .matching import Match, match_seats
 from .opaque import opaque_weights
-from .pieces import places_in
 from .progress import Wish, shown
 from .quantised import quantised_checkpoint
 from .reading import Job, read_all
@@ -161,9 +154,13 @@ class _Loader:
         self.model, self.found, self.plan = model, found, plan
         self.plain = self._lowered()
         kept = kept_in_float32(model, dtypes.everywhere)
-        rows = zip(self.plain.tree.tensor_paths, self.plain.tensors, strict=True)
+        rows = list(zip(self.plain.tree.tensor_paths, self.plain.tensors, strict=True))
+        self.kept = Execution.served(model) if checkpoint is None else {}
+        there = live_tensors(model) if self.kept else {}
+        served = ((path, self.kept.get(id(there.get(live)))) for path, live in rows)
+        used = {path: one.dtype for path, one in served if one is not None}
         float32 = {path: torch.float32 for path, live in rows if live in kept}
-        self.dtypes = dtypes = replace(dtypes, single={**float32, **dtypes.single})
+        self.dtypes = dtypes = replace(dtypes, single={**used, **float32, **dtypes.single})
         # A plan for smaller weights may have been made from the large ones, or from a model that was small.
         different = disagreement(plan, self.plain.tree)
         if different is not None and disagreement(plan, _converted(self.plain.tree, dtypes)) is not None:
@@ -200,7 +197,7 @@ class _Loader:
         if self.party is not None:
             self.plan = self.party.view.with_made(self.plan, self.plain.tree)
         self.seats = seats_of(self.plan, self.plain, self.model, self.dtypes)
-        self.found.extend(_larger_than_planned(written, self.seats))
+        self.found.extend(larger_than_planned(written, self.seats))
         self.extra = self._adapters()
 
     def _adapters(self) -> list[Seat]:
@@ -232,48 +229,15 @@ class _Loader:
             self.match = self.match.of(self.seats)
         absent = tuple(slot for seat in self.extra for slot in seat.slots if slot.tensor.is_meta)
         self.match = replace(self.match, absent=self.match.absent + absent)
-        self.found.extend(self._disks_without_files())
-        self.found.extend(self._short_memory())
+        self.found.extend(self._unservable())
+        self.found.extend(short_memory(self.seats, self.devices, moved=self.index is None))
         self.found.extend(opaque_weights(self.seats))
         self.found.raise_errors()
 
-    def _disks_without_files(self) -> list[Diagnostic]:
+    def _unservable(self) -> list[Diagnostic]:
         if self.index is not None:
-            return self._disks_to_convert()
-        units = {seat.unit: seat.store for seat in self.seats if device_type(seat.store) == DISK}
-        paths = [self.plan.units[unit].path or "." for unit in units]
-        if not paths:
-            return []
-        message = f"{in_words(paths, 4)} is planned for disk, and no checkpoint is given to serve it from"
-        help_ = "save the model and pass the folder as `checkpoint`"
-        return [Diagnostic(DISK_WITHOUT_CHECKPOINT, message, help=help_)]
-
-    def _disks_to_convert(self) -> list[Diagnostic]:
-        on_disk = (seat for seat in self.seats if device_type(seat.store) == DISK)
-        merged = (slot for seat in on_disk for slot in seat.slots if slot.paths[0] in self.match.merged)
-        paths = [slot.paths[0] for slot in merged if places_in(self.match.merges, slot) is None]
-        if not paths:
-            return []
-        message = f"`{paths[0]}` is planned for disk, but the checkpoint holds it in pieces"
-        notes = (f"{len(paths)} tensors on disk are merged from several stored ones",)
-        help_ = "save the model once in its own layout: `save_pretrained(FOLDER, save_original_format=False)`"
-        return [Diagnostic(DISK_NEEDS_CONVERSION, message, notes=notes, help=help_)]
-
-    def _short_memory(self) -> list[Diagnostic]:
-        wanted: dict[torch.device, int] = {}
-        for seat in self.seats:
-            device = self.devices[seat.store]
-            there = all(slot.tensor.device == device for slot in seat.slots)
-            if device_type(seat.store) != DISK and not (there and self.index is None):
-                wanted[device] = wanted.get(device, 0) + seat.nbytes
-        found: list[Diagnostic] = []
-        for device, nbytes in wanted.items():
-            free = free_memory(device)
-            if free is not None and nbytes > free:
-                message = f"`{device}` has {human_size(free)} free, the plan puts {human_size(nbytes)} on it"
-                help_ = f"free {human_size(nbytes - free)}, or compile the plan again for what is free"
-                found.append(Diagnostic(NO_MEMORY, message, help=help_))
-        return found
+            return disks_to_convert(self.seats, self.match)
+        return disks_without_files(self.plan, self.seats, self.kept)
 
     def read(self, progress: Wish, materialize: Materialize | None, *, map_memory: bool) -> Staged:
         """Make every tensor the model will have; the model stays as it is."""
@@ -281,7 +245,7 @@ class _Loader:
         self.attributes = rebuild_attributes(self.model, materialize, self.found)
         self.found.raise_errors()
         files = self.files
-        stage = Stage(self.match, made, self.devices, files, map_memory)
+        stage = Stage(self.match, made, self.devices, files, map_memory, self.kept)
         with nullcontext() if files is None else files.opened():
             if files is not None:
                 self._refuse_different_ties(files)
@@ -353,29 +317,3 @@ def _converted(tree: ModuleTree, dtypes: Dtypes) -> ModuleTree:
     rows = zip(tree.tensor_paths, tree.dtypes, tree.roles, strict=True)
     kinds = (dtypes.of((path,), getattr(torch, kind), role) for path, kind, role in rows)
     return replace(tree, dtypes=tuple(str(kind).removeprefix("torch.") for kind in kinds))
-
-
-def _larger_than_planned(plan: Plan, seats: Sequence[Seat]) -> Iterator[Diagnostic]:
-    """Report weights that will take more than the plan counted: the dtype is not that of the plan."""
-    tree = plan.tree
-    if tree is None or tree.nbytes is None:
-        return
-    counted = {path: nbytes for path, nbytes in zip(tree.tensor_paths, tree.nbytes, strict=True) if nbytes}
-    planned = loaded = 0
-    for seat in seats:
-        known = [counted[path] for slot in seat.slots for path in slot.paths if path in counted]
-        planned, loaded = planned + max(known, default=0), loaded + (seat.nbytes if known else 0)
-    if loaded > planned:
-        message = f"the weights will take {human_size(loaded)}, the plan counts {human_size(planned)}"
-        notes = (f"{loaded} bytes in the dtypes they are loaded as, {planned} bytes planned",)
-        help_ = "pass `dtype` as it was when the plan was compiled, or compile the plan again"
-        yield Diagnostic(LARGER_THAN_PLANNED, message, notes=notes, help=help_)
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Return the bytes free on a device now; None where nothing tells."""
-    if device.type == "cpu":
-        return available_memory()[0]
-    backend = getattr(torch, device.type, None)
-    ask = getattr(backend, "mem_get_info", None)
-    return None if ask is None else int(ask(device)[0])

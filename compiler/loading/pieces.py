@@ -153,3 +153,10 @@ class Stacked(torch.Tensor):
         """Say what it is without reading it."""
         del tensor_contents
         return f"Stacked({list(self.shape)}, dtype={self.dtype}, on disk in pieces)"
+
+
+def put_together(_module: object, state: dict[str, _Untyped], prefix: str, _metadata: object) -> None:
+    """Give a module's state values that can be saved: what is in pieces is read into memory."""
+    for name, value in state.items():
+        if name.startswith(prefix) and isinstance(value, Stacked) and not hasattr(value, "_is_param"):
+            state[name] = value.pieces.whole()

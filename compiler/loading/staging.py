@@ -21,6 +21,7 @@ from .pieces import Part, Pieces, Place, Stacked, places_in
 from .reading import Job
 from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles
+from .streaming import Streamed
 
 
 @dataclass(slots=True)
@@ -51,6 +52,8 @@ class Stage:
     files: OpenFiles | None
     map_memory: bool
     """Whether tensors in the host's memory stay in the file's pages instead of being copied."""
+    kept: Mapping[int, Streamed]
+    """What is served from files now, by the ids of the model's tensors: it can stay so."""
     _blocks: dict[int, Block] = field(default_factory=dict[int, Block])
     """By unit: what a unit on the host is brought from by one copy."""
 
@@ -88,7 +91,7 @@ class Stage:
         if path in self.match.merged:
             self._merged(seat, slot, staged)
         elif source is None:
-            staged.tensors[path] = self._value(slot).to(self.devices[seat.store])
+            self._moved(seat, slot, staged)
         elif (mapped := self._in_place(seat, slot, source)) is not None:
             staged.tensors[path], staged.mapped[path] = mapped.tensor, mapped
             if device_type(seat.store) != DISK:  # in memory once loaded, as the plan says
@@ -97,6 +100,18 @@ class Stage:
             target = self._memory(seat, slot, staged)
             staged.tensors[path] = target
             staged.jobs.append(_job(source, target))
+
+    def _moved(self, seat: Seat, slot: Slot, staged: Staged) -> None:
+        """Stage a value that the model has: what stays on disk stays in its files."""
+        path, served = slot.paths[0], self.kept.get(id(slot.tensor))
+        if served is not None and device_type(seat.store) == DISK:
+            staged.tensors[path] = served.rest
+            if served.mapped is not None:
+                staged.mapped[path] = served.mapped
+            return
+        value = self._value(slot)
+        whole = value.pieces.whole() if isinstance(value, Stacked) else value
+        staged.tensors[path] = whole.to(self.devices[seat.store], slot.dtype)
 
     def _merged(self, seat: Seat, slot: Slot, staged: Staged) -> None:
         """Stage a tensor that is stored in pieces: on disk it stays so, else each is read into its place."""
@@ -116,7 +131,7 @@ class Stage:
 
     def _value(self, slot: Slot) -> torch.Tensor:
         value = self.made.get(slot.paths[0], slot.tensor.detach())
-        return value.to(slot.dtype)
+        return value if value.dtype == slot.dtype else value.to(slot.dtype)
 
     def _in_place(self, seat: Seat, slot: Slot, source: StoredTensor) -> Mapped | None:
         """Return a view of the file for a seat that stays there."""
@@ -221,7 +236,8 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
 
 def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
     before = slot.tensor
-    if not before.is_meta and before.device.type == value.device.type:
+    stays = not isinstance(before, Stacked) or isinstance(value, Stacked)  # what is in pieces has no memory
+    if stays and not before.is_meta and before.device.type == value.device.type:
         return before
     if not isinstance(before, nn.Parameter):
         return value.data  # not a view: torch.compile compares a view with what it is a view of

@@ -45,6 +45,9 @@ KEPT_TENSOR: Final = Rule(
 LARGER_THAN_PLANNED: Final = Rule(
     "larger-than-planned", Severity.WARNING, "weights are loaded in a larger dtype than the plan counted"
 )
+MOVED_BY_HAND: Final = Rule(
+    "moved-by-hand", Severity.ERROR, "a model that is spread by a plan is moved or converted as a whole"
+)
 NO_MEMORY: Final = Rule("no-memory", Severity.ERROR, "a device has less free memory than the plan puts on it")
 OPAQUE_WEIGHTS: Final = Rule(
     "opaque-weights", Severity.ERROR, "a tensor of a class of its own is planned to be streamed"
@@ -58,6 +61,11 @@ TENSOR_NOT_IN_MODEL: Final = Rule(
 )
 TIED_TENSORS_DIFFER: Final = Rule(
     "tied-tensors-differ", Severity.ERROR, "tensors the model ties are stored with different values"
+)
+TRAINING_WHILE_STREAMING: Final = Rule(
+    "training-while-streaming",
+    Severity.ERROR,
+    "a backward pass reaches weights that were only there during the forward",
 )
 UNFILLED_TENSOR: Final = Rule(
     "unfilled-tensor", Severity.ERROR, "a tensor is in no checkpoint and cannot be made again"
@@ -95,12 +103,14 @@ ALL: Final = (
     IGNORED_TENSOR,
     KEPT_TENSOR,
     LARGER_THAN_PLANNED,
+    MOVED_BY_HAND,
     NO_MEMORY,
     OPAQUE_WEIGHTS,
     OTHER_HOST,
     TENSOR_NOT_IN_CHECKPOINT,
     TENSOR_NOT_IN_MODEL,
     TIED_TENSORS_DIFFER,
+    TRAINING_WHILE_STREAMING,
     UNFILLED_TENSOR,
     UNREADABLE_WEIGHTS,
     WRONG_DTYPE,

@@ -16,6 +16,7 @@ from .adoption import Newcomers
 from .choosers import Args, Kwargs
 from .rows import RowSite
 from .stream import Stream
+from .training import keep_from_training
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
@@ -114,7 +115,9 @@ class _LeaveRows:
     rows: RowSite
 
     def __call__(self, _module: nn.Module, _args: Args, output: object) -> object:
-        return untraced(self.rows.leave, output)
+        output = untraced(self.rows.leave, output)
+        untraced(keep_from_training, self.rows.site, output)
+        return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,5 +150,6 @@ class _Leave:
     stream: Stream
     number: int
 
-    def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
+    def __call__(self, _module: nn.Module, _args: Args, output: object) -> None:
         untraced(self.stream.leave, self.number)
+        untraced(keep_from_training, self.stream.sites[self.number], output)

@@ -44,7 +44,7 @@ class Supply:
     def carrier(self, device: torch.device) -> Carrier:
         """Return what brings bytes to a device; its streaming buffer is made when it is first used."""
         if device not in self._carriers:
-            needs = [needs_of(_on(device, site)) for site in self.sites]
+            needs = [needs_of(_on(device, site.streamed)) for site in self.sites]
             slack = max(needs, default=0) - max(self.sizes, default=0)  # what aligning takes
             nbytes = min(self.budget + 2 * max(slack, 0), sum(needs))
             self._carriers[device] = Carrier(device, nbytes)
@@ -146,25 +146,26 @@ class Supply:
         cargo: list[Cargo] = []
         for device in {one.device: None for one in site.streamed if one.device.type != "cpu"}:
             carrier = self.carrier(device)
-            lot = carrier.arena.take(needs_of(_on(device, site)))
+            lot = carrier.arena.take(needs_of(_on(device, site.streamed)))
             cargo.append(Cargo(carrier, lot))
         return Load([], cargo)
 
     def _fill(self, site: Site, load: Load) -> None:
+        streamed = list(site.streamed)  # a forward may exchange one meanwhile: then this is not used
         with torch.inference_mode(mode=False), torch.no_grad():
-            stamps = [one.stamp for one in site.streamed]
-            for one in site.streamed:
+            stamps = [one.stamp for one in streamed]
+            for one in streamed:
                 one.read_ahead()
             values: dict[int, torch.Tensor | None] = {
-                id(one): one.copy() for one in site.streamed if one.device.type == "cpu"
+                id(one): one.copy() for one in streamed if one.device.type == "cpu"
             }
             for cargo in load.cargo:
-                there, mark = cargo.carrier.bring(_on(cargo.carrier.device, site), cargo.lot)
+                there, mark = cargo.carrier.bring(_on(cargo.carrier.device, streamed), cargo.lot)
                 values |= there
                 load.marks.append((cargo.carrier.lane, mark))
-        rows = zip(site.streamed, stamps, strict=True)
+        rows = zip(streamed, stamps, strict=True)
         load.copies = [(one, stamp, values[id(one)]) for one, stamp in rows]
 
 
-def _on(device: torch.device, site: Site) -> list[Streamed]:
-    return [one for one in site.streamed if one.device == device]
+def _on(device: torch.device, streamed: Sequence[Streamed]) -> list[Streamed]:
+    return [one for one in streamed if one.device == device]
