@@ -33,11 +33,11 @@ from .asked import (
     check_rest,
     is_plain_float,
 )
-from .checks import disks_to_convert, disks_without_files, larger_than_planned, short_memory
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .hosts import Party, join_party
 from .matching import Match, match_seats
+from .obstacles import disks_to_convert, disks_without_files, larger_than_planned, short_memory
 from .opaque import opaque_weights
 from .progress import Wish, shown
 from .quantised import quantised_checkpoint

@@ -104,13 +104,13 @@ def ends(job):
 
 def without_memory(job):
     """Load a model on a host that says it has no memory."""
-    from compile_plan.compiler.loading import load
+    from compile_plan.compiler.loading import obstacles
 
-    free, load.free_memory = load.free_memory, lambda _: 16
+    free, obstacles.free_memory = obstacles.free_memory, lambda _: 16
     try:
         return generate(job)
     finally:
-        load.free_memory = free
+        obstacles.free_memory = free
 
 
 JOBS = {"generate": generate, "forward": forward, "ends": ends, "without_memory": without_memory}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from compile_plan.backends import write_plan
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.loading import checks, load, load_model
+from compile_plan.compiler.loading import load, load_model, obstacles
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Unit
@@ -387,14 +387,14 @@ def test_a_plan_of_several_machines_is_refused(folder):
 
 
 def test_too_little_memory_is_noticed_before_reading(folder, monkeypatch):
-    monkeypatch.setattr(checks, "free_memory", lambda _: 1000)
+    monkeypatch.setattr(obstacles, "free_memory", lambda _: 1000)
     monkeypatch.setattr(load, "read_all", None)
     found = refused(plan(ON_CPU), meta(), folder)
     assert "1000B free" in found["no-memory"].message
 
 
 def test_tensors_on_disk_need_no_memory(real, folder, monkeypatch):
-    monkeypatch.setattr(checks, "free_memory", lambda _: 100)
+    monkeypatch.setattr(obstacles, "free_memory", lambda _: 100)
     model = load_model(plan(ON_DISK), meta(), folder)
     assert same_outputs(model(IDS), real(IDS))
 

@@ -16,7 +16,7 @@ from .adoption import Newcomers
 from .choosers import Args, Kwargs
 from .rows import RowSite
 from .stream import Stream
-from .training import keep_from_training
+from .backwards import keep_from_training
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
