@@ -13,10 +13,10 @@ from torch import nn
 from ...running.kinds import has_forward
 from ..attributes import attributes_of, hook_that_makes
 from .adoption import Newcomers
+from .backwards import keep_from_training
 from .choosers import Args, Kwargs
 from .rows import RowSite
 from .stream import Stream
-from .backwards import keep_from_training
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
