@@ -84,4 +84,4 @@ def _changes(fn: Change, device: torch.device, dtype: torch.dtype, *, dtypes: bo
         return True
     if not dtypes:
         return after.device != device
-    return after is not probe or (device.type == "cpu" and probe.is_shared())
+    return after is not probe or (device.type == "cpu" and probe.is_shared())  # type: ignore[no-untyped-call]

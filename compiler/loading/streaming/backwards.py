@@ -20,7 +20,7 @@ def keep_from_training(site: Site, output: object) -> None:
     if torch.is_grad_enabled() and any(one.moves for one in site.streamed):
         for tensor in _tensors(output):
             if tensor.requires_grad:
-                tensor.register_hook(_Refusal(site.path))
+                tensor.register_hook(_Refusal(site.path))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
