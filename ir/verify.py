@@ -94,6 +94,9 @@ def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
             message = f"`{unit.path}` has only one of its two devices"
         elif unit.run is not None and device_type(unit.run) == DISK:
             message = f"`{unit.path}` cannot run on `{unit.run}`"
+        elif unit.run is not None and host_of(unit.run) != host_of(unit.store or unit.run):
+            yield _weights_on_the_way(unit, unit.run)
+            continue
         elif unit.by_rows and unit.store == unit.run:
             yield _rows_that_do_not_travel(unit)
             continue
@@ -108,6 +111,20 @@ def _places_are_whole(plan: Plan) -> Iterator[Diagnostic]:
             about=unit.path,
             fixes=line_written(unit.span, line),
         )
+
+
+def _weights_on_the_way(unit: Unit, run: str) -> Diagnostic:
+    """Report weights on another host than what computes with them: every call would wait for the network."""
+    line = f"place {unit.path or '.'} on {host_of(run)}/{CPU} run on {run}".replace(" /", " ")
+    return Diagnostic(
+        INVALID_PLACEMENT,
+        f"`{unit.path}` is stored on `{unit.store}` and runs on `{run}`, another host",
+        _label(unit.span, "here"),
+        notes=("between hosts results travel, never weights",),
+        help=f"write `{line}`",
+        about=unit.path,
+        fixes=line_written(unit.span, line),
+    )
 
 
 def _rows_that_do_not_travel(unit: Unit) -> Diagnostic:

@@ -52,6 +52,7 @@ from ..search.carry import carry_over
 from ..search.clock import Clock
 from ..search.emit import units_of
 from ..search.found import Found, Wish
+from ..search.hostcuts import confined
 from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
@@ -86,11 +87,7 @@ class SearchPlacements:
         if self.objective is None and (kept := kept_outcome(plan, plan.tree)) is not None:
             return replace(plan, outcome=kept)
         work = plan.workload or Workload("generate", self.batch, self.prompt, self.generate, added=True)
-        parts = build(plan, plan.tree, parts=True)
-        finer = (parts,) if parts.homes else ()
-        wish = Wish(self.objective, self.offload, work, Clock(self.time_limit), finer)
-        coarse, fine = build(plan, plan.tree, whole_layers=True), build(plan, plan.tree, whole_layers=False)
-        chosen = self._chosen(coarse, fine, simple_of(plan, fine, wish), wish)
+        chosen, fine, wish = self._best(plan, plan.tree, work)
         if chosen is None:
             undecided = wish.clock.undecided
             diagnostics.add(undecided_error() if undecided else misfit_error(fine.problem, self.offload))
@@ -109,6 +106,19 @@ class SearchPlacements:
         outcome = outcome_of(chosen, wish)
         assumed = work if outcome.predicted is not None else plan.workload
         return replace(plan, units=units, outcome=outcome, workload=assumed)
+
+    def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, Model, Wish]:
+        """Return the best placement, the finest problem and what was wished; layers stay on one host each."""
+        clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True)
+        for bound in confined(plan, layers, work, busiest=self.objective == "throughput"):
+            coarse = layers if bound is plan else build(bound, tree, whole_layers=True)
+            parts, fine = build(bound, tree, parts=True), build(bound, tree, whole_layers=False)
+            wish = Wish(self.objective, self.offload, work, clock, (parts,) if parts.homes else ())
+            simple = simple_of(plan, fine, wish) if bound is plan else None
+            chosen = self._chosen(coarse, fine, simple, wish)
+            if chosen is not None or bound is plan:
+                break
+        return chosen, fine, wish
 
     def _chosen(self, coarse: Model, fine: Model, simple: Found | None, wish: Wish) -> Found | None:
         """Return the better placement; whether there is one at all is no matter of time."""

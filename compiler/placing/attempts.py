@@ -85,9 +85,7 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = 
         item: unit for unit in plan.units if unit.store and (item := item_at(tree, unit.path)) is not None
     }
     names = [device.name for device in plan.devices]
-    runner = run_device(plan.devices, attempt.places.values())
-    on_host = CPU if runner is None else names[runner]
-    spilled = Reason.SPILLED if is_accelerator(on_host) else moved
+    runners = {i: run_device(plan.devices, attempt.places.values(), i) for i in range(len(names))}
     units: list[Unit] = []
     for item, device in attempt.places.items():
         old, store = given.get(item), names[device]
@@ -96,6 +94,9 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = 
         elif is_accelerator(store):
             units.append(Unit(item_path(tree, item), store, store, moved))
         else:
+            runner = runners[device]
+            on_host = CPU if runner is None else names[runner]
+            spilled = Reason.SPILLED if is_accelerator(on_host) else moved
             units.append(Unit(item_path(tree, item), store, on_host, spilled))
     if not attempt.unplaced:
         return replace(plan, units=merge_units(tree, units, split_modules(tree, plan.constraints)))
@@ -107,11 +108,13 @@ def streamed(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> dict[int, 
     """Return the bytes a device must keep free for the largest part that is streamed to it."""
     off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
     items = [item for item, device in places.items() if device in off]
-    runner = run_device(plan.devices, places.values())
-    if not items or runner is None or runner in off:
-        return {}
-    whole = whole_modules(tree, plan.constraints)
-    return {runner: max(_largest_part(tree, whole, item) for item in items)}
+    runners = {i: run_device(plan.devices, places.values(), i) for i in off}
+    whole, found = whole_modules(tree, plan.constraints), dict[int, int]()
+    for item in items:
+        runner = runners[places[item]]
+        if runner is not None and runner not in off:
+            found[runner] = max(found.get(runner, 0), _largest_part(tree, whole, item))
+    return found
 
 
 def _largest_part(tree: ModuleTree, whole: bytearray, item: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
-from ...ir import CPU, DISK, Device, ModuleTree, Plan, device_type, is_accelerator
+from ...ir import CPU, DISK, Device, ModuleTree, Plan, device_type, host_of, is_accelerator
 from .frontier import Worklist, item_tensors, openable
 from .terms import Terms, terms_of
 
@@ -108,13 +108,21 @@ class FirstFitRules:
         return [tensor for group in groups.values() for tensor in group]
 
 
-def run_device(devices: tuple[Device, ...], stores: Iterable[int]) -> int | None:
-    """Return what streamed units run on: the first accelerator that holds something, else the CPU."""
+def run_device(devices: tuple[Device, ...], stores: Iterable[int], beside: int | None = None) -> int | None:
+    """Return what streamed units run on: the first accelerator that holds something, else the CPU.
+
+    ``beside`` is where they are stored: what runs them is on the same host.
+    """
     held = set(stores)
-    mains = [i for i, device in enumerate(devices) if is_accelerator(device.name)]
+    here = [
+        i
+        for i, device in enumerate(devices)
+        if beside is None or host_of(device.name) == host_of(devices[beside].name)
+    ]
+    mains = [i for i in here if is_accelerator(devices[i].name)]
     holding = [i for i in mains if i in held]
     usable = [i for i in mains if devices[i].memory != 0]
-    hosts = [i for i, device in enumerate(devices) if device_type(device.name) == CPU]
+    hosts = [i for i in here if device_type(devices[i].name) == CPU]
     return next(iter((*holding, *usable, *hosts)), None)
 
 

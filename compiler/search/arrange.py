@@ -106,7 +106,7 @@ def bring_closer(problem: Problem, places: list[Place]) -> list[Place]:
     for index in _largest_first(problem):
         place = loads.places[index]
         if place.store in slowest:
-            for host in faster:
+            for host in (h for h in faster if problem.beside(h, place.run)):
                 if loads.move(index, place._replace(store=host)):
                     break
     return loads.places

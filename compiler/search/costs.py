@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
-from ...ir import CPU, DISK, MPS, Device, Workload, device_type, is_accelerator
+from ...ir import CPU, DISK, MPS, Device, Link, Workload, device_type, host_of, is_accelerator
 from .problem import Atom, Place, Problem, changes_of
 
 GB: Final = 1_000_000_000
@@ -24,6 +24,10 @@ HOP_SECONDS: Final = 30e-6
 HOP_SHARE: Final = 1 / 500
 """The most of a call that one hop counts for in a choice: models so small that hops are all there is are
 placed as larger ones of their shape would be."""
+
+
+NETWORK: Final = Link("", "", 125_000_000, 200_000)
+"""What is usual between two hosts where no `link` line tells: a gigabit a second."""
 
 
 class Speeds(NamedTuple):
@@ -93,6 +97,7 @@ class Costs:
         self.problem = problem
         self.rates = [speeds(device, problem.dtype) for device in problem.devices]
         self._links = {frozenset((link.a, link.b)): link for link in problem.links}
+        self._cpus = frozenset(problem.cpus)
         self.disks = frozenset(i for i, d in enumerate(problem.devices) if device_type(d.name) == DISK)
         self._known: dict[tuple[object, Place, int], Cost] = {}
 
@@ -119,7 +124,7 @@ class Costs:
             return Cost(memory, computing)
         moved = read if atom.rows else atom.weight
         from_disk = moved / self.rates[place.store].link if place.store in self.disks else 0.0
-        if place.run == self.problem.cpu:
+        if place.run in self._cpus:
             return Cost(memory, computing, disk=from_disk)
         over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
         if atom.rows:
@@ -129,7 +134,10 @@ class Costs:
     def hop(self, tokens: int, here: int, there: int) -> float:
         """Return the seconds of a change of device in a call of so many tokens."""
         names = [self.problem.devices[d] for d in (here, there)]
+        hosts = [host_of(device.name) for device in names]
         road = self._links.get(frozenset(device.name for device in names))
+        if road is None and hosts[0] != hosts[1]:
+            road = self._links.get(frozenset(hosts), NETWORK)
         if road is not None:
             wait = HOP_SECONDS if road.latency is None else road.latency * 1e-9
             return wait + tokens * self.problem.row / road.rate

@@ -158,7 +158,12 @@ class _Few:
 def _few(problem: Problem, policy: str) -> _Few | None:
     """Return a problem that can be counted through, and that one host could hold; else None."""
     mains, groups = problem.accelerators, kinds_of(problem)
-    if problem.pools or not 1 <= len(mains) <= 2 or not 1 <= len(groups) <= MAX_KINDS:
+    if (
+        len(problem.cpus) > 1
+        or problem.pools
+        or not 1 <= len(mains) <= 2
+        or not 1 <= len(groups) <= MAX_KINDS
+    ):
         return None
     weight = sum(atom.weight for atom in problem.atoms)
     host = next((d for d in problem.hosts if problem.rooms[d] >= weight), None)

@@ -49,11 +49,13 @@ def legal_places(problem: Problem, atom: Atom, policy: str) -> tuple[Place, ...]
     What cannot be streamed through any accelerator, because of its size or a rule, is computed where it is
     stored; under ``strictly stream`` only if it can be kept on none either.
     """
-    mains, cpu = problem.accelerators, problem.cpu
+    mains = problem.accelerators
     resident = [Place(d, d) for d in mains if d not in atom.banned]
-    streamed = [Place(h, d) for h in problem.hosts for d in mains if _can_stream(problem, atom, d)]
+    pairs = [(h, d) for h in problem.hosts for d in mains if problem.beside(h, d)]
+    streamed = [Place(h, d) for h, d in pairs if _can_stream(problem, atom, d)]
     streamed = [place for place in streamed if _may(atom, place)]
-    computed = [Place(h, cpu) for h in problem.hosts if cpu is not None]
+    cpus = [(h, problem.cpu_beside(h)) for h in problem.hosts]
+    computed = [Place(h, cpu) for h, cpu in cpus if cpu is not None]
     computed = [place for place in computed if _may(atom, place)]
     match policy:
         case "none":

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from ...ir import CPU, DISK, Device, Link, device_type, is_accelerator
+from ...ir import CPU, DISK, Device, Link, device_type, host_of, is_accelerator
 from ..placing.terms import Pool
 from .efforts import Effort
 
@@ -106,11 +106,23 @@ class Problem:
         ordered = sorted(rest, key=lambda i: device_type(self.devices[i].name) == DISK)
         return tuple(i for i in ordered if i not in self.accelerators)
 
+    def cpu_beside(self, device: int) -> int | None:
+        """Return the index of the CPU on the host of a device, if it is listed."""
+        return next((d for d in self.cpus if self.beside(d, device)), None)
+
+    def beside(self, first: int, second: int) -> bool:
+        """Say whether two devices are on one host: bytes of weights never cross a network."""
+        return host_of(self.devices[first].name) == host_of(self.devices[second].name)
+
+    @property
+    def cpus(self) -> tuple[int, ...]:
+        """Indices of the CPUs, one of each host."""
+        return tuple(i for i, d in enumerate(self.devices) if device_type(d.name) == CPU)
+
     @property
     def cpu(self) -> int | None:
         """Index of the CPU, if it is listed."""
-        found = [i for i, d in enumerate(self.devices) if device_type(d.name) == CPU]
-        return found[0] if found else None
+        return next(iter(self.cpus), None)
 
 
 def usage(problem: Problem, places: list[Place]) -> list[int]:

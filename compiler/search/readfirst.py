@@ -25,7 +25,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
         return
-    outside = [_outside(problem, cpu, index) for index in range(len(problem.atoms))]
+    outside = [_outside(problem, index) for index in range(len(problem.atoms))]
     if not is_legal(problem, outside):
         return
     classes = _classes(problem, cpu, work)
@@ -33,7 +33,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
         loads = Loads(problem, outside)
         for device in reversed(problem.accelerators) if last else ():
             for index in _behind(problem):
-                if loads.places[index].run == cpu:
+                if loads.places[index].run in problem.cpus:
                     loads.move(index, Place(device, device))
         for indices in classes:
             _fill(loads, [index for index in indices if loads.places[index] == outside[index]])
@@ -47,8 +47,10 @@ def _behind(problem: Problem) -> list[int]:
     return list(range(last + 1, len(problem.atoms)))
 
 
-def _outside(problem: Problem, cpu: int, index: int) -> Place:
-    device = problem.accelerators[0] if cpu in problem.atoms[index].banned else cpu
+def _outside(problem: Problem, index: int) -> Place:
+    banned = problem.atoms[index].banned
+    free = (device for device in (*problem.cpus, *problem.accelerators) if device not in banned)
+    device = next(free, problem.accelerators[0])
     return Place(device, device)
 
 

@@ -1,0 +1,124 @@
+"""Plans over several hosts: layers one after another, weights beside what computes."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+import pytest
+from compile_plan.compiler import compile_model, compile_plan, verify_plan
+from compile_plan.grammar import parse, print_plan
+from compile_plan.ir import PlanError, host_of
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+
+def llama(layers=8, **more):
+    config = transformers.LlamaConfig(
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vocab_size=1000,
+        **more,
+    )
+    with torch.device("meta"):
+        return transformers.LlamaForCausalLM(config)
+
+
+def hosts_in_order(plan):
+    """Return the hosts in execution order, each change once; what has no parameters is made everywhere."""
+    units = sorted(plan.units, key=lambda unit: plan.tree.covered(unit.path).start)
+    return [host for host, _ in groupby(host_of(unit.run) for unit in units if "rotary" not in unit.path)]
+
+
+def beside(plan):
+    return all(host_of(unit.store) == host_of(unit.run) for unit in plan.units)
+
+
+def memory(*each):
+    return {
+        f"node{number + 1}/{kind}": size for number, kinds in enumerate(each) for kind, size in kinds.items()
+    }
+
+
+def test_what_fits_on_the_cards_of_two_hosts_is_cut_once():
+    plan = compile_model(llama(), max_memory=memory({"cuda:0": "14MiB"}, {"cuda:0": "14MiB"}))
+    assert hosts_in_order(plan) == ["node1", "node2"]
+
+
+@pytest.mark.parametrize("offload", ["auto", "stream", "compute"])
+def test_what_spills_stays_on_its_host(offload):
+    each = {"cuda:0": "6MiB", "cpu": "6MiB"}
+    plan = compile_model(llama(), max_memory=memory(each, each), offload=offload)
+    assert hosts_in_order(plan) == ["node1", "node2"]
+    assert beside(plan)
+
+
+def test_four_hosts_are_four_stages():
+    each = {"cuda:0": "6MiB", "cpu": "16MiB"}
+    plan = compile_model(llama(10), max_memory=memory(each, each, each, each), objective="throughput")
+    assert hosts_in_order(plan) == ["node1", "node2", "node3", "node4"]
+    assert beside(plan)
+
+
+def test_every_host_has_a_ledger_of_its_own():
+    each = {"cuda:0": "6MiB", "cpu": "6MiB"}
+    plan = compile_model(llama(), max_memory=memory(each, each))
+    limit = {device.name: device.memory for device in plan.devices}
+    assert {account.device for account in plan.ledger} == set(limit)
+    assert all(account.total <= limit[account.device] for account in plan.ledger)
+
+
+def test_a_tied_head_is_where_its_table_is():
+    plan = compile_model(
+        llama(tie_word_embeddings=True), max_memory=memory({"cuda:0": "12MiB"}, {"cuda:0": "12MiB"})
+    )
+    runs = {unit.path: unit.run for unit in plan.units}
+    assert len({runs[path] for path in runs if path in {"model.embed_tokens", "lm_head"}}) == 1
+
+
+def machine(link):
+    names = ("node1/cuda:0", "node1/cpu", "node2/cuda:0", "node2/cpu")
+    sizes = ("6MiB", "64MiB", "6MiB", "64MiB")
+    lines = [f"device {name} memory {size}" for name, size in zip(names, sizes, strict=True)]
+    return "\n".join(["plan 1", *lines, f"link node1 node2 rate {link}", ""])
+
+
+def test_a_second_host_is_used_where_the_road_to_it_is_worth_it():
+    near = compile_model(llama(), overrides=machine("100GB/s latency 100ns"))
+    far = compile_model(llama(), overrides=machine("1MB/s latency 900ms"))
+    assert hosts_in_order(near) == ["node1", "node2"]
+    assert hosts_in_order(far) == ["node1"]
+
+
+def test_weights_never_cross_the_network():
+    text = (
+        "plan 1\ndevice node1/cpu\ndevice node2/cuda:0\nplace ** on node2/cuda:0\n"
+        "place lm_head on node1/cpu run on node2/cuda:0\n"
+    )
+    with pytest.raises(PlanError) as error:
+        compile_model(llama(), overrides=text)
+    (found,) = error.value.diagnostics
+    assert found.code == "invalid-placement"
+    assert found.help == "write `place lm_head on node2/cpu run on node2/cuda:0`"
+
+
+def test_a_plan_over_hosts_is_read_as_it_was_written_and_planned_again_alike():
+    each = {"cuda:0": "6MiB", "cpu": "6MiB"}
+    plan = compile_model(llama(), max_memory=memory(each, each))
+    assert parse(print_plan(plan, with_modules=True)) == plan
+    again = compile_plan(plan, offload="auto")
+    assert hosts_in_order(again) == ["node1", "node2"]
+
+
+def test_verifying_names_what_crosses():
+    model = llama()
+    plan = compile_model(model, max_memory=memory({"cuda:0": "14MiB"}, {"cuda:0": "14MiB"}))
+    found = verify_plan(plan, model, seq=16)
+    assert found.lawful
+    crossing = [copy for copy in found.copies if host_of(copy.origin) != host_of(copy.target)]
+    widest = max(copy.nbytes for copy in crossing)
+    assert widest == 16 * 256 * 4
+    assert {copy.target for copy in crossing} >= {"node2/cuda:0"}
