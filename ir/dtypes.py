@@ -33,6 +33,11 @@ _STORED: Final = {
 _TRAILING_BITS: Final = re.compile(r"\D(\d+)$")
 
 
+def dtype_names() -> tuple[str, ...]:
+    """Return every name of a dtype, those that torch has and those of packed weights."""
+    return (*_STORED, *_PACKED)
+
+
 def stored_eighths(dtype: str) -> int | None:
     """Return the eighths of a byte an element takes in memory; None for a dtype torch has not."""
     return _STORED.get(dtype)

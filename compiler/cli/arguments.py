@@ -9,11 +9,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final, NoReturn
 
 from ...ir import Diagnostic, PlanError
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_USAGE, UNKNOWN_OPTION
+from .foreign_options import pointer, translated
 
 USAGE: Final = "usage: compile-plan INPUT [-o OUT] [options]"
 EXITS: Final = "exit: 0 done, 1 errors reported, 2 bad usage, 3 --check found changes"
@@ -77,12 +79,23 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
     (
         "memory",
         (
-            _many("--memory", "LIST", "budgets, cuda:0=10GiB,cpu=64GiB; default: free here", common=True),
+            _many("--memory", "LIST", "budgets, cuda:{0..7}=80GiB,cpu=1TiB; default: all free", common=True),
+            Flag(("--machine",), "a machine remembered by name, or a .plan with device lines", "NAME"),
+            Flag(
+                ("--save",),
+                "with --memory: remember the machine by this name; with --calibrate: keep the rates",
+                "NAME",
+                nargs="?",
+            ),
             _many("--reserve", "LIST", "bytes kept free, cuda:0=1GiB"),
             Flag(("--margin",), "bytes never planned with, on every accelerator", "SIZE"),
             Flag(("--runtime",), "bytes the driver and its libraries take of every accelerator", "SIZE"),
             Flag(("--kv-cache",), "bytes of KV cache of the whole model", "SIZE"),
-            Flag(("--dtype",), "what floating-point weights are loaded as, float16", "DTYPE"),
+            Flag(
+                ("--dtype",),
+                "what floating-point weights are loaded as, float16; several: a table over them",
+                "DTYPE",
+            ),
         ),
     ),
     (
@@ -134,7 +147,8 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
             Flag(
                 ("--explain",), "why a module is where it is, and what would change it", "PATH", common=True
             ),
-            Flag(("--explain-code",), "the page of a diagnostic's code", "CODE"),
+            Flag(("--explain-code",), "the page of a diagnostic's code; --help CODE is the same", "CODE"),
+            _switch("--codes", "every code with what it means"),
             Flag(("--diff",), "what moved between two plans", "PLAN", nargs=2, common=True),
             _many("--print-after", "PASS", "print the plan after a pass, or after all of them, to stderr"),
             Flag(("--passes",), "run these passes only: merge-ties,expand-splits", "LIST"),
@@ -158,7 +172,7 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
         "other",
         (
             _switch("--calibrate", "measure this machine's memory, links and disk: device lines"),
-            _switch("--save", "with --calibrate: keep the rates for later compiles on this machine"),
+            Flag(("--completion",), "a script that completes options in bash, zsh or tcsh", "SHELL"),
             _switch("--all", "show every warning and every unit, folded or not"),
             _switch("--quiet", "no table, no warnings; errors only", short="-q"),
             Flag(("--color",), "auto, always or never", "WHEN"),
@@ -188,6 +202,8 @@ def _row(flag: Flag) -> str:
             value = f"{flag.value}…"
         case 2:
             value = f"{flag.value} {flag.value}"
+        case "?":
+            value = f"[{flag.value}]"
         case _:
             value = flag.value
     head = f"  {short}{name} {value}".rstrip()
@@ -227,8 +243,8 @@ def _readable(message: str) -> str:
     return f"{name} {counts.get(what, 'needs at least one value' if what.startswith('expected') else what)}"
 
 
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Split a command line; raises `PlanError` with every option that does not exist."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return argparse's own description of the command."""
     parser = _Parser(prog="compile-plan", add_help=False, allow_abbrev=False)
     parser.add_argument("input", nargs="?")
     for flag in FLAGS:
@@ -237,12 +253,20 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
             parser.add_argument(
                 *flag.names, dest=flag.destination, action=flag.action, default=switch_default
             )
+        elif flag.nargs == "?":
+            parser.add_argument(*flag.names, dest=flag.destination, nargs="?", const="")
         else:
             parser.add_argument(*flag.names, dest=flag.destination, action=flag.action, nargs=flag.nargs)
-    arguments, unknown = parser.parse_known_args(argv)
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Split a command line; raises `PlanError` with every option that does not exist."""
+    arguments, unknown = make_parser().parse_known_args(translated(argv))
     options = [word for word in unknown if word.startswith("-")]
     if unknown:  # a word after an option that does not exist was meant as its value
-        raise PlanError(_not_known(word) for word in options or unknown)
+        following = dict(pairwise(argv))
+        raise PlanError(_not_known(word, following.get(word, "")) for word in options or unknown)
     return arguments
 
 
@@ -252,12 +276,16 @@ def suggestion(word: str, known: Sequence[str]) -> str | None:
     return longer[0] if len(longer) == 1 else near_name(word, known)
 
 
-def _not_known(word: str) -> Diagnostic:
-    option = word.partition("=")[0]
+def _not_known(word: str, following: str) -> Diagnostic:
+    option, _, value = word.partition("=")
+    value = value or ("" if following.startswith("-") else following)
     if not option.startswith("-"):
         message = f"there is one INPUT, `{word}` is one too many"
         return Diagnostic(BAD_USAGE, message, help="give one input; quote a path that has blanks in it")
     known = [name for flag in FLAGS for name in flag.names if name.startswith("--")]
+    pointed = pointer(option, value)
+    if pointed is not None:
+        return Diagnostic(UNKNOWN_OPTION, f"there is no option `{option}`", help=pointed)
     near = suggestion(option, known)
     return Diagnostic(
         UNKNOWN_OPTION,

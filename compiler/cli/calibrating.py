@@ -18,14 +18,15 @@ from ..machine.calibration import Sizes, Speed, measure
 from ..machine.machine_file import encoded, machine_path, with_measured
 from ..machine.this_machine import this_machine
 from .console import Console
+from .remembered import keep_machine
 
 SIZES: Final = Sizes()
 _PRINTED: Final = "bfloat16"
 """The dtype whose rates the lines state as the device's own; other dtypes are beside them."""
 
 
-def calibrate(console: Console, *, save: bool) -> int:
-    """Print this machine's devices with their measured rates; with ``save`` keep them as well."""
+def calibrate(console: Console, *, save: str | None) -> int:
+    """Print this machine's devices with their rates; ``save`` keeps them, under a name if it is one."""
     diagnostics = Diagnostics()
     devices = this_machine(diagnostics)
     folder = tempfile.gettempdir()
@@ -37,6 +38,9 @@ def calibrate(console: Console, *, save: bool) -> int:
     remarks = [f"# {remark}" for remark in _remarks(speeds)]
     head = "# measured here; use it with --override"
     if save:
+        path = keep_machine(save, rated)
+        head = f"# measured here and kept in {path}; plan for it anywhere with --machine {save}"
+    elif save is not None:
         path = machine_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(encoded(speeds).encode(), path)

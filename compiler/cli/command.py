@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from ...ir import Diagnostic, Diagnostics, PlanError
+from ...ir import RULES, Diagnostic, Diagnostics, PlanError
 from ...ir.rules.usage import INTERNAL_ERROR
 from .arguments import help_page, parse_arguments
 from .console import Console, OutputLostError, give_up_output, leave_pipe, standard_console
+from .remembered import keep_machine
 from .values import Request, read_request
 
 DONE: Final = 0
@@ -45,8 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str], console: Console) -> int:
     if not {"-h", "--help", "--help-all"}.isdisjoint(argv):
-        console.text(help_page(every="--help-all" in argv))
-        return DONE
+        return _help(argv, console)
     console = replace(console, json="--format=json" in argv or "--format json" in " ".join(argv))
     diagnostics = Diagnostics()
     try:
@@ -71,6 +72,17 @@ def _run(argv: Sequence[str], console: Console) -> int:
         return _guarded(request, own)
 
 
+def _help(argv: Sequence[str], console: Console) -> int:
+    """Print a page of options, or that of a code after ``--help``."""
+    asked = next((word for word in argv if word.strip() in RULES), None)
+    if asked is None:
+        console.text(help_page(every="--help-all" in argv))
+        return DONE
+    from .plans import explain_code
+
+    return explain_code(asked, console)
+
+
 def _guarded(request: Request, console: Console) -> int:
     try:
         return _dispatch(request, console)
@@ -87,25 +99,45 @@ def _guarded(request: Request, console: Console) -> int:
 
 
 def _dispatch(request: Request, console: Console) -> int:
-    if request.explain_code is not None:
-        from .plans import explain_code
+    alone = _alone(request, console)
+    if alone is not None:
+        return alone()
+    if request.save:
+        keep_machine(request.save, request.options.devices or ())
+        console.note(f"remembered: `--machine {request.save}`\n")
+        if request.input is None:
+            return DONE
+    if request.dtypes:
+        from .dtype_table import print_dtype_table
 
-        return explain_code(request.explain_code, console)
-    if request.format_plan:
-        from .plans import format_plans
-
-        return format_plans(request.format_plan, console, check=request.check)
-    if request.diff is not None:
-        from .plans import diff_plan_files
-
-        return diff_plan_files(request.diff, console, check=request.check)
-    if request.calibrate:
-        from .calibrating import calibrate
-
-        return calibrate(console, save=request.save)
+        return print_dtype_table(request, console)
     from .compiling import compile_input
 
     return compile_input(request, console)
+
+
+def _alone(request: Request, console: Console) -> Callable[[], int] | None:
+    """Return the command that an option is of its own; None where an input is compiled."""
+    from . import plans
+
+    found: Callable[[], int] | None = None
+    if request.explain_code is not None:
+        found = partial(plans.explain_code, request.explain_code, console)
+    elif request.codes:
+        found = partial(plans.list_codes, console)
+    elif request.format_plan:
+        found = partial(plans.format_plans, request.format_plan, console, check=request.check)
+    elif request.diff is not None:
+        found = partial(plans.diff_plan_files, request.diff, console, check=request.check)
+    elif request.completion is not None:
+        from .completing import print_completion
+
+        found = partial(print_completion, request.completion, console)
+    elif request.calibrate:
+        from .calibrating import calibrate
+
+        found = partial(calibrate, console, save=request.save)
+    return found
 
 
 def _version() -> str:

@@ -40,6 +40,8 @@ def compile_input(request: Request, console: Console) -> int:
     assert request.input is not None  # noqa: S101  # checked with the usage
     form = output_form(request)
     overrides = read_overrides(request.overrides)
+    if request.machine_links:
+        overrides = (Plan(Model(""), links=request.machine_links), *overrides)
     request = replace(request, options=with_workload(request.options, overrides))
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 READERS = tuple(name for name, engine in ENGINES.items() if engine.read is not None)
 
 
+def engine_names() -> tuple[str, ...]:
+    """Return the names of the engines a plan can be told to."""
+    return tuple(ENGINES)
+
+
 def engine_named(name: str) -> Engine:
     """Return an engine by its name, however it is punctuated; raises `PlanError` for no engine."""
     known = {_folded(each): engine for each, engine in ENGINES.items()}

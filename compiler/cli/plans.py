@@ -29,6 +29,21 @@ def explain_code(code: str, console: Console) -> int:
     return _DONE
 
 
+def list_codes(console: Console) -> int:
+    """Print every code with its severity and what it means."""
+    found = sorted(RULES.values(), key=lambda rule: rule.code)
+    if console.json:
+        console.data(
+            {"codes": [{"code": r.code, "severity": str(r.severity), "summary": r.summary} for r in found]}
+        )
+        return _DONE
+    width = max(len(rule.code) for rule in found)
+    console.lines(
+        [("bold", f"{rule.code:<{width}}"), ("", f"  {rule.severity:<7}  {rule.summary}")] for rule in found
+    )
+    return _DONE
+
+
 def format_plans(paths: Sequence[str], console: Console, *, check: bool) -> int:
     """Rewrite ``.plan`` files in the canonical layout; with ``check`` only say which would change."""
     diagnostics = Diagnostics()

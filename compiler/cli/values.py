@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from ...ir import Device, Diagnostic, Diagnostics, Label, Reserve, Source, Span, parse_size
+from ...ir import Device, Diagnostic, Diagnostics, Label, Link, Model, Plan, Reserve, Source, Span, parse_size
+from ...ir.dtypes import parse_dtype
 from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE, OPTION_WITHOUT_EFFECT
 from ...ir.wording import in_words
 from ..driver.option_values import SIZE_HELP
@@ -24,6 +25,7 @@ from ..machine.budgets import (
     unknown_device,
 )
 from .arguments import FLAGS, suggestion
+from .remembered import is_machine_name, read_named
 from .terminal import ColorChoice
 
 _COLORS: Final = ("auto", "always", "never")
@@ -52,7 +54,14 @@ class Request:
     format_plan: tuple[str, ...] = ()
     check: bool = False
     calibrate: bool = False
-    save: bool = False
+    save: str | None = None
+    """The name a machine is remembered by; empty keeps this machine's rates."""
+    machine_links: tuple[Link, ...] = ()
+    """What a remembered machine says of the roads between its devices."""
+    codes: bool = False
+    completion: str | None = None
+    dtypes: tuple[str, ...] = ()
+    """Several dtypes: a table over them, no plan."""
     passes: str | None = None
     print_after: frozenset[str] = frozenset()
     json: bool = False
@@ -63,9 +72,15 @@ class Request:
 
 def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Request:
     """Return the request; what is wrong with it is in ``diagnostics``, its place holds a default."""
+    machine = _machine(arguments, diagnostics)
+    dtypes = _dtypes(arguments, diagnostics)
     request = Request(
         input=arguments.input,
-        options=_options(arguments, diagnostics),
+        options=_options(arguments, machine.devices, diagnostics),
+        machine_links=machine.links,
+        dtypes=dtypes,
+        codes=arguments.codes,
+        completion=arguments.completion,
         overrides=tuple(arguments.override or ()),
         output=arguments.output,
         form=arguments.to,
@@ -89,6 +104,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         color=cast("ColorChoice", _choice("--color", arguments.color, _COLORS, diagnostics) or "auto"),
     )
     diagnostics.extend(_contradictions(request))
+    diagnostics.extend(_saved(arguments, request))
     diagnostics.extend(_idle(arguments, request))
     return request
 
@@ -97,6 +113,8 @@ _ALONE: Final[dict[str, set[str]]] = {
     "diff": {"check"},
     "format_plan": {"check"},
     "explain_code": set(),
+    "codes": set(),
+    "completion": set(),
     "calibrate": {"save"},
 }
 """Commands of their own, and what may stand beside them."""
@@ -132,14 +150,19 @@ def _without_effect(option: str, where: str, help_: str) -> Diagnostic:
 
 
 def _contradictions(request: Request) -> Iterator[Diagnostic]:
-    standalone = request.diff or request.format_plan or request.explain_code is not None or request.calibrate
-    if request.input is None and not standalone:
+    standalone = (
+        request.diff
+        or request.format_plan
+        or request.explain_code is not None
+        or request.calibrate
+        or request.codes
+        or request.completion is not None
+    )
+    if request.input is None and not standalone and not request.save:
         help_ = "name a model.py, a checkpoint folder or a plan; `--help` shows examples"
         yield Diagnostic(BAD_USAGE, "there is no INPUT", help=help_)
     if request.input is not None and standalone:
         yield Diagnostic(BAD_USAGE, f"`{request.input}` has no part in this command", help="leave it out")
-    if request.save and not request.calibrate:
-        yield Diagnostic(BAD_USAGE, "`--save` keeps what `--calibrate` measures", help="add `--calibrate`")
     if request.check and not (request.diff or request.format_plan):
         help_ = "add the files after `--format-plan`"
         yield Diagnostic(BAD_USAGE, "`--check` works with `--format-plan` or `--diff`", help=help_)
@@ -151,7 +174,41 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
         yield Diagnostic(BAD_USAGE, "`-o -` and `--format json` both want the standard output", help=help_)
 
 
-def _options(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Options:
+def _machine(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Plan:
+    if arguments.machine is None or arguments.memory is not None:
+        return Plan(Model(""))
+    return read_named(arguments.machine, diagnostics)
+
+
+def _saved(arguments: argparse.Namespace, request: Request) -> Iterator[Diagnostic]:
+    """Yield what is wrong with what is to be remembered."""
+    if arguments.machine is not None and arguments.memory is not None:
+        help_ = "leave one out, or remember the other one: `--memory … --save NAME`"
+        yield Diagnostic(BAD_USAGE, "`--machine` and `--memory` both say what the devices are", help=help_)
+    if request.save is None:
+        return
+    if not request.calibrate and arguments.memory is None:
+        message = "`--save` remembers what `--memory` lists or `--calibrate` measures"
+        yield Diagnostic(BAD_USAGE, message, help="add `--memory cuda:0=24GiB,cpu=64GiB` or `--calibrate`")
+    elif not request.save and not request.calibrate:
+        yield Diagnostic(BAD_USAGE, "`--save` needs a name for the machine", help="write `--save lab`")
+    elif request.save and not is_machine_name(request.save):
+        help_ = "write letters, digits, `_` and `-`: `--save lab`; the INPUT comes first"
+        yield wrong_value("--save", request.save, f"`{request.save}` is no name for a machine", help_)
+
+
+def _dtypes(arguments: argparse.Namespace, diagnostics: Diagnostics) -> tuple[str, ...]:
+    """Take several dtypes out of the arguments; one is an option like any other."""
+    if arguments.dtype is None or "," not in arguments.dtype:
+        return ()
+    listed = _listed([arguments.dtype])
+    for name in listed:
+        parse_dtype(name, diagnostics)
+    arguments.dtype = None
+    return tuple(listed)
+
+
+def _options(arguments: argparse.Namespace, machine: tuple[Device, ...], diagnostics: Diagnostics) -> Options:
     """Return the options of the compiler; devices and reserves are read here, with carets of their own."""
     texts = {name: getattr(arguments, name) for name in READINGS if hasattr(arguments, name)}
     texts["no_split"] = None if arguments.no_split is None else ",".join(arguments.no_split)
@@ -159,7 +216,7 @@ def _options(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Options
     texts |= {name: texts[name] or None for name in ("offload_buffers", "trust_remote_code")}
     found = read_options(texts, diagnostics, spelled=spelled, text=True)
     ready = {
-        "devices": _devices(arguments.memory, diagnostics),
+        "devices": machine or _devices(arguments.memory, diagnostics),
         "reserves": _reserves(arguments.reserve, diagnostics),
     }
     given = {name: value for name, value in ready.items() if value is not None}

@@ -28,6 +28,7 @@ from ...ir import (
     parse_size,
     read_device_name,
 )
+from ...ir.patterns import PatternError, expand_braces
 from ...ir.rules import budgets as rules
 from ...ir.sizes import MAX_SIZE
 from ...ir.wording import in_words
@@ -38,6 +39,9 @@ DeviceKey: TypeAlias = int | str
 Size: TypeAlias = int | str
 
 UNLIMITED: Final = "unlimited"
+_MOST_DEVICES: Final = 100_000
+_COMMA: Final = re.compile(r",(?![^{}]*\})")
+"""A comma that is not within braces."""
 _UNITS: Final = ("KiB", "MiB", "GiB", "TiB", "KB", "MB", "GB", "TB")
 
 
@@ -51,7 +55,7 @@ def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagn
         return this_machine(diagnostics)
     written: dict[str, object] = {}
     devices: dict[str, Device] = {}
-    for key, value in max_memory.items():
+    for key, value in _listed(max_memory):
         name = canonical_name(key)
         if name is None:
             diagnostics.add(unknown_device(_shown(key)))
@@ -64,6 +68,13 @@ def devices_from(max_memory: Mapping[DeviceKey, Size] | None, diagnostics: Diagn
     if not diagnostics.errors:
         _something_is_usable(devices, diagnostics)
     return in_filling_order(_pooled(devices))
+
+
+def _listed(max_memory: Mapping[DeviceKey, Size]) -> Iterator[tuple[DeviceKey, Size]]:
+    """Yield budgets one by one, those of a range each on its own."""
+    for key, value in max_memory.items():
+        for each in _expanded(key) if isinstance(key, str) else [key]:
+            yield each, value
 
 
 def _pooled(devices: Mapping[str, Device]) -> Iterator[Device]:
@@ -180,9 +191,9 @@ def parse_memory_option(text: str, diagnostics: Diagnostics) -> dict[DeviceKey, 
     source = Source("--memory", text)
     found: dict[DeviceKey, Size] = {}
     start = 0
-    for item in text.split(","):
-        if item.strip():
-            _read_item(item, Span(source, start, start + len(item)), found, diagnostics)
+    for item in _COMMA.split(text):
+        for each in _expanded(item) if item.strip() else ():
+            _read_item(each, Span(source, start, start + len(item)), found, diagnostics)
         start += len(item) + 1
     if not found and not diagnostics.errors:
         message = "no device is listed"
@@ -211,6 +222,14 @@ def _read_item(item: str, span: Span, found: dict[DeviceKey, Size], diagnostics:
         )
     else:
         found[name] = _read_value(name, value if equals else UNLIMITED, span, diagnostics)
+
+
+def _expanded(text: str) -> list[str]:
+    """Return the devices a range names, ``cuda:{0..7}``; a brace that means nothing stays, and is refused."""
+    try:
+        return expand_braces(text, _MOST_DEVICES) if "{" in text else [text]
+    except PatternError:
+        return [text]
 
 
 def _read_value(name: str, value: str, span: Span, diagnostics: Diagnostics) -> Size:

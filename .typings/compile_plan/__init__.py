@@ -1,0 +1,1 @@
+../../compile_plan/__init__.py

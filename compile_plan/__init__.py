@@ -1,0 +1,19 @@
+"""compile-plan: a declarative placement-plan compiler for PyTorch models.
+
+None of its parts (`compiler`, `backends`, `grammar`, `ir`) is imported here, so that the text and header
+paths stay light.
+"""
+
+from __future__ import annotations
+
+__all__ = ["__version__"]
+
+
+def __getattr__(name: str) -> str:
+    """Return the installed version: looked up when asked for, since that reads the package's metadata."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("compile-plan")
+    msg = f"module `compile_plan` has no attribute `{name}`"
+    raise AttributeError(msg)
