@@ -18,7 +18,7 @@ from ..machine.calibration import Sizes, Speed, measure
 from ..machine.machine_file import encoded, machine_path, with_measured
 from ..machine.this_machine import this_machine
 from .console import Console
-from .remembered import keep_machine
+from .named_machines import keep_machine
 
 SIZES: Final = Sizes()
 _PRINTED: Final = "bfloat16"

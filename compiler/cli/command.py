@@ -19,7 +19,7 @@ from ...ir import RULES, Diagnostic, Diagnostics, PlanError
 from ...ir.rules.usage import INTERNAL_ERROR
 from .arguments import help_page, parse_arguments
 from .console import Console, OutputLostError, give_up_output, leave_pipe, standard_console
-from .remembered import keep_machine
+from .named_machines import keep_machine
 from .values import Request, read_request
 
 DONE: Final = 0

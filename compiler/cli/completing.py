@@ -10,7 +10,7 @@ from ..driver.options import OBJECTIVES, OFFLOADS, STRATEGIES
 from .arguments import make_parser
 from .console import Console
 from .engines import engine_names
-from .remembered import remembered
+from .named_machines import remembered
 from .values import wrong_value
 
 SHELLS: Final = ("bash", "zsh", "tcsh")

@@ -25,7 +25,7 @@ from ..machine.budgets import (
     unknown_device,
 )
 from .arguments import FLAGS, suggestion
-from .remembered import is_machine_name, read_named
+from .named_machines import is_machine_name, read_named
 from .terminal import ColorChoice
 
 _COLORS: Final = ("auto", "always", "never")
