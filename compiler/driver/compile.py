@@ -14,7 +14,7 @@ from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .options import AUTOMATIC, Options, settled
 from .strategies import passes_for
-from .workload import read_tokens, rows_of, use_of
+from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,8 +90,9 @@ def _traced(
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
     if inputs is None and not _wants_trace(options, model):
-        told = replace(plan, work=config_work(_configuration(model), lowered.tree))
-        return _with_cuts(told, model, options)
+        config = _configuration(model)
+        told = replace(plan, work=config_work(config, lowered.tree))
+        return _with_cuts(with_usual(told, config, options), model, options)
     from ..tracing import traced_plan
 
     made = inputs is None or (isinstance(inputs, str) and inputs == AUTOMATIC)
@@ -180,6 +181,7 @@ def compile_lowered(
     options stay where they are not given again.
     """
     diagnostics = Diagnostics() if diagnostics is None else diagnostics
+    lowered = without_usual(lowered, overrides, options)
     asked, options = options, settled(options, (lowered, *overrides), diagnostics)
     devices = asked.devices
     if devices is None and not lowered.devices:

@@ -19,7 +19,7 @@ from ..sources.input_kinds import Kind, kind_of
 from .effects import Holding, check_effects
 from .option_values import shown
 from .options import AUTOMATIC, Options
-from .workload import cached_tokens, rows_of
+from .workload import cached_tokens, rows_of, with_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -105,11 +105,13 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
             return Opened(Holding.CONFIG, label, model=model, findings=tuple(diagnostics))
         case Kind.CHECKPOINT:
-            from ..sources.checkpoint import read_checkpoint
+            from ..sources.checkpoint import read_checkpoint, read_config
 
             plan, _ = read_checkpoint(
                 spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options)
             )
+            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+            plan = with_usual(plan, read_config(folder / "config.json"), options)
         case Kind.GGUF:
             from ..sources.gguf_file import read_gguf
 

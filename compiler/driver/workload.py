@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from math import prod
+from typing import TYPE_CHECKING, Any, Final
 
-from ...ir import Plan, Workload
+from ...ir import ModuleTree, Plan, Workload
+from ...ir.dtypes import stored_eighths
 from .options import Options
 
 if TYPE_CHECKING:
@@ -15,6 +17,10 @@ if TYPE_CHECKING:
 SAYING: Final = ("rows", "prompt", "generate", "workload", "optimizer")
 """The options that say what a model is used for."""
 _GENERATE: Final = "generate"
+_ACCOUNTS: Final = ("kv_cache", "cache_tokens", "batch", "seq", "reserves", "margin")
+"""The options by which people say themselves what is kept free."""
+LEAST: Final = 2**30
+"""Bytes of weights from which on a workload nobody spoke of is given its room."""
 
 
 def with_workload(options: Options, overrides: Iterable[Plan] = ()) -> Options:
@@ -52,6 +58,47 @@ def use_of(options: Options, *, made: bool) -> Use:
         total, written = (work.prompt + work.tokens, None) if made else (None, work.tokens)
     use = Use(work.kind, total, written)
     return use if options.optimizer is None else replace(use, optimizer=options.optimizer)
+
+
+def with_usual(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
+    """Return an untraced plan with room for the usual workload, as far as a configuration tells of it.
+
+    A plan of weights alone dies with the first token. Nothing is assumed where something is said of the
+    workload, where a strategy imitates others, and of models so small that any card has the room.
+    """
+    said = options.used is not None or any(map(options.gives, _ACCOUNTS))
+    tree = plan.tree
+    if said or options.strategy != "auto" or tree is None or not config or "model_type" not in config:
+        return plan
+    if _nbytes(tree) < LEAST:
+        return plan
+    from ..sources.config_activations import activation_demands
+    from ..sources.config_cache import cache_demands
+
+    usual = Workload(added=True)
+    cache = cache_demands(config, tree, usual.prompt + usual.tokens, usual.rows)
+    room = activation_demands(config, tree, usual.rows * usual.prompt, usual.rows) if cache else ()
+    return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual) if cache else plan
+
+
+def without_usual(plan: Plan, overrides: Iterable[Plan], options: Options) -> Plan:
+    """Return the plan as it was where a person accounts for what is not weights."""
+    lines = [each for plan in overrides for each in (*plan.demands, *plan.reserves)]
+    if plan.workload is None or not plan.workload.added or not (lines or options.reserves):
+        return plan
+    return replace(plan, workload=None, demands=tuple(each for each in plan.demands if not each.added))
+
+
+def _nbytes(tree: ModuleTree) -> int:
+    """Return the bytes of the weights, as they are stored."""
+    if tree.nbytes is not None:
+        return sum(tree.nbytes)
+    rows = zip(tree.shapes, tree.dtypes, tree.storages, strict=True)
+    return sum(
+        prod(shape) * (stored_eighths(dtype) or 0) // 8
+        for index, (shape, dtype, storage) in enumerate(rows)
+        if index == storage
+    )
 
 
 def rows_of(options: Options) -> int:

@@ -206,6 +206,11 @@ def _kv_heads(config: Config) -> int | None:
     return _first(config, _KV_HEADS) or _first(config, _HEADS)
 
 
+def number_width(config: Config, tree: ModuleTree) -> int:
+    """Return the bytes of a number in the dtype the model computes in."""
+    return _width(config, _text_config(config), tree)
+
+
 def _width(config: Config, text: Config, tree: ModuleTree) -> int:
     """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
     for told in (text, config):

@@ -22,7 +22,8 @@ _EXPERTS: Final = (
 )  # fmt: skip
 _INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "ffn_config")
 _ROUTED: Final = re.compile(r"(?:^|_)experts$")
-_TABLE: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)$")
+TABLE: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)$")
+"""Tables that tokens are looked up in."""
 
 
 def config_work(config: Mapping[str, Any], tree: ModuleTree) -> tuple[Work, ...]:
@@ -36,8 +37,14 @@ def _tables(tree: ModuleTree) -> Iterator[Work]:
     """Yield tables that are looked up in; what is tied to one is multiplied and told nothing of."""
     for module, kind in enumerate(tree.classes):
         own = tree.own_tensors(module)
-        if len(own) == 1 and (kind == "Embedding" or _TABLE.search(tree.paths[module])):
+        if len(own) == 1 and (kind == "Embedding" or TABLE.search(tree.paths[module])):
             yield Work(0, tree.paths[module], 1)
+
+
+def chosen_experts(config: Mapping[str, Any]) -> int:
+    """Return how many experts a token takes; 1 where that is not told."""
+    parts = (config, *(config[name] for name in _INNER if isinstance(config.get(name), Mapping)))
+    return next((chosen for part in parts if (chosen := _first(part, _CHOSEN))), 1)
 
 
 def _share_of_experts(config: Mapping[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import transformers
 from command import run_command
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
 from compile_plan.compiler.tracing import Use, demands, try_moments
@@ -194,3 +195,62 @@ def test_the_command_takes_them(tmp_path):
     assert done.code == 0, done.err
     ledger = json.loads(done.out)["devices"][0]
     assert ledger["ledger"]["kv_cache"] == 2 * 12 * 2 * 2 * 32 * 4
+
+
+def large_llama(**more):
+    config = transformers.LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=12, num_attention_heads=16,
+        num_key_value_heads=4, vocab_size=32_000, **more,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return transformers.LlamaForCausalLM._from_config(config, dtype=torch.bfloat16)
+
+
+def test_without_options_the_usual_workload_has_its_room():
+    model = large_llama()
+    plan = compile_model(model, max_memory={0: "5GiB", "cpu": "64GiB"})
+    ledger = plan.ledger[0]
+    assert plan.workload == Workload("generate", 1, 512, 128)
+    assert plan.workload.added
+    assert ledger.kv_cache == 12 * 2 * 4 * 128 * 2 * (512 + 128)
+    assert ledger.runtime == 512 * 2**20
+    asked = compile_model(model, max_memory={0: "5GiB", "cpu": "64GiB"}, prompt=512, generate=128)
+    assert asked.ledger[0].kv_cache == ledger.kv_cache
+    traced = asked.ledger[0].activations
+    assert traced <= ledger.activations <= 1.1 * traced  # what the configuration tells is no less
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "accelerate"},
+        {"strategy": "balanced"},
+        {"strategy": "sequential"},
+        {"kv_cache": 0},
+        {"margin": 0},
+        {"reserves": {0: 2**20}},
+        {"overrides": 'reserve 1MiB on cuda:0 for "kv cache"\n'},
+    ],
+)
+def test_where_somebody_accounts_nothing_is_assumed(options):
+    plan = compile_model(large_llama(), max_memory={0: "5GiB", "cpu": "64GiB"}, **options)
+    assert plan.workload is None or not any(each.added for each in plan.demands)
+    assert plan.ledger[0].activations == 0
+    assert plan.ledger[0].runtime == 0
+
+
+def test_a_budget_below_a_card_keeps_nothing_for_a_driver():
+    plan = compile_model(large_llama(), max_memory={0: "3GiB", "cpu": "64GiB"})
+    assert plan.ledger[0].runtime == 0
+    assert plan.ledger[0].kv_cache > 0
+
+
+def test_a_small_model_is_planned_by_its_weights():
+    plan = compile_model(small_model("llama"), max_memory=ROOMY)
+    assert plan.demands == ()
+
+
+def test_placing_again_keeps_the_room_to_the_byte():
+    plan = compile_model(large_llama(), max_memory={0: "5GiB", "cpu": "64GiB"})
+    again = compile_plan(plan, max_memory={0: "5GiB", "cpu": "64GiB"})
+    assert again.ledger == plan.ledger
