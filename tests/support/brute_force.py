@@ -13,6 +13,7 @@ from random import Random
 
 from compile_plan.ir import (
     STREAMING,
+    VISITING,
     Atomic,
     Demand,
     Device,
@@ -122,6 +123,9 @@ def _written(dice, paths, names):
                 run = name if name != "disk" and dice.random() < 0.7 else dice.choice(able)
                 pins.append(Unit(path, name, run, Reason.WRITTEN))
     whole = [rule.target for rule in rules if isinstance(rule, Atomic)]
+    # What is counted here knows no visits: a part that could be visited apart is said to stay.
+    inside = {each for each in whole if any(path.startswith(f"{each}.") for path in paths)}
+    rules += [Never(f"{each}.*", VISITING) for each in sorted(inside)]
     pins = [pin for pin in pins if not any(pin.path != each and is_within(pin.path, each) for each in whole)]
     return Plan(Model("m"), constraints=tuple(dict.fromkeys(rules)), units=tuple(pins))
 
