@@ -30,3 +30,6 @@ class Engine:
     """What goes into a file of the engine's own, where it has one."""
     lines: Callable[[Plan], str] | None = None
     """``.plan`` lines that keep a compilation within what the engine can say; None: it can say anything."""
+    layouts: Callable[[Plan], list[str]] | None = None
+    """For a placed plan with something `accepts` refuses: layouts of its model that the engine can be told,
+    as ``.plan`` lines that place, the one that keeps most on accelerators first."""

@@ -17,6 +17,7 @@ from ...ir.wording import in_words
 from .checks import cannot, layers_or_error, loses
 from .engine import Engine
 from .gguf_names import gguf_names
+from .layouts import host_first
 from .llama_cpp_line import read
 from .stack import Part, Stack, largest_stack
 
@@ -133,7 +134,8 @@ def arguments_of(plan: Plan) -> Arguments:
     parts = _parts(stack)
     experts, overrides = _overrides(gguf_names(plan, stack, parts) or [], parts, spelled)
     workload = plan.workload
-    context = None if workload is None else workload.rows * (workload.prompt + workload.tokens)
+    asked = workload is not None and not workload.added  # a length nobody asked for would only be a limit
+    context = workload.rows * (workload.prompt + workload.tokens) if asked and workload else None
     return Arguments(sum(split), tuple(split), tuple(names), servers, experts, overrides, context)
 
 
@@ -238,4 +240,5 @@ ENGINE = Engine(
     read=read,
     file=preset,
     lines=lines,
+    layouts=host_first,
 )

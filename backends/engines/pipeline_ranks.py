@@ -27,6 +27,7 @@ from .checks import (
     whole_layers,
 )
 from .engine import Engine
+from .layouts import EXPERTS, streamed_in_periods
 from .stack import Layer, Part, Stack, largest_stack
 
 GIB = 2**30
@@ -243,6 +244,14 @@ def lines(plan: Plan) -> str:
     return "" if found is None or plan.tree is None else f"atomic {plan.tree.paths[found]}.*\n"
 
 
+def _layouts(spelling: Spelling, plan: Plan) -> list[str]:
+    stack = layers_or_error(spelling.name, plan)
+    if isinstance(stack, Diagnostic):
+        return []
+    parts = spelling.words or _deepseek(plan, stack, Period(1, 1, EXPERTS))
+    return streamed_in_periods(plan, whole=spelling.words, parts=parts)
+
+
 def _engine(spelling: Spelling) -> Engine:
     return Engine(
         spelling.name,
@@ -250,6 +259,7 @@ def _engine(spelling: Spelling) -> Engine:
         accepts=lambda plan: accepts(spelling, plan),
         emit=lambda plan: emit(spelling, plan),
         lines=lines,
+        layouts=lambda plan: _layouts(spelling, plan),
     )
 
 

@@ -39,7 +39,7 @@ def compile_input(request: Request, console: Console) -> int:
     """Compile, show and write; returns the exit code."""
     assert request.input is not None  # noqa: S101  # checked with the usage
     form = output_form(request)
-    overrides = read_overrides(request.overrides)
+    overrides = written = read_overrides(request.overrides)
     if request.machine_links:
         overrides = (Plan(Model(""), links=request.machine_links), *overrides)
     request = replace(request, options=with_workload(request.options, overrides))
@@ -49,6 +49,7 @@ def compile_input(request: Request, console: Console) -> int:
         overrides = (*overrides, *_engine_lines(opened, request))
         model = _model_to_replay(opened, request) if request.verify else None
         plan = _compile(opened, request, overrides, chosen, replayed=model is not None)
+        plan = _within_engine(plan, opened, request, pinned=any(lines.units for lines in written))
         verification = None if model is None else _verify(opened, plan, model, request)
     return _show(plan, form, verification, request, console)
 
@@ -70,6 +71,17 @@ def _engine_lines(opened: Opened, request: Request) -> tuple[Plan, ...]:
     return engine_lines(
         request.engine, request.engine_line, opened.plan, opened.model, request.options.devices
     )
+
+
+def _within_engine(plan: Plan, opened: Opened, request: Request, *, pinned: bool) -> Plan:
+    """Return what the engine can be told, unless places were written by a person or by the engine."""
+    if request.engine is None or request.engine_line is not None or pinned:
+        return plan
+    if opened.plan is not None and any(unit.store is not None for unit in opened.plan.units):
+        return plan
+    from .engines import within_engine
+
+    return within_engine(request.engine, plan, request.options)
 
 
 def _compile(

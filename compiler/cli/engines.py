@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Sever
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
 from ...ir.wording import in_words, joined
+from ..driver.compile import compile_lowered
+from ..driver.options import Options
 from ..machine.this_machine import this_machine
 
 if TYPE_CHECKING:
@@ -80,6 +83,43 @@ def engine_lines(
         if text:
             added.append(parse(text, name=f"<{engine.name}>"))
     return tuple(added)
+
+
+def within_engine(name: str, plan: Plan, options: Options) -> Plan:
+    """Return a plan the engine can be told: this one, or the first of the engine's layouts that fits.
+
+    Fewer bytes on the accelerators fit wherever more do, unless the host is what is too small: so the
+    layouts are halved, and tried one after the other only when the last of them does not fit.
+    """
+    engine = engine_named(name)
+    if engine.layouts is None or not plan.ledger or not _refused(engine, plan):
+        return plan
+    layouts = engine.layouts(plan)
+    tried: dict[int, Plan | None] = {}
+
+    def fits(index: int) -> bool:
+        if index not in tried:
+            tried[index] = _laid_out(engine, plan, options, layouts[index])
+        return tried[index] is not None
+
+    if layouts and fits(len(layouts) - 1):
+        index = bisect_left(range(len(layouts)), 1, key=lambda each: int(fits(each)))
+    else:
+        index = next((each for each in range(len(layouts)) if fits(each)), -1)
+    return plan if index < 0 else tried[index] or plan
+
+
+def _laid_out(engine: Engine, plan: Plan, options: Options, text: str) -> Plan | None:
+    lines = parse(text, name=f"<{engine.name}>")
+    try:
+        found = compile_lowered(plan, options, (lines,))
+    except PlanError:
+        return None
+    return None if _refused(engine, found) else found
+
+
+def _refused(engine: Engine, plan: Plan) -> bool:
+    return any(each.severity is Severity.ERROR for each in engine.accepts(plan))
 
 
 def _lowered(model: nn.Module | None) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from checkpoints import llama_tensors, write_file
 from command import run_command
@@ -90,3 +92,56 @@ def test_a_line_that_cannot_be_read_is_refused(folder, line):
 def test_two_things_to_write_are_refused(folder):
     result = run_command([folder, *MEMORY, "--for", "vllm", "--to", "plan"])
     assert result.code == 2
+
+
+LAYERS = "".join(
+    ["plan 1\nmodule model.embed_tokens : Embedding 44MiB\nmodule model.layers.{0..79} : LlamaDecoderLayer\n"]
+    + [f"module model.layers.{{0..79}}.{part}MiB\n" for part in ("self_attn : Attention 6", "mlp : MLP 28")]
+    + ["module model.norm : Norm 16KiB\nmodule lm_head : Linear 44MiB\n"]
+)
+MIXTURE = "".join(
+    ["plan 1\nmodule token_embd : Embedding 60MiB\nmodule blk.{0..23} : Block\n"]
+    + [f"module blk.{{0..23}}.ffn_{name}_exps : Linear 40MiB\n" for name in ("up", "gate", "down")]
+    + ["module blk.{0..23}.attn_q : Linear 4MiB\n", "module output_norm : Norm 4KiB\n"]
+    + ["module output : Linear 60MiB\n"]
+)
+
+
+def engine_line(tmp_path, table, memory, engine, *more):
+    source = tmp_path / "m.plan"
+    source.write_text(table)
+    return run_command([str(source), "--memory", memory, "--for", engine, *more])
+
+
+@pytest.mark.parametrize(
+    ("engine", "table", "expected"),
+    [
+        ("llama.cpp", LAYERS, r"-ngl (\d+) --device CUDA0,CUDA1 -ts (\d+),(\d+) --fit off"),
+        ("llama.cpp", MIXTURE, r"-ngl 25 --device CUDA0,CUDA1 -ts \d+,\d+ --n-cpu-moe \d+ "),
+        ("vllm", LAYERS, r"PARTITION=\d+,\d+ .* --offload-group-size 5 --offload-num-in-group 1 "),
+    ],
+)
+def test_what_does_not_fit_is_planned_as_the_engine_can_be_told(tmp_path, engine, table, expected):
+    result = engine_line(tmp_path, table, "cuda:0=1860MiB,cuda:1=560MiB,cpu=8GiB", engine)
+    assert result.code == 0
+    assert re.search(expected, result.out), result.out
+
+
+def test_no_fewer_layers_are_on_the_cards_than_fit(tmp_path):
+    result = engine_line(tmp_path, LAYERS, "cuda:0=1860MiB,cuda:1=560MiB,cpu=8GiB", "llama.cpp")
+    layers, *split = map(int, re.search(r"-ngl (\d+) .* -ts (\d+),(\d+)", result.out).groups())
+    assert sum(split) == layers == 54 + 15 + 1  # 54 of 34 MiB in 1860; 15 and the head of 44 in 560
+
+
+def test_an_engine_that_streams_nothing_is_refused_what_does_not_fit(tmp_path):
+    result = engine_line(tmp_path, LAYERS, "cuda:0=1860MiB,cuda:1=560MiB,cpu=8GiB", "mlx-lm")
+    assert result.code == 1
+    assert "engine-cannot" in result.err
+
+
+def test_places_a_person_wrote_are_not_planned_over(tmp_path):
+    edits = tmp_path / "edits.plan"
+    edits.write_text("place model.layers.79 on cpu\n")
+    result = engine_line(tmp_path, LAYERS, "cuda:0=1860MiB,cpu=8GiB", "llama.cpp", "--override", str(edits))
+    assert result.code == 1
+    assert "engine-cannot" in result.err
