@@ -54,6 +54,7 @@ from ..search.emit import units_of
 from ..search.found import Found, Wish
 from ..search.hostcuts import confined
 from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
+from ..search.rowwise import kept_for_rows
 from ..search.solve import search
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
@@ -97,7 +98,9 @@ class SearchPlacements:
             places = carry_over(chosen.model, chosen.places, fine)
             patience = Clock(inf if self.time_limit else 0)  # advice may take steps, but no clock changes it
             spilled.append(spill_of(chosen, fine.problem, places, patience))
-        simple = chosen.status == "kept"
+        pairs = zip(chosen.model.problem.atoms, chosen.places, strict=True)
+        rows = any(atom.rows and place.streamed for atom, place in pairs)
+        simple = chosen.status == "kept" and not rows
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
         streaming = self.offload == "stream" and any(is_accelerator(d.name) for d in plan.devices)
         plan = with_findings(plan, ComputedInstead, computed_instead(chosen, units) if streaming else ())
@@ -105,7 +108,8 @@ class SearchPlacements:
         plan = with_findings(with_findings(plan, Spill, spilled), SearchEnded, ended)
         outcome = outcome_of(chosen, wish)
         assumed = work if outcome.predicted is not None else plan.workload
-        return replace(plan, units=units, outcome=outcome, workload=assumed)
+        caches = (*plan.caches, *kept_for_rows(chosen.model, chosen.places, plan.caches))
+        return replace(plan, units=units, caches=caches, outcome=outcome, workload=assumed)
 
     def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, Model, Wish]:
         """Return the best placement, the finest problem and what was wished; layers stay on one host each."""

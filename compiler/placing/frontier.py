@@ -81,7 +81,10 @@ def merge_units(
     What a person wrote is not merged with what was decided around it, and what is ``kept_open`` not at all.
     """
     owner = unit_of_each_tensor(tree, units)
-    places = [(unit.store, unit.run, unit.reason is Reason.WRITTEN) for unit in owner]
+    places = [
+        (unit.store, unit.run, unit.reason is Reason.WRITTEN, unit.path if unit.by_rows else "")
+        for unit in owner
+    ]
     changes = [0, *accumulate(here != before for before, here in pairwise(places))]
     merged: list[Unit] = []
     stack = [0]

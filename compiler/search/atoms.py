@@ -21,6 +21,7 @@ from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts
 from .parts import walk_parts
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
+from .rowwise import takes_rows
 
 WIDEST = 1 << 16
 """The widest hidden state that is believed."""
@@ -58,6 +59,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
     demands, peaks = _demands(terms, grains, owner, homes)
     bans, kept = _bans(terms, owner), {owner[tensor] for tensor in terms.resident}
     efforts = Efforts(plan, tree, owner, len(grains))
+    written_rows = {owner[t] for unit in plan.units if unit.by_rows for t in tree.covered(unit.path)}
     sizes = tree.prefix_bytes
     members: dict[int, list[int]] = {}
     for grain, leader in enumerate(leaders):
@@ -70,7 +72,10 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
             max([peaks[g] for g in group]),
             NEVER if kept.intersection(group) else max([_stream(tree, grains[g]) for g in group]),
             frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
-            efforts.of(group),
+            effort := efforts.of(group),
+            len(group) == 1
+            and takes_rows(tree, grains[group[0]], effort)
+            and (group[0] not in fixed or group[0] in written_rows),
         )
         for group in members.values()
     ]
@@ -79,6 +84,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
         row=hidden_bytes(tree),
         links=plan.links,
         dtype=main_dtype(tree) or "",
+        caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
     return Model(tree, grains, problem, frozenset(opened), homes)
 

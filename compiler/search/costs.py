@@ -82,7 +82,7 @@ class Cost(NamedTuple):
     disk: float = 0.0
     """From the disk that stores it, while others compute."""
     waited: float = 0.0
-    """For rows that travel once they are known."""
+    """For rows that travel once they are known, and for the host to be told which."""
 
     @property
     def busy(self) -> float:
@@ -128,7 +128,7 @@ class Costs:
             return Cost(memory, computing, disk=from_disk)
         over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
         if atom.rows:
-            return Cost(memory, computing, waited=max(over, from_disk))
+            return Cost(memory, computing, waited=HOP_SECONDS + max(over, from_disk))
         return Cost(memory, computing, link=over, disk=from_disk)
 
     def hop(self, tokens: int, here: int, there: int) -> float:
@@ -157,6 +157,8 @@ class Costs:
             counted[kind, place] += 1
         for (kind, place), count in counted.items():
             self._add(parts, self.of(sample[kind], place, tokens), place, count)
+        for device, share in missed(self.problem, places).items():
+            parts[f"rows to {self.problem.devices[device].name}"] *= share
         waits = sum(seconds for what, seconds in parts.items() if not what.startswith(_BESIDE))
         changes = Counter(changes_of(self.problem, places))
         hopping = sum(count * self.hop(tokens, *pair) for pair, count in changes.items())
@@ -242,6 +244,16 @@ class Timing:
     def _weighted(self, prompt: float, token: float) -> float:
         (_, prompts), (_, tokens) = counted_calls(self.work)
         return prompts * prompt + tokens * token
+
+
+def missed(problem: Problem, places: Sequence[Place]) -> dict[int, float]:
+    """Return by device the share of rows that its cache does not hold, each row as likely as any other."""
+    totals: Counter[int] = Counter()
+    if any(problem.caches):
+        for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
+            if atom.rows and place.streamed and problem.caches[place.run]:
+                totals[place.run] += atom.weight
+    return {d: max(0.0, 1 - problem.caches[d] / total) for d, total in totals.items() if total}
 
 
 def predict(problem: Problem, places: Sequence[Place], work: Workload) -> Timing:

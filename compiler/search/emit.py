@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
 from ..placing.grains import is_pin, merge_units
@@ -11,9 +12,16 @@ from .carry import tensor_places
 from .problem import Place
 
 
+class Spot(NamedTuple):
+    """Where a tensor is, and the path of what it travels by rows with; that is a unit of its own."""
+
+    place: Place
+    rows_of: str = ""
+
+
 def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
     """Return the units of a placement in tree order, pins as they were written."""
-    tree, codes = model.tree, tensor_places(model, places)
+    tree, codes = model.tree, _spots(model, places)
     apart = _visited(model, codes)
     for layer, home, _ in apart:
         inside = tree.tensors(layer)
@@ -28,13 +36,23 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
             found.append(pins.pop(path))
         else:
             found.append(_unit(plan, path, by_number[code], tied=path in fixed))
-    found += [_unit(plan, path, place, tied=False) for _, _, parts in apart for path, place in parts]
+    found += [_unit(plan, path, spot, tied=False) for _, _, parts in apart for path, spot in parts]
     return _in_tree_order(tree, [*found, *pins.values()])
 
 
-def _visited(model: Model, codes: list[Place]) -> list[tuple[int, Place, list[tuple[str, Place]]]]:
+def _spots(model: Model, places: list[Place]) -> list[Spot]:
+    """Return the spot of every tensor."""
+    spots = [Spot(place) for place in tensor_places(model, places)]
+    for atom, place in zip(model.problem.atoms, places, strict=True):
+        if atom.rows and place.streamed:
+            for grain in (model.grains[g] for g in atom.grains):
+                spots[grain.start : grain.stop] = [Spot(place, grain.path)] * (grain.stop - grain.start)
+    return spots
+
+
+def _visited(model: Model, codes: list[Spot]) -> list[tuple[int, Spot, list[tuple[str, Spot]]]]:
     """Return the modules with parts elsewhere: the module, its own place, and what is elsewhere where."""
-    tree, found = model.tree, list[tuple[int, Place, list[tuple[str, Place]]]]()
+    tree, found = model.tree, list[tuple[int, Spot, list[tuple[str, Spot]]]]()
     inner = {grain.start: grain.path for grain in model.grains}
     for home in model.homes:
         layer = tree.module_index[model.grains[home[0]].path]
@@ -69,11 +87,11 @@ def places_of(plan: Plan, model: Model) -> list[Place] | None:
     return places if len(places) == len(found) else None
 
 
-def _unit(plan: Plan, path: str, place: Place, *, tied: bool) -> Unit:
-    store, run = plan.devices[place.store].name, plan.devices[place.run].name
+def _unit(plan: Plan, path: str, spot: Spot, *, tied: bool) -> Unit:
+    store, run = plan.devices[spot.place.store].name, plan.devices[spot.place.run].name
     spilled = not is_accelerator(store) and any(is_accelerator(d.name) for d in plan.devices)
     reason = Reason.TIED if tied else Reason.SPILLED if spilled else Reason.SEARCHED
-    return Unit(path, store, run, reason)
+    return Unit(path, store, run, reason, by_rows=bool(spot.rows_of))
 
 
 def _in_tree_order(tree: ModuleTree, units: Iterable[Unit]) -> tuple[Unit, ...]:

@@ -23,6 +23,7 @@ from .found import Found, Wish
 from .outoforder import Counts
 from .problem import Place, Problem, count_hops, is_legal
 from .readfirst import most_read_first
+from .rowwise import by_stacks, with_caches
 
 PAYS: Final = 0.05
 """What is not simple must be predicted this much quicker than the best simple placement."""
@@ -69,8 +70,23 @@ def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) ->
             tried = _timed("mixture", Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
             if (tried.against, tried.priced) < limit:
                 best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
+    whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
+    stacked = _timed(best.way, replace(best.found, model=whole), wish)
+    if stacked.priced < best.priced * (1 - PAYS):
+        best = stacked
+    best = _with_caches(best, wish)
     others = (way for way in ways if way is not best and way.found.places != best.found.places)
     return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
+
+
+def _with_caches(best: _Timed, wish: Wish) -> _Timed:
+    """Return a placement with rows kept on its accelerators, where that is quicker by enough."""
+    model = best.found.model
+    problem = with_caches(model.problem, best.found.places)
+    if problem.caches == model.problem.caches:
+        return best
+    cached = _timed(best.way, replace(best.found, model=replace(model, problem=problem)), wish)
+    return cached if cached.priced < best.priced * (1 - PAYS) else best
 
 
 def _aimed(problem: Problem, wish: Wish, below: float) -> Aimed | None:

@@ -87,6 +87,8 @@ class Problem:
     """Roads between two devices that are better, or worse, than the one over the host."""
     dtype: str = ""
     """What most of the bytes are."""
+    caches: tuple[int, ...] = ()
+    """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
 
     @property
     def total(self) -> int:
