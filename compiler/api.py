@@ -356,34 +356,22 @@ def load_pretrained(
     from .driver import pretrained as whole
     from .loading.asked import asked_plan
 
-    where = Path(folder)
-    chosen = _dtype_name(dtype) if dtype is not None else None
-    whole.check_folder(where)
-    quantised = whole.folder_is_quantised(where)
-    built = None
-    if not quantised:
-        chosen = chosen or whole.dtype_of(where)
-        built = whole.built_for(where, chosen, auto_class, trust_remote_code=trust_remote_code)
-    if plan is not None:
-        placed = asked_plan(plan)
-    else:
-        changed = built if dtype is not None or auto_class is not None else None
-        placed = compile_plan(where if changed is None else changed, **options)
-    if built is None:
-        model = whole.load_quantised(where, placed, auto_class, devices)
-    else:
-        model = load_model(
-            placed,
-            built,
-            where,
-            progress=progress,
-            materialize=materialize,
-            devices=devices,
-            map_memory=map_memory,
-            host=host,
-            diagnostics=diagnostics,
-        )
-    whole.with_generation(model, where)
+    def compiled(given: Path | nn.Module) -> Plan:
+        return compile_plan(given, **options) if plan is None else asked_plan(plan)
+
+    model, placed = whole.load_whole(
+        Path(folder),
+        compiled,
+        dtype=None if dtype is None else _dtype_name(dtype),
+        auto_class=auto_class,
+        trust_remote_code=trust_remote_code,
+        devices=devices,
+        progress=progress,
+        materialize=materialize,
+        map_memory=map_memory,
+        host=host,
+        diagnostics=diagnostics,
+    )
     whole.tell(placed, model)
     return model
 

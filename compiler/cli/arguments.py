@@ -142,6 +142,14 @@ GROUPS: Final[tuple[tuple[str, tuple[Flag, ...]], ...]] = (
         ),
     ),
     (
+        "running",
+        (
+            Flag(
+                ("--try",), "load the folder by the plan, go on from a prompt, measure", "PROMPT", common=True
+            ),
+        ),
+    ),
+    (
         "looking closer",
         (
             Flag(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ..tracing import Verification
     from ..tracing.inputs.example_inputs import Inputs
     from .pass_list import Chosen
+    from .trying import Tried
 
 _DONE: Final = 0
 _FAILED: Final = 1
@@ -51,7 +52,8 @@ def compile_input(request: Request, console: Console) -> int:
         plan = _compile(opened, request, overrides, chosen, replayed=model is not None)
         plan = _within_engine(plan, opened, request, pinned=any(lines.units for lines in written))
         verification = None if model is None else _verify(opened, plan, model, request)
-    return _show(plan, form, verification, request, console)
+        tried = None if request.trial is None else _try(plan, request)
+    return _show(plan, form, verification, tried, request, console)
 
 
 def _chosen_passes(request: Request, overrides: tuple[Plan, ...], console: Console) -> Chosen | None:
@@ -149,10 +151,17 @@ def _verify(opened: Opened, plan: Plan, model: nn.Module, request: Request) -> V
     return replay(plan, model, AUTOMATIC if inputs is None else inputs, request.options)
 
 
-def _show(
+def _try(plan: Plan, request: Request) -> Tried:
+    from .trying import try_plan
+
+    return try_plan(plan, request)
+
+
+def _show(  # what a compile may come with
     plan: Plan,
     form: Backend | None,
     verification: Verification | None,
+    tried: Tried | None,
     request: Request,
     console: Console,
 ) -> int:
@@ -175,17 +184,21 @@ def _show(
         write_result(plan, form, request, console)
     written_elsewhere = request.output is not None and not is_standard_output(request.output)
     if request.explain is None and (written_elsewhere or form is None):
-        _print_report(plan, verification, console)
+        _print_report(plan, verification, tried, console)
     return _DONE
 
 
-def _print_report(plan: Plan, verification: Verification | None, console: Console) -> None:
+def _print_report(
+    plan: Plan, verification: Verification | None, tried: Tried | None, console: Console
+) -> None:
     if console.json:
         data = report_data(plan)
         if verification is not None:
             from .verifying import as_data
 
             data["verification"] = as_data(verification)
+        if tried is not None:
+            data["trial"] = tried.data()
         console.data(data)
     elif not console.quiet:
         bars = BLOCKS if can_show(console.out, "█▒░") else ASCII
@@ -194,3 +207,5 @@ def _print_report(plan: Plan, verification: Verification | None, console: Consol
             from .verifying import summary
 
             console.lines(summary(verification))
+        if tried is not None:
+            console.lines(tried.lines())

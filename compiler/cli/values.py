@@ -48,6 +48,8 @@ class Request:
     with_modules: bool = False
     inputs: str | None = None
     verify: bool = False
+    trial: str | None = None
+    """The prompt that the loaded model goes on from."""
     explain: str | None = None
     explain_code: str | None = None
     diff: tuple[str, str] | None = None
@@ -89,6 +91,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
         with_modules=arguments.with_modules,
         inputs=arguments.inputs,
         verify=arguments.verify,
+        trial=getattr(arguments, "try"),
         explain=arguments.explain,
         explain_code=arguments.explain_code,
         diff=None if arguments.diff is None else tuple(arguments.diff),

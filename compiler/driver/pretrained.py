@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir import Diagnostic, Diagnostics, Plan, PlanError, human_size
+from ...backends.predictions import predicted_text
+from ...ir import (
+    CPU,
+    DISK,
+    Diagnostic,
+    Diagnostics,
+    Plan,
+    PlanError,
+    device_type,
+    human_size,
+    unit_of_tensors,
+)
 from ...ir.rules.sources import MISSING_INPUT
 from ..sources.checkpoint import read_config
 from ..sources.config import build_from_config
@@ -97,14 +108,62 @@ def with_generation(model: nn.Module, folder: Path) -> None:
 
 
 def told(plan: Plan, model: nn.Module) -> str:
-    """Return a paragraph of what went where."""
-    counts = [
-        f"{human_size(account.total)} on {account.device}" for account in plan.ledger if account.weights
-    ]
-    return f"{type(model).__name__} loaded: {', '.join(counts) or 'nothing placed'}\n"
+    """Return a paragraph of what went where, and how fast it will be where the plan predicts that."""
+    sizes: dict[tuple[str, str], int] = {}
+    tree = plan.tree
+    if tree is not None and tree.nbytes is not None:
+        for owner, nbytes in zip(unit_of_tensors(tree, plan.units), tree.nbytes, strict=True):
+            unit = plan.units[owner]
+            place = unit.store or CPU, unit.run or unit.store or CPU
+            sizes[place] = sizes.get(place, 0) + nbytes
+    parts = [_placed(human_size(nbytes), *place) for place, nbytes in sizes.items() if nbytes]
+    text = f"{type(model).__name__} is loaded: {', '.join(parts) or 'as its plan says'}"
+    if plan.outcome is not None and plan.outcome.predicted is not None:
+        text += f"; {predicted_text(plan.outcome.predicted)}"
+    return f"{text}\n"
+
+
+def _placed(size: str, store: str, run: str) -> str:
+    if store == run:
+        return f"{size} on {store}"
+    if device_type(store) == DISK and device_type(run) == CPU:
+        return f"{size} on {store}, read while it runs"
+    return f"{size} on {store}, streamed to {run}"
 
 
 def tell(plan: Plan, model: nn.Module) -> None:
     """Write that paragraph where a person reads it: on a terminal, nowhere else."""
     if sys.stderr.isatty():
         sys.stderr.write(told(plan, model))
+
+
+def load_whole(
+    folder: Path,
+    compiled: Callable[[Path | nn.Module], Plan],
+    *,
+    dtype: str | None = None,
+    auto_class: Any = None,  # noqa: ANN401  # a class of transformers, or None
+    trust_remote_code: bool = False,
+    devices: Mapping[str, Any] | None = None,
+    **loading: Any,  # noqa: ANN401  # what `load_model` takes
+) -> tuple[nn.Module, Plan]:
+    """Load a folder by the plan that ``compiled`` returns for it, or for the model that was asked for.
+
+    Raises:
+        PlanError: the folder cannot be read or built, or something does not fit; nothing was loaded.
+
+    """
+    from ..loading import load_model
+
+    check_folder(folder)
+    if folder_is_quantised(folder):
+        plan = compiled(folder)
+        model = load_quantised(folder, plan, auto_class, devices)
+    else:
+        chosen = dtype or dtype_of(folder)
+        built = built_for(folder, chosen, auto_class, trust_remote_code=trust_remote_code)
+        other = dtype is not None or auto_class is not None
+        plan = compiled(built if other else folder)
+        model = load_model(plan, built, folder, devices=devices, **loading)
+    with_generation(model, folder)
+    return model, plan

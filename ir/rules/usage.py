@@ -16,6 +16,7 @@ BAD_USAGE: Final = Rule(
 CANNOT_REPLAN: Final = Rule(
     "cannot-replan", Severity.ERROR, "a plan without its module table cannot be placed anew"
 )
+CANNOT_TRY: Final = Rule("cannot-try", Severity.ERROR, "the input holds no model that writes text")
 CANNOT_VERIFY: Final = Rule("cannot-verify", Severity.ERROR, "the forward cannot be replayed under the plan")
 INTERNAL_ERROR: Final = Rule("internal-error", Severity.ERROR, "a bug in compile-plan")
 NOT_FORMATTED: Final = Rule(
@@ -38,6 +39,7 @@ ALL: Final = (
     BAD_PIPELINE,
     BAD_USAGE,
     CANNOT_REPLAN,
+    CANNOT_TRY,
     CANNOT_VERIFY,
     INTERNAL_ERROR,
     NOT_FORMATTED,

@@ -1,0 +1,80 @@
+"""``--try``: the model loaded by its plan, a few tokens of it, and measured beside predicted seconds."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...backends.predictions import timed_text
+from ...ir import Diagnostic, Plan, PlanError
+from ...ir.rules.usage import CANNOT_TRY
+from ...ir.visible import visible
+from ..driver.pretrained import load_whole, told
+from ..driver.trial import Trial, tokenizer_of, try_model
+from .terminal import Line
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from .values import Request
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A trial, and the load before it."""
+
+    seconds: float
+    """Loading."""
+    where: str
+    """What went where."""
+    trial: Trial
+
+    def data(self) -> dict[str, Any]:
+        """Return it as what JSON can hold; times are seconds."""
+        return {"loading": self.seconds, **asdict(self.trial)}
+
+    def lines(self) -> Iterator[Line]:
+        """Yield it as lines for people."""
+        trial = self.trial
+        yield []
+        yield [("", self.where.strip())]
+        yield [("", f"loaded in {timed_text(self.seconds)}; it goes on from the prompt:")]
+        yield [("", visible(trial.text.strip()) or "(nothing)")]
+        pairs = (
+            ("a token", trial.token, trial.predicted_token),
+            (f"a prompt of {trial.read}", trial.prompt, trial.predicted_prompt),
+        )
+        parts = [_measured(what, *seconds) for what, *seconds in pairs if seconds[0]]
+        yield [("", f"measured: {', '.join(parts) or 'nothing was written'}")]
+
+
+def _measured(what: str, measured: float, predicted: float | None) -> str:
+    beside = "" if predicted is None else f" (predicted {timed_text(predicted)})"
+    return f"{timed_text(measured)} {what}{beside}"
+
+
+def try_plan(plan: Plan, request: Request) -> Tried:
+    """Load the input by a plan and let it write.
+
+    Raises:
+        PlanError: the input has no weights, its folder no tokenizer, or the plan cannot be loaded here.
+
+    """
+    folder = Path(request.input or "")
+    if not (folder / "config.json").is_file():
+        message = f"`{visible(str(folder))}` cannot be tried: it is no folder with a model in it"
+        help_ = "give the folder with config.json, weights and tokenizer; `--override` takes a plan for it"
+        raise PlanError([Diagnostic(CANNOT_TRY, message, help=help_)])
+    tokenizer = tokenizer_of(folder)
+    start = time.perf_counter()
+    model, _ = load_whole(
+        folder,
+        lambda _: plan,
+        dtype=request.options.dtype,
+        trust_remote_code=bool(request.options.trust_remote_code),
+        progress=False if request.quiet or request.json else None,
+    )
+    seconds = time.perf_counter() - start
+    return Tried(seconds, told(plan, model), try_model(model, tokenizer, request.trial or "", plan))
