@@ -28,7 +28,9 @@ def with_tokenizer(folder):
 
 @pytest.fixture(name="folder")
 def _folder(tmp_path):
-    save(TINY["llama"], tmp_path)
+    model = save(TINY["llama"], tmp_path)
+    model.generation_config.eos_token_id = None  # a model at random may end at once
+    model.generation_config.save_pretrained(tmp_path)
     with_tokenizer(tmp_path)
     return tmp_path
 
