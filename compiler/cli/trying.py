@@ -46,7 +46,7 @@ class Tried:
             ("a token", trial.token, trial.predicted_token),
             (f"a prompt of {trial.read}", trial.prompt, trial.predicted_prompt),
         )
-        parts = [_measured(what, *seconds) for what, *seconds in pairs if seconds[0]]
+        parts = [_measured(what, seconds, predicted) for what, seconds, predicted in pairs if seconds]
         yield [("", f"measured: {', '.join(parts) or 'nothing was written'}")]
 
 
