@@ -21,7 +21,7 @@ _Values: TypeAlias = Sequence[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class WireKind:
     """How values of a column become numbers, and numbers values."""
 
     write: Callable[[Writer, _Values], Sequence[int]]
@@ -34,7 +34,7 @@ class Column:
     """One field of a node; a tuple has a ``child`` table with these ``parts``, one row an item."""
 
     name: str
-    kind: Kind
+    kind: WireKind
     field: str = ""
     """The field of the node, where it is not called as the column."""
     child: str = ""
@@ -136,7 +136,7 @@ def _named(values: Iterable[str | None], known: Callable[[str], object], what: s
         raise MalformedError(what) from None
 
 
-def words(known: Callable[[str], object], what: str, *, some: bool = False) -> Kind:
+def words(known: Callable[[str], object], what: str, *, some: bool = False) -> WireKind:
     """Return the kind of words of an enumeration, perhaps none; others are refused as ``what``."""
 
     def write(writer: Writer, values: _Values) -> list[int]:
@@ -145,10 +145,10 @@ def words(known: Callable[[str], object], what: str, *, some: bool = False) -> K
     def read(reader: Reader, rows: list[int]) -> list[Any]:
         return _named(reader.optional_strings(rows) if some else reader.strings(rows), known, what)
 
-    return Kind(write, read)
+    return WireKind(write, read)
 
 
-def numbered(known: Sequence[Any], what: str) -> Kind:
+def numbered(known: Sequence[Any], what: str) -> WireKind:
     """Return the kind of values that are stored by their place in a list."""
 
     def read(_: Reader, rows: list[int]) -> list[Any]:
@@ -156,7 +156,7 @@ def numbered(known: Sequence[Any], what: str) -> Kind:
             raise MalformedError(what)
         return [known[row] for row in rows]
 
-    return Kind(lambda _, values: [known.index(value) for value in values], read)
+    return WireKind(lambda _, values: [known.index(value) for value in values], read)
 
 
 def _read_flags(_: Reader, rows: list[int]) -> list[bool]:
@@ -171,37 +171,37 @@ def _read_counts(_: Reader, rows: list[int]) -> list[int]:
     return rows
 
 
-NUMBER: Final = Kind(lambda _, values: values, lambda _, rows: rows)
-COUNT: Final = Kind(lambda _, values: values, _read_counts)
-SOME: Final = Kind(
+NUMBER: Final = WireKind(lambda _, values: values, lambda _, rows: rows)
+COUNT: Final = WireKind(lambda _, values: values, _read_counts)
+SOME: Final = WireKind(
     lambda _, values: [0 if value is None else value + 1 for value in values],
     lambda _, rows: [row - 1 if row else None for row in rows],
 )
-SOME_OR_0: Final = Kind(SOME.write, lambda _, rows: [row - 1 if row else 0 for row in rows])
-FLAG: Final = Kind(lambda _, values: list(map(int, values)), _read_flags)
-BITS: Final = Kind(
+SOME_OR_0: Final = WireKind(SOME.write, lambda _, rows: [row - 1 if row else 0 for row in rows])
+FLAG: Final = WireKind(lambda _, values: list(map(int, values)), _read_flags)
+BITS: Final = WireKind(
     lambda _, values: list(map(_bits, values)), lambda _, rows: list(map(_number, rows)), 2**64
 )
-SOME_BITS: Final = Kind(
+SOME_BITS: Final = WireKind(
     lambda _, values: [_bits(math.nan if value is None else value) for value in values],
     lambda _, rows: list(map(_known_number, rows)),
     2**64,
 )
-STRING: Final = Kind(_strings, lambda reader, rows: reader.strings(rows))
-SOME_STRING: Final = Kind(
+STRING: Final = WireKind(_strings, lambda reader, rows: reader.strings(rows))
+SOME_STRING: Final = WireKind(
     lambda writer, values: writer.optional_strings(values), lambda reader, rows: reader.optional_strings(rows)
 )
-PATH: Final = Kind(lambda writer, values: writer.paths(values), lambda reader, rows: reader.paths(rows))
-DEVICE: Final = Kind(_strings, lambda reader, rows: reader.devices(rows))
-SOME_DEVICE: Final = Kind(SOME_STRING.write, lambda reader, rows: reader.optional_devices(rows))
-BANNED: Final = Kind(SOME_STRING.write, lambda reader, rows: reader.optional_devices(rows, beside=WAYS))
-END: Final = Kind(
+PATH: Final = WireKind(lambda writer, values: writer.paths(values), lambda reader, rows: reader.paths(rows))
+DEVICE: Final = WireKind(_strings, lambda reader, rows: reader.devices(rows))
+SOME_DEVICE: Final = WireKind(SOME_STRING.write, lambda reader, rows: reader.optional_devices(rows))
+BANNED: Final = WireKind(SOME_STRING.write, lambda reader, rows: reader.optional_devices(rows, beside=WAYS))
+END: Final = WireKind(
     _strings,
     lambda reader, rows: _checked(
         reader.strings(rows), _is_end, "a link ends at what is neither a device nor a host"
     ),
 )
-LENGTH: Final = Kind(lambda _, values: list(map(len, values)), lambda _, rows: rows)
+LENGTH: Final = WireKind(lambda _, values: list(map(len, values)), lambda _, rows: rows)
 
 
 def many(name: str, child: str, *parts: Column, field: str = "") -> Column:

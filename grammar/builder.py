@@ -78,7 +78,7 @@ def _unquoted(token: Token) -> str:
     return text
 
 
-def build(tokens: list[Token], source: Source, start: int) -> Statement:
+def build_statement(tokens: list[Token], source: Source, start: int) -> Statement:
     """Build the statement of one line; ``start`` is the offset of the line in the text."""
     words = _Words(tokens, source, start)
     rows = _ROWS[words.take().type]

@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Final, cast
 
 from ..ir import Diagnostics, Source, Span
-from .builder import MalformedWordError, Token, build
+from .builder import MalformedWordError, Token, build_statement
 from .errors import Mistake, describe, long_line, malformed_word, many_mistakes
 from .known_shapes import SHAPES, TERMINALS
 from .syntax import Document, Line, Statement
@@ -103,7 +103,7 @@ def _parse_line(
         return None
     suffix = tokens.pop().text.rstrip() if tokens[-1].type == "COMMENT" else ""
     try:
-        statement: Statement = build(tokens, source, start)
+        statement: Statement = build_statement(tokens, source, start)
     except MalformedWordError as wrong:
         diagnostics.add(malformed_word(wrong, source, start))
         return None

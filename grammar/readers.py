@@ -31,7 +31,7 @@ _CHARACTERS_PER_CHARACTER: Final = 4_096
 _EMPTY_NAME: Final = re.compile(r"\.(?:\.|$)|^\.")
 
 
-class Reader:
+class WordReader:
     """Reads words; what all braces of one text of ``length`` may expand to is in proportion to it."""
 
     def __init__(self, diagnostics: Diagnostics, length: int = 0) -> None:

@@ -43,7 +43,7 @@ from ..ir.rules.language import (
 from ..ir.rules.laws import DUPLICATE_DEVICE
 from ..ir.source import Span
 from ..ir.wording import joined
-from .readers import Reader
+from .readers import WordReader
 from .syntax import (
     AtomicClassLine,
     AtomicLine,
@@ -103,7 +103,7 @@ class _Resolver:
     once: dict[str, Span | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.diagnostics, self.length)
+        self.reader = WordReader(self.diagnostics, self.length)
         self.table = TableBuilder(self.reader, self.diagnostics)
 
     def plan(self) -> Plan:

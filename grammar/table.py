@@ -10,7 +10,7 @@ from typing import Final
 from ..ir import Diagnostic, Diagnostics, Label, ModuleTree, Role, Span, TieGroup, group_storages, join_path
 from ..ir.changes import Fixes, line_removed
 from ..ir.rules.language import BROKEN_TABLE, MALFORMED_NUMBER
-from .readers import Reader
+from .readers import WordReader
 from .syntax import ModuleLine, TensorLine, Word
 
 _TYPE: Final = re.compile(r"(.+)\[((?:\d{1,18}(?:,\d{1,18})*)?)\]")
@@ -40,7 +40,7 @@ class _Module:
 class TableBuilder:
     """Collects rows and builds the tree once all are there."""
 
-    def __init__(self, reader: Reader, diagnostics: Diagnostics) -> None:
+    def __init__(self, reader: WordReader, diagnostics: Diagnostics) -> None:
         self._reader = reader
         self._diagnostics = diagnostics
         self._modules: dict[str, _Module] = {}

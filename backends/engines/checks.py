@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import groupby
 
-from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
+from ...ir import Diagnostic, Plan, human_size, is_accelerator
 from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
 from ...ir.wording import in_words
 from .stack import Part, Stack, stack_of
@@ -65,12 +65,17 @@ def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diag
     order = [device for device, _ in stack.segments()]
     hosts_met = [host for host, _ in groupby(device.rpartition("/")[0] for device in order)]
     if len(order) > len(ranks) or len(hosts_met) > len(set(hosts_met)):
-        yield cannot(
-            engine,
-            "two runs of layers on one rank",
-            f"the layers run on {in_words(order)}",
-            f"compile with `--for {engine}`: each rank then has one run of layers",
-        )
+        yield two_runs(engine, "one rank", order)
+
+
+def two_runs(engine: str, where: str, order: list[str]) -> Diagnostic:
+    """Refuse layers that come back to where layers before them ran."""
+    return cannot(
+        engine,
+        f"two runs of layers on {where}",
+        f"the layers run on {in_words(order)}",
+        f"compile with `--for {engine}`: each device then has one run of layers",
+    )
 
 
 def misplaced(engine: str, parts: tuple[Part, ...], device: str, where: str) -> Iterator[Diagnostic]:
@@ -91,11 +96,6 @@ def ranks_of(stack: Stack) -> list[str]:
 def number_of(device: str) -> str:
     """Return the index of a device for people: ``cuda:1`` is 1."""
     return device.rpartition(":")[2] if ":" in device else "0"
-
-
-def kind_of(device: str) -> str:
-    """Return the type of a device without its host and index."""
-    return device_type(device)
 
 
 def _pattern(stack: Stack) -> str:

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
-from ...ir.wording import in_words
-from .checks import cannot, layers_or_error, loses
+from .checks import cannot, layers_or_error, loses, two_runs
 from .engine import Engine
 from .gguf_names import gguf_names
 from .layouts import host_first
@@ -48,12 +47,7 @@ def _order(stack: Stack) -> Iterator[Diagnostic]:
         )
     elif len(set(names)) < len(names):
         again = next(name for name in names if names.count(name) > 1)
-        yield cannot(
-            NAME,
-            f"two runs of layers on `{again}`",
-            f"the layers run on {in_words(names)}",
-            f"compile with `--for {NAME}`: each device then has one run of layers",
-        )
+        yield two_runs(NAME, f"`{again}`", names)
 
 
 def _whole_layers_streamed(stack: Stack) -> Iterator[Diagnostic]:

@@ -27,7 +27,7 @@ from ...ir.purposes import LEDGER_LINES
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WrittenPlace:
     """Where something is: None on both sides of a unit that has no place."""
 
     store: str | None = None
@@ -41,8 +41,8 @@ class Place:
         return self.store if self.run in {self.store, None} else f"{self.store} run on {self.run}{rows}"
 
 
-def _place(unit: Unit) -> Place:
-    return Place(unit.store, unit.run, unit.by_rows)
+def _place(unit: Unit) -> WrittenPlace:
+    return WrittenPlace(unit.store, unit.run, unit.by_rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,14 @@ class Move:
     """One module or tensor that is elsewhere as a whole."""
 
     path: str
-    before: Place
-    after: Place
+    before: WrittenPlace
+    after: WrittenPlace
     nbytes: int | None = None
     """What moved, in bytes; None when neither plan has sizes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class NamedChange:
     """One named thing that changed; None where it was or is not there. Ledger lines are in bytes."""
 
     name: str
@@ -69,14 +69,14 @@ class Change:
 class PlanDiff:
     """Everything in which two plans differ; empty when they put everything in the same place."""
 
-    model: tuple[Change, ...] = ()
-    devices: tuple[Change, ...] = ()
-    options: tuple[Change, ...] = ()
-    rules: tuple[Change, ...] = ()
-    tensors: tuple[Change, ...] = ()
+    model: tuple[NamedChange, ...] = ()
+    devices: tuple[NamedChange, ...] = ()
+    options: tuple[NamedChange, ...] = ()
+    rules: tuple[NamedChange, ...] = ()
+    tensors: tuple[NamedChange, ...] = ()
     """Tensors that only one of the models has, or with another shape or dtype."""
     moves: tuple[Move, ...] = ()
-    ledger: tuple[Change, ...] = ()
+    ledger: tuple[NamedChange, ...] = ()
 
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) for field in fields(self))
@@ -100,10 +100,10 @@ def diff_plans(before: Plan, after: Plan) -> PlanDiff:
     )
 
 
-def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[Change, ...]:
+def _changes(before: dict[str, str], after: dict[str, str]) -> tuple[NamedChange, ...]:
     names = dict.fromkeys([*before, *after])
     return tuple(
-        Change(name, before.get(name), after.get(name))
+        NamedChange(name, before.get(name), after.get(name))
         for name in names
         if before.get(name) != after.get(name)
     )
@@ -178,8 +178,8 @@ def _ledger_facts(plan: Plan) -> dict[str, str]:
     }
 
 
-def _places(tree: ModuleTree, units: Sequence[Unit]) -> list[Place]:
-    places = [*map(_place, units), Place()]
+def _places(tree: ModuleTree, units: Sequence[Unit]) -> list[WrittenPlace]:
+    places = [*map(_place, units), WrittenPlace()]
     return [places[owner] for owner in unit_of_tensors(tree, units)]
 
 
@@ -191,7 +191,7 @@ def _moves_in_tree(before: Plan, after: Plan, tree: ModuleTree) -> tuple[Move, .
         old = [
             was if path in known else is_ for path, was, is_ in zip(tree.tensor_paths, old, new, strict=True)
         ]
-    ids: dict[tuple[Place, Place], int] = {}
+    ids: dict[tuple[WrittenPlace, WrittenPlace], int] = {}
     moved = [
         ids.setdefault(pair, len(ids)) if pair[0] != pair[1] else -1 for pair in zip(old, new, strict=True)
     ]
@@ -223,10 +223,10 @@ def _moves_of_units(before: Plan, after: Plan) -> tuple[Move, ...]:
     return tuple(Move(path, was, is_) for path, was, is_ in rows if was != is_)
 
 
-def _nearest(places: dict[str, Place], path: str) -> Place:
+def _nearest(places: dict[str, WrittenPlace], path: str) -> WrittenPlace:
     while path and path not in places:
         path = path.rpartition(".")[0]
-    return places.get(path, Place())
+    return places.get(path, WrittenPlace())
 
 
 def diff_text(diff: PlanDiff) -> str:
@@ -245,7 +245,7 @@ def diff_text(diff: PlanDiff) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _line(title: str, change: Change) -> str:
+def _line(title: str, change: NamedChange) -> str:
     if change.before is None:
         return f"+ {title} {change.name} {change.after}".rstrip()
     if change.after is None:
@@ -253,19 +253,19 @@ def _line(title: str, change: Change) -> str:
     return f"~ {title} {change.name}: {change.before} -> {change.after}"
 
 
-def _tensor_lines(changes: tuple[Change, ...]) -> list[str]:
+def _tensor_lines(changes: tuple[NamedChange, ...]) -> list[str]:
     groups: dict[tuple[str | None, str | None], list[str]] = {}
     for change in changes:
         groups.setdefault((change.before, change.after), []).append(change.name)
     return [
-        _line("tensor", Change(folded.text, before, after))
+        _line("tensor", NamedChange(folded.text, before, after))
         for (before, after), names in groups.items()
         for folded in fold_set(names)
     ]
 
 
 def _move_lines(moves: tuple[Move, ...]) -> list[str]:
-    groups: dict[tuple[Place, Place, int | None], list[str]] = {}
+    groups: dict[tuple[WrittenPlace, WrittenPlace, int | None], list[str]] = {}
     for move in moves:
         groups.setdefault((move.before, move.after, move.nbytes), []).append(move.path)
     lines = []
@@ -278,7 +278,7 @@ def _move_lines(moves: tuple[Move, ...]) -> list[str]:
     return [*lines, f"  {human_size(sum(known))} moved"] if known else lines
 
 
-def _ledger_line(change: Change) -> str:
+def _ledger_line(change: NamedChange) -> str:
     before, after = int(change.before or 0), int(change.after or 0)
     sign = "+" if after > before else ""
     delta = f"{sign}{human_size(after - before)}"

@@ -6,7 +6,7 @@ hot loops of placing handle no strings. Items of one cut never overlap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
@@ -85,8 +85,15 @@ def merge_units(
         (unit.store, unit.run, unit.reason is Reason.WRITTEN, unit.path if unit.by_rows else "")
         for unit in owner
     ]
-    changes = [0, *accumulate(here != before for before, here in pairwise(places))]
-    merged: list[Unit] = []
+    merged = largest_of_one(tree, places, kept_open)
+    return tuple(replace(owner[first], path=item_path(tree, item)) for item, first in merged)
+
+
+def largest_of_one(
+    tree: ModuleTree, values: Sequence[object], kept_open: Collection[int] = frozenset()
+) -> Iterator[tuple[int, int]]:
+    """Yield the largest items whose tensors all have one value, with the first of those tensors."""
+    changes = [0, *accumulate(here != before for before, here in pairwise(values))]
     stack = [0]
     while stack:
         item = stack.pop()
@@ -94,10 +101,9 @@ def merge_units(
         if not tensors:
             continue
         if item not in kept_open and changes[tensors[-1]] == changes[tensors[0]]:
-            merged.append(replace(owner[tensors[0]], path=item_path(tree, item)))
+            yield item, tensors[0]
         else:
             stack.extend(reversed(opened(tree, item)))
-    return tuple(merged)
 
 
 def split_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> frozenset[int]:

@@ -7,7 +7,6 @@ what the search moves, what is streamed at a time, and what a merged unit is mad
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from ...ir import ModuleTree, Plan, Split
@@ -71,25 +70,6 @@ def stream_bytes(tree: ModuleTree, grain: Grain) -> int:
         return sizes[tree.storages[grain.start]]
     storages = set(tree.storages[grain.start : grain.stop])
     return sum(sizes[index] for index in storages)
-
-
-def merge_units(
-    tree: ModuleTree, codes: list[int], opened: set[int]
-) -> Iterator[tuple[str, int]]:  # fmt: skip
-    """Yield (path, code) for the largest modules whose tensors all have one code."""
-    changes = [0, *accumulate(int(a != b) for a, b in pairwise(codes))]
-    module, count = 0, len(tree)
-    while module < count:
-        tensors = tree.tensors(module)
-        if not tensors:
-            module = tree.ends[module]
-        elif module not in opened and changes[tensors.stop - 1] == changes[tensors.start]:
-            yield tree.paths[module], codes[tensors.start]
-            module = tree.ends[module]
-        else:
-            for index in tree.own_tensors(module):
-                yield tree.tensor_paths[index], codes[index]
-            module += 1
 
 
 def _modules(tree: ModuleTree, pattern: str) -> set[int]:

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
-from ..placing.grains import is_pin, merge_units
+from ..placing.frontier import item_path, largest_of_one
+from ..placing.grains import is_pin
 from .atoms import Model
 from .carry import tensor_places
 from .problem import Place
@@ -28,14 +29,13 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
         codes[inside.start : inside.stop] = [home] * len(inside)
     pins = {unit.path: unit for unit in plan.units if is_pin(unit.reason)}
     fixed = {model.grains[g].path for g in model.problem.fixed}
-    numbered = {place: i for i, place in enumerate(dict.fromkeys(codes))}
-    by_number = list(numbered)
     found: list[Unit] = []
-    for path, code in merge_units(tree, [numbered[c] for c in codes], set(model.opened)):
+    for item, first in largest_of_one(tree, codes, set(model.opened)):
+        path = item_path(tree, item)
         if path in pins:
             found.append(pins.pop(path))
         else:
-            found.append(_unit(plan, path, by_number[code], tied=path in fixed))
+            found.append(_unit(plan, path, codes[first], tied=path in fixed))
     found += [_unit(plan, path, spot, tied=False) for _, _, parts in apart for path, spot in parts]
     return _in_tree_order(tree, [*found, *pins.values()])
 

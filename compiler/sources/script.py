@@ -22,7 +22,7 @@ from ...ir import Diagnostic, Diagnostics, Rule
 from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
-from .script_errors import needs_values, report
+from .script_errors import failed_script, needs_values
 
 if TYPE_CHECKING:
     from torch import nn
@@ -112,7 +112,7 @@ def _attempt(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever the script raises is the script's
-            diagnostics.add(report(error, path, text))
+            diagnostics.add(failed_script(error, path, text))
             return None
     if found is None:
         return None

@@ -18,7 +18,7 @@ _SHOWN: Final = 6
 """Frames of a traceback that are worth showing."""
 
 
-def report(error: BaseException, path: Path, text: str) -> Diagnostic:
+def failed_script(error: BaseException, path: Path, text: str) -> Diagnostic:
     """Return the finding for an exception that left the script."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return _syntax(error, path, text)

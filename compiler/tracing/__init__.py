@@ -5,7 +5,7 @@ torch is imported only by what runs a forward; reading a trace needs none.
 
 from __future__ import annotations
 
-from .apply import traced_plan, with_rules, with_trace
+from .apply import traced_plan, with_rules
 from .corrections import corrections
 from .cuts import atomic_modules, cut_rules
 from .demands import cache_demands, demands
@@ -38,5 +38,4 @@ __all__ = [
     "verify_plan",
     "verify_trace",
     "with_rules",
-    "with_trace",
 ]

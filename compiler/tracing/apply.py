@@ -26,32 +26,6 @@ _SHORT: Final = 16
 """Tokens of a forward that is only run to see its dataflow."""
 
 
-def with_trace(
-    plan: Plan,
-    model: nn.Module,
-    inputs: Inputs,
-    diagnostics: Diagnostics,
-    *,
-    batch: int = 1,
-    seq: int | None = None,
-    cache_tokens: int | None = None,
-    dtype: str | None = None,
-    generate: bool = False,
-    use: Use | None = None,
-) -> Plan:
-    """Return the plan with safe cuts, real demands and its modules in execution order.
-
-    Without a trace it comes back as it was, with a finding. The classes the model itself declares whole
-    are replaced by what its dataflow shows, except where the forward did not go. ``use`` is what the model
-    is used for; without it generation, ``cache_tokens`` the length of the cache when the last token is
-    written, ``generate`` whether only the last position's scores are asked for.
-    """
-    return traced_plan(
-        plan, model, inputs, diagnostics,
-        batch=batch, seq=seq, cache_tokens=cache_tokens, dtype=dtype, generate=generate, use=use,
-    )[0]  # fmt: skip
-
-
 def traced_plan(
     plan: Plan,
     model: nn.Module,
@@ -65,7 +39,13 @@ def traced_plan(
     generate: bool = False,
     use: Use | None = None,
 ) -> tuple[Plan, Trace | None]:
-    """Do what `with_trace` does; return the trace too."""
+    """Return the plan with safe cuts, real demands and its modules in execution order, and the trace.
+
+    Without a trace it comes back as it was, with a finding. The classes the model itself declares whole
+    are replaced by what its dataflow shows, except where the forward did not go. ``use`` is what the model
+    is used for; without it generation, ``cache_tokens`` the length of the cache when the last token is
+    written, ``generate`` whether only the last position's scores are asked for.
+    """
     use = Use(total=cache_tokens, last=generate) if use is None else use
     moments = try_moments(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, use=use)
     if moments is None:

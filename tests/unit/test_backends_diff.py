@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from compile_plan.compiler.answers.diff import Change, Move, Place, diff_plans, diff_text
+from compile_plan.compiler.answers.diff import Move, NamedChange, WrittenPlace, diff_plans, diff_text
 from compile_plan.ir import Account, Atomic, Device, Model, Never, Plan, Reserve, Split, TieGroup, Unit
 from planfile_strategies import tree_of
 
 TREE = tree_of({f"h.{i}.{n}.weight": 512 for i in range(12) for n in ("a", "b")} | {"head.weight": 100})
-GPU, CPU = Place("cuda:0", "cuda:0"), Place("cpu", "cpu")
+GPU, CPU = WrittenPlace("cuda:0", "cuda:0"), WrittenPlace("cpu", "cpu")
 
 
 def plan_with(first_on_cpu: int, **changes) -> Plan:
@@ -85,8 +85,8 @@ def test_ledgers_differ_by_line():
     before = plan_with(12, ledger=(Account("cuda:0", 2048, 10), Account("cpu", 7)))
     after = plan_with(12, ledger=(Account("cuda:0", 3072, 10), Account("cpu", 7)))
     assert diff_plans(before, after).ledger == (
-        Change("cuda:0 weights", "2048", "3072"),
-        Change("cuda:0 total", "2058", "3082"),
+        NamedChange("cuda:0 weights", "2048", "3072"),
+        NamedChange("cuda:0 total", "2058", "3082"),
     )
     assert "~ ledger cuda:0 weights: 2.0KiB -> 3.0KiB (+1.0KiB)\n" in diff_text(diff_plans(before, after))
     assert "(-1.0KiB)" in diff_text(diff_plans(after, before))

@@ -12,7 +12,7 @@ from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.config_cache import cache_demands
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_tensors
-from compile_plan.compiler.tracing import with_trace
+from compile_plan.compiler.tracing import traced_plan
 from compile_plan.ir import Diagnostics, Model, Plan
 
 BASE = {
@@ -80,7 +80,7 @@ def test_each_module_keeps_what_the_trace_saw(kind, tokens):
     model = weightless(kind)
     tree = lower_model(model)
     lowered = Plan(model=Model(kind, tree.digest), tree=tree)
-    traced = with_trace(lowered, model, None, Diagnostics(), batch=2, cache_tokens=tokens)
+    traced = traced_plan(lowered, model, None, Diagnostics(), batch=2, cache_tokens=tokens)[0]
     seen = {demand.path: demand.nbytes for demand in traced.demands if demand.purpose == "kv cache"}
     told = cache_demands(json.loads(model.config.to_json_string()), tree, tokens, batch=2)
     assert {demand.path: demand.nbytes for demand in told} == seen

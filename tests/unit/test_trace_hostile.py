@@ -14,9 +14,9 @@ from compile_plan.compiler.running.nesting import map_tensors, tensors_in
 from compile_plan.compiler.tracing import (
     cut_rules,
     trace_model,
+    traced_plan,
     verify_plan,
     verify_trace,
-    with_trace,
 )
 from compile_plan.ir import Atomic, Device, Diagnostics, Model, Plan, Split, Unit
 from tiny_modules import linear
@@ -179,7 +179,7 @@ class Hiding(nn.Module):
 
 
 def test_modules_that_are_handed_tensors_unseen_are_opened():
-    learned = with_trace(Plan(model=Model("hiding")), Hiding(), X, Diagnostics())
+    learned = traced_plan(Plan(model=Model("hiding")), Hiding(), X, Diagnostics())[0]
     assert learned.constraints == (Split("steps.0"), Split("steps.1"))
     units = [("steps.0.inner", "cuda:0", "cuda:0"), ("steps.1.inner", "cuda:1", "cuda:1")]
     assert verify_plan(plan(*units), Hiding(), X).lawful

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compile_plan.compiler.tracing import trace_model, verify_plan, verify_trace, with_trace
+from compile_plan.compiler.tracing import trace_model, traced_plan, verify_plan, verify_trace
 from compile_plan.ir import Atomic, Device, Diagnostics, Model, Plan, Unit
 from small_models import small_model
 from tiny_modules import Borrowed, Chain, Residual, Stack
@@ -142,7 +142,7 @@ def test_weights_by_two_names_are_read_where_the_reader_knows_them():
 def test_a_plan_learns_cuts_and_demands_from_the_trace():
     start = Plan(model=Model("t5"), constraints=(Atomic("T5Block", by_class=True),))
     diagnostics = Diagnostics()
-    learned = with_trace(start, small_model("t5"), None, diagnostics, batch=2, seq=8)
+    learned = traced_plan(start, small_model("t5"), None, diagnostics, batch=2, seq=8)[0]
     assert not len(diagnostics)
     assert Atomic("T5Block", by_class=True) not in learned.constraints
     assert Atomic("T5LayerFF", by_class=True) in learned.constraints
@@ -151,12 +151,14 @@ def test_a_plan_learns_cuts_and_demands_from_the_trace():
 
 def test_cache_tokens_make_the_cache_of_that_length():
     start = Plan(model=Model("llama"))
-    learned = with_trace(start, small_model("llama"), None, Diagnostics(), batch=2, seq=8, cache_tokens=100)
+    learned = traced_plan(start, small_model("llama"), None, Diagnostics(), batch=2, seq=8, cache_tokens=100)[
+        0
+    ]
     assert {d.nbytes for d in learned.demands if d.purpose == "kv cache"} == {2 * 2 * 100 * 2 * 16 * 4}
 
 
 def test_a_plan_stays_as_it_was_when_there_is_no_trace():
     start = Plan(model=Model("chain"))
     diagnostics = Diagnostics()
-    assert with_trace(start, Chain(), None, diagnostics) is start
+    assert traced_plan(start, Chain(), None, diagnostics) == (start, None)
     assert [d.code for d in diagnostics] == ["no-example-inputs"]
