@@ -11,7 +11,8 @@ from ..ir.wording import joined
 from .ranges import fold_paths
 from .syntax import Line, Path, PlaceLine, UnitLine, Word
 
-_UNREMARKABLE = frozenset({None, Reason.GREEDY})
+_WRITTEN = frozenset({None, Reason.WRITTEN})
+_UNREMARKABLE = _WRITTEN | {Reason.GREEDY, Reason.ADDED}
 
 
 def place_lines(plan: Plan) -> Iterator[Line]:
@@ -30,7 +31,8 @@ def _line(path: Path, unit: Unit, comment: str) -> Line:
     if unit.store is None:
         return Line(UnitLine(path), suffix=comment)
     run = None if unit.run in {None, unit.store} and not unit.by_rows else Word(unit.run or unit.store)
-    return Line(PlaceLine(path, Word(unit.store), run, unit.by_rows), suffix=comment)
+    added = unit.reason not in _WRITTEN
+    return Line(PlaceLine(path, Word(unit.store), run, unit.by_rows, added), suffix=comment)
 
 
 class _Comments:
@@ -39,8 +41,6 @@ class _Comments:
     def __init__(self, plan: Plan) -> None:
         self._tree = plan.tree
         self._partners = _partners(plan)
-        reasons = {unit.reason for unit in plan.units}
-        self._quiet = _UNREMARKABLE | ({Reason.WRITTEN} if reasons <= {None, Reason.WRITTEN} else set())
 
     def of(self, units: Sequence[Unit]) -> str:
         notes = [*self._sizes(units)]
@@ -48,7 +48,7 @@ class _Comments:
             partners = self._partners.get(units[0].path, ())
             notes += [f"tied to {joined(partners)}"] if partners else []
         reason = units[0].reason
-        notes += [reason.value] if reason is not None and reason not in self._quiet else []
+        notes += [reason.value] if reason is not None and reason not in _UNREMARKABLE else []
         return f"# {visible(', '.join(notes))}" if notes else ""
 
     def _sizes(self, units: Sequence[Unit]) -> Iterator[str]:

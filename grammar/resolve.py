@@ -94,6 +94,7 @@ class _Resolver:
     workload: Workload | None = None
     caches: list[Cache] = field(default_factory=list)
     options: dict[str, str] = field(default_factory=dict)
+    option_spans: dict[str, Span] = field(default_factory=dict)
     constraints: list[Constraint] = field(default_factory=list)
     ties: list[TieGroup] = field(default_factory=list)
     reserves: list[Reserve] = field(default_factory=list)
@@ -114,6 +115,7 @@ class _Resolver:
             model=self.model or Model(""),
             devices=tuple(self.devices.values()),
             options=tuple(sorted(self.options.items())),
+            option_spans=self.option_spans,
             constraints=tuple(self.constraints),
             ties=tuple(self.ties),
             reserves=tuple(self.reserves),
@@ -180,6 +182,7 @@ class _Resolver:
             case OptionLine(name, value):
                 if self._first(f"option `{name.text}`", span):
                     self.options[name.text] = value.text
+                    self.option_spans |= {} if span is None else {name.text: span}
             case _:
                 assert_never(statement)
 
@@ -309,11 +312,12 @@ class _Resolver:
         match statement:
             case UnitLine(path):
                 yield from (Unit(each, span=span) for each in self.reader.expand(path))
-            case PlaceLine(path, store_word, run_word, by_rows):
+            case PlaceLine(path, store_word, run_word, by_rows, added):
                 store, run = self._places(store_word, run_word)
                 if store is not None and run is not None:
+                    reason = Reason.ADDED if added else Reason.WRITTEN
                     for each in self.reader.expand(path):
-                        yield Unit(each, store, run, Reason.WRITTEN, by_rows, span)
+                        yield Unit(each, store, run, reason, by_rows, span)
             case _:
                 assert_never(statement)
 

@@ -174,7 +174,7 @@ STATEMENTS: Final = (
     Way("unit", UnitLine, (_PATH,), "unit PATH"),
     Way("place", PlaceLine,
         (_PATH, "on", Field("store", Kind.DEVICE),
-         Maybe(("run", "on", Field("run", Kind.DEVICE), Maybe(("by", "rows"), "by_rows")))),
+         Maybe(("run", "on", Field("run", Kind.DEVICE), Maybe(("by", "rows"), "by_rows"))), _ADDED),
         "place PATTERN on DEVICE` or `place PATTERN on DEVICE run on DEVICE by rows"),
     # the module table
     Way("module", ModuleLine, (_PATH, ":", Field("class_name", Kind.CLASS), Maybe((_SIZE,))),

@@ -190,12 +190,13 @@ class UnitLine:
 
 @dataclass(frozen=True, slots=True)
 class PlaceLine:
-    """``place PATTERN on DEVICE run on DEVICE by rows``."""
+    """``place PATTERN on DEVICE run on DEVICE by rows added``."""
 
     path: Path
     store: Word
     run: Word | None = None
     by_rows: bool = False
+    added: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ import re
 from difflib import get_close_matches
 from typing import Final
 
-from . import Diagnostic, Diagnostics
+from . import Diagnostic, Diagnostics, Label, Span
+from .changes import word_exchanged
 from .rules.placement import UNKNOWN_DTYPE
 
 _BYTE: Final = 8
@@ -64,8 +65,8 @@ def is_converted(dtype: str) -> bool:
     return not dtype.startswith(("uint", "int", "bool"))
 
 
-def parse_dtype(text: str, diagnostics: Diagnostics) -> str | None:
-    """Return the plain name of a dtype; an unknown one is reported and None."""
+def parse_dtype(text: str, diagnostics: Diagnostics, line: Span | None = None) -> str | None:
+    """Return the plain name of a dtype; an unknown one is reported, where its line stands, and None."""
     name = text.removeprefix("torch.")
     name = _ALIASES.get(name, name)
     if name in _STORED or name in _PACKED:
@@ -75,7 +76,10 @@ def parse_dtype(text: str, diagnostics: Diagnostics) -> str | None:
         Diagnostic(
             UNKNOWN_DTYPE,
             f"no dtype is named `{text}`",
+            None if line is None else Label(line),
             help=f"did you mean `{near[0]}`?" if near else "use a torch name like `bfloat16`",
+            about=text,
+            fixes=word_exchanged(line, text, f'"{near[0]}"' if near else None),
         )
     )
     return None

@@ -7,6 +7,7 @@ and the reasons explain a plan and take no part in its equality.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias
@@ -34,6 +35,8 @@ class Reason(StrEnum):
     """A balancing strategy put it there."""
     SPILLED = "spilled"
     """No accelerator had room."""
+    ADDED = "added"
+    """A compile put it there; the text it was read from does not say why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +316,8 @@ class Plan:
     devices: tuple[Device, ...] = ()
     options: tuple[tuple[str, str], ...] = ()
     """The options it was compiled with, in alphabetical order."""
+    option_spans: Mapping[str, Span] = field(default_factory=dict[str, Span], compare=False, repr=False)
+    """Where the lines of a text stand that say them."""
     constraints: tuple[Constraint, ...] = ()
     ties: tuple[TieGroup, ...] = ()
     reserves: tuple[Reserve, ...] = ()

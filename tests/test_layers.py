@@ -129,7 +129,7 @@ SPOKEN = {"accepts", "emit", "lines", "read"}
 """What every engine's file answers to."""
 TWICE = {
     "Kind", "Line", "Model", "Part", "Place", "Request", "Site", "as_data", "atomic_modules", "cache_demands",
-    "entries", "in_order", "kinds_of", "least_extra", "most_bytes", "replay", "shown", "start_device",
+    "entries", "in_order", "kinds_of", "least_extra", "most_bytes", "replay", "start_device",
     "summary",
 }  # fmt: skip
 """Names that still mean two things; the set only shrinks."""

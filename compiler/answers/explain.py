@@ -37,6 +37,7 @@ _REASONS: Final = {
     Reason.SEARCHED: "the search put it there",
     Reason.BALANCED: "it keeps the devices evenly filled",
     Reason.SPILLED: "no accelerator had room for it",
+    Reason.ADDED: "a compile put it there, and its text does not say why",
 }
 
 _LISTED: Final = 8

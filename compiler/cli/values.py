@@ -14,8 +14,9 @@ from ...ir import Device, Diagnostic, Diagnostics, Label, Link, Model, Plan, Res
 from ...ir.dtypes import parse_dtype
 from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE, OPTION_WITHOUT_EFFECT
 from ...ir.wording import in_words
-from ..driver.option_values import SIZE_HELP
-from ..driver.options import READINGS, Options, read_options
+from ..driver.options import Options, read_options
+from ..lines.option_lines import READINGS
+from ..lines.option_values import SIZE_HELP
 from ..machine.budgets import (
     DeviceKey,
     Size,

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 from ...ir import Atomic, Diagnostics, Model, ModuleTree, Plan, PlanError
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ..accelerate.attempt import attempt_accelerate, with_disk
+from ..lines.option_values import Asked, in_brief, names
 from ..machine.budgets import DeviceKey, devices_from
 from ..passes.annotate_sizes import AnnotateSizes
 from ..passes.merge_ties import MergeTies
 from ..placing.attempts import Attempt
 from ..placing.frontier import item_path
 from ..sources.live import checked_module, lower_model, paused_collection, untied
-from .option_values import Asked, names, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -125,7 +125,7 @@ def _whole(size: float | str) -> int | str:
 
 def _dtype_name(dtype: object) -> str:
     """Return the name of a torch dtype, or of one of accelerate's own that are members of an enum."""
-    return shown(getattr(dtype, "value", dtype)).removeprefix("torch.")
+    return in_brief(getattr(dtype, "value", dtype)).removeprefix("torch.")
 
 
 def _key(device: str) -> DeviceKey:

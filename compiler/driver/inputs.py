@@ -15,9 +15,10 @@ from ...ir import Diagnostic, Diagnostics, Plan, PlanError, verify
 from ...ir.rules.sources import UNKNOWN_INPUT
 from ...ir.rules.usage import CANNOT_REPLAN
 from ..lines.files import read_lines
+from ..lines.option_lines import check_options
+from ..lines.option_values import in_brief
 from ..sources.input_kinds import Kind, kind_of
 from .effects import Holding, check_effects
-from .option_values import shown
 from .options import AUTOMATIC, Options
 from .workload import cached_tokens, rows_of, with_usual
 
@@ -56,7 +57,7 @@ def open_input(given: object, options: Options) -> Opened:
         try:
             return _open_path(given, options)
         except ValueError as error:  # a path no file can have
-            message = f"`{shown(str(given))}` is no path: {error}"
+            message = f"`{in_brief(str(given))}` is no path: {error}"
             raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file or a folder")]) from None
     from ..sources.live import checked_module
 
@@ -77,7 +78,7 @@ def opened_plan(given: object) -> Plan:
         try:
             return read_plan(given)
         except ValueError as error:  # a path no file can have
-            message = f"`{shown(str(given))}` is no path: {error}"
+            message = f"`{in_brief(str(given))}` is no path: {error}"
             raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file")]) from None
     message = f"a `{type(given).__name__}` is neither a plan nor a path to one"
     raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="give what `compile_model` returns")])
@@ -238,6 +239,7 @@ def accounted(plan: Plan) -> Plan:
     if plan.ledger:
         return plan
     diagnostics = Diagnostics(verify(plan))
+    check_options(plan, diagnostics)
     diagnostics.raise_errors()
     if plan.tree is None:
         from ..lines.without_model import contradictions_of_text

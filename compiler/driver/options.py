@@ -10,12 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Literal, TypeAlias, cast
 
-from ...ir import WORKLOADS, Device, Diagnostic, Diagnostics, Plan, Reserve, Workload
-from ...ir.near import near_name
-from ...ir.rules.usage import OPTION_WITHOUT_EFFECT, UNKNOWN_OPTION
-from ...ir.wording import listed
-from . import option_values as read
-from .option_values import Asked, Reading
+from ...ir import Device, Diagnostics, Plan, Reserve, Workload
+from ..lines.option_lines import NOT_RECORDED, READINGS, read_option_lines
+from ..lines.option_values import Asked
 
 Strategy: TypeAlias = Literal["auto", "accelerate", "balanced", "balanced_low_0", "sequential"]
 Objective: TypeAlias = Literal[
@@ -23,12 +20,6 @@ Objective: TypeAlias = Literal[
 ]
 Offload: TypeAlias = Literal["stream", "compute", "auto", "none"]
 Use: TypeAlias = Literal["generate", "forward", "loss", "train"]
-
-STRATEGIES: Final = ("auto", "accelerate", "balanced", "balanced_low_0", "sequential")
-OBJECTIVES: Final = (
-    "fewest-devices", "balance", "headroom", "latency", "throughput", "accelerator-bytes",
-)  # fmt: skip
-OFFLOADS: Final = ("stream", "compute", "auto", "none")
 
 AUTOMATIC: Final = "auto"
 """Example inputs made from the model's transformers config."""
@@ -94,7 +85,7 @@ class Options:
         kept = [
             (name.replace("_", "-"), _spelled(getattr(self, name)))
             for name, default in _DEFAULTS.items()
-            if name not in _NOT_RECORDED and getattr(self, name) != default
+            if name not in NOT_RECORDED and getattr(self, name) != default
         ]
         return tuple(sorted(kept))
 
@@ -102,35 +93,6 @@ class Options:
 _DEFAULTS: Final[Mapping[str, object]] = {
     each.name: each.default for each in fields(Options) if each.name != "given"
 }
-_NOT_RECORDED: Final = frozenset({"devices", "reserves", "trust_remote_code", "used", "workload", "rows"})
-"""Budgets, reserves and the workload are lines of the plan; trust is never read from a file."""
-
-READINGS: Final[Mapping[str, Reading]] = {
-    "devices": read.devices,
-    "no_split": read.names,
-    "dtype": read.dtype,
-    "special_dtypes": read.special_dtypes,
-    "strategy": read.word(STRATEGIES),
-    "objective": read.word(OBJECTIVES),
-    "offload": read.word(OFFLOADS),
-    "offload_buffers": read.switch,
-    "fallback": read.switch,
-    "reserves": read.reserves,
-    "margin": read.size,
-    "runtime": read.size,
-    "kv_cache": read.size,
-    "workload": read.word(WORKLOADS),
-    "rows": read.count(1),
-    "batch": read.count(1),
-    "seq": read.count(1),
-    "cache_tokens": read.count(0),
-    "prompt": read.count(0),
-    "generate": read.count(0),
-    "optimizer": read.optimizer,
-    "time_limit": read.seconds,
-    "trust_remote_code": read.switch,
-}
-"""How each field of `Options` is read."""
 
 
 def read_options(
@@ -154,31 +116,8 @@ def settled(options: Options, plans: Iterable[Plan], diagnostics: Diagnostics) -
 
     A line that is no option, or has a value it cannot have, is reported.
     """
-    remembered: dict[str, object] = {}
-    for plan in plans:
-        for key, value in plan.options:
-            name = key.replace("-", "_")
-            if name in READINGS and name not in _NOT_RECORDED:
-                remembered[name] = value
-            else:
-                diagnostics.add(_no_option(key))
-    again = {name: value for name, value in remembered.items() if not options.gives(name)}
-    kept = read_options(again, diagnostics, spelled=lambda name: f"option {_key(name)}", text=True)
-    return replace(options, **cast("Any", {name: getattr(kept, name) for name in kept.given}))
-
-
-def _key(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _no_option(key: str) -> Diagnostic:
-    known = [_key(name) for name in READINGS if name not in _NOT_RECORDED]
-    if _key(key) in map(_key, _NOT_RECORDED):
-        message = f"`option {key}` has no effect in a plan"
-        return Diagnostic(OPTION_WITHOUT_EFFECT, message, help=f"give `--{key}` with the command")
-    near = near_name(key, known)
-    help_ = f"did you mean `option {near}`?" if near else f"options are {listed(known)}"
-    return Diagnostic(UNKNOWN_OPTION, f"there is no option `{key}`", help=help_)
+    remembered = read_option_lines(plans, diagnostics, given=options.gives)
+    return replace(options, **cast("Any", remembered))
 
 
 def _spelled(value: object) -> str:

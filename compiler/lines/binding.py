@@ -44,6 +44,7 @@ from ...ir.rules.language import LINE_NEVER_WINS
 from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
 from ..placing.grains import layer_modules
 from .contradictions import check_pins
+from .option_lines import check_options
 from .references import check_references
 
 _Need = TypeVar("_Need", Demand, Work)
@@ -68,6 +69,7 @@ def bind_plan(plan: Plan, tree: ModuleTree, diagnostics: Diagnostics, *, complet
     was, with the tree. A `unit` line only says what starts as one unit: places win over it.
     """
     found = Diagnostics()
+    check_options(plan, found)
     check_references(plan, tree, found)
     pins = bind_units(tree, [unit for unit in plan.units if unit.store is not None], plan.devices)
     found.extend(_never_winning(pins))

@@ -29,8 +29,10 @@ def hover(text: str, offset: int, companion: Plan | None = None) -> Hover | None
             rows = _device(found.name, base if base is not None and base.devices else subject.plan)
         case Kind.CLASS:
             rows = _class(found.name, base)
-        case _:
+        case Kind.PATH:
             rows = _path(found, base)
+        case _:
+            return _keyword(text, offset)
     shown = "\n\n".join(rows)
     return Hover(found.start, found.end, shown) if shown else None
 

@@ -8,14 +8,17 @@ from typing import Final
 
 from ...grammar.parser import parse_document
 from ...grammar.statements import STATEMENTS, Field, Kind, elements
-from ...grammar.syntax import Line, Path, Word
+from ...grammar.syntax import Line, OptionLine, Path, Word
 from ...ir import Diagnostics, Source, Span, read_device_name
 from ...ir.patterns import PatternError, expand_braces
 
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """One word and what it names; a device by its canonical name, a path without its quotes."""
+    """One word and what it names: a device by its canonical name, a path without its quotes.
+
+    The words of an option are a `Kind.NAME` and a `Kind.TEXT`.
+    """
 
     kind: Kind
     name: str
@@ -29,7 +32,7 @@ _KINDS: Final = {
     (row.node, slot.field): slot.kind
     for row in STATEMENTS
     for slot in elements(row.words)
-    if isinstance(slot, Field) and slot.kind in {Kind.DEVICE, Kind.CLASS}
+    if isinstance(slot, Field) and (slot.kind in {Kind.DEVICE, Kind.CLASS} or row.node is OptionLine)
 }
 
 

@@ -8,6 +8,7 @@ from ...grammar.parser import parse_document
 from ...grammar.resolve import resolve
 from ...ir import WAYS, Device, Diagnostic, Diagnostics, Never, Plan, Source, verify
 from ..lines.binding import bind_plan
+from ..lines.option_lines import check_options
 from ..lines.without_model import contradictions_of_text
 
 
@@ -40,6 +41,7 @@ def findings(subject: Subject) -> tuple[Diagnostic, ...]:
     """Return everything there is to say about a text: about its lines, and about its model."""
     diagnostics = Diagnostics(subject.found)
     wrong = bool(diagnostics.errors)
+    check_options(subject.plan, diagnostics)
     if subject.base is None or subject.base.tree is None:
         diagnostics.extend(contradictions_of_text(subject.plan))
         diagnostics.extend(verify(subject.plan) if subject.complete and not wrong else ())

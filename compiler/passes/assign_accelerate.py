@@ -18,7 +18,7 @@ After:
     model "m"
     device cuda:0 memory 4KiB
     device cpu memory 8KiB
-    place . on cuda:0
+    place . on cuda:0 added
     module a : Linear 2KiB
     module b : Linear 1KiB
 """

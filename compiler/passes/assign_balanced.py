@@ -25,10 +25,10 @@ After:
     device cuda:0 memory 8KiB
     device cuda:1 memory 8KiB
     device cpu memory 8KiB
-    place a on cuda:0
-    place b on cuda:0
-    place c on cuda:1
-    place d on cuda:1
+    place a on cuda:0 added
+    place b on cuda:0 added
+    place c on cuda:1 added
+    place d on cuda:1 added
     module a : Linear 1KiB
     module b : Linear 1KiB
     module c : Linear 1KiB

@@ -19,7 +19,7 @@ After:
     model "m"
     device cuda:0 memory 2KiB
     device cpu memory 8KiB
-    place . on cuda:0
+    place . on cuda:0 added
     module a : Linear 1KiB
     module b : Linear 1KiB
 """

@@ -12,7 +12,7 @@ Before:
     module a : Linear 1KiB
     module b : Linear 2KiB
     module c : Linear 1KiB
-    place a on cuda:0
+    place a on cuda:0 added
     unit b
     unit c
 
@@ -25,9 +25,9 @@ After:
     module a : Linear 1KiB
     module b : Linear 2KiB
     module c : Linear 1KiB
-    place a on cuda:0
-    place b on cpu run on cuda:0
-    place c on cuda:1
+    place a on cuda:0 added
+    place b on cpu run on cuda:0 added
+    place c on cuda:1 added
 """
 
 from __future__ import annotations

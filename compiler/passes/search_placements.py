@@ -29,10 +29,10 @@ After:
     module b : Linear 2KiB
     module c : Linear 1KiB
     module d : Linear 2KiB
-    place a on cuda:1
-    place b on cuda:1
-    place c on cuda:0
-    place d on cuda:0
+    place a on cuda:1 added
+    place b on cuda:1 added
+    place c on cuda:0 added
+    place d on cuda:0 added
 """
 
 from __future__ import annotations

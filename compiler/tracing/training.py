@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...ir import Demand
 from ...ir.purposes import GRADIENTS, KEPT, OPTIMIZER
 from ..running.nesting import Untyped
+from ..running.optimizers import optimizer_names
 from .forward import Ran, run
 from .record import Recorder
 
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
 USUAL: Final = "adamw"
 """The optimizer where nobody names one."""
-
-
-def optimizer_names() -> dict[str, str]:
-    """Return the names of torch's optimizers in small letters, with the class of each."""
-    classes = vars(torch.optim)
-    return {
-        name.lower(): name
-        for name, kind in classes.items()
-        if isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer) and name != "Optimizer"
-    }
 
 
 class Kept:

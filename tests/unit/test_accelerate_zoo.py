@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.driver.options import STRATEGIES
+from compile_plan.compiler.lines.option_lines import STRATEGIES
 from transformers import CONFIG_MAPPING
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

@@ -6,7 +6,8 @@ import pytest
 import torch
 from compile_plan.backends import read_plan, write_plan
 from compile_plan.compiler import compile_model, compile_plan
-from compile_plan.ir import PlanError, Reserve
+from compile_plan.grammar import print_plan
+from compile_plan.ir import PlanError, Reason, Reserve
 from torch import nn
 
 KIB = 1024
@@ -52,6 +53,22 @@ OPTIONS = [
     {"overrides": 'reserve 1KiB on cuda:0 for "mine"\ndemand 1KiB with layers.* for "kv cache"\n'},
     {"overrides": "never layers.2 on cuda:0\nplace embed on cpu run on cpu\n", "offload": "compute"},
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda each: ",".join(each) or "plain")
+def test_a_plan_of_text_is_placed_again_from_what_people_wrote(options, tmp_path):
+    """As the same plan of msgpack is: a text says what a compile added, and holds the module table."""
+    first = compiled(**options)
+    text = tmp_path / "p.plan"
+    text.write_text(print_plan(first, with_modules=True), "utf-8")
+    less = {0: "24KiB", 1: "40KiB", "cpu": "1MiB"}
+    again = [compile_plan(plan, max_memory=less) for plan in (first, text)]
+    assert [(u.path, u.store, u.run) for u in again[0].units] == [
+        (u.path, u.store, u.run) for u in again[1].units
+    ]
+    assert {u.reason for u in again[1].units if u.path == "head"} <= (
+        {Reason.WRITTEN} if "place head" in str(options) else {u.reason for u in again[0].units}
+    )
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda each: ",".join(each) or "plain")

@@ -17,7 +17,8 @@ from compile_plan.backends import read_plan
 from compile_plan.compiler.cli import command as cli
 from compile_plan.compiler.cli.arguments import FLAGS, help_page, parse_arguments
 from compile_plan.compiler.cli.values import read_request
-from compile_plan.compiler.driver.options import OBJECTIVES, OFFLOADS, STRATEGIES, Options
+from compile_plan.compiler.driver.options import Options
+from compile_plan.compiler.lines.option_lines import OBJECTIVES, OFFLOADS, STRATEGIES
 from compile_plan.ir import RULES, Diagnostics
 
 PLAN = """\

@@ -8,7 +8,8 @@ import pytest
 from command import run_command
 from compile_plan.compiler.cli.arguments import FLAGS
 from compile_plan.compiler.driver.effects import Holding, check_effects
-from compile_plan.compiler.driver.options import READINGS, Options, read_options
+from compile_plan.compiler.driver.options import Options, read_options
+from compile_plan.compiler.lines.option_lines import READINGS
 from compile_plan.ir import Diagnostics
 
 PLAN = """\

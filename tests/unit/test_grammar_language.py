@@ -151,8 +151,8 @@ def test_comments_explain_a_printed_plan():
         "device cuda:0 memory 8KiB  # 6.0KiB used, 2.0KiB free",
         "device cpu",
         "",
-        "place h.{0..5} on cuda:0  # 6 x 1.0KiB",
-        "place head on cpu run on cuda:0  # 2.0KiB, spilled",
+        "place h.{0..5} on cuda:0 added  # 6 x 1.0KiB",
+        "place head on cpu run on cuda:0 added  # 2.0KiB, spilled",
     ]
 
 
@@ -267,7 +267,7 @@ def test_the_mark_of_what_a_compile_added_stays_and_is_no_meaning():
         ("workload rows 1 prompt 1 tokens 1\nworkload loss rows 1 tokens 1", "repeated-line",
          "`workload` is given twice"),
         ("workload forward rows 1 prompt 1 tokens 1", "unexpected-word", "expected `tokens` after `1`, found `prompt`"),  # noqa: E501
-        ("place a on cpu by rows", "unexpected-word", "expected `run` after `cpu`, found `by`"),
+        ("place a on cpu by rows", "unexpected-word", "expected `added` or `run` after `cpu`, found `by`"),
         ("cache 1GiB of a", "unexpected-word", "expected `on` or a path after `a`, found the end of the line"),  # noqa: E501
         ("device cuda:{0..3}\ndevice cuda:2", "duplicate-device", "device `cuda:2` is declared twice"),
         ("device cuda:{0..", "malformed-pattern", "`cuda:{0..` cannot be expanded: `{` without a `}` after it"),  # noqa: E501

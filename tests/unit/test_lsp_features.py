@@ -65,7 +65,7 @@ def hovered(text, word, companion=MODEL):
         ("place odd", ['"odd name"']),
         ("place lm_head ", ["on"]),
         ("place lm_head on cu", ["cuda:0", "cuda:1"]),
-        ("place lm_head on cpu ", ["run"]),
+        ("place lm_head on cpu ", ["added", "run"]),
         ("place lm_head on cpu run on cp", ["cpu"]),
         ("together lm_head model.e", ["model.embed"]),
         ("atomic class At", ["Attention"]),
@@ -204,6 +204,10 @@ def test_renaming_a_device_follows_every_spelling_and_nothing_else():
         ("place model.layers.{0..9} on cpu\n", "place model.layers.{0..3} on cpu\n"),
         ('place "model/embed" on cpu\n', "place model.embed on cpu\n"),
         ("place lm_head cpu  # why\n", "place lm_head on cpu  # why\n"),
+        ('option stratgy "auto"  # why\n', 'option strategy "auto"  # why\n'),
+        ('option strategy "balancd"\n', 'option strategy "balanced"\n'),
+        ('option dtype "bfloat"\n', None),
+        ("option reserves 1GiB\n", ""),
     ],
 )  # fmt: skip
 def test_a_fix_removes_its_finding(text, fixed):

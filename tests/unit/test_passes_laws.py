@@ -6,7 +6,7 @@ import math
 
 import pytest
 from compile_plan.compiler import compile_model
-from compile_plan.compiler.driver.options import OFFLOADS, STRATEGIES
+from compile_plan.compiler.lines.option_lines import OFFLOADS, STRATEGIES
 from compile_plan.ir import Plan, PlanError, is_accelerator, unit_of_tensors, verify
 from hypothesis import event, given, settings
 from hypothesis import strategies as st

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, SupportsIndex, TypeAlias, cast
 
+from ...grammar.words import quote
 from ...ir import Device, Diagnostic, Diagnostics, Label, Reserve, Source, Span, parse_size
+from ...ir.changes import Fixes, word_exchanged
 from ...ir.dtypes import parse_dtype
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_OPTION_VALUE
 from ...ir.sizes import MAX_SIZE
-from ...ir.wording import in_words
+from ...ir.wording import in_words, listed
 from ..machine.budgets import canonical_name, devices_from, size_of, unknown_device
 
 LARGEST: Final = 10**9
@@ -36,18 +38,24 @@ class Asked:
     diagnostics: Diagnostics
     text: bool = False
     """Whether it was typed, on the command line or in an `option` line; then the carets go under it."""
+    line: Span | None = None
+    """Where the `option` line stands that says it."""
 
-    def refuse(self, help_: str) -> None:
-        """Report the value."""
-        message = f"`{self.spelled}` cannot be `{shown(self.value)}`"
-        at = None
+    def refuse(self, help_: str, meant: str | None = None) -> None:
+        """Report the value, and what was probably meant by it."""
+        message = f"`{self.spelled}` cannot be `{in_brief(self.value)}`"
+        at = None if self.line is None else Label(self.line)
+        fixes: Fixes = ()
         if self.text and isinstance(self.value, str):
-            at = Label(Span(Source(self.spelled, self.value), 0, len(self.value)))
-        self.diagnostics.add(Diagnostic(BAD_OPTION_VALUE, message, at, help=help_))
+            at = at or Label(Span(Source(self.spelled, self.value), 0, len(self.value)))
+            fixes = word_exchanged(self.line, self.value, meant and quote(meant))
+        self.diagnostics.add(
+            Diagnostic(BAD_OPTION_VALUE, message, at, help=help_, about=self.spelled, fixes=fixes)
+        )
 
     def refuse_item(self, item: object, help_: str) -> None:
         """Report a member of the value."""
-        message = f"`{self.spelled}` cannot hold `{shown(item)}`"
+        message = f"`{self.spelled}` cannot hold `{in_brief(item)}`"
         self.diagnostics.add(Diagnostic(BAD_OPTION_VALUE, message, help=help_))
 
 
@@ -55,7 +63,7 @@ Reading: TypeAlias = Callable[[Asked], Any]
 """Returns the value, or None after it was refused."""
 
 
-def shown(value: object) -> str:
+def in_brief(value: object) -> str:
     """Return a value in a few characters, whatever its own idea of being printed is."""
     try:
         text = str(value) if isinstance(value, str | int | float) else repr(value)
@@ -75,8 +83,8 @@ def word(choices: Sequence[str]) -> Reading:
         if spelled in known and (not asked.text or given in choices):
             return known[spelled]
         near = _longer(spelled, known) or near_name(spelled, tuple(known))
-        all_ = in_words(choices)
-        asked.refuse(f"did you mean `{known[near]}`? There are {all_}" if near else f"use one of {all_}")
+        meant, all_ = near and known[near], in_words(choices)
+        asked.refuse(f"did you mean `{meant}`? There are {all_}" if meant else f"use one of {all_}", meant)
         return None
 
     return read
@@ -186,20 +194,20 @@ def dtype(asked: Asked) -> str | None:
     """Read the name of a dtype, or one of torch's own."""
     given = asked.value
     if isinstance(given, str) or type(given).__module__ == "torch":
-        return parse_dtype(str(given), asked.diagnostics)
+        return parse_dtype(str(given), asked.diagnostics, asked.line)
     asked.refuse("give a dtype of torch, or its name: `bfloat16`")
     return None
 
 
 def optimizer(asked: Asked) -> str | None:
     """Read the name of an optimizer of torch: ``adamw``, ``SGD``."""
-    from ..tracing.training import optimizer_names
+    from ..running.optimizers import optimizer_names
 
     known, given = optimizer_names(), asked.value
     if isinstance(given, str) and given.lower() in known:
         return given.lower()
     near = near_name(given.lower(), tuple(known)) if isinstance(given, str) else None
-    asked.refuse(f"did you mean `{near}`?" if near else f"use one of {', '.join(sorted(known))}")
+    asked.refuse(f"did you mean `{near}`?" if near else f"use one of {listed(sorted(known))}", near)
     return None
 
 
@@ -219,7 +227,7 @@ def special_dtypes(asked: Asked) -> tuple[tuple[str, str], ...] | None:
         if not isinstance(path, str) or not path:
             asked.refuse_item(path, help_)
             continue
-        name = dtype(Asked(f"{asked.spelled}[{shown(path)!r}]", kind, asked.diagnostics))
+        name = dtype(Asked(f"{asked.spelled}[{in_brief(path)!r}]", kind, asked.diagnostics))
         found += [] if name is None else [(path, name)]
     return tuple(found)
 
@@ -255,7 +263,7 @@ def _reserves_of(asked: Asked, given: Mapping[Any, Any]) -> Iterable[Reserve]:
     for key, value in given.items():
         device, nbytes = canonical_name(key), size_of(value)
         if device is None:
-            asked.diagnostics.add(unknown_device(shown(key)))
+            asked.diagnostics.add(unknown_device(in_brief(key)))
         elif nbytes is None:
             asked.refuse_item(value, SIZE_HELP)
         else:
