@@ -6,7 +6,7 @@ from typing import Final
 
 from ...ir import PlanError
 from ...ir.dtypes import dtype_names
-from ..driver.options import OBJECTIVES, OFFLOADS, STRATEGIES
+from ..lines.option_lines import OBJECTIVES, OFFLOADS, STRATEGIES
 from .arguments import make_parser
 from .console import Console
 from .engines import engine_names

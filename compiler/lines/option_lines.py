@@ -90,7 +90,7 @@ def _field(key: str) -> str:
 
 def _no_option(key: str, span: Span | None) -> Diagnostic:
     at = None if span is None else Label(span)
-    if _field(key) in NOT_RECORDED:
+    if _field(key) in NOT_RECORDED & READINGS.keys():
         message, hint = f"`option {key}` has no effect in a plan", f"give `--{key}` with the command"
         fixes = line_removed(span)
         return Diagnostic(OPTION_WITHOUT_EFFECT, message, at, help=hint, about=key, fixes=fixes)

@@ -39,7 +39,7 @@ from .hosts import Party, join_party
 from .matching import Match, match_seats
 from .obstacles import disks_to_convert, disks_without_files, larger_than_planned, short_memory
 from .opaque import opaque_weights
-from .progress import Wish, shown
+from .progress import Wish, progress_shown
 from .quantised import quantised_checkpoint
 from .reading import Job, read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
@@ -251,7 +251,7 @@ class _Loader:
                 self._refuse_different_ties(files)
             staged = stage.seats([*self.seats, *self.extra, *self.others])
             if files is not None:
-                with shown(progress) as report:
+                with progress_shown(progress) as report:
                     read_all(staged.jobs, files, report)
                     self._merge(staged, files)
                 files.check_unchanged()

@@ -13,7 +13,7 @@ Wish: TypeAlias = Progress | bool | None
 
 
 @contextmanager
-def shown(wish: Wish) -> Iterator[Progress | None]:
+def progress_shown(wish: Wish) -> Iterator[Progress | None]:
     """Yield what is called with bytes done and in all.
 
     ``wish`` is a function of the caller's, True or False, or None: a bar if stderr is a terminal.
