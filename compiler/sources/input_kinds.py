@@ -41,7 +41,7 @@ _LISTED: Final = "inputs are .py, .safetensors, .plan, .msgpack, .json, .gguf fi
 
 def kind_of(spec: str | Path, diagnostics: Diagnostics) -> Kind | None:
     """Return the kind of an input; None with an error in ``diagnostics``."""
-    from .script import split_spec
+    from .script_spec import split_spec
 
     path, _ = split_spec(spec)
     try:

@@ -19,9 +19,17 @@ from torch.utils._device import DeviceContext
 LARGE: Final = 1 << 20
 """Elements; smaller tensors are real in the gentler mode."""
 _SIZED: Final = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+_TO_CARDS: Final = frozenset({torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.xpu})
 _INITIALISERS: Final = frozenset(
     value for name, value in vars(nn.init).items() if name.endswith("_") and callable(value)
 )
+
+
+class TrainsError(BaseException):
+    """A script trains while it is imported: what it built until then is what there is to plan.
+
+    No `Exception`, so that a training loop that goes on after errors ends all the same.
+    """
 
 
 @contextmanager
@@ -52,11 +60,37 @@ class _Meta(DeviceContext):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
+        if func is torch.Tensor.backward or func is torch.autograd.backward:
+            raise TrainsError
+        if func in _TO_CARDS:
+            return _stays(func, args, kwargs or {})
+        if _is_card((kwargs or {}).get("device")):
+            kwargs = {**(kwargs or {}), "device": "meta"}
         if func in _INITIALISERS:
             tensor = args[0] if args else (kwargs or {}).get("tensor")
             if isinstance(tensor, torch.Tensor) and tensor.is_meta:
                 return tensor
         return super().__torch_function__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _stays(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+    """Move a tensor without weights nowhere: cards that scripts name may not be there. Dtypes change."""
+    if func is not torch.Tensor.to:
+        return args[0]
+    device, dtype, _, layout = torch._C._nn._parse_to(*args[1:], **kwargs)  # noqa: SLF001  # what Module.to asks
+    del layout
+    moved = device is not None and args[0].is_meta
+    if not moved:
+        return func(*args, **kwargs)
+    return args[0] if dtype is None else args[0].to(dtype)
+
+
+def _is_card(device: Any) -> bool:  # noqa: ANN401  # whatever a script writes
+    """Say whether a device is an accelerator, which may not be there."""
+    try:
+        return device is not None and torch.device(device).type not in {"cpu", "meta"}
+    except (RuntimeError, TypeError):
+        return False  # torch will say what is wrong with it
 
 
 class _LargeOnMeta(TorchFunctionMode):
@@ -70,6 +104,12 @@ class _LargeOnMeta(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:  # noqa: ANN401
         options = dict(kwargs or {})
+        if func is torch.Tensor.backward or func is torch.autograd.backward:
+            raise TrainsError
+        if func in _TO_CARDS:
+            return _stays(func, args, options)
+        if _is_card(options.get("device")):
+            options["device"] = None
         if func in _SIZED and options.get("device") is None and _elements(args, options) >= LARGE:
             options["device"] = "meta"
         return func(*args, **options)

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
 from .script_errors import failed_script, needs_values
+from .script_spec import Named, read_named, split_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -51,16 +53,6 @@ def load_script(spec: str | Path, diagnostics: Diagnostics) -> nn.Module:
 
     """
     return read_script(spec, diagnostics).model
-
-
-def split_spec(spec: str | Path) -> tuple[Path, str | None]:
-    """Split ``model.py:build`` into its file and what is named after the colon."""
-    text = str(spec)
-    path, colon, attribute = text.rpartition(":")
-    dotted = all(part.isidentifier() for part in attribute.split("."))
-    if colon and path and dotted and not Path(text).exists() and len(path) > 1:
-        return Path(path), attribute
-    return Path(text), None
 
 
 def read_script(spec: str | Path, diagnostics: Diagnostics) -> Script:
@@ -100,7 +92,7 @@ def _source_text(path: Path, diagnostics: Diagnostics) -> str:
 def _attempt(
     path: Path, text: str, attribute: str | None, diagnostics: Diagnostics, *, gentle: bool
 ) -> Script | None:
-    from .meta_mode import weightless
+    from .meta_mode import TrainsError, weightless
 
     module = ModuleType(f"_script_{path.stem}")
     module.__file__ = str(path)
@@ -112,8 +104,11 @@ def _attempt(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever the script raises is the script's
-            diagnostics.add(failed_script(error, path, text))
-            return None
+            model = vars(module).get("model") if isinstance(error, TrainsError) else None
+            if model is None:
+                diagnostics.add(failed_script(error, path, text))
+                return None
+            found = _find(module, path, attribute, diagnostics)
     if found is None:
         return None
     _check_model(model, path, diagnostics)
@@ -164,18 +159,57 @@ def _find(
 def _named(
     module: ModuleType, path: Path, attribute: str, diagnostics: Diagnostics
 ) -> Callable[[], object] | None:
+    try:
+        named = read_named(attribute)
+    except ValueError as error:
+        help_ = f"write plain values, or `def build()` in `{path}` that makes the model"
+        diagnostics.add(Diagnostic(rules.FACTORY_NEEDS_ARGUMENTS, str(error), help=help_))
+        return None
     value: object = module
-    for part in attribute.split("."):
+    for part in named.name.split("."):
         if not hasattr(value, part):
             names = [
                 name for name, held in vars(module).items() if not name.startswith("_") and callable(held)
             ]
-            help_ = _did_you_mean(attribute, names, path)
-            message = f"`{path}` defines no `{attribute}`"
+            help_ = _did_you_mean(named.name, names, path)
+            message = f"`{path}` defines no `{named.name}`"
             diagnostics.add(Diagnostic(rules.NO_MODEL, message, help=help_))
             return None
         value = getattr(value, part)
-    return _made(value, path, attribute, diagnostics)
+    if named.called:
+        return _called(value, path, named, diagnostics)
+    return _made(value, path, named.name, diagnostics)
+
+
+def _called(value: object, path: Path, named: Named, diagnostics: Diagnostics) -> Callable[[], object] | None:
+    """Return the call with the arguments that were written, once it is one the signature allows."""
+    reason = None if callable(value) else "it is not callable"
+    if callable(value):
+        try:
+            inspect.signature(value).bind(*named.args, **named.kwargs)
+        except TypeError as error:
+            reason = str(error)
+        except ValueError:  # a builtin without a signature: the call itself will tell
+            pass
+        else:
+            return partial(value, *named.args, **named.kwargs)
+    if reason is None and callable(value):
+        return partial(value, *named.args, **named.kwargs)
+    message = f"`{named.name}` in `{path}` cannot be called like that: {reason}"
+    takes = (
+        f"it is `{named.name}{_signature(value)}`"
+        if callable(value)
+        else f"leave `(…)` out: `{path}:{named.name}`"
+    )
+    diagnostics.add(Diagnostic(rules.FACTORY_NEEDS_ARGUMENTS, message, help=takes))
+    return None
+
+
+def _signature(value: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(value))
+    except (TypeError, ValueError):
+        return "(…)"
 
 
 def _did_you_mean(name: str, names: list[str], path: Path) -> str | None:
@@ -216,7 +250,10 @@ def _made(value: object, path: Path, name: str, diagnostics: Diagnostics) -> Cal
     missing = _missing_arguments(value)
     if missing:
         message = f"`{name}` in `{path}` needs arguments: {missing}"
-        help_ = f"add `def build(): return {name}(...)` with the values you want"
+        first = missing.strip("`").partition("`")[0]
+        help_ = (
+            f"write them: `{pasted(f'{path}:{name}({first}=…)')}`, or add `def build(): return {name}(...)`"
+        )
         diagnostics.add(Diagnostic(rules.FACTORY_NEEDS_ARGUMENTS, message, help=help_))
         return None
     return value

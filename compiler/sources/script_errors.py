@@ -28,6 +28,15 @@ def failed_script(error: BaseException, path: Path, text: str) -> Diagnostic:
     if isinstance(error, SystemExit):
         message = f"`{path}` ended itself with `sys.exit({error.code!r})`"
         help_ = "put what runs the program under `if __name__ == '__main__':`"
+        if any(
+            Path(frame.filename).name == "argparse.py" for frame in traceback.extract_tb(error.__traceback__)
+        ):
+            message = f"`{path}` reads arguments of its own, and ended itself without them"
+            help_ = "give them defaults, or read them under `if __name__ == '__main__':` beside `def build()`"
+        return Diagnostic(SCRIPT_FAILED, message, at, help=help_)
+    if type(error).__name__ == "TrainsError":
+        message = f"`{path}` trains while it is imported, before it offers a `model`"
+        help_ = "put what trains under `if __name__ == '__main__':`, and build the model before it"
         return Diagnostic(SCRIPT_FAILED, message, at, help=help_)
     notes = tuple(f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames[-_SHOWN:])
     words = _words(error)

@@ -11,7 +11,8 @@ from textwrap import dedent
 
 import pytest
 import torch
-from compile_plan.compiler.sources.script import load_script, read_script, split_spec
+from compile_plan.compiler.sources.script import load_script, read_script
+from compile_plan.compiler.sources.script_spec import split_spec
 from compile_plan.ir import Diagnostics, PlanError
 from torch import nn
 
