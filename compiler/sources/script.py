@@ -159,6 +159,7 @@ def _find(
 def _named(
     module: ModuleType, path: Path, attribute: str, diagnostics: Diagnostics
 ) -> Callable[[], object] | None:
+    help_: str | None
     try:
         named = read_named(attribute)
     except ValueError as error:
