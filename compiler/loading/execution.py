@@ -19,7 +19,7 @@ from ..running.homes import spans_of
 from .attributes import place_attributes
 from .blocks import Block, Registering
 from .guards import Guard, guarded
-from .hosts import Party, Replaced, Road, With, attach_passing
+from .hosts import Party, Removable, Road, attach_passing
 from .moves import arrives, attach_moves
 from .pieces import Stacked, put_together
 from .seats import Seat
@@ -60,7 +60,7 @@ class Execution:
 
     def __init__(self) -> None:
         self.handles: list[RemovableHandle] = []
-        self.elsewhere: list[RemovableHandle | Replaced | With] = []
+        self.elsewhere: list[Removable] = []
         """What lets units of other hosts be passed by."""
         self.road: Road | None = None
         self.stream: Stream | None = None

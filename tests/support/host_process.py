@@ -83,6 +83,35 @@ def forward(job):
     return {"scores": scores.tolist(), "bytes": told(model)}
 
 
+class Bare(torch.nn.Module):
+    """A model that has tensors of its own beside its parts, and adds what different hosts computed."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(3)
+        self.scale = torch.nn.Parameter(torch.rand(8))
+        self.register_buffer("shift", torch.rand(8))
+        self.first, self.second, self.last = (torch.nn.Linear(8, 8) for _ in range(3))
+
+    def forward(self, x):
+        """Return a mixture of everything."""
+        one = self.first(x) * self.scale
+        other = self.second(x + self.shift)
+        both = torch.cat([one, other]).clone()
+        both[:1].add_(self.shift)
+        if both.sum() > 1e9:
+            raise ValueError
+        return {"out": self.last(one + other), "both": both, "sizes": [one.shape[0], str(both.device)]}
+
+
+def bare(job):
+    """Call a model whose own tensors are on several hosts."""
+    model = load_model(parse(job["plan"]), Bare())
+    with torch.no_grad():
+        found = model(torch.ones(2, 8))
+    return {"out": found["out"].tolist(), "both": found["both"].tolist(), "sizes": found["sizes"]}
+
+
 def ends(job):
     """Load a model, then be killed, or stop, or raise, while others go on."""
     model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
@@ -113,7 +142,13 @@ def without_memory(job):
         obstacles.free_memory = free
 
 
-JOBS = {"generate": generate, "forward": forward, "ends": ends, "without_memory": without_memory}
+JOBS = {
+    "generate": generate,
+    "forward": forward,
+    "bare": bare,
+    "ends": ends,
+    "without_memory": without_memory,
+}
 
 
 def done(job):

@@ -7,7 +7,7 @@ from compile_plan.compiler import load_model
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 from host_models import MODELS, layers_of, saved, tail_of
-from host_process import prompt, written
+from host_process import Bare, prompt, written
 from hosts import run_hosts, shared_plan
 
 torch = pytest.importorskip("torch")
@@ -27,6 +27,27 @@ SHARES = (3, 2, 1)
 TOKENS = 3
 
 
+BARE = """plan 1
+device node1/cpu
+device node2/cpu
+device node3/cpu
+place first on node1/cpu
+place scale on node2/cpu
+place second on node2/cpu
+place shift on node3/cpu
+place last on node3/cpu
+"""
+
+
+def on_disk(plan):
+    """Return the plan with a layer of each of two hosts on its disk."""
+    for layer, host in ((1, "node1"), (4, "node2")):
+        line = f"place model.layers.{layer} on {host}/"
+        assert line in plan
+        plan = plan.replace(f"{line}cpu", f"{line}disk run on {host}/cpu")
+    return f"{plan}device node1/disk\ndevice node2/disk\n"
+
+
 class Runs:
     """What three processes did, one after another in one process group, and what one process does."""
 
@@ -35,7 +56,13 @@ class Runs:
         jobs = [job(name, folder / name, SHARES, tokens=TOKENS) for name in FAST]
         llama = job("llama", folder / "llama", SHARES, tokens=TOKENS)
         scores = {**llama, "do": "forward", "lengths": (9,)}
-        jobs += [{**llama, "ways": (False,)}, scores]
+        jobs += [
+            {**llama, "ways": (False,)},
+            scores,
+            {**llama, "plan": on_disk(llama["plan"]), "pretrained": True},
+        ]
+        visits = "place model.layers.1.mlp on node3/cpu\nplace model.layers.4.self_attn on node1/cpu\n"
+        jobs += [{**llama, "plan": llama["plan"] + visits}, {"do": "bare", "plan": BARE}]
         short = {**llama, "plan": shared_plan(layers_of("llama"), (3, 3), tail_of("llama"))}
         more = {**llama, "plan": llama["plan"].replace("node1", "node9")}
         one = {**llama, "host": "node2"}
@@ -52,7 +79,7 @@ class Runs:
             ]
             for rank in range(3)
         }
-        self.folder, self.names = folder, (*FAST, "bytes", "scores", *FAILURES)
+        self.folder, self.names = folder, (*FAST, "bytes", "scores", "disk", "visits", "bare", *FAILURES)
         self.ranks = run_hosts(own, 3, folder)
 
     def of(self, name):
@@ -94,6 +121,25 @@ def test_the_bytes_between_hosts_are_rows_times_length_times_width(runs):
     assert first == {"node2": [states, 0, count], "node3": [0, scores, count]}
     assert second == {"node1": [0, states, count], "node3": [states, scores, 2 * count]}
     assert third == {"node1": [scores, 0, count], "node2": [scores, states, 2 * count]}
+
+
+def test_a_folder_is_loaded_with_a_layer_of_each_host_on_its_disk(runs):
+    alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
+    assert [rank.get("tokens") for rank in runs.of("disk")] == [alone] * 3
+
+
+def test_parts_of_layers_are_visited_on_other_hosts(runs):
+    alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
+    assert [rank.get("tokens") for rank in runs.of("visits")] == [alone] * 3
+
+
+def test_what_happens_between_units_is_brought_together(runs):
+    with torch.no_grad():
+        expected = Bare()(torch.ones(2, 8))
+    for rank in runs.of("bare"):
+        torch.testing.assert_close(torch.tensor(rank["out"]), expected["out"])
+        torch.testing.assert_close(torch.tensor(rank["both"]), expected["both"])
+        assert rank["sizes"] == expected["sizes"]
 
 
 def test_the_device_of_a_model_is_a_real_one_on_every_host(runs):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from .ends import With
 from .held import Held, Road
 from .local_view import ELSEWHERE, LocalView, torch_name
 from .party import Party, join_party
-from .passing import attach_passing
-from .remembered import Replaced
+from .passing import Removable, attach_passing
 
 __all__ = [
     "ELSEWHERE",
     "Held",
     "LocalView",
     "Party",
-    "Replaced",
+    "Removable",
     "Road",
-    "With",
     "attach_passing",
     "join_party",
     "torch_name",

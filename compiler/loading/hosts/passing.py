@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from ....ir import ModuleTree, Plan
 from ...running.kinds import has_forward
@@ -23,10 +23,17 @@ from .remembered import Remembered, Replaced, shape_of_experts
 if TYPE_CHECKING:
     import torch
     from torch import nn
-    from torch.utils.hooks import RemovableHandle
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
+
+
+class Removable(Protocol):
+    """Something put on a model that can be taken off again."""
+
+    def remove(self) -> None:
+        """Take it off."""
+        ...
 
 
 @dataclass(slots=True)
@@ -91,7 +98,7 @@ def attach_passing(
     devices: Mapping[str, torch.device],
     view: LocalView,
     road: Road,
-) -> list[RemovableHandle | Replaced | With]:
+) -> list[Removable]:
     """Let every unit be computed on its host and passed by on this one, if it is another's.
 
     Args:
@@ -107,13 +114,14 @@ def attach_passing(
     found = dict(entries(plan, tree, live))
     made = _made_here(plan, tree, view)
     owners = {module: view.number_of(run) for module, run in found.items() if module not in made}
-    handles: list[RemovableHandle | Replaced | With] = []
+    handles: list[Removable] = []
     for module, owner in owners.items():
         device = devices[found[module]] if owner == road.me else road.device
         passing = _Passing(owner, device, road, frames)
         enter = live[module].register_forward_pre_hook(passing.enter, with_kwargs=True, prepend=True)
         handles += [enter, live[module].register_forward_hook(passing.leave, prepend=True)]
     handles += _passed_by(tree, live, owners, view.me)
+    handles += _bare(plan, tree, live, view, road)
     ends = Ends(road, frames.running)
     for module in _between(tree, live, owners):
         enter = live[module].register_forward_pre_hook(ends.enter, with_kwargs=True, prepend=True)
@@ -137,6 +145,35 @@ def _passed_by(
             shaped = shape_of_experts(live[part]) if owners.get(part, owner) == owner else None
             if shaped is not None and part not in owners:
                 yield Replaced(live[part], shaped)
+
+
+class _Bare:
+    """A tensor that a module around units has itself: its operations belong to its host."""
+
+    def __init__(self, table: dict[str, Any], name: str, owner: int, road: Road) -> None:
+        self._table, self._name, self._before = table, name, table[name]
+        table[name] = Held.of(self._before, frozenset({owner}), owner, road)
+
+    def remove(self) -> None:
+        """Let it be an ordinary one again."""
+        self._table[self._name] = self._before
+
+
+def _bare(
+    plan: Plan, tree: ModuleTree, live: Sequence[nn.Module], view: LocalView, road: Road
+) -> Iterator[_Bare]:
+    modules = [tree.module_index[unit.path] for unit in plan.units if unit.path in tree.module_index]
+    inside = {part for module in modules for part in range(module, tree.ends[module])}
+    made = view.made(plan, tree)
+    for unit in plan.units:
+        index = tree.tensor_index.get(unit.path)
+        if index is None or unit.path in made or unit.run is None or tree.owners[index] in inside:
+            continue
+        owner, name = live[tree.owners[index]], tree.tensor_names[index]
+        tables: tuple[dict[str, Any], dict[str, Any]] = (owner._parameters, owner._buffers)  # noqa: SLF001
+        for table in tables:
+            if table.get(name) is not None:
+                yield _Bare(table, name, view.number_of(unit.run), road)
 
 
 def _made_here(plan: Plan, tree: ModuleTree, view: LocalView) -> frozenset[int]:
