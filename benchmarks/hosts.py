@@ -119,9 +119,13 @@ def measure(tool: str, folder: Path, tokens: int) -> None:
     seconds = time.perf_counter() - start
     weights = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_meta)
     result = {
-        "tokens": made[0].tolist(), "seconds": seconds, "sent": sent_by(model, counted), "weights": weights / 1e6,
-        "memory": memory("RssAnon"), "files": memory("RssFile"),
-    }  # fmt: skip
+        "tokens": made[0].tolist(),
+        "seconds": seconds,
+        "sent": sent_by(model, counted),
+        "weights": weights / 1e6,
+        "memory": memory("RssAnon"),
+        "files": memory("RssFile"),
+    }
     sys.stdout.write("RESULT " + json.dumps(result) + "\n")
     sys.stdout.flush()
     os._exit(0)
@@ -160,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=0.5)
     parser.add_argument("--tokens", type=int, default=32)
-    parser.add_argument("--tool")
+    parser.add_argument("--tool", help="one of: " + ", ".join(TOOLS))
     parser.add_argument("--folder", type=Path)
     given = parser.parse_args()
     if given.tool:
