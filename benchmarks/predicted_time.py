@@ -1,0 +1,250 @@
+"""Predicted seconds against a clock: layouts of one mixture, loaded and run, each as its own plan says.
+
+    python benchmarks/predicted_time.py [--gb 4] [--prompt 64] [--only LAYOUT] [--busy]
+
+Makes a random mixture, measures the machine as `--calibrate` does, loads the model once for each layout
+(on the card, computed on the host, streamed, experts visited, by rows, from disk) and prints the predicted
+seconds of a prompt and of a token beside the measured ones, how many pairs of layouts that differ by more
+than a tenth are ranked right, and the largest deviation.
+
+Without a card a pretended one is used: the host's memory under another name, as the tests use it. It copies
+while nothing else computes, so what a card does beside its computing is added for it; and each of its
+operations goes through Python, so what the same layout of a model with hardly any weights takes is added,
+too. ``--busy`` is for machines that do other things meanwhile: one thread, its own seconds, and no disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import transformers
+from compile_plan.compiler import compile_model
+from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.compiler.machine import calibration
+from compile_plan.compiler.machine.calibration import Sizes, Speed, best, measure
+from compile_plan.compiler.machine.machine_file import with_measured
+from compile_plan.compiler.search.atoms import build
+from compile_plan.compiler.search.costs import Costs
+from compile_plan.compiler.search.emit import places_of
+from compile_plan.compiler.search.rowwise import by_stacks
+from compile_plan.ir import Device
+
+LAYERS, EXPERTS, CHOSEN = 4, 4, 2
+CARD, RUNS = "cuda:0", 3
+LAYOUTS = {
+    "all on the card": "place ** on cuda:0",
+    "all on the host": "place ** on cpu",
+    "half of the layers on the host": "place ** on cuda:0\nplace model.layers.{2..3} on cpu",
+    "half of the layers streamed": "place ** on cuda:0\nplace model.layers.{2..3} on cpu run on cuda:0",
+    "all layers streamed": "place ** on cuda:0\nplace model.layers.* on cpu run on cuda:0",
+    "experts visited on the host": "place ** on cuda:0\nplace **.mlp.experts on cpu",
+    "experts streamed by rows": "place ** on cuda:0\nplace **.mlp.experts on cpu run on cuda:0 by rows",
+    "half of the layers from disk": "place ** on cuda:0\nplace model.layers.{2..3} on disk run on cuda:0",
+    "half from disk, on the host": "place ** on cpu\nplace model.layers.{2..3} on disk run on cpu",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds of a call by a layout."""
+
+    name: str
+    predicted: float
+    measured: float
+
+    @property
+    def ratio(self) -> float:
+        return self.predicted / self.measured
+
+
+def configuration(gb: float) -> transformers.PretrainedConfig:
+    """Return a mixture of so many float32 gigabytes, most of them experts."""
+    width = max(64, round((gb * 1e9 / 4 / LAYERS / (EXPERTS * 8 + 4)) ** 0.5) // 64 * 64)
+    return transformers.MixtralConfig(
+        vocab_size=1024, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=LAYERS,
+        num_attention_heads=width // 64, num_key_value_heads=width // 64,
+        num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN,
+    )  # fmt: skip
+
+
+def empty(config):
+    with torch.device("meta"):
+        model = transformers.MixtralForCausalLM(config).eval()
+    model.set_experts_implementation("eager")
+    return model
+
+
+def the_card() -> str:
+    """Return the name of the card that is there, or of the pretended one."""
+    if torch.cuda.is_available():
+        return CARD
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+    import pretend_device
+
+    assert pretend_device.COUNT
+    return "npu:0"
+
+
+def calibrated(card: str, folder: str) -> tuple[Device, ...]:
+    """Return the devices with what was measured of them; a pretended card is the host behind a copy."""
+    devices = (Device(CARD, 64 * 2**30), Device("cpu", None), Device("disk", None, at=folder))
+    sizes = Sizes()
+    real = devices if card == CARD else devices[1:]
+    speeds = list(measure(real, folder, sizes))
+    if card != CARD:
+        host = next(speed for speed in speeds if speed.name == "cpu")
+        link, hop = pretended(card, sizes.copied)
+        speeds.append(Speed(CARD, memory=host.memory, link=link, hop=hop, products=host.products))
+    return with_measured(devices, speeds, "float32")
+
+
+def pretended(card: str, nbytes: int) -> tuple[int, float]:
+    """Return the rate of copies to a pretended card, and half the seconds of a small one and back."""
+    source, target = (
+        torch.ones(nbytes, dtype=torch.uint8),
+        torch.empty(nbytes, dtype=torch.uint8, device=card),
+    )
+    small = torch.ones(4096, dtype=torch.uint8)
+    link = nbytes / best(lambda: (target.copy_(source), None)[1])
+    return int(link), best(lambda: (small.to(card).to("cpu"), None)[1]) / 2
+
+
+def planned(model, text: str, devices: tuple[Device, ...]):
+    """Return the plan of a layout with the rates of the machine."""
+    tokens = torch.ones(1, 16, dtype=torch.long)
+    budgets = {0: "64GiB", "cpu": "64GiB", "disk": "64GiB"}
+    plan = compile_model(
+        model, max_memory=budgets, overrides=text + "\n", example_inputs={"input_ids": tokens}
+    )
+    rated = {device.name: device for device in devices}
+    measured = tuple(replace(rated[device.name], memory=device.memory) for device in plan.devices)
+    return replace(plan, devices=measured)
+
+
+def predicted(plan, tokens: int, *, added: bool) -> float:
+    """Return the seconds of a call of so many tokens; with ``added`` nothing travels beside the computing."""
+    model = build(replace(plan, units=(), reserves=()), plan.tree, parts=True)
+    places = places_of(plan, model)
+    problem = model.problem if any(unit.by_rows for unit in plan.units) else by_stacks(model.problem)
+    waits = Costs(problem).call(places, tokens)
+    return waits.waits + waits.hopping + waits.beside if added else waits.seconds
+
+
+def forget(folder: str) -> None:
+    """Drop a checkpoint from the page cache: what is on disk is read from there."""
+    for path in Path(folder).glob("*.safetensors"):
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def measured(model, tokens: int, folder: str, clock: Callable[[], float], *, cold: bool) -> float:
+    """Return the seconds of the quickest call of so many tokens; ``cold`` reads from the disk each time."""
+    ids, found = torch.randint(0, 1000, (1, tokens)), []
+    ids = ids.to(model.get_input_embeddings().weight.device)
+    for _ in range(RUNS + 1):
+        if cold:
+            forget(folder)
+        begun = clock()
+        with torch.no_grad():
+            model(input_ids=ids, use_cache=False, logits_to_keep=1)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(clock() - begun)
+    return min(found[1:])
+
+
+def ranked(results: list[Result]) -> tuple[int, int]:
+    """Return how many pairs that differ by more than a tenth there are, and how many are ranked right."""
+    pairs = [
+        (first.measured - second.measured) * (first.predicted - second.predicted) > 0
+        for first, second in combinations(results, 2)
+        if abs(first.measured - second.measured) > 0.1 * min(first.measured, second.measured)
+    ]
+    return len(pairs), sum(pairs)
+
+
+def say(call: str, results: list[Result]) -> None:
+    print(f"\n| {call} | predicted | measured | predicted / measured |\n|---|---|---|---|")
+    for result in sorted(results, key=lambda each: each.measured):
+        print(f"| {result.name} | {result.predicted:.3f} s | {result.measured:.3f} s | {result.ratio:.2f} |")
+    pairs, right = ranked(results)
+    worst = max(results, key=lambda each: abs(each.ratio - 1))
+    print(f"\n{right} of {pairs} pairs that differ by a tenth are ranked right")
+    print(f"furthest off: {worst.name}, {worst.ratio:.2f}")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every layout is measured with."""
+
+    card: str
+    devices: tuple[Device, ...]
+    calls: tuple[int, ...]
+    clock: Callable[[], float]
+
+    def times(self, config, folder: str, text: str) -> list[tuple[float, float]]:
+        """Load a layout; return for each call the predicted and the measured seconds."""
+        plan = planned(empty(config), text, self.devices)
+        model = load_model(plan, empty(config), folder, devices={CARD: self.card}, map_memory=False)
+        cold, added = "disk" in text, self.card != CARD
+        found = [
+            (predicted(plan, tokens, added=added), measured(model, tokens, folder, self.clock, cold=cold))
+            for tokens in self.calls
+        ]
+        release_model(model)
+        del model
+        gc.collect()
+        return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=float, default=4.0 if torch.cuda.is_available() else 0.5)
+    parser.add_argument("--prompt", type=int, default=64)
+    parser.add_argument("--only", default="")
+    parser.add_argument("--busy", action="store_true")
+    arguments = parser.parse_args()
+    clock = time.perf_counter
+    if arguments.busy:
+        torch.set_num_threads(1)
+        clock = time.process_time
+        calibration.time = SimpleNamespace(perf_counter=clock)  # rates by the same clock
+    card, config, twin = the_card(), configuration(arguments.gb), configuration(0)
+    calls = (1, arguments.prompt)
+    results: dict[int, list[Result]] = {tokens: [] for tokens in calls}
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as small:
+        for each, into in ((config, folder), (twin, small)):
+            transformers.MixtralForCausalLM(each).save_pretrained(into, save_original_format=False)
+        bench = Bench(card, calibrated(card, folder), calls, clock)
+        for device in bench.devices:
+            print(f"{device.name}: {device.bandwidth} B/s, link {device.link}, {dict(device.dtype_flops)}")
+        for name, text in LAYOUTS.items():
+            if arguments.only not in name or (arguments.busy and "disk" in text):
+                continue
+            bare = (
+                [0.0] * len(calls)
+                if card == CARD
+                else [seconds for _, seconds in bench.times(twin, small, text)]
+            )
+            for tokens, rest, (told, seconds) in zip(
+                calls, bare, bench.times(config, folder, text), strict=True
+            ):
+                results[tokens].append(Result(name, told + rest, seconds))
+    say("a token", results[1])
+    say(f"a prompt of {arguments.prompt}", results[arguments.prompt])
+
+
+if __name__ == "__main__":
+    main()
