@@ -406,16 +406,13 @@ def verify_plan(
     """
     from .driver.inputs import opened_plan
     from .driver.options import read_options
-    from .lines.binding import bind_plan
-    from .sources.live import checked_module, lower_model
+    from .sources.live import checked_module
     from .tracing import verify_plan as verify
 
     diagnostics = Diagnostics()
     sizes = read_options({"batch": batch, "seq": seq}, diagnostics)
     diagnostics.raise_errors()
     module = checked_module(model)
-    bound = opened_plan(plan)
-    if bound.tree is None:  # a map or a text: its lines mean what they mean to the loader
-        bound = bind_plan(bound, lower_model(module), diagnostics)
+    bound = opened_plan(plan, module, diagnostics)
     replayed = verify(bound, module, inputs, batch=sizes.batch, seq=sizes.seq)
     return replace(replayed, diagnostics=tuple(dict.fromkeys((*diagnostics, *replayed.diagnostics))))

@@ -50,6 +50,9 @@ def compile_input(request: Request, console: Console) -> int:
         overrides = (*overrides, *_engine_lines(opened, request))
         model = _model_to_replay(opened, request) if request.verify else None
         plan = _compile(opened, request, overrides, chosen, replayed=model is not None)
+        if request.with_modules and plan.tree is None:
+            message = f"`--with-modules` has no effect: `{opened.label}` has no module table"
+            raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help="start from the model")])
         plan = _within_engine(plan, opened, request, pinned=any(lines.units for lines in written))
         verification = None if model is None else _verify(opened, plan, model, request)
         tried = None if request.trial is None else _try(plan, request)

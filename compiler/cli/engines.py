@@ -76,10 +76,10 @@ def engine_lines(
     added: list[Plan] = []
     if line is not None:
         reader = ENGINES[READERS[0]] if name is None else engine_named(name)
-        added.append(_read(reader, line, start, devices))
+        added.append(_read(reader, line, _sized(start), devices))
     elif name is not None and not _finished(start):
         engine = engine_named(name)
-        text = "" if engine.lines is None else engine.lines(start)
+        text = "" if engine.lines is None else engine.lines(_sized(start))
         if text:
             added.append(parse(text, name=f"<{engine.name}>"))
     return tuple(added)
@@ -127,6 +127,14 @@ def _lowered(model: nn.Module | None) -> Plan:
 
     assert model is not None  # noqa: S101  # an input is a model or a plan
     return Plan(model=Model(type(model).__name__), tree=lower_model(model))
+
+
+def _sized(plan: Plan) -> Plan:
+    """Return a plan with the bytes that layers are told by; lines of a person may come without."""
+    from ..passes.annotate_sizes import AnnotateSizes
+
+    unsized = plan.tree is not None and plan.tree.nbytes is None
+    return AnnotateSizes().run(plan, Diagnostics()) if unsized else plan
 
 
 def _finished(plan: Plan) -> bool:

@@ -65,13 +65,21 @@ def open_input(given: object, options: Options) -> Opened:
     return Opened(Holding.MODULE, type(model).__name__, model=model)
 
 
-def opened_plan(given: object) -> Plan:
-    """Return a plan, or the one a path leads to, in any form; its laws are checked.
+def opened_plan(given: object, model: nn.Module, diagnostics: Diagnostics) -> Plan:
+    """Return a plan, or the one a path leads to, bound to its model: a map or a text comes without modules.
 
     Raises:
         PlanError: it is neither, cannot be read, or breaks a law.
 
     """
+    from ..lines.binding import bind_plan
+    from ..sources.live import lower_model
+
+    plan = _read_plan(given)
+    return plan if plan.tree is not None else bind_plan(plan, lower_model(model), diagnostics)
+
+
+def _read_plan(given: object) -> Plan:
     if isinstance(given, Plan):
         return given
     if isinstance(given, str | Path):
