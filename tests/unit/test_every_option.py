@@ -58,8 +58,13 @@ PRESENTATION = {"all", "quiet", "color", "check", "try"}
 """How findings look, which a run without any does not show; and what needs weights."""
 PERMITTED = {("config", "trust_remote_code")}
 """Leave to run code that the folder does not hold is no claim that it does."""
-SAID_ALREADY = {("text without modules", "passes"), ("device map", "passes")}
-"""The listed pass runs and has nothing to change."""
+SAID_ALREADY = {
+    ("text without modules", "passes"),
+    ("device map", "passes"),
+    ("report", "passes"),
+    ("report", "to"),
+}
+"""The listed pass runs and has nothing to change; the report is a report already."""
 OPTIONS = {flag.names[-1]: flag for flag in FLAGS if flag.destination not in APART | PRESENTATION}
 
 
@@ -81,9 +86,8 @@ def folder(tmp_path_factory):
     (path / "folder").mkdir()
     save_file({f"layers.{i}.weight": ones(8, 8) for i in range(2)}, path / "folder" / "model.safetensors")
     small = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 2}
-    LlamaConfig(
-        vocab_size=64, num_hidden_layers=2, architectures=["LlamaForCausalLM"], **small
-    ).save_pretrained(path / "config")
+    kind = {"vocab_size": 64, "num_hidden_layers": 2, "architectures": ["LlamaForCausalLM"]}
+    LlamaConfig(**small, **kind).save_pretrained(path / "config")
     assert run_command(["table.plan", "-o", "plan.msgpack"], cwd=path).code == 0
     return path
 
@@ -99,10 +103,10 @@ def test_each_option_changes_what_comes_out_or_is_refused_with_a_code(kind, opti
     name, given = OPTIONS[option].destination, INPUTS[kind]
     plain = outcome(folder, *given, "-o", "-")
     value = (VALUES[name],) if name in VALUES else ()
-    target = (
-        () if name in {"for", "read", "explain", "passes"} else ("-o", "x.plan" if name == "format" else "-")
-    )
-    asked = (given[0], *given[3:]) if name in {"memory", "machine"} and given[1:2] == BUDGETS[:1] else given
+    shown = name in {"for", "read", "explain", "passes"}
+    target = () if shown else ("-o", "x.plan" if name == "format" else "-")
+    budgeted = name in {"memory", "machine"} and given[1:] == BUDGETS
+    asked = given[:1] if budgeted else given
     result = run_command([*asked, option, *value, *target], cwd=folder)
     codes = set(re.findall(r"^error\[([a-z-]+)\]", result.err, re.MULTILINE))
     assert "internal-error" not in codes, result.err
