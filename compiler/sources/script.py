@@ -24,7 +24,7 @@ from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
 from .script_errors import failed_script, needs_values
-from .script_spec import Named, read_named, split_spec
+from .script_spec import NamedFactory, read_factory, split_spec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -161,7 +161,7 @@ def _named(
 ) -> Callable[[], object] | None:
     help_: str | None
     try:
-        named = read_named(attribute)
+        named = read_factory(attribute)
     except ValueError as error:
         help_ = f"write plain values, or `def build()` in `{path}` that makes the model"
         diagnostics.add(Diagnostic(rules.FACTORY_NEEDS_ARGUMENTS, str(error), help=help_))
@@ -182,7 +182,9 @@ def _named(
     return _made(value, path, named.name, diagnostics)
 
 
-def _called(value: object, path: Path, named: Named, diagnostics: Diagnostics) -> Callable[[], object] | None:
+def _called(
+    value: object, path: Path, named: NamedFactory, diagnostics: Diagnostics
+) -> Callable[[], object] | None:
     """Return the call with the arguments that were written, once it is one the signature allows."""
     reason = None if callable(value) else "it is not callable"
     if callable(value):

@@ -12,7 +12,7 @@ _CALL: Final = re.compile(r"(.+?):([^\W\d][\w.]*\(.*\))", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class NamedFactory:
     """What is named after the colon, and the arguments it is to be called with."""
 
     name: str
@@ -35,7 +35,7 @@ def split_spec(spec: str | Path) -> tuple[Path, str | None]:
     return Path(text), None
 
 
-def read_named(attribute: str) -> Named:
+def read_factory(attribute: str) -> NamedFactory:
     """Read a name or a call of it with plain values: numbers, texts, lists, dicts, True, None.
 
     Raises:
@@ -43,7 +43,7 @@ def read_named(attribute: str) -> Named:
 
     """
     if "(" not in attribute:
-        return Named(attribute)
+        return NamedFactory(attribute)
     try:
         call = ast.parse(attribute, mode="eval").body
     except (SyntaxError, RecursionError, MemoryError):
@@ -57,7 +57,7 @@ def read_named(attribute: str) -> Named:
     if len(kwargs) != len(call.keywords):
         msg = "`**` stands for no plain values"
         raise ValueError(msg)
-    return Named(ast.unparse(call.func), args, kwargs, called=True)
+    return NamedFactory(ast.unparse(call.func), args, kwargs, called=True)
 
 
 def _plain(node: ast.expr) -> Any:  # noqa: ANN401  # whatever a person writes
