@@ -220,8 +220,9 @@ def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions])
     read = read_options(renamed, diagnostics, spelled=_spelled)
     if module:
         from .sources.live import checked_module
+        from .sources.pipelines import joined
 
-        checked_module(given)
+        given = checked_module(joined(given))
     diagnostics.raise_errors()
     lines = read_overrides(overrides)
     read = with_workload(read, lines)
@@ -288,6 +289,17 @@ def load_model(
     """
     from .loading import load_model as load
 
+    parts = _parts(model)
+    if parts is not None:
+        from .driver.phases import load_parts
+        from .loading.asked import asked_plan
+
+        folder = None if checkpoint is None else Path(checkpoint)
+        more = {"progress": progress, "dtype": dtype, "materialize": materialize, "diagnostics": diagnostics}
+        load_parts(
+            asked_plan(plan), parts, folder, strict=strict, devices=devices, map_memory=map_memory, **more
+        )
+        return model
     return load(
         plan,
         model,
@@ -301,6 +313,13 @@ def load_model(
         host=host,
         diagnostics=diagnostics,
     )
+
+
+def _parts(model: object) -> dict[str, nn.Module] | None:
+    """Return the models of a pipeline or a dictionary of modules; None for a module."""
+    from .sources.pipelines import parts_of
+
+    return parts_of(model)
 
 
 def runtime_report(model: nn.Module) -> RuntimeReport:
@@ -355,14 +374,30 @@ def load_pretrained(
     """
     from .driver import pretrained as whole
     from .loading.asked import asked_plan
+    from .sources.pipelines import INDEX
 
     def compiled(given: Path | nn.Module) -> Plan:
         return compile_plan(given, **options) if plan is None else asked_plan(plan)
 
+    chosen = None if dtype is None else _dtype_name(dtype)
+    if (Path(folder) / INDEX).is_file():
+        from .driver.phases import load_pipeline
+
+        pipeline: nn.Module = load_pipeline(
+            Path(folder),
+            compiled,
+            dtype=chosen,
+            progress=progress,
+            materialize=materialize,
+            devices=devices,
+            map_memory=map_memory,
+            diagnostics=diagnostics,
+        )
+        return pipeline
     model, placed = whole.load_whole(
         Path(folder),
         compiled,
-        dtype=None if dtype is None else _dtype_name(dtype),
+        dtype=chosen,
         auto_class=auto_class,
         trust_remote_code=trust_remote_code,
         devices=devices,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -43,6 +44,7 @@ def compile_live(
     from ..running.kinds import whole_classes
     from ..sources.kept_dtypes import loaded_tree
     from ..sources.live import declared_classes, untied
+    from ..sources.pipelines import whole_by_structure
 
     diagnostics = Diagnostics()
     tree = loaded_tree(model)
@@ -59,6 +61,7 @@ def compile_live(
     if options.strategy != "accelerate":
         whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
         apart = _never_apart(lowered, whole_classes(model))
+        whole = itertools.chain(whole, (Atomic(path, added=True) for path in whole_by_structure(model)))
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole, *apart))))
 
     def place(rules: Plan) -> Plan:

@@ -60,8 +60,9 @@ def open_input(given: object, options: Options) -> Opened:
             message = f"`{in_brief(str(given))}` is no path: {error}"
             raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file or a folder")]) from None
     from ..sources.live import checked_module
+    from ..sources.pipelines import joined
 
-    model = checked_module(given)
+    model = checked_module(joined(given))
     return Opened(Holding.MODULE, type(model).__name__, model=model)
 
 
@@ -113,6 +114,12 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
         case Kind.CONFIG:
             model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
             return Opened(Holding.CONFIG, label, model=model, findings=tuple(diagnostics))
+        case Kind.PIPELINE | Kind.PART:
+            from ..sources.pipelines import build_part, build_parts
+
+            folder = Path(spec)
+            whole = build_parts(folder) if kind is Kind.PIPELINE else build_part(folder)
+            return Opened(Holding.CONFIG, label, model=whole, name=folder.resolve().name)
         case Kind.CHECKPOINT:
             from ..sources.checkpoint import read_checkpoint, read_config
 
@@ -170,11 +177,16 @@ def compile_opened(
         options = replace(options, no_split=opened.no_split)
     if opened.model is not None:
         from .compile import compile_live
+        from .phases import busiest_first
 
         inputs = traced_inputs(opened, options, example_inputs)
-        live = compile_live(
-            opened.model, options, overrides, name=opened.name, example_inputs=inputs, after=after
-        )
+        model, name = opened.model, opened.name
+
+        def place(more: tuple[Plan, ...]) -> Plan:
+            own = (*more, *overrides)
+            return compile_live(model, options, own, name=name, example_inputs=inputs, after=after)
+
+        live = busiest_first(model, options.devices, place)
         return replace(live, diagnostics=(*opened.findings, *live.diagnostics))
     assert opened.plan is not None  # noqa: S101  # an input is a model or a plan
     return _compile_plan(opened.plan, opened, options, overrides, after)

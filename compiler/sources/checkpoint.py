@@ -99,7 +99,8 @@ def _lowered(
     """Lower by the table of known classes, by building the class, or by the names in the files."""
     tensors, config = _named(index), with_class(config, index.tensors)
     if not is_known(config) or is_quantised(config, tensors):
-        return lower_tensors(name, tensors, config)
+        plan = lower_tensors(name, tensors, config)
+        return _whole_parts(plan) if "_class_name" in config else plan
     known = known_class(config, index.tensors)
     if known is None:
         from .built_class import lower_built
@@ -112,6 +113,21 @@ def _lowered(
     if named.unbuilt:
         diagnostics.add(_unbuilt(name, named.unbuilt, known))
     return lower_named(name, named.tensors, named.ties, known.name)
+
+
+def _whole_parts(plan: Plan) -> Plan:
+    """Keep whole what a model of diffusers calls as one: its children, and the members of its lists.
+
+    Inside of those, results are added to what came in; without diffusers nothing else tells.
+    """
+    tree = plan.tree
+    assert tree is not None  # noqa: S101  # lowering gives a tree
+    paths: list[str] = []
+    for child in tree.children(0):
+        members = [tree.paths[member] for member in tree.children(child)]
+        numbered = bool(members) and all(path.rpartition(".")[2].isdigit() for path in members)
+        paths += members if numbered else [tree.paths[child]] if members else []
+    return replace(plan, constraints=(*plan.constraints, *never_split(paths)))
 
 
 def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:

@@ -114,10 +114,10 @@ def _build(
         case _:
             build = _auto_class(transformers, config).from_config
             options["trust_remote_code"] = trust
-    return _weightless(lambda: build(config, **options))
+    return built_weightless(lambda: build(config, **options))
 
 
-def _weightless(build: Callable[[], nn.Module]) -> nn.Module:
+def built_weightless(build: Callable[[], nn.Module]) -> nn.Module:
     """Build on meta, and in the gentler mode what computes small values while it is built."""
     from .meta_mode import weightless
 

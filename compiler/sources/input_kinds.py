@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,10 @@ class Kind(StrEnum):
     """A safetensors file, an index, or a folder with either."""
     CONFIG = "config"
     """A ``config.json``, or a folder that holds one and no weights."""
+    PIPELINE = "pipeline"
+    """A folder with a ``model_index.json`` and a folder for each part."""
+    PART = "part"
+    """A folder with a model of diffusers, which names its class in ``config.json``."""
     PLAN_TEXT = "plan-text"
     PLAN_FILE = "plan-file"
     DEVICE_MAP = "device-map"
@@ -62,6 +67,10 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> Kind | None:
 
 def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> Kind | None:
     names = sorted(entry.name for entry in folder.iterdir())
+    if "model_index.json" in names:
+        return Kind.PIPELINE
+    if "config.json" in names and _is_part(folder / "config.json"):
+        return Kind.PART
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
         return Kind.CHECKPOINT
     if "config.json" in names:
@@ -73,6 +82,16 @@ def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> Kind | None:
     help_ = named or (_PICKLE_HELP if pickles else None)
     diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=(_LISTED,), help=help_))
     return None
+
+
+def _is_part(path: Path) -> bool:
+    """Say whether diffusers wrote a configuration, and is there to build the class."""
+    try:
+        content = read_foreign_json(path)
+    except (OSError, ValueError, RecursionError):
+        return False
+    named = isinstance(content, dict) and isinstance(content.get("_class_name"), str)
+    return named and "model_type" not in content and find_spec("diffusers") is not None
 
 
 _PICKLE_HELP: Final = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
