@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -59,9 +58,9 @@ def compile_live(
     lowered, trace = _traced(lowered, model, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
     if options.strategy != "accelerate":
-        whole = (Atomic(kind, by_class=True, added=True) for kind in whole_classes(model))
+        whole = [Atomic(kind, by_class=True, added=True) for kind in whole_classes(model)]
         apart = _never_apart(lowered, whole_classes(model))
-        whole = itertools.chain(whole, (Atomic(path, added=True) for path in whole_by_structure(model)))
+        whole += [Atomic(path, added=True) for path in whole_by_structure(model)]
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole, *apart))))
 
     def place(rules: Plan) -> Plan:
