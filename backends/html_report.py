@@ -1,36 +1,31 @@
 """A plan as one HTML page for people: ledgers, a map of the model, places with reasons, warnings.
 
-The page fetches nothing and runs nothing; everything that comes from a plan is escaped.
+The page fetches nothing and runs only the script it holds; everything that comes from a plan is escaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from html import escape
-from itertools import cycle, groupby
+from itertools import cycle
 
-from ..grammar.path_sets import fold_set
 from ..ir import (
     CPU,
     DISK,
     Account,
-    Atomic,
     Device,
     Diagnostic,
-    Never,
     Plan,
-    Split,
     device_type,
     human_size,
 )
-from ..ir.visible import visible
+from .html_script import SCRIPT, SOURCE
 from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE, STYLE
-from .predictions import predicted_text, timed_text
+from .predictions import timed_text
 from .report_data import Cell, Facts, Row, describe_cell, in_rows
+from .report_roads import plan_text, road, strips, text_of, what_if
+from .report_settings import MOST_ROWS, settings
 
 _MAP_HEIGHT = 380
-_MOST_ROWS = 400
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_POLICY = f"default-src 'none'; style-src 'unsafe-inline'; script-src {SOURCE}"
 _LINES = (
     ("weights", ""),
     ("buffers", "#7fb8d8"),
@@ -47,34 +42,37 @@ _LINES = (
 def emit_report(plan: Plan) -> bytes:
     """Write the report; equal plans give equal pages."""
     facts = Facts(plan)
+    cells = facts.cells()
     colours = _colours(plan)
-    name = _text(plan.model.name or "unnamed model")
+    name = text_of(plan.model.name or "unnamed model")
     parts = [
         f"<h1>{name}</h1>",
         _subtitle(plan),
         _headline(facts),
         *map(_diagnostic, plan.diagnostics),
         _devices(facts, colours),
-        _map(facts, colours),
+        strips(facts, cells, colours),
+        _map(cells, colours),
+        road(facts),
+        what_if(facts),
         _places(facts, colours),
-        _settings(plan),
+        settings(plan),
+        plan_text(facts),
+        '<p id="said" aria-live="polite"></p>',
         "<footer>made by compile-plan</footer>",
     ]
     head = (
         f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{name} - placement plan</title><style>{STYLE}</style>"
     )
     body = "\n".join(part for part in parts if part)
+    script = f"<script>{SCRIPT}</script>"
     page = (
-        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body><main>\n{body}\n</main></body></html>\n'
+        f'<!doctype html>\n<html lang="en"><head>{head}</head>\n'
+        f"<body><main>\n{body}\n</main>{script}</body></html>\n"
     )
     return page.encode("utf-8", "backslashreplace")
-
-
-def _text(text: str) -> str:
-    """Return text of others as it may stand in a page: no tags, and nothing that hides or steers."""
-    return escape(visible(text))
 
 
 def _colours(plan: Plan) -> dict[str, str]:
@@ -87,7 +85,7 @@ def _colours(plan: Plan) -> dict[str, str]:
 
 
 def _subtitle(plan: Plan) -> str:
-    digest = f" · digest <code>{_text(plan.model.digest)}</code>" if plan.model.digest else ""
+    digest = f" · digest <code>{text_of(plan.model.digest)}</code>" if plan.model.digest else ""
     return f'<p class="sub">placement plan{digest}</p>'
 
 
@@ -108,16 +106,17 @@ def _headline(facts: Facts) -> str:
         if outcome.predicted is not None and outcome.predicted.token:
             shown.append((timed_text(outcome.predicted.token), "a token, predicted"))
     cards = "".join(
-        f'<div class="fact"><b>{_text(value)}</b><span>{_text(what)}</span></div>' for value, what in shown
+        f'<div class="fact"><b>{text_of(value)}</b><span>{text_of(what)}</span></div>'
+        for value, what in shown
     )
     return f'<div class="facts">{cards}</div>'
 
 
 def _diagnostic(found: Diagnostic) -> str:
-    extra = "".join(f"<div>{_text(note)}</div>" for note in found.notes)
-    if found.help:
-        extra += f"<div>help: {_text(found.help)}</div>"
-    head = f"<code>{found.severity}[{_text(found.code)}]</code> <b>{_text(found.message)}</b>"
+    extra = "".join(f"<div>{text_of(note)}</div>" for note in found.notes)
+    helps = (found.help or "").splitlines()
+    extra += "".join(f"<div>{'' if at else 'help: '}{text_of(line)}</div>" for at, line in enumerate(helps))
+    head = f"<code>{found.severity}[{text_of(found.code)}]</code> <b>{text_of(found.message)}</b>"
     return f'<div class="note {found.severity}">{head}{extra}</div>'
 
 
@@ -149,16 +148,15 @@ def _device(device: Device, account: Account, colour: str, widest: int) -> str:
         parts.append(f"<span>free {human_size(device.memory - account.total)}</span>")
     notes = [*([device.origin] if device.origin else []), *([f"at {device.at}"] if device.at else [])]
     notes += [f"pool {device.pool}"] if device.pool else []
-    origin = f"<br>{_text(', '.join(notes))}" if notes else ""
+    origin = f"<br>{text_of(', '.join(notes))}" if notes else ""
     return (
         f'<section class="device"><header><b><i class="dot" style="background:{colour}"></i>'
-        f"{_text(device.name)}</b><span>{budget}{origin}</span></header>"
+        f"{text_of(device.name)}</b><span>{budget}{origin}</span></header>"
         f'<div class="bar">{"".join(bars)}</div><div class="parts">{"".join(parts)}</div></section>'
     )
 
 
-def _map(facts: Facts, colours: dict[str, str]) -> str:
-    cells = facts.cells()
+def _map(cells: list[Cell], colours: dict[str, str]) -> str:
     total = sum(cell.nbytes for cell in cells)
     if not total:
         return ""
@@ -171,7 +169,7 @@ def _map(facts: Facts, colours: dict[str, str]) -> str:
     stores = {store for cell in cells for store, _, _ in cell.shares}
     used = [name for name in colours if name in stores]
     legend = "".join(
-        f'<span><i class="dot" style="background:{colours.get(name, "#000")}"></i>{_text(name)}</span>'
+        f'<span><i class="dot" style="background:{colours.get(name, "#000")}"></i>{text_of(name)}</span>'
         for name in used
     )
     return (
@@ -193,13 +191,13 @@ def _cell(cell: Cell, colours: dict[str, str], row_bytes: int) -> str:
     stops = stops or ["#000 0% 100%"]
     paint = ",".join([*stripes, f"linear-gradient(90deg,{','.join(stops)})"])
     text = (
-        f"{_text(_short(cell.path))}<small>{human_size(cell.nbytes)}</small>"
+        f"{text_of(_short(cell.path))}<small>{human_size(cell.nbytes)}</small>"
         if 40 * cell.nbytes > row_bytes
         else ""
     )
     return (
         f'<div class="cell" style="flex:{cell.nbytes} 0 0;background:{paint}" '
-        f'title="{_text(describe_cell(cell))}">{text}</div>'
+        f'title="{text_of(describe_cell(cell))}">{text}</div>'
     )
 
 
@@ -229,14 +227,14 @@ def _table(store: str, rows: list[Row], colour: str) -> str:
     units = sum(row.count for row in rows)
     known = [row.nbytes * row.count for row in rows if row.nbytes is not None]
     size = f", {human_size(sum(known))}" if known else ""
-    lines = "".join(_row(row, store) for row in rows[:_MOST_ROWS])
-    if len(rows) > _MOST_ROWS:
-        lines += f'<tr><td colspan="5">and {len(rows) - _MOST_ROWS:,} more lines</td></tr>'
+    lines = "".join(_row(row, store) for row in rows[:MOST_ROWS])
+    if len(rows) > MOST_ROWS:
+        lines += f'<tr><td colspan="5">and {len(rows) - MOST_ROWS:,} more lines</td></tr>'
     plural = "unit" if units == 1 else "units"
     return (
         f"<details{' open' if len(rows) <= 40 else ''}><summary>"
         f'<i class="dot" style="background:{colour}"></i>'
-        f"{_text(store or 'not placed')}<span>{units:,} {plural}{size}</span></summary>\n"
+        f"{text_of(store or 'not placed')}<span>{units:,} {plural}{size}</span></summary>\n"
         '<table class="units"><tr><th>unit</th><th class="num">count</th><th class="num">each</th>'
         f"<th>runs on</th><th>reason</th></tr>{lines}</table></details>"
     )
@@ -246,59 +244,7 @@ def _row(row: Row, store: str) -> str:
     size = "" if row.nbytes is None else human_size(row.nbytes)
     run = "" if row.run == store else row.run
     return (
-        f"<tr><td><code>{_text(row.pattern or 'the whole model')}</code></td>"
+        f"<tr><td><code>{text_of(row.pattern or 'the whole model')}</code></td>"
         f'<td class="num">{row.count:,}</td><td class="num">{size}</td>'
-        f"<td>{_text(run)}</td><td>{_text(row.reason)}</td></tr>\n"
+        f"<td>{text_of(run)}</td><td>{text_of(row.reason)}</td></tr>\n"
     )
-
-
-def _settings(plan: Plan) -> str:
-    sections = (
-        ("Options", ((key, value) for key, value in plan.options)),
-        ("Rules", _rules(plan)),
-        ("Reserves and demands", _needs(plan)),
-        ("Ties", ((tie.tensors[0], ", ".join(tie.tensors[1:])) for tie in plan.ties if tie.tensors)),
-        ("Search", ((str(i), note) for i, note in enumerate(_search_notes(plan), 1))),
-    )
-    tables = [_settings_table(title, rows) for title, rows in sections]
-    found = "\n".join(table for table in tables if table)
-    return f"<h2>Made with</h2>\n{found}" if found else ""
-
-
-def _search_notes(plan: Plan) -> Iterator[str]:
-    if plan.outcome is not None:
-        if plan.outcome.predicted is not None:
-            yield predicted_text(plan.outcome.predicted)
-        yield from plan.outcome.notes
-
-
-def _settings_table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    lines = [f"<tr><td><code>{_text(a)}</code></td><td>{_text(b)}</td></tr>" for a, b in rows]
-    if not lines:
-        return ""
-    shown = "\n".join(lines[:_MOST_ROWS])
-    more = f"<tr><td>and {len(lines) - _MOST_ROWS:,} more</td></tr>" if len(lines) > _MOST_ROWS else ""
-    head = f"<summary>{title}<span>{len(lines):,}</span></summary>"
-    return f"<details>{head}<table>{shown}{more}</table></details>"
-
-
-def _rules(plan: Plan) -> Iterator[tuple[str, str]]:
-    for rule in plan.constraints:
-        match rule:
-            case Atomic(target, by_class):
-                yield target, "class never split" if by_class else "never split"
-            case Split(pattern):
-                yield pattern, "always split"
-            case Never(pattern, device):
-                yield pattern, f"never on {device}"
-            case _:
-                yield ", ".join(rule.patterns), "together on one device"
-
-
-def _needs(plan: Plan) -> Iterator[tuple[str, str]]:
-    for reserve in plan.reserves:
-        yield reserve.device, f"{human_size(reserve.nbytes)} kept free for {reserve.purpose or 'anything'}"
-    for (nbytes, purpose), run in groupby(plan.demands, lambda demand: (demand.nbytes, demand.purpose)):
-        for each in fold_set(demand.path for demand in run):
-            times = f"{each.count} x " if each.count > 1 else ""
-            yield each.text, f"{times}{human_size(nbytes)} of {purpose}"

@@ -63,8 +63,26 @@ table { border-collapse: collapse; width: 100%; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 12px; }
 th, td { padding: 4px 14px; border-top: 1px solid var(--line); vertical-align: top; }
 .num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.strip { margin: 8px 0 12px; } .crumb { color: var(--soft); font-size: 12.5px; overflow-wrap: anywhere; }
+.blocks { display: flex; height: 34px; border-radius: 6px; overflow: hidden; background: var(--track); }
+.blocks button { border: 0; border-right: 1px solid var(--card); min-width: 1px; padding: 0;
+  cursor: zoom-in; }
+.blocks button:hover { filter: brightness(1.2); } .blocks button[hidden] { display: none; }
+.blocks button:focus-visible, input:focus-visible, summary:focus-visible, a:focus-visible
+  { outline: 3px solid #6b7fd7; outline-offset: -3px; }
+.road { padding-left: 26px; overflow-wrap: anywhere; } .road b { margin-right: 8px; }
+#whatif label { display: grid; grid-template-columns: 90px minmax(0, 1fr) minmax(0, 220px); gap: 10px;
+  align-items: center; margin: 4px 0; } #whatif output { color: var(--soft); font-size: 12.5px; }
+#whatif .total { display: block; font-weight: 600; margin-top: 6px; color: var(--ink); }
+pre { margin: 0; padding: 10px 14px; overflow-x: auto;
+  font: 12px/1.5 ui-monospace, Menlo, Consolas, monospace; }
+.line { color: var(--soft); text-decoration: none; user-select: none; } .line:target { color: var(--warn); }
+#said { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); margin: 0; }
+.sides { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(320px, 100%), 1fr)); gap: 0 24px; }
+.sides h2 { overflow-wrap: anywhere; }
 footer { color: var(--soft); font-size: 12px; margin-top: 30px; }
-@media (max-width: 640px) { main { padding: 20px 14px 40px; } th, td { padding: 4px 7px; }
+@media (max-width: 640px) { #whatif label { grid-template-columns: 64px minmax(0, 1fr); }
+  #whatif label output { grid-column: 2; } main { padding: 20px 14px 40px; } th, td { padding: 4px 7px; }
   .units { table-layout: auto; } .units th, .units th:first-child { width: auto; }
   .cell { text-overflow: clip; padding-left: 3px; font-size: 10px; } .cell small { display: none; } }
 @media print { details { break-inside: avoid; } .cell, .bar i, .dot { print-color-adjust: exact; } }

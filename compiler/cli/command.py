@@ -128,7 +128,9 @@ def _alone(request: Request, console: Console) -> Callable[[], int] | None:
     elif request.format_plan:
         found = partial(plans.format_plans, request.format_plan, console, check=request.check)
     elif request.diff is not None:
-        found = partial(plans.diff_plan_files, request.diff, console, check=request.check)
+        found = partial(
+            plans.diff_plan_files, request.diff, console, check=request.check, output=request.output
+        )
     elif request.completion is not None:
         from .completing import print_completion
 

@@ -94,13 +94,22 @@ def _format_one(path: Path, *, check: bool) -> Diagnostic | None:
     )
 
 
-def diff_plan_files(paths: tuple[str, str], console: Console, *, check: bool) -> int:
-    """Print what moved between two plans, whatever their forms."""
+def diff_plan_files(
+    paths: tuple[str, str], console: Console, *, check: bool, output: str | None = None
+) -> int:
+    """Print what moved between two plans, whatever their forms; to a page where one is named."""
     from ...backends import read_plan
     from ..answers.diff import diff_plans, diff_text
 
     before, after = (read_plan(path) for path in paths)
     found = diff_plans(before, after)
+    if output is not None:
+        from ...backends.html_diff import emit_diff
+        from ...backends.plan_files import write_bytes
+
+        write_bytes(emit_diff(before, after, paths, diff_text(found).splitlines()), Path(output))
+        console.note(f"wrote {visible(output)}\n")
+        return _CHANGES if check and found else _DONE
     if console.json:
         console.data({"differs": bool(found), "diff": diff_text(found).splitlines()})
     else:

@@ -114,7 +114,7 @@ def read_request(arguments: argparse.Namespace, diagnostics: Diagnostics) -> Req
 
 
 _ALONE: Final[dict[str, set[str]]] = {
-    "diff": {"check"},
+    "diff": {"check", "output"},
     "format_plan": {"check"},
     "explain_code": set(),
     "codes": set(),
@@ -173,6 +173,9 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
     if request.engine is not None and request.form is not None:
         help_ = "leave one of them out"
         yield Diagnostic(BAD_USAGE, "`--for` and `--to` both say what is written", help=help_)
+    if request.diff and request.output is not None and not request.output.lower().endswith(".html"):
+        help_ = "write a page, `-o diff.html`, or leave `-o` out"
+        yield Diagnostic(BAD_USAGE, "`--diff` writes a page to look at, and no other form", help=help_)
     if request.json and request.output == "-":
         help_ = "write the plan to a file, or leave `--format json` out"
         yield Diagnostic(BAD_USAGE, "`-o -` and `--format json` both want the standard output", help=help_)
