@@ -174,8 +174,8 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
         help_ = "leave one of them out"
         yield Diagnostic(BAD_USAGE, "`--for` and `--to` both say what is written", help=help_)
     if request.diff and request.output is not None and not request.output.lower().endswith(".html"):
-        help_ = "write a page, `-o diff.html`, or leave `-o` out"
-        yield Diagnostic(BAD_USAGE, "`--diff` writes a page to look at, and no other form", help=help_)
+        help_ = "write a page, `-o diff.html`, or leave it out"
+        yield _without_effect("--output", "with `--diff` unless it names a page, `.html`", help_)
     if request.json and request.output == "-":
         help_ = "write the plan to a file, or leave `--format json` out"
         yield Diagnostic(BAD_USAGE, "`-o -` and `--format json` both want the standard output", help=help_)
