@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 LAYERS, PROMPT, ROWS = 12, 128, 1
+STAGES, BATCHES, WORK = 4, 8, 0.05
 TOOLS = ("one process", "compile-plan 6/6", "compile-plan 9/3", "transformers pp_size=2")
 
 
@@ -160,13 +161,61 @@ def run(tool: str, folder: Path, tokens: int) -> list[dict]:
     return found
 
 
+def stage(number: int) -> None:
+    """Be one of four stages of equal, simulated work, and say how close eight batches come to the ideal."""
+    import torch
+    from compile_plan.compiler import load_model
+    from compile_plan.compiler.loading import call_batches
+    from compile_plan.grammar import parse
+
+    class Slow(torch.nn.Linear):
+        def forward(self, x):
+            time.sleep(WORK)
+            return super().forward(x)
+
+    hosts = [f"node{index + 1}/cpu" for index in range(STAGES)]
+    lines = ["plan 1", *(f"device {host}" for host in hosts)]
+    lines += [f"place {index} on {host}" for index, host in enumerate(hosts)]
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(*(Slow(64, 64) for _ in hosts))
+    load_model(parse("\n".join([*lines, ""])), model)
+    batches = [torch.ones(4, 64) for _ in range(BATCHES)]
+    call_batches(model, batches[:1])
+    start = time.perf_counter()
+    call_batches(model, batches)
+    share = WORK * (BATCHES + STAGES - 1) / (time.perf_counter() - start)
+    print(f"stage {number}: {share:.2f} of the ideal schedule", flush=True)
+    os._exit(0)
+
+
+def schedule() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = []
+    for rank in range(STAGES):
+        more = {"RANK": rank, "WORLD_SIZE": STAGES, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        environment = {**os.environ, **{name: str(value) for name, value in more.items()}}
+        command = [sys.executable, __file__, "--stage", str(rank)]
+        processes.append(subprocess.Popen(command, env=environment))
+    for process in processes:
+        process.wait(300)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=float, default=0.5)
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--tool", help="one of: " + ", ".join(TOOLS))
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--stages", action="store_true", help="measure batches through four stages instead")
+    parser.add_argument("--stage", type=int, help="be one of them")
     given = parser.parse_args()
+    if given.stage is not None:
+        stage(given.stage)
+    if given.stages:
+        schedule()
+        return
     if given.tool:
         measure(given.tool, given.folder, given.tokens)
     with tempfile.TemporaryDirectory() as name:

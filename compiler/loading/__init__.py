@@ -7,7 +7,16 @@ from .load import load_model
 from .reading import Progress
 from .rebuilding import Materialize
 from .runtime_report import RuntimeReport, runtime_report
+from .schedule import call_batches
 
 release_model = Execution.release
 
-__all__ = ["Materialize", "Progress", "RuntimeReport", "load_model", "release_model", "runtime_report"]
+__all__ = [
+    "Materialize",
+    "Progress",
+    "RuntimeReport",
+    "call_batches",
+    "load_model",
+    "release_model",
+    "runtime_report",
+]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from compile_plan.compiler import load_model, load_pretrained, runtime_report
+from compile_plan.compiler.loading import call_batches
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 
@@ -112,6 +113,31 @@ def bare(job):
     return {"out": found["out"].tolist(), "both": found["both"].tolist(), "sizes": found["sizes"]}
 
 
+class Slow(torch.nn.Linear):
+    """A layer that takes a time of its own, as if it were large."""
+
+    def forward(self, x):
+        """Compute after a while."""
+        time.sleep(0.05)
+        return super().forward(x)
+
+
+def stages(count):
+    """Return a model of equal slow layers."""
+    torch.manual_seed(4)
+    return torch.nn.Sequential(*(Slow(8, 8) for _ in range(count)))
+
+
+def batches(job):
+    """Send batches through layers on all hosts, and return the results and how long it took."""
+    model = load_model(parse(job["plan"]), stages(job["stages"]))
+    given = [torch.full((2, 8), float(number)) for number in range(job["batches"])]
+    call_batches(model, given[:1])
+    start = time.monotonic()
+    found = call_batches(model, given)
+    return {"found": [one.tolist() for one in found], "seconds": time.monotonic() - start}
+
+
 def ends(job):
     """Load a model, then be killed, or stop, or raise, while others go on."""
     model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
@@ -146,6 +172,7 @@ JOBS = {
     "generate": generate,
     "forward": forward,
     "bare": bare,
+    "batches": batches,
     "ends": ends,
     "without_memory": without_memory,
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from compile_plan.compiler import load_model
+from compile_plan.compiler.loading import call_batches
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 from host_models import MODELS, layers_of, saved, tail_of
-from host_process import Bare, prompt, written
+from host_process import Bare, prompt, stages, written
 from hosts import run_hosts, shared_plan
 
 torch = pytest.importorskip("torch")
@@ -63,6 +64,7 @@ class Runs:
         ]
         visits = "place model.layers.1.mlp on node3/cpu\nplace model.layers.4.self_attn on node1/cpu\n"
         jobs += [{**llama, "plan": llama["plan"] + visits}, {"do": "bare", "plan": BARE}]
+        jobs += [{"do": "batches", "plan": shared_plan("012", (1, 1, 1)), "stages": 3, "batches": 6}]
         short = {**llama, "plan": shared_plan(layers_of("llama"), (3, 3), tail_of("llama"))}
         more = {**llama, "plan": llama["plan"].replace("node1", "node9")}
         one = {**llama, "host": "node2"}
@@ -79,7 +81,10 @@ class Runs:
             ]
             for rank in range(3)
         }
-        self.folder, self.names = folder, (*FAST, "bytes", "scores", "disk", "visits", "bare", *FAILURES)
+        self.folder, self.names = (
+            folder,
+            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", *FAILURES),
+        )
         self.ranks = run_hosts(own, 3, folder)
 
     def of(self, name):
@@ -140,6 +145,22 @@ def test_what_happens_between_units_is_brought_together(runs):
         torch.testing.assert_close(torch.tensor(rank["out"]), expected["out"])
         torch.testing.assert_close(torch.tensor(rank["both"]), expected["both"])
         assert rank["sizes"] == expected["sizes"]
+
+
+def test_batches_in_turn_give_what_each_gives(runs):
+    model, given = stages(3), [torch.full((2, 8), float(number)) for number in range(6)]
+    with torch.no_grad():
+        expected = torch.stack([model(batch) for batch in given])
+    for rank in runs.of("batches"):
+        torch.testing.assert_close(torch.tensor(rank["found"]), expected)
+
+
+def test_batches_on_one_host_are_just_called():
+    model, given = stages(1), [torch.ones(1, 8), (torch.zeros(1, 8),), {"x": torch.ones(1, 8)}]
+    with torch.no_grad():
+        expected = [model(torch.ones(1, 8)), model(torch.zeros(1, 8))]
+    torch.testing.assert_close(call_batches(model, given[:2]), expected)
+    torch.testing.assert_close(call_batches(model[0], given[2:]), expected[:1])
 
 
 def test_the_device_of_a_model_is_a_real_one_on_every_host(runs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .ends import With
 from .held import Held, Road
 from .local_view import ELSEWHERE, LocalView, torch_name
 from .party import Party, join_party
@@ -14,6 +15,7 @@ __all__ = [
     "Party",
     "Removable",
     "Road",
+    "With",
     "attach_passing",
     "join_party",
     "torch_name",

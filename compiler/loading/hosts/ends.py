@@ -7,7 +7,7 @@ inputs would be other shapes, and a wrong answer or a wait without end.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -30,6 +30,8 @@ class Ends:
         self._depth = 0
         self.generating = False
         """Whether calls belong to a generation, whose arguments were compared."""
+        self.deferred = False
+        """Whether results stay where they are made: others of a schedule come first."""
 
     def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Begin a call."""
@@ -42,9 +44,23 @@ class Ends:
     def leave(self, _module: nn.Module, _args: Args, output: Any) -> Any:  # noqa: ANN401
         """End a call: what it returns is brought to every host."""
         self._depth -= 1
-        if self._depth or output is None:
+        if self._depth or self.deferred or output is None:
             return output
         return map_tensors(output, _everywhere)
+
+    def in_turn(self, call: Callable[[Any], Any], batches: Sequence[Any]) -> list[Any]:
+        """Return what the calls return, begun one after another before any result is brought.
+
+        Every host goes on to the next batch when it has sent what it made of one, so all of them are at
+        work: the first on a later batch than the last.
+        """
+        same_everywhere(self._road, _digest(list(batches)))
+        self.generating = self.deferred = True
+        try:
+            made = [call(batch) for batch in batches]
+        finally:
+            self.generating = self.deferred = False
+        return [map_tensors(output, _everywhere) for output in made]
 
 
 def _everywhere(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,7 +94,7 @@ class With:
     def __init__(self, model: nn.Module, ends: Ends, road: Road) -> None:
         self._model, self._class = model, type(model)
         self._generate = getattr(model, "generate", None)
-        self._ends, self._road = ends, road
+        self.ends, self._road = ends, road
         if isinstance(getattr(type(model), "device", None), property):
             here = road.device
             model.__class__ = type(  # as torch's own sharding does
@@ -96,15 +112,15 @@ class With:
             self._model.__class__ = self._class
 
     def _generating(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # what the model's takes
-        if self._ends.generating:
+        if self.ends.generating:
             return self._generate(*args, **kwargs)  # type: ignore[misc]
         same_everywhere(self._road, _digest((args, kwargs)) + _settings(kwargs))
         _draw_alike(self._road)
-        self._ends.generating = True
+        self.ends.generating = True
         try:
             return self._generate(*args, **kwargs)  # type: ignore[misc]
         finally:
-            self._ends.generating = False
+            self.ends.generating = False
 
 
 def _settings(kwargs: Kwargs) -> str:
