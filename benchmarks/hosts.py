@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 
 LAYERS, PROMPT, ROWS = 12, 128, 1
-STAGES, BATCHES, WORK = 4, 8, 0.05
+STAGES, BATCHES, WORK = 4, 8, 0.2
 TOOLS = ("one process", "compile-plan 6/6", "compile-plan 9/3", "transformers pp_size=2")
 
 

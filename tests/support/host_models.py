@@ -33,6 +33,7 @@ MODELS = {
         {**SIZES, "head_dim": 8, "sliding_window": 8},
         ("model.layers", ("model.norm",)),
     ),
+    "llama-many-words": ("LlamaConfig", {**SIZES, "vocab_size": 4000}, LLAMA),
     "mixtral": ("MixtralConfig", {**SIZES, "num_local_experts": 4}, LLAMA),
     "qwen3-next": ("Qwen3NextConfig", {**SIZES, **HYBRID}, LLAMA),
     "mamba": (
@@ -83,7 +84,7 @@ def saved(name, folder):
     import transformers
 
     kind, values, _ = MODELS[name]
-    config = getattr(transformers, kind)(**values, **TOKENS)
+    config = getattr(transformers, kind)(**{**TOKENS, **values})
     maker = transformers.AutoModelForSeq2SeqLM if name == "t5" else transformers.AutoModelForCausalLM
     torch.manual_seed(0)
     model = maker.from_config(config).eval()

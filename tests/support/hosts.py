@@ -20,7 +20,7 @@ def free_port():
         return found.getsockname()[1]
 
 
-def started(jobs, size, folder, *, prefix=(), address="127.0.0.1"):
+def started(jobs, size, folder, *, prefix=(), address="127.0.0.1", more=()):
     """Start one process per host; ``jobs`` has a list for each rank, or one for all."""
     port, processes = free_port(), []
     for rank in range(size):
@@ -35,6 +35,7 @@ def started(jobs, size, folder, *, prefix=(), address="127.0.0.1"):
             "MASTER_PORT": str(port),
             "OMP_NUM_THREADS": "1",
             "PYTHONWARNINGS": "ignore",
+            **(more[rank] if more else {}),
         }
         command = [*(prefix[rank] if prefix else ()), sys.executable, str(SCRIPT), str(paths[0])]
         log = (folder / f"log-{rank}.txt").open("w", encoding="utf-8")

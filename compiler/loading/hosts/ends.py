@@ -46,7 +46,10 @@ class Ends:
         self._depth -= 1
         if self._depth or self.deferred or output is None:
             return output
-        return map_tensors(output, _everywhere)
+        found = map_tensors(output, _everywhere)
+        if not self.generating:
+            self._road.wire.settle()  # the process may end after this
+        return found
 
     def in_turn(self, call: Callable[[Any], Any], batches: Sequence[Any]) -> list[Any]:
         """Return what the calls return, begun one after another before any result is brought.
@@ -60,7 +63,9 @@ class Ends:
             made = [call(batch) for batch in batches]
         finally:
             self.generating = self.deferred = False
-        return [map_tensors(output, _everywhere) for output in made]
+        found = [map_tensors(output, _everywhere) for output in made]
+        self._road.wire.settle()
+        return found
 
 
 def _everywhere(tensor: torch.Tensor) -> torch.Tensor:
@@ -118,9 +123,11 @@ class With:
         _draw_alike(self._road)
         self.ends.generating = True
         try:
-            return self._generate(*args, **kwargs)  # type: ignore[misc]
+            made = self._generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             self.ends.generating = False
+        self._road.wire.settle()
+        return made
 
 
 def _settings(kwargs: Kwargs) -> str:
