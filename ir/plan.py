@@ -336,3 +336,10 @@ class Plan:
     findings: tuple[Finding, ...] = field(default=(), compare=False, repr=False)
     """What passes found on the way; `emit-warnings` turns them into diagnostics."""
     diagnostics: tuple[Diagnostic, ...] = field(default=(), compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Say what it is in a line: a plan has thousands of rows, `print_plan` and `report` show them."""
+        places = dict.fromkeys(unit.store for unit in self.units if unit.store is not None)
+        where = f" on {', '.join(places)}" if places else ""
+        count = f"{len(self.units):,} unit{'' if len(self.units) == 1 else 's'}"
+        return f"<Plan {self.model.name!r}: {count}{where}>"
