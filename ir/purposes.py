@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Final
 
+from .names import is_accelerator
 from .plan import Account
 
 LEDGER_LINES: Final = tuple(field.name for field in fields(Account) if field.name != "device")
@@ -25,6 +26,7 @@ class Purpose:
 KV_CACHE: Final = "kv cache"
 ACTIVATIONS: Final = "activations"
 LOGITS: Final = "logits"
+ON_HOST: Final = "activations on the cpu"
 RUNTIME: Final = "runtime"
 KEPT: Final = "kept activations"
 GRADIENTS: Final = "gradients"
@@ -36,11 +38,17 @@ PURPOSES: Final = (
     Purpose(KEPT, "activations"),
     Purpose(GRADIENTS, "reserve"),
     Purpose(OPTIMIZER, "reserve"),
+    Purpose(ON_HOST, "activations", momentary=True),
     Purpose("streaming buffer", "streaming"),
     Purpose(RUNTIME, "runtime"),
 )
 MOMENTARY: Final = frozenset(purpose.name for purpose in PURPOSES if purpose.momentary)
 _LINES: Final = {purpose.name: purpose.line for purpose in PURPOSES}
+
+
+def counts_on(purpose: str, device: str | None) -> bool:
+    """Say whether bytes of a purpose are needed on a device: some kernels are fused on accelerators only."""
+    return purpose != ON_HOST or (device is not None and not is_accelerator(device))
 
 
 def ledger_line(purpose: str) -> str:

@@ -17,7 +17,7 @@ from ...ir import (
     homes_of,
     unit_of_tensors,
 )
-from ...ir.purposes import MOMENTARY, ledger_line
+from ...ir.purposes import MOMENTARY, counts_on, ledger_line
 from .grains import ancestors, opened_modules, stream_bytes, walk_grains
 from .ledger_runs import Runs
 
@@ -134,7 +134,7 @@ def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str,
             continue
         for run in runs.momentary(demand.path):
             line = sums.get(run or "")
-            if line is not None:
+            if line is not None and counts_on(demand.purpose, run):
                 line.moment = max(line.moment, demand.nbytes)
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...ir import STREAMING, Cache, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
 from ...ir.patterns import match_paths
-from ...ir.purposes import MOMENTARY
+from ...ir.purposes import MOMENTARY, ON_HOST
 
 
 class Pool(NamedTuple):
@@ -51,7 +51,11 @@ class Terms:
 def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
     """Return what a plan asks."""
     needed = [(demand, demand_tensors(tree, demand.path)) for demand in plan.demands]
-    rows = [(d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path)) for d, at in needed if at]
+    rows = [  # what only the host's own kernels need is in its ledger: no accelerator is to keep it free
+        (d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path))
+        for d, at in needed
+        if at and d.purpose != ON_HOST
+    ]
     never = [
         (rule.device, _named(tree, (rule.pattern,))) for rule in plan.constraints if isinstance(rule, Never)
     ]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ...ir import Constraint, Demand, ModuleTree, Plan, Reserve, Unit, atomic_modules, homes_of, is_within
-from ...ir.purposes import MOMENTARY
+from ...ir.purposes import MOMENTARY, counts_on
 from .frontier import merge_units, split_modules
 from .grains import Grain, ancestors, stream_bytes
 
@@ -92,9 +92,9 @@ def _kept(tree: ModuleTree, visited: list[Unit], demands: list[Demand]) -> Itera
             nearest = is_within(demand.path, unit.path) and not any(
                 is_within(demand.path, o.path) for o in inner
             )
-            if nearest and demand.purpose in MOMENTARY:
+            if nearest and demand.purpose in MOMENTARY and counts_on(demand.purpose, run):
                 peaks[run] = max(peaks.get(run, 0), demand.nbytes)
-            elif nearest:
+            elif nearest and demand.purpose not in MOMENTARY:
                 yield Reserve(demand.nbytes, run)
     yield from (Reserve(nbytes, device) for device, nbytes in peaks.items())
 

@@ -29,6 +29,7 @@ FUSED: Final = frozenset(
         "in_proj_weight",
         "kv_a_proj_with_mqa",
         "kv_a_proj",
+        "attn_kv_a_mqa",
         "W_pack",
     }
 )

@@ -40,12 +40,17 @@ _STATE_WIDTH: Final = 4
 _COUNTER: Final = 8
 """Bytes of the number of tokens seen, which a window keeps beside them."""
 _PATTERNS: Final = {
-    "gemma2": 2, "gemma3": 6, "gemma3_text": 6, "gemma3n_text": 5, "cohere2": 4, "llama4_text": 4,
+    "gemma2": 2, "gemma3": 6, "gpt_oss": 2, "gemma3_text": 6, "gemma3n_text": 5, "cohere2": 4,
+    "llama4_text": 4,
 }  # fmt: skip
 """Every how many layers one sees all tokens, for configurations that leave it to the code."""
 _NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "mlp", "moe"})
+VALUE_DIM: Final = "value_head_dim"
+"""What a GGUF file's numbers are called here where values are narrower than keys."""
 _WINDOWED: Final = ("sliding", "chunked", "local")
 _WINDOWS: Final = ("attention_window_size", "sliding_window", "sliding_window_size", "attention_chunk_size")
+_WIDE_INDEX: Final = "dots3"
+"""Types whose index keeps its keys in float32."""
 _NOT_CACHED: Final = frozenset({"openai-gpt", "xlm"})
 """What transformers computes anew for every token."""
 _OTHERWISE: Final = ("mem_len", "H_cycles")
@@ -59,9 +64,9 @@ def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> 
         return ()
     count = _first(text, _LAYERS)
     cache = _Cache(text, tree, tokens, batch, _width(config, text, tree))
+    # The last layers may read what others keep: a checkpoint then has no keys of theirs.
     own = None if count is None else count - (_integer(text.get("num_kv_shared_layers")) or 0)
-    sites = [s for s in cache_sites(tree, _layers(config, text, count)) if own is None or s.layer < own]
-    sized = [(site, cache.nbytes(site)) for site in sites]
+    sized = [(site, cache.nbytes(site)) for site in cache_sites(tree, _layers(config, text, own))]
     if any(nbytes is None for _, nbytes in sized):
         return ()
     return tuple(
@@ -93,15 +98,22 @@ class _Cache:
         if _layer_kind(self.config, site.layer) in _NO_TOKENS:
             return None
         index = site.keeps is Keeps.KEYS
-        elements = self._projected(site.module, KEYS) if index else self._token_elements(site.module)
+        if index and str(self.config.get("model_type")).startswith(_WIDE_INDEX):
+            return (
+                None
+                if (keys := self._projected(site.module, KEYS)) is None
+                else (keys * self.tokens * self.batch * _STATE_WIDTH)
+            )
+        elements = self._projected(site.module, KEYS) if index else self._token_elements(site)
         if elements is None:
             return None
         window = None if site.keeps is Keeps.READ else _window(self.config, site.layer)
         tokens = self.tokens if window is None else min(self.tokens, window - 1)
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 
-    def _token_elements(self, module: int) -> int | None:
+    def _token_elements(self, site: Site) -> int | None:
         """Return how many numbers a module keeps of one token."""
+        module = site.module
         latents = self._projected(module, _LATENTS)
         if latents is not None:
             return latents
@@ -111,7 +123,7 @@ class _Cache:
         keys = self._projected(module, KEYS)
         if keys is not None:
             return keys + (self._projected(module, VALUES) or keys)
-        heads, kv_heads = _first(self.config, _HEADS), _kv_heads(self.config)
+        heads, kv_heads = _first(self.config, _HEADS), _kv_heads(self.config, site.layer)
         hidden = _first(self.config, _HIDDEN)
         size = _integer(self.config.get("head_dim") or self.config.get("d_kv"))
         if size is None and hidden and heads:
@@ -119,7 +131,9 @@ class _Cache:
         fused = self._fused(module, hidden) if heads and size else None
         if fused is not None and heads and size and fused > heads * size:
             return fused - heads * size
-        return 2 * kv_heads * size if kv_heads and size else None
+        if kv_heads is None or size is None:
+            return 0 if kv_heads == 0 else None
+        return kv_heads * (size + (_integer(self.config.get(VALUE_DIM)) or size))
 
     def _fused(self, module: int, hidden: int | None) -> int | None:
         """Return the outputs of the projection that makes queries, keys and values at once."""
@@ -199,7 +213,11 @@ def _first(config: Config, names: Sequence[str]) -> int | None:
     return next((value for name in names if (value := _integer(config.get(name)))), None)
 
 
-def _kv_heads(config: Config) -> int | None:
+def _kv_heads(config: Config, layer: int) -> int | None:
+    """Return the heads of a layer's keys and values; 0 where a list says that it has none."""
+    listed = config.get("num_key_value_heads")
+    if isinstance(listed, list):
+        return (_integer(listed[layer]) or 0) if layer < len(listed) else None
     one = config.get("multi_query") is True or config.get("multi_query_attention") is True
     if one and not config.get("new_decoder_architecture") and not config.get("multi_query_group_num"):
         return 1

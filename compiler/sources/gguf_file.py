@@ -16,6 +16,7 @@ from ...ir.rules.sources import (
     UNREADABLE_INPUT,
 )
 from .checkpoint import lower_tensors, with_cache
+from .config_cache import VALUE_DIM
 from .gguf_header import check_gguf_head
 from .named_tensors import NamedTensor
 from .regular import regular
@@ -31,17 +32,22 @@ _TORCH: Final = {
     "I64": "int64",
 }
 
-_KEYS: Final = "attention.key_length"
-_VALUES: Final = "attention.value_length"
 _NUMBERS: Final = {
-    _KEYS: "head_dim",
-    _VALUES: "head_dim",
+    "attention.key_length": "head_dim",
+    "attention.value_length": VALUE_DIM,
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
 }
 """What a file says of itself, and what a ``config.json`` calls it."""
+_LATENT: Final = {"attention.kv_lora_rank": "kv_lora_rank", "rope.dimension_count": "qk_rope_head_dim"}
+_ABSORBED: Final = "attn_k_b"
+"""The matrix of files whose latents are attended to as they are; of others keys and values are kept whole."""
+_FAMILIES: Final = {"gemma2": "gemma2", "gemma3": "gemma3", "gemma3n": "gemma3n_text", "cohere2": "cohere2",
+                    "gpt-oss": "gpt_oss"}  # fmt: skip
+"""Architectures whose windows are where the code puts them, by what a ``config.json`` calls them."""
+_WINDOW: Final = "attention.sliding_window"
 
 
 def read_gguf(
@@ -54,7 +60,7 @@ def read_gguf(
     """Return the lowered plan of a GGUF file.
 
     Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements. The KV
-    cache, in float16, is that of all tokens in every layer, by the numbers of heads in the file.
+    cache, in float16, is told by the numbers in the file: heads of each layer, windows, latents.
 
     Raises:
         PlanError: the file is missing or invalid, or the ``gguf`` package is not installed.
@@ -88,7 +94,8 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
             diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))
             return [], {}
         reader = gguf.GGUFReader(path)
-        return [_named(tensor) for tensor in reader.tensors], _config(reader.fields)
+        names = {str(tensor.name) for tensor in reader.tensors}
+        return [_named(tensor) for tensor in reader.tensors], _config(reader.fields, names)
     except FileNotFoundError:
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
     except OSError as error:
@@ -99,14 +106,31 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
     return [], {}
 
 
-def _config(fields: Mapping[str, Any]) -> dict[str, object]:
+def _config(fields: Mapping[str, Any], names: set[str]) -> dict[str, object]:
     """Return what the file tells about attention, by the names of a ``config.json``."""
     family = fields["general.architecture"].contents() if "general.architecture" in fields else ""
-    found = {name: fields[key].contents() for name in _NUMBERS if (key := f"{family}.{name}") in fields}
-    numbers = {name: value for name, value in found.items() if isinstance(value, int)}
-    equal = numbers.get(_KEYS) == numbers.get(_VALUES)
-    told = {_NUMBERS[name]: value for name, value in numbers.items()}
-    return {"dtype": "float16", **(told if equal and len(numbers) == len(found) else {})}
+
+    def told(key: str) -> object:
+        return fields[f"{family}.{key}"].contents() if f"{family}.{key}" in fields else None
+
+    latent = _LATENT if any(f".{_ABSORBED}." in name for name in names) else {}
+    numbers = {called: told(key) for key, called in (*_NUMBERS.items(), *latent.items())}
+    found = {called: value for called, value in numbers.items() if value is not None}
+    heads = found.get("num_attention_heads")
+    if isinstance(heads, list):  # the widest, where nothing but the head's size follows from it
+        found["num_attention_heads"] = max(heads, default=0)
+        found.setdefault("num_key_value_heads", heads)
+    return {"dtype": "float16", **found, **_windows(family, told(_WINDOW), told(f"{_WINDOW}_pattern"))}
+
+
+def _windows(family: str, size: object, pattern: object) -> dict[str, object]:
+    """Return which layers see a window, where the file or its architecture says it."""
+    if isinstance(pattern, list):
+        kinds = ["sliding_attention" if each else "full_attention" for each in pattern]
+        return {"sliding_window": size, "layer_types": kinds}
+    if isinstance(pattern, int):
+        return {"sliding_window": size, "sliding_window_pattern": pattern}
+    return {"sliding_window": size, "model_type": _FAMILIES[family]} if family in _FAMILIES else {}
 
 
 def _named(tensor: Any) -> NamedTensor:  # noqa: ANN401  # the package has no types

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final
 
 from ...ir import Demand
-from ...ir.purposes import ACTIVATIONS, KV_CACHE, LOGITS
+from ...ir.purposes import ACTIVATIONS, KV_CACHE, LOGITS, ON_HOST
 from .carriers import Carriers, needs
 from .cuts import Cuts
 from .moments import Moments
@@ -98,13 +98,22 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
 
 
 def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
-    """Yield the largest need of each piece that may get a device of its own."""
-    need, peak = needs(trace, cuts), dict[int, int]()
+    """Yield the largest need of each piece that may get a device of its own, and on the CPU if it differs."""
+    need = needs(trace, cuts)
+    yield from _peaks(trace, cuts, need, ACTIVATIONS)
+    beside = [step.on_host if isinstance(step, Op) else 0 for step in trace.steps]
+    if any(beside):
+        more = [nbytes + host for nbytes, host in zip(need, beside, strict=False)]
+        yield from _peaks(trace, cuts, more, ON_HOST)
+
+
+def _peaks(trace: Trace, cuts: Cuts, need: list[int], purpose: str) -> Iterator[Demand]:
+    peak = dict[int, int]()
     for piece, first, last in _runs(trace, cuts):
         peak[piece] = max(peak.get(piece, 0), max(need[first : last + 1], default=0))
     for piece, nbytes in sorted(peak.items()):
         if nbytes:
-            yield Demand(nbytes, cuts.path(piece), ACTIVATIONS)
+            yield Demand(nbytes, cuts.path(piece), purpose)
 
 
 def _runs(trace: Trace, cuts: Cuts) -> Iterator[tuple[int, int, int]]:

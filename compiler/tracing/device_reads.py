@@ -7,6 +7,7 @@ is on every real device, not as the sequence that meta tensors would take.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -144,7 +145,21 @@ class DeviceReads(TorchFunctionMode):
             recorder.paused = False
         flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         recorder.record("scaled_dot_product_attention", used, numbers, (made, *extra), flops)
+        step = recorder.steps[-1]
+        if value.shape[-1] != query.shape[-1] and isinstance(step, Op):
+            recorder.steps[-1] = replace(step, on_host=_unfused(query, key))
         return made
+
+
+def _unfused(query: Tensor, key: Tensor) -> int:
+    """Return the bytes of an attention that is not fused: scores twice, their mask, both scaled inputs.
+
+    The CPU's fused kernel wants keys as wide as values; latent attention has wider ones.
+    """
+    batch, heads, length, width = query.shape
+    positions = key.shape[-2]
+    elements = 2 * batch * heads * length * positions + length * positions
+    return (elements + batch * heads * (length + positions) * width) * query.itemsize
 
 
 def _on_meta(device: Untyped) -> Untyped:

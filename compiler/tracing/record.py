@@ -176,7 +176,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         made = tuple(self.add(tensor, Origin.OP, step=step) for tensor in outputs)
         reference = self._reference(used, outputs)
         facts = (str(func), self.call, strict, loose, made, reference, flops)
-        self.steps.append(Write(*facts, written) if written else Op(*facts))
+        self.steps.append(Write(*facts, written=written) if written else Op(*facts))
 
     def _reference(self, used: list[Tensor], outputs: list[Tensor]) -> int | None:
         if used or not outputs:

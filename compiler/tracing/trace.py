@@ -77,6 +77,8 @@ class Op:
     reference: int | None = None
     """The device of the outputs when the op names one: a value, `HOST` or `UNKNOWN`."""
     flops: int = 0
+    on_host: int = 0
+    """Bytes the kernel takes beside on the CPU, where it is fused on accelerators only."""
 
 
 @dataclass(frozen=True, slots=True)

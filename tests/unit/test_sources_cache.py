@@ -58,6 +58,11 @@ MODELS = {
         **BASE, **LATENT, "num_key_value_heads": 4, "index_head_dim": 16, "index_n_heads": 2,
         "pad_token_id": 0,
     },
+    "gemma4_text": {
+        **BASE, "num_hidden_layers": 6, "head_dim": 16, "global_head_dim": 32, "sliding_window": 16,
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        "hidden_size_per_layer_input": 16, "vocab_size_per_layer_input": 96, "num_kv_shared_layers": 2,
+    },
     "bart": {
         "d_model": 64, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4,
         "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 96,
@@ -133,6 +138,13 @@ def test_layers_beyond_those_the_model_runs_keep_nothing():
 def test_layers_that_share_the_cache_of_others_keep_nothing():
     config = {"num_hidden_layers": 2, "num_kv_shared_layers": 1}
     assert list(demands([*attention(0), *attention(1)], config)) == ["model.layers.0.self_attn"]
+
+
+def test_a_checkpoint_has_no_keys_of_layers_that_read_those_of_others():
+    own = [name for layer in range(3) for name in attention(layer)]
+    reading = ["model.layers.3.self_attn.q_proj.weight", "model.layers.3.self_attn.o_proj.weight"]
+    config = {"num_hidden_layers": 4, "num_kv_shared_layers": 1, "num_attention_heads": 4, "hidden_size": 8}
+    assert len(demands([*own, *named(*reading)], config)) == 3
 
 
 def test_towers_for_pictures_keep_nothing():

@@ -12,6 +12,7 @@ from compile_plan.compiler.placing.ledger import keep_books
 from compile_plan.compiler.tracing import Moments, demands, trace_model, verify_plan, verify_trace
 from compile_plan.compiler.tracing.sizes import tensor_nbytes
 from compile_plan.ir import Device, Model, Plan, Unit
+from live_bytes import measured_peak
 from random_cuts import random_plan
 from small_models import CONFIGS, small_model
 from tiny_modules import linear
@@ -187,3 +188,26 @@ def test_what_the_planner_makes_of_too_little_memory_runs_within_its_ledger(name
         totals = {account.device: account.total for account in made.ledger}
         assert found.diagnostics == ()
         assert all(peak.nbytes <= totals[peak.device] for peak in found.peaks)
+
+
+@pytest.mark.parametrize("tokens", [24, 128, 512])
+def test_latent_attention_on_the_host_is_charged_what_its_kernel_takes(tokens):
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(
+        "deepseek_v3", hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
+        intermediate_size=64, vocab_size=96, kv_lora_rank=16, q_lora_rank=16, qk_nope_head_dim=16,
+        qk_rope_head_dim=8, v_head_dim=16, n_routed_experts=4, num_experts_per_tok=2,
+        moe_intermediate_size=32, n_group=1, topk_group=1,
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    inputs = {"input_ids": torch.zeros(1, tokens, dtype=torch.int64)}
+    activations = {}
+    for budgets in ({"cpu": 10**9}, {0: 10**9}):
+        made = compile_model(model, max_memory=budgets, example_inputs=inputs)
+        activations |= {each.device: each.activations + each.kv_cache for each in made.ledger}
+    with torch.no_grad():
+        measured = measured_peak(model, inputs)
+    given = inputs["input_ids"].nbytes
+    scores = 4 * tokens * tokens * 4
+    assert measured + given <= activations["cpu"] <= 1.2 * (measured + given)
+    assert activations["cpu"] - activations["cuda:0"] > scores  # an accelerator's kernel is fused
