@@ -52,7 +52,7 @@ def use_of(options: Options, *, made: bool) -> Use:
 
     work = options.used
     if work is None:
-        return Use(total=options.cache_tokens)
+        return Use(total=options.cache_tokens, last=False)  # the forward as it is called
     total, written = options.cache_tokens, None
     if total is None and work.kind == _GENERATE:
         total, written = (work.prompt + work.tokens, None) if made else (None, work.tokens)

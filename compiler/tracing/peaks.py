@@ -148,9 +148,15 @@ def _streaming(trace: Trace, streaming: Streaming) -> defaultdict[str, _Timeline
     """Weights read ahead fill the buffer throughout; sites that need more at once exceed it."""
     found: defaultdict[str, _Timeline] = defaultdict(_Timeline)
     held: defaultdict[str, _Timeline] = defaultdict(_Timeline)
-    for call in trace.calls:
-        for device, nbytes in streaming.nbytes(call.module).items():
-            held[device].hold(nbytes, call.first, call.last)
+    until: dict[int, int] = {}
+    for (
+        call
+    ) in trace.calls:  # in the order they begin: what a call around brought already is not brought again
+        for tensor in streaming.sites.get(call.module, ()):
+            if call.last > until.get(tensor, -1):
+                first = max(call.first, until.get(tensor, -1) + 1)
+                held[str(streaming.runs[tensor])].hold(streaming.sizes[tensor], first, call.last)
+                until[tensor] = call.last
     for device, buffer in streaming.buffers.items():
         found[device][0] = level = buffer
         now = 0

@@ -73,8 +73,8 @@ def verify_plan(
     """Trace the model and replay its forward under the plan.
 
     Without ``inputs`` they are made from the model's config for ``batch`` rows of ``seq`` tokens; what
-    is not given is what the plan was compiled for. The forward is the one of the plan's workload: without
-    one it generates, so only the last position's scores are made.
+    is not given is what the plan was compiled for. The forward is the one of the plan's workload: where that
+    is to generate only the last position's scores are made, without one those of all.
 
     Raises:
         PlanError: the model cannot be traced.
@@ -92,7 +92,7 @@ def verify_plan(
         batch=batch or (_number(asked, "batch") if work is None else work.rows) or 1,
         seq=seq or _number(asked, "seq") or read,
         dtype=asked.get("dtype"),
-        use=Use("generate" if work is None else work.kind),
+        use=Use(last=False) if work is None else Use(work.kind),
     )
     if moments is None:
         raise PlanError(tuple(diagnostics))
