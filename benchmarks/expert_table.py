@@ -19,6 +19,7 @@ from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import predict
 from compile_plan.compiler.search.emit import places_of
 from compile_plan.compiler.search.problem import Loads, Place
+from compile_plan.compiler.search.rowwise import by_stacks
 from compile_plan.compiler.sources.config_work import config_work
 from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_tensors
 from compile_plan.ir import Atomic, Device, Model, Plan, PlanError, Workload
@@ -155,10 +156,13 @@ def row(name, machine):
     seconds = time.perf_counter() - begun
     assert ours.tree is not None
     model = build(replace(ours, units=(), reserves=()), ours.tree, parts=True)
-    rates = [rate(model, places_of(ours, model))]
+    streamed_whole = not any(unit.by_rows for unit in ours.units)
+    chosen = replace(model, problem=by_stacks(model.problem)) if streamed_whole else model
+    rates = [rate(chosen, places_of(ours, model))]
     try:
         theirs = compile_lowered(plan, replace(options, strategy="accelerate"), fresh=True)
-        rates.append(rate(model, places_of(theirs, model)))
+        stacks = replace(model, problem=by_stacks(model.problem))  # it knows nothing of rows
+        rates.append(rate(stacks, places_of(theirs, model)))
     except PlanError:
         rates.append(0.0)
     return [*rates, rate(model, by_hand(model)), seconds]

@@ -18,7 +18,7 @@ GAP: Final = 1e-4
 """Relative distance from the bound at which the solver may stop."""
 TIME_GAP: Final = 5e-3
 """The same for predicted seconds, which are not known to a hundredth."""
-TIME_NODES: Final = 1000
+TIME_NODES: Final = 200
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,9 +47,9 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
     """
     opened = opened_modules(plan, tree)
     closed = set(atomic_modules(tree, plan.constraints)) | (layer_modules(tree) if whole_layers else set())
-    homes: tuple[tuple[int, ...], ...] = ()
+    homes, visited_from = tuple[tuple[int, ...], ...](), dict[int, int]()
     if parts:
-        grains, homes = walk_parts(plan, tree, closed, opened)
+        grains, homes, visited_from = walk_parts(plan, tree, closed, opened)
     else:
         grains = tuple(walk_grains(tree, closed, opened))
     owner = _owners(grains, len(tree.tensor_names))
@@ -83,6 +83,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
         _problem(plan, terms, atoms, fixed),
         row=hidden_bytes(tree),
         links=plan.links,
+        visited_from=visited_from,
         dtype=main_dtype(tree) or "",
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )

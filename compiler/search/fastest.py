@@ -20,7 +20,6 @@ from .atoms import Model
 from .costs import Timing, predict
 from .formulate import easings
 from .found import Found, Wish
-from .outoforder import Counts
 from .problem import Place, Problem, count_hops, is_legal
 from .readfirst import most_read_first
 from .rowwise import by_stacks, with_caches
@@ -62,14 +61,15 @@ def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) ->
     best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
     limit = best.against, best.priced * (1 - PAYS)
     for model in _distinct(models):
-        aimed = _aimed(model.problem, wish, inf if best.against else best.priced * (1 - PROVEN))
-        if aimed is None:
-            continue
-        bound = aimed.bound
-        for places in () if aimed.counts is None else _arranged(model, aimed.counts):
-            tried = _timed("mixture", Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
-            if (tried.against, tried.priced) < limit:
-                best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
+        bounds = list[float]()
+        for each in _with_and_without_rows(model):
+            aimed = _aimed(each.problem, wish, inf if best.against else best.priced * (1 - PROVEN))
+            bounds += [] if aimed is None else [aimed.bound]
+            for places in _arranged(each, aimed):
+                tried = _timed("mixture", Found(each, places, "latency", 0.0, 0.0, "unproven"), wish)
+                if (tried.against, tried.priced) < limit:
+                    best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
+        bound = min(bounds, default=bound)
     whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
     stacked = _timed(best.way, replace(best.found, model=whole), wish)
     if stacked.priced < best.priced * (1 - PAYS):
@@ -132,8 +132,19 @@ def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Foun
             )
 
 
-def _arranged(model: Model, counts: Counts) -> Iterator[list[Place]]:
-    """Yield legal placements with these counts."""
+def _with_and_without_rows(model: Model) -> Iterator[Model]:
+    """Yield a model in which rows travel alone, and one in which whole stacks do while others compute."""
+    yield model
+    weights = [atom.weight for atom in model.problem.atoms if atom.rows]
+    if sum(weights) > REFINES * model.problem.total:  # tables alone never pay by the stack
+        yield replace(model, problem=by_stacks(model.problem))
+
+
+def _arranged(model: Model, aimed: Aimed | None) -> Iterator[list[Place]]:
+    """Yield legal placements with the counts aimed at."""
+    if aimed is None or aimed.counts is None:
+        return
+    counts = aimed.counts
     places = bring_closer(model.problem, arrange(model.problem, counts, by_run=False))
     if is_legal(model.problem, places):
         yield filled_in_order(model.problem, places)

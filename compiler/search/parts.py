@@ -27,12 +27,14 @@ class Parted(NamedTuple):
 
     grains: tuple[Grain, ...]
     homes: tuple[tuple[int, ...], ...]
+    visited_from: dict[int, int]
+    """By grain of a part, the first grain of its module's home."""
 
 
 def walk_parts(plan: Plan, tree: ModuleTree, closed: set[int], opened: set[int]) -> Parted:
     """Return the grains of a plan, what may be visited apart from what it is visited from."""
     banned = never_visited(tree, plan.constraints)
-    grains, homes = list[Grain](), list[tuple[int, ...]]()
+    grains, homes, visited_from = list[Grain](), list[tuple[int, ...]](), dict[int, int]()
     for grain in walk_grains(tree, closed, opened):
         module = tree.module_index.get(grain.path)
         parts = [] if module is None or module not in closed else list(_parts(tree, module, banned))
@@ -42,10 +44,12 @@ def walk_parts(plan: Plan, tree: ModuleTree, closed: set[int], opened: set[int])
         home = [i for i, chunk in enumerate(chunks, len(grains)) if chunk.path == grain.path]
         if parts and home:
             homes.append(tuple(home))
+            whole = range(len(grains), len(grains) + len(chunks))
+            visited_from.update((each, home[0]) for each in whole if each not in home)
             grains += chunks
         else:
             grains.append(grain)
-    return Parted(tuple(grains), tuple(homes))
+    return Parted(tuple(grains), tuple(homes), visited_from)
 
 
 def _parts(tree: ModuleTree, module: int, banned: frozenset[int]) -> Iterator[int]:

@@ -87,6 +87,8 @@ class Problem:
     """Roads between two devices that are better, or worse, than the one over the host."""
     dtype: str = ""
     """What most of the bytes are."""
+    visited_from: dict[int, int] = field(default_factory=dict[int, int])
+    """By grain of a part that may be visited, a grain of what it is visited from."""
     caches: tuple[int, ...] = ()
     """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
 
@@ -147,12 +149,20 @@ def usage(problem: Problem, places: list[Place]) -> list[int]:
 
 
 def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int, int]]:
-    """Yield every change of device between consecutive grains: the one left, the one entered."""
+    """Yield every change of device between consecutive grains: the one left, the one entered.
+
+    A part is visited from the home of its module: its results come back before the next part runs.
+    """
     runs = {grain: place.run for grain, place in problem.fixed.items()}
     for atom, place in zip(problem.atoms, places, strict=True):
         for grain in atom.grains:
             runs[grain] = place.run
-    for before, after in pairwise(runs[grain] for grain in sorted(runs)):
+    homes = problem.visited_from
+    walked = list[int]()
+    for grain in sorted(runs):
+        around = [runs[homes[grain]]] if grain in homes else []
+        walked += [*around, runs[grain], *around]
+    for before, after in pairwise(walked):
         if before != after:
             yield before, after
 

@@ -57,6 +57,12 @@ def test_a_residual_chain_does_not_leave_the_card_empty(inputs):
     assert verify(plan) == ()
 
 
+def test_every_visit_is_two_changes_of_device():
+    model, inputs = Chain(6, 256, residual=True), torch.zeros(1, 256)
+    plan = compile_model(model, max_memory=CARD, example_inputs=inputs)
+    assert plan.outcome.hops == verify_plan(plan, model, inputs).hops == 6
+
+
 def test_a_residual_chain_is_streamed_in_parts_where_streaming_is_asked_for():
     model, inputs = Chain(6, 256, residual=True), torch.zeros(1, 256)
     plan = compile_model(model, max_memory=CARD, example_inputs=inputs, offload="stream")
