@@ -276,7 +276,12 @@ def _reserves(texts: Sequence[str] | None, diagnostics: Diagnostics) -> tuple[Re
         for part in text.split(","):
             span = Span(source, start, start + len(part))
             start += len(part) + 1
-            reserves += _reserve(part, span, diagnostics)
+            for reserve in _reserve(part, span, diagnostics):
+                if any(each.device == reserve.device for each in reserves):
+                    message = f"`--reserve` has two sizes for `{reserve.device}`"
+                    label, hint = Label(span, "again"), "keep the one that is true"
+                    diagnostics.add(Diagnostic(BAD_OPTION_VALUE, message, label, help=hint))
+                reserves.append(reserve)
     return tuple(reserves)
 
 

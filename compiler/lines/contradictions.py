@@ -126,6 +126,8 @@ def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:
         for path in match_paths(tree, rule.pattern):
             for tensor in tree.covered(path):
                 forbidding.setdefault(tensor, {})[rule.device] = rule
+    for group in terms_of(plan, tree).groups:  # what is one with it may be nowhere else either
+        forbidding[group[0]] = {name: rule for one in group for name, rule in forbidding.get(one, {}).items()}
     for tensor, by_device in forbidding.items():
         if devices <= by_device.keys():
             last, *others = [by_device[name] for name in sorted(devices, reverse=True)]

@@ -260,8 +260,12 @@ def _is_lawful(item: object) -> bool:
 
 
 def _reserves_of(asked: Asked, given: Mapping[Any, Any]) -> Iterable[Reserve]:
+    seen: set[str | None] = {None}
     for key, value in given.items():
         device, nbytes = canonical_name(key), size_of(value)
+        if device in seen and device is not None:
+            asked.refuse_item(key, f"keep one size for `{device}`")
+        seen.add(device)
         if device is None:
             asked.diagnostics.add(unknown_device(in_brief(key)))
         elif nbytes is None:

@@ -143,7 +143,7 @@ def _meant(tree: ModuleTree, paths: Sequence[str]) -> str | None:
     """Return the path or pattern that was probably meant by all of these; None when none is near."""
     if len(paths) == 1 and (sliced := _sliced(tree, paths[0])) is not None:
         return sliced
-    corrected = [_dotted(tree, path) or _correct(tree, path) for path in paths]
+    corrected = [_dotted(tree, path) or _correct(tree, path) or _pattern(tree, path) for path in paths]
     known = [*dict.fromkeys(path for path in corrected if path is not None)]
     if len(known) < len(paths):
         return _range(tree, paths)
@@ -212,6 +212,17 @@ def _correct(tree: ModuleTree, path: str) -> str | None:
         )  # fmt: skip
         if match_paths(tree, path):
             return path
+    return None
+
+
+def _pattern(tree: ModuleTree, path: str) -> str | None:
+    """Correct the one misspelled name of a pattern, ``**.mpl``, by the names there are anywhere."""
+    names, known = path.split("."), dict.fromkeys((*tree.names, *tree.tensor_names))
+    for at, name in enumerate(names if "*" in path else ()):
+        near = None if "*" in name or name in known else near_name(name, known)
+        meant = near and ".".join((*names[:at], near, *names[at + 1 :]))
+        if meant and match_paths(tree, meant):
+            return meant
     return None
 
 

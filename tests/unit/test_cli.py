@@ -99,6 +99,8 @@ def test_version_is_the_installed_one():
         (["m.plan", "--time-limit", "soon"], "bad-option-value", "seconds"),
         (["m.plan", "--time-limit", "nan"], "bad-option-value", "seconds"),
         (["m.plan", "--reserve", "cuda:0"], "bad-option-value", "--reserve cuda:0=1GiB"),
+        (["m.plan", "--reserve", "0=1GiB,cuda:0=2GiB"], "bad-option-value", "keep the one that is true"),
+        (["m.plan", "--reserve", "cpu=1", "--reserve", "cpu=2"], "bad-option-value", "two sizes for `cpu`"),
         (["m.plan", "--reserve", "cuda:0=x"], "bad-option-value", "`10GiB`"),
         (["m.plan", "--reserve", "gpu=1GiB"], "unknown-device-name", "did you mean `cuda:0`?"),
         (["m.plan", "--memory", "cuda:0=10XB"], "invalid-budget", "did you mean"),

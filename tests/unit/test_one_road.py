@@ -141,6 +141,9 @@ WRONG = [
     ("never layers.0 on cuda:0\nnever layers.0 on cuda:1\nnever layers.0 on cpu", "contradiction"),
     ("place layers.0 on cuda:1\nplace layers.0 on cuda:0", "line-never-wins"),
     ("place layers.0.{attn,mlp} on cuda:1\nplace layers.0 on cuda:0", "line-never-wins"),
+    ("never embed on cuda:0\nnever head on cuda:1\nnever embed on cpu", "contradiction"),
+    ("together norm layers.0\nnever norm on cuda:0\nnever layers.0 on cuda:1\nnever norm on cpu",
+     "contradiction"),
 ]  # fmt: skip
 
 
@@ -246,6 +249,9 @@ def test_the_model_still_works_where_lines_put_it(tmp_path):
         ("place layers[1] on cpu", "place layers.1 on cpu"),
         ("place layers/0/mlp on cpu", "place layers.0.mlp on cpu"),
         ("place layerz.0 on cpu", "place layers.0 on cpu"),
+        ("never **.mpl on cpu", "never **.mlp on cpu"),
+        ("place layers.*.atn on cpu", "place layers.*.attn on cpu"),
+        ("place lay*.{0,1}.atn on cpu", "place lay*.{0,1}.attn on cpu"),
         ("atomic class Blok", "atomic class Block"),
         ("atomic Block", "atomic class Block"),
         ("place layers.0 on cuda:5", "device cuda:5 memory 10GiB\nplace layers.0 on cuda:5"),
