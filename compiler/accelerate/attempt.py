@@ -1,7 +1,6 @@
 """Placements as accelerate makes them, wherever those are lawful.
 
-Where accelerate would crash, tear ties apart or fill a device beyond its budget, first fit in order
-takes over.
+Where accelerate would crash, tear ties apart or fill a device beyond its budget there is none.
 """
 
 from __future__ import annotations
@@ -10,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, chain
 
-from ...ir import CPU, DISK, Device, ModuleTree, Plan, Role, device_type, is_accelerator
-from ..placing.attempts import Attempt, first_fit, fixed_items, start, with_streaming
+from ...ir import DISK, Device, ModuleTree, Plan, Role, device_type, is_accelerator
+from ..placing.attempts import Attempt, fixed_items, start
 from ..placing.first_fit import limits_of
 from ..placing.frontier import Worklist, item_tensors, opened
 from ..placing.greedy import Greedy
@@ -28,23 +27,8 @@ def with_disk(devices: tuple[Device, ...]) -> tuple[Device, ...]:
     return (*unlimited, Device(DISK, None, origin="the last resort"))
 
 
-def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
-    """Place by accelerate's rules; by first fit where those lead to no lawful placement."""
-    attempt = _by_its_rules(plan, tree, fallback=fallback)
-    if attempt is not None:
-        return attempt
-    listed = any(device_type(device.name) == CPU for device in plan.devices)
-    host = () if listed else (Device(CPU, 0),)  # accelerate's callers have a CPU whether they list it or not
-    return in_order_anyway(replace(plan, devices=plan.devices + host), tree)
-
-
-def in_order_anyway(plan: Plan, tree: ModuleTree) -> Attempt:
-    """Place by first fit, beside the room that streaming takes."""
-    return with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))[0]
-
-
-def _by_its_rules(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt | None:
-    """Return accelerate's placement; None where it has none or an unlawful one."""
+def attempt_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt | None:
+    """Place by accelerate's rules; None where those lead to no lawful placement."""
     limits = [None if limit is None else 8 * limit for limit in limits_of(terms_of(plan, tree))]
     fixed = fixed_items(plan, tree)
     rules = AccelerateRules(plan, tree, limits, fallback=fallback)

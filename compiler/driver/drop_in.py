@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir import Atomic, Diagnostics, Model, ModuleTree, Plan, PlanError
 from ...ir.rules.budgets import NO_USABLE_DEVICE
-from ..accelerate.attempt import attempt_accelerate, with_disk
+from ..accelerate.attempt import with_disk
 from ..lines.option_values import Asked, in_brief, names
 from ..machine.budgets import DeviceKey, devices_from
 from ..passes.annotate_sizes import AnnotateSizes
+from ..passes.assign_accelerate import as_accelerate
 from ..passes.merge_ties import MergeTies
 from ..placing.attempts import Attempt
 from ..placing.frontier import item_path
@@ -55,7 +56,7 @@ def infer_auto_device_map(
     """
     with paused_collection():
         plan, tree = _lowered(model, max_memory, no_split_module_classes, dtype, special_dtypes)
-        attempt = attempt_accelerate(plan, tree, fallback=fallback_allocation)
+        attempt = as_accelerate(plan, tree, fallback=fallback_allocation)
         keys = [_key(device.name) for device in plan.devices]
         if verbose:
             _tell(tree, attempt, keys)

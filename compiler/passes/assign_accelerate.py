@@ -42,12 +42,13 @@ from ...ir import (
     human_size,
 )
 from ...ir.rules.searching import DOES_NOT_FIT
-from ..accelerate.attempt import attempt_accelerate, in_order_anyway, with_disk
+from ..accelerate.attempt import attempt_accelerate, with_disk
 from ..placing.attempts import Attempt, fixed_items, place_units
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.frontier import item_at, item_bytes, item_path
 from ..placing.visiting import around_visits
+from .assign_greedy import in_order
 from .pipeline import Fact
 
 
@@ -74,9 +75,9 @@ class AssignAccelerate:
             return plan
         endless = replace(plan, devices=with_disk(plan.devices))
         real = replace(plan, devices=plan.devices + endless.devices[len(plan.devices) :])
-        attempt = attempt_accelerate(endless, tree, fallback=self.fallback)
+        attempt = as_accelerate(endless, tree, fallback=self.fallback)
         if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
-            attempt = in_order_anyway(real, tree)
+            attempt = in_order(real, tree)
         placed = with_findings(place_units(real, tree, attempt), LeftEmpty, _left_empty(real, attempt))
         if attempt.unplaced:
             diagnostics.add(_misfit(tree, attempt))
@@ -86,6 +87,16 @@ class AssignAccelerate:
         unlisted = [_unlisted(placed, tree, added.name) for added in used[len(plan.devices) :]]
         placed = with_findings(replace(placed, devices=used), UnlistedDisk, unlisted)
         return _by_policy(placed, self.offload, diagnostics)
+
+
+def as_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
+    """Place by accelerate's rules; by first fit where those lead to no lawful placement."""
+    attempt = attempt_accelerate(plan, tree, fallback=fallback)
+    if attempt is not None:
+        return attempt
+    listed = any(device_type(device.name) == CPU for device in plan.devices)
+    host = () if listed else (Device(CPU, 0),)  # accelerate's callers have a CPU whether they list it or not
+    return in_order(replace(plan, devices=plan.devices + host), tree)
 
 
 def _left_empty(plan: Plan, attempt: Attempt) -> list[LeftEmpty]:

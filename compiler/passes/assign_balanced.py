@@ -42,13 +42,14 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
 from ...ir import Device, Diagnostics, ModuleTree, Plan, Reason, is_accelerator
-from ..placing.attempts import first_fit, place_units, spills
+from ..placing.attempts import place_units, spills
 from ..placing.first_fit import limits_of, sizes_with_demands
 from ..placing.frontier import item_bytes, whole_modules
-from ..placing.repair import refill
 from ..placing.terms import terms_of
 from ..placing.visiting import around_visits
+from .assign_greedy import first_fit
 from .pipeline import Fact
+from .rewrite_fallbacks import refill
 
 _STEPS: Final = 7
 """Halvings: what is found is within a hundredth of the range it was looked for in."""

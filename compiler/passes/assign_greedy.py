@@ -29,8 +29,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...ir import Diagnostics, Plan
-from ..placing.attempts import first_fit, place_units, with_streaming
+from ...ir import Diagnostics, ModuleTree, Plan
+from ..placing.attempts import Attempt, fixed_items, place_units, start, with_streaming
+from ..placing.first_fit import FirstFitRules
+from ..placing.frontier import Worklist, item_at, opened
 from ..placing.visiting import around_visits
 from .pipeline import Fact
 
@@ -52,5 +54,20 @@ class AssignGreedy:
         tree = plan.tree
         if tree is None or all(unit.store is not None for unit in plan.units):
             return plan
-        attempt, _ = with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))
-        return place_units(plan, tree, attempt)
+        return place_units(plan, tree, in_order(plan, tree))
+
+
+def in_order(plan: Plan, tree: ModuleTree) -> Attempt:
+    """Place by first fit, beside the room that streaming takes."""
+    return with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))[0]
+
+
+def first_fit(plan: Plan, tree: ModuleTree, streaming: dict[int, int]) -> Attempt:
+    """Place what waits in order, each unit on the first device with room beside what streaming needs."""
+    fixed = fixed_items(plan, tree)
+    rules = FirstFitRules(plan, tree, fixed, streaming)
+    items = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None]
+    work = Worklist(tree, [item for item in items or opened(tree, 0) if item not in fixed], rules.parts)
+    greedy = start(rules, work, fixed, len(plan.devices))
+    greedy.run()
+    return Attempt(greedy.places, tuple(greedy.unplaced), greedy.minima)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from ...ir import CPU, ModuleTree, Plan, Reason, Unit, is_accelerator
-from .first_fit import FirstFitRules, run_device
+from .first_fit import run_device
 from .frontier import (
     Worklist,
     item_at,
@@ -48,17 +48,6 @@ def with_streaming(
         streaming = {d: max(streaming.get(d, 0), needed.get(d, 0)) for d in (*streaming, *needed)}
         attempt = place(streaming)
     return attempt, False
-
-
-def first_fit(plan: Plan, tree: ModuleTree, streaming: dict[int, int]) -> Attempt:
-    """Place what waits in order, each unit on the first device with room beside what streaming needs."""
-    fixed = fixed_items(plan, tree)
-    rules = FirstFitRules(plan, tree, fixed, streaming)
-    items = [item for unit in plan.units if (item := item_at(tree, unit.path)) is not None]
-    work = Worklist(tree, [item for item in items or opened(tree, 0) if item not in fixed], rules.parts)
-    greedy = start(rules, work, fixed, len(plan.devices))
-    greedy.run()
-    return Attempt(greedy.places, tuple(greedy.unplaced), greedy.minima)
 
 
 def start(rules: Rules, work: Worklist, fixed: dict[int, int], devices: int) -> Greedy:
