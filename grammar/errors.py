@@ -11,7 +11,7 @@ from ..ir import Diagnostic, Label, Source, Span, parse_size, read_device_name
 from ..ir.changes import line_written, rewritten
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
-from ..ir.wording import joined, listed
+from ..ir.wording import joined_words, listed
 from .builder import MalformedWordError
 from .statements import FORMS, INNER_WORDS
 
@@ -124,7 +124,7 @@ def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
 def _wanted(expected: frozenset[str]) -> str:
     kinds = [text for name, text in _KINDS.items() if name in expected]
     words = sorted(f"`{name.lower()}`" for name in expected - _KINDS.keys() - _SILENT)
-    return joined(words + kinds, "or") or "the end of the line"
+    return joined_words(words + kinds, "or") or "the end of the line"
 
 
 def _after(row: str, column: int) -> str:

@@ -7,7 +7,7 @@ from itertools import groupby
 
 from ..ir import Plan, Reason, Unit, human_size
 from ..ir.visible import visible
-from ..ir.wording import joined
+from ..ir.wording import joined_words
 from .ranges import fold_paths
 from .syntax import Line, Path, PlaceLine, UnitLine, Word
 
@@ -46,7 +46,7 @@ class _Comments:
         notes = [*self._sizes(units)]
         if len(units) == 1:
             partners = self._partners.get(units[0].path, ())
-            notes += [f"tied to {joined(partners)}"] if partners else []
+            notes += [f"tied to {joined_words(partners)}"] if partners else []
         reason = units[0].reason
         notes += [reason.value] if reason is not None and reason not in _UNREMARKABLE else []
         return f"# {visible(', '.join(notes))}" if notes else ""

@@ -42,7 +42,7 @@ from ..ir.rules.language import (
 )
 from ..ir.rules.laws import DUPLICATE_DEVICE
 from ..ir.source import Span
-from ..ir.wording import joined
+from ..ir.wording import joined_words
 from .readers import WordReader
 from .syntax import (
     AtomicClassLine,
@@ -270,7 +270,7 @@ class _Resolver:
         groups = [tuple(sides[0])] if len(sides) == 1 else list(zip(*sides, strict=False))
         counts = {len(side) for side in sides}
         if len(counts) > 1 or len(groups[0]) < 2:
-            many = joined([str(len(side)) for side in sides])
+            many = joined_words([str(len(side)) for side in sides])
             self.diagnostics.add(
                 Diagnostic(
                     MALFORMED_PATTERN,

@@ -17,6 +17,6 @@ def listed(texts: Sequence[str], most: int | None = None) -> str:
     return ", ".join(shown) + (f" and {left:,} more" if left else "")
 
 
-def joined(texts: Sequence[str], last: str = "and") -> str:
+def joined_words(texts: Sequence[str], last: str = "and") -> str:
     """Return texts as a sentence names them: ``a, b and c``."""
     return f" {last} ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))

@@ -20,7 +20,7 @@ from ...ir import (
     pool_sizes,
 )
 from ...ir.patterns import matches
-from ...ir.wording import joined
+from ...ir.wording import joined_words
 from ..placing.terms import terms_of
 
 
@@ -111,7 +111,7 @@ def lines_that_move(plan: Plan, unit: Unit, moving: Moving) -> str:
     short, _, index, (own, shared) = min(able)
     best = plan.devices[index]
     larger = _larger(plan, best, own, shared) if short else ()
-    return joined([*larger, f"`place {target} on {best.name}`"]) + " in an override file"
+    return joined_words([*larger, f"`place {target} on {best.name}`"]) + " in an override file"
 
 
 def _larger(plan: Plan, device: Device, own: int, shared: int) -> Iterator[str]:

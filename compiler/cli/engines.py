@@ -12,7 +12,7 @@ from ...grammar import parse
 from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
-from ...ir.wording import in_words, joined
+from ...ir.wording import in_words, joined_words
 from ..driver.compile import compile_lowered
 from ..driver.options import Options
 from ..machine.this_machine import this_machine
@@ -144,7 +144,7 @@ def _finished(plan: Plan) -> bool:
 def _read(engine: Engine, line: str, plan: Plan, devices: tuple[Device, ...] | None) -> Plan:
     if engine.read is None:
         message = f"{engine.name} prints no line that is read here"
-        raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {joined([*READERS])} are")])
+        raise PlanError([Diagnostic(ENGINE_LINE, message, help=f"those of {joined_words([*READERS])} are")])
     diagnostics = Diagnostics()
     devices = devices or plan.devices or this_machine(diagnostics)
     diagnostics.raise_errors()

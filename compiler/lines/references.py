@@ -28,7 +28,7 @@ from ...ir.near import near_name
 from ...ir.patterns import match_paths
 from ...ir.rules.language import CONTRADICTION, UNKNOWN_CLASS, UNKNOWN_PATH
 from ...ir.rules.laws import UNDECLARED_DEVICE
-from ...ir.wording import in_words, joined
+from ...ir.wording import in_words, joined_words
 from .unknown_paths import Unknown, report_unknown
 
 
@@ -103,7 +103,7 @@ def _unknown_of_tie(tree: ModuleTree, tie: TieGroup, diagnostics: Diagnostics) -
     missing = [path for path in tie.tensors if path not in tree.tensor_index]
     storages = {tree.storages[tree.tensor_index[path]] for path in tie.tensors if path not in missing}
     if len(storages) > 1:
-        named = joined([f"`{path}`" for path in tie.tensors])
+        named = joined_words([f"`{path}`" for path in tie.tensors])
         message = f"{named} do not share storage in this model"
         at = Label(tie.span, "not tied in the model") if tie.span else None
         line = f"together {' '.join(spell_path(path_of(path)) for path in tie.tensors)}"

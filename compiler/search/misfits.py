@@ -18,7 +18,7 @@ from ...ir import (
 )
 from ...ir.rules.budgets import NO_USABLE_DEVICE
 from ...ir.rules.searching import DOES_NOT_FIT, PLACEMENT_NOT_FOUND
-from ...ir.wording import joined, listed
+from ...ir.wording import joined_words, listed
 from ..placing.findings import say_needs
 from .change import Change, describe_change, named_with_pool, smallest_change
 from .clock import Clock
@@ -126,4 +126,4 @@ def _said(problem: Problem, change: Change) -> str:
         if pool.room < 0 and change.device not in pool.members:
             lacking[pool.members[0]] = max(-pool.room, lacking.get(pool.members[0], 0))
     others = [Change(device, nbytes) for device, nbytes in lacking.items() if device != change.device]
-    return joined([describe_change(problem, each) for each in (*others, change)])
+    return joined_words([describe_change(problem, each) for each in (*others, change)])
