@@ -71,7 +71,7 @@ def load_pipeline(
     plan = compiled(folder)
     parts = {name: build_part(inner, dtype) for name, inner in part_folders(folder)}
     load_parts(plan, parts, folder, **loading)
-    from diffusers import DiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     kind: Any = DiffusionPipeline
     absent = {name: None for name in absent_parts(folder) if name not in parts}

@@ -77,7 +77,7 @@ def _stays(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, An
     """Move a tensor without weights nowhere: cards that scripts name may not be there. Dtypes change."""
     if func is not torch.Tensor.to:
         return args[0]
-    device, dtype, _, layout = torch._C._nn._parse_to(*args[1:], **kwargs)  # noqa: SLF001  # what Module.to asks
+    device, dtype, _, layout = torch._C._nn._parse_to(*args[1:], **kwargs)  # noqa: SLF001  # what Module.to asks  # pyright: ignore[reportAttributeAccessIssue]
     del layout
     moved = device is not None and args[0].is_meta
     if not moved:
