@@ -15,7 +15,9 @@ def predicted_text(predicted: Prediction) -> str:
     text = f"predicted: {', '.join(parts) or 'nothing to wait for'}"
     if not predicted.simple or not predicted.seconds or predicted.simple_seconds is None:
         return text
-    return f"{text}; {predicted.simple_seconds / predicted.seconds:.3g} times as quick as {predicted.simple}"
+    times = predicted.simple_seconds / predicted.seconds
+    # Below 1 are models of kilobytes, for which the search prices hops as in a large model.
+    return f"{text}; {times:.3g} times as quick as {predicted.simple}" if times >= 1 else text
 
 
 def _limited(limit: str) -> str:

@@ -36,7 +36,7 @@ class Rule:
         """
         from importlib.resources import files
 
-        text = (files(__package__) / "rules" / "pages" / f"{self.code}.md").read_text("utf-8")
+        text = (files(__name__.rpartition(".")[0]) / "rules" / "pages" / f"{self.code}.md").read_text("utf-8")
         return text.partition("\n\n")[2]
 
 

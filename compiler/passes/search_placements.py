@@ -114,15 +114,17 @@ class SearchPlacements:
     def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, Model, Wish]:
         """Return the best placement, the finest problem and what was wished; layers stay on one host each."""
         clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True)
+        tried: tuple[Found | None, Model, Wish] | None = None
         for bound in confined(plan, layers, work, busiest=self.objective == "throughput"):
             coarse = layers if bound is plan else build(bound, tree, whole_layers=True)
             parts, fine = build(bound, tree, parts=True), build(bound, tree, whole_layers=False)
             wish = Wish(self.objective, self.offload, work, clock, (parts,) if parts.homes else ())
             simple = simple_of(plan, fine, wish) if bound is plan else None
-            chosen = self._chosen(coarse, fine, simple, wish)
-            if chosen is not None or bound is plan:
+            tried = self._chosen(coarse, fine, simple, wish), fine, wish
+            if tried[0] is not None:
                 break
-        return chosen, fine, wish
+        assert tried is not None  # noqa: S101  # the plan itself comes last
+        return tried
 
     def _chosen(self, coarse: Model, fine: Model, simple: Found | None, wish: Wish) -> Found | None:
         """Return the better placement; whether there is one at all is no matter of time."""
