@@ -276,7 +276,7 @@ def test_a_cpu_that_is_too_small_is_refused_with_a_change_that_works():
     model = Flat(**{f"l{i}": 10 for i in range(10)})
     with pytest.raises(PlanError) as caught:
         compile_model(model, max_memory=kib(gpu0=50, cpu=20))
-    assert caught.value.diagnostics[0].help == "+40KiB on cpu"
+    assert caught.value.diagnostics[0].help == "+40KiB on cpu, or list `disk`"
     assert held(compile_model(model, max_memory=kib(gpu0=50, cpu=60)))["cpu"] == 60
 
 
