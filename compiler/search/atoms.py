@@ -18,10 +18,9 @@ from ..placing.grains import (
     walk_grains,
 )
 from ..placing.terms import Needed, Terms, terms_of
-from .efforts import Efforts
+from .efforts import Efforts, takes_rows
 from .parts import walk_parts
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem
-from .rowwise import takes_rows
 
 WIDEST = 1 << 16
 """The widest hidden state that is believed."""

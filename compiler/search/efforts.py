@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from math import prod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ...ir import ModuleTree, Plan, Work
+from ..placing.grains import Grain
+
+_ROUTED: Final = re.compile(r"(?:^|_)experts$")
+_USES_ALL: Final = 0.75
+"""What needs more of its weights for one token is streamed whole: that overlaps with computing."""
 
 
 class Effort(NamedTuple):
@@ -59,3 +65,19 @@ class Efforts:
         flops = sum([self._flops[g] for g in grains])
         nbytes, weights = sum(self._nbytes[g] for g in grains), sum(self._weights[g] for g in grains)
         return Effort(flops, min(nbytes, flops / 2 * nbytes / max(weights, 1)))
+
+
+def takes_rows(tree: ModuleTree, grain: Grain, effort: Effort | None) -> bool:
+    """Say whether the loader can bring a grain by rows, and a token needs few enough of them."""
+    module = tree.module_index.get(grain.path)
+    if module is None or effort is None or tree.ends[module] != module + 1:
+        return False
+    own = tree.tensors(module)
+    if (own.start, own.stop) != (grain.start, grain.stop):
+        return False
+    if len(own) == 1 and not effort.flops:  # it is not multiplied: it is looked up in
+        return len(tree.shapes[own[0]]) == 2
+    counts = {tree.shapes[tensor][:1] for tensor in own}
+    weights = sum(prod(tree.shapes[tensor]) for tensor in own)
+    stacked = bool(_ROUTED.search(tree.names[module])) and len(counts) == 1 and counts != {()}
+    return stacked and effort.flops < 2 * _USES_ALL * weights

@@ -9,38 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from math import prod
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ...ir import Cache, ModuleTree
-from ..placing.grains import Grain
-from .efforts import Effort
+from ...ir import Cache
+from .atoms import Model
 from .problem import UNLIMITED, Atom, Place, Problem, usage
 
-if TYPE_CHECKING:
-    from .atoms import Model
-
-_ROUTED: Final = re.compile(r"(?:^|_)experts$")
 _CACHED: Final = 0.9
 """Of what is left on a device: what crosses into parts elsewhere is counted after the search."""
-_USES_ALL: Final = 0.75
-"""What needs more of its weights for one token is streamed whole: that overlaps with computing."""
-
-
-def takes_rows(tree: ModuleTree, grain: Grain, effort: Effort | None) -> bool:
-    """Say whether the loader can bring a grain by rows, and a token needs few enough of them."""
-    module = tree.module_index.get(grain.path)
-    if module is None or effort is None or tree.ends[module] != module + 1:
-        return False
-    own = tree.tensors(module)
-    if (own.start, own.stop) != (grain.start, grain.stop):
-        return False
-    if len(own) == 1 and not effort.flops:  # it is not multiplied: it is looked up in
-        return len(tree.shapes[own[0]]) == 2
-    counts = {tree.shapes[tensor][:1] for tensor in own}
-    weights = sum(prod(tree.shapes[tensor]) for tensor in own)
-    stacked = bool(_ROUTED.search(tree.names[module])) and len(counts) == 1 and counts != {()}
-    return stacked and effort.flops < 2 * _USES_ALL * weights
 
 
 def with_caches(problem: Problem, places: list[Place]) -> Problem:
