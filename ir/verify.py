@@ -13,7 +13,7 @@ from .changes import line_added, line_removed, line_written
 from .coverage import atomic_modules, unit_of_tensors
 from .diagnostic import Diagnostic, Label
 from .names import CPU, DISK, device_type, host_of, is_device_name
-from .plan import Cache, Plan, Reserve, Unit
+from .plan import Cache, Device, Plan, Reserve, Unit
 from .pools import pool_sizes
 from .rules.laws import (
     ATOMIC_CUT,
@@ -54,17 +54,19 @@ def _label(span: Span | None, text: str) -> Label | None:
 
 
 def _devices_are_declared_once(plan: Plan) -> Iterator[Diagnostic]:
-    last = {device.name: device for device in plan.devices}
-    for name, count in Counter(device.name for device in plan.devices).items():
-        if count > 1:
-            message = f"device `{name}` is declared {count} times"
+    declared: dict[str, list[Device]] = {}
+    for device in plan.devices:
+        declared.setdefault(device.name, []).append(device)
+    for name, same in declared.items():
+        if len(same) > 1:
+            message = f"device `{name}` is declared {len(same)} times"
             yield Diagnostic(
                 DUPLICATE_DEVICE,
                 message,
-                _label(last[name].span, "declared again"),
+                _label(same[-1].span, "declared again"),
                 help="keep one line",
                 about=name,
-                fixes=line_removed(*(device.span for device in plan.devices if device.name == name)),
+                fixes=line_removed(*(device.span for device in same)),
             )
 
 
@@ -74,6 +76,7 @@ def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
     named += [(cache.device, cache) for cache in plan.caches]
     named += [(name, unit) for unit in plan.units for name in (unit.store, unit.run) if name]
     seen: set[str] = set()
+    known = in_words(sorted(declared))
     for name, node in named:
         if name not in declared and name not in seen:
             seen.add(name)
@@ -81,7 +84,7 @@ def _named_devices_exist(plan: Plan) -> Iterator[Diagnostic]:
                 UNDECLARED_DEVICE,
                 f"no device is named `{name}`",
                 _label(node.span, "not declared"),
-                notes=(f"declared here: {in_words(sorted(declared))}",),
+                notes=(f"declared here: {known}",),
                 help=f"add `device {name} memory 10GiB`, or name a declared device",
                 about=name,
                 fixes=line_added(f"device {name} memory 10GiB"),
