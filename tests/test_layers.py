@@ -37,6 +37,7 @@ DOORS = {
     "rich": {"compiler/cli/terminal.py", "compiler/loading/progress.py"},
     "transformers": {
         "compiler/driver/pretrained.py",
+        "compiler/driver/trial.py",
         "compiler/loading/conversions.py",
         "compiler/sources/config.py",
     },
