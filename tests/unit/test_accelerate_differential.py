@@ -11,7 +11,7 @@ from hypothesis import event, given, settings
 from module_strategies import Request, requests
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)
-pytestmark = pytest.mark.filterwarnings("ignore:offloaded units need")
+pytestmark = pytest.mark.filterwarnings("ignore:Current model requires")
 QUICK = settings(max_examples=1000, derandomize=True)
 
 

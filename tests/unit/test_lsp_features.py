@@ -71,7 +71,7 @@ def hovered(text, word, companion=MODEL):
         ("atomic class At", ["Attention"]),
         ("device cuda:0 mem", ["memory"]),
         ('reserve 1GiB on cpu for "kv', []),
-        ("reserve 1GiB on cpu for k", ['"kv cache"', '"streaming buffer"'][:1]),
+        ("reserve 1GiB on cpu for k", ['"kv cache"', '"kept activations"']),
         ("# pla", []),
         ("plcae x ", []),
     ],

@@ -192,10 +192,3 @@ def test_a_gguf_file_of_any_packing_has_its_exact_bytes_and_its_cache(tmp_path, 
     assert {demand.path: demand.nbytes for demand in plan.demands} == {
         f"blk.{layer}": 2 * 2 * 64 * 10 * 2 * 2 for layer in range(3)
     }
-
-
-def test_a_gguf_file_with_heads_by_layer_does_not_tell_its_cache(tmp_path):
-    path, _ = write_gguf(tmp_path / "tiny.gguf", "Q4_0", heads=(4, [2, 2, 1]))
-    diagnostics = Diagnostics()
-    assert not read_gguf(path, diagnostics, cache_tokens=10).demands
-    assert [finding.code for finding in diagnostics] == ["unknown-cache"]

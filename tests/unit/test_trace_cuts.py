@@ -181,7 +181,7 @@ def test_what_a_card_has_room_for_is_visited_from_the_host():
 
     whole = ("", "cpu", "cpu")
     assert units("compute") == units("auto") == [whole, ("a", "cuda:0", "cuda:0")]
-    assert units("stream") == [whole]  # its row, a part and three rows at once are 1344 bytes
+    assert units("stream") == [whole, ("a", "cpu", "cuda:0"), ("b", "cpu", "cuda:0")]  # one part at a time
     with pytest.raises(PlanError, match="does not fit on cuda:0"):
         units("none")
 
