@@ -129,7 +129,7 @@ class _Visit:
         return type(self), (self._device, self._home)
 
     def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-        given = list(_tensors((args, kwargs)))
+        given = list(every_tensor((args, kwargs)))
         calls = self._running.__dict__.setdefault("calls", [])
         calls.append(not given or any(tensor.device != self._device for tensor in given))
         return moved(args, self._device), moved(kwargs, self._device)
@@ -149,7 +149,7 @@ class _Ends:
         return type(self), (self._start,)
 
     def enter(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-        first = next(_tensors((args, kwargs)), None)
+        first = next(every_tensor((args, kwargs)), None)
         self._caller.device = None if first is None else first.device
         return moved(args, self._start), moved(kwargs, self._start)
 
@@ -158,15 +158,16 @@ class _Ends:
         return output if device is None else moved(output, device)
 
 
-def _tensors(value: object) -> Iterator[torch.Tensor]:
+def every_tensor(value: object) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a value: those of mappings, lists and tuples, however deep."""
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, Mapping):
         for item in value.values():
-            yield from _tensors(item)
+            yield from every_tensor(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from every_tensor(item)
 
 
 def moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # arguments of any forward

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -10,6 +9,7 @@ import torch
 
 from ....ir import Diagnostic, PlanError
 from ....ir.rules.loading import TRAINING_WHILE_STREAMING
+from ..moves import every_tensor
 
 if TYPE_CHECKING:
     from .site import Site
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def keep_from_training(site: Site, output: object) -> None:
     """Let a backward pass from a site's output fail, if what it was computed with has gone."""
     if torch.is_grad_enabled() and any(one.moves for one in site.streamed):
-        for tensor in _tensors(output):
+        for tensor in every_tensor(output):
             if tensor.requires_grad:
                 tensor.register_hook(_Refusal(site.path))  # type: ignore[no-untyped-call]
 
@@ -33,14 +33,3 @@ class _Refusal:
         )
         help_ = "train by a plan that streams nothing: compile it with `offload='compute'`"
         raise PlanError([Diagnostic(TRAINING_WHILE_STREAMING, message, help=help_)])
-
-
-def _tensors(output: object) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        for value in output.values():
-            yield from _tensors(value)
-    elif isinstance(output, tuple | list):
-        for value in output:
-            yield from _tensors(value)
