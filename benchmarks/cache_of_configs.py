@@ -16,9 +16,9 @@ import warnings
 
 import torch
 import transformers
-from compile_plan.compiler.sources.config_cache import cache_demands
+from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
-from compile_plan.compiler.tracing import cache_demands as traced_cache
+from compile_plan.compiler.tracing import cache_of_config as traced_cache
 from compile_plan.compiler.tracing import try_moments
 from compile_plan.ir import Diagnostics
 from zoo_types import SETTINGS, classes_for
@@ -59,7 +59,7 @@ def compare(kind: str) -> tuple[str, str]:
         if found is None:
             return "not traced", ""
         seen.append(sum(each.nbytes for each in traced_cache(found.main, found.cache_nbytes)))
-        told.append(sum(each.nbytes for each in cache_demands(content, tree, tokens, 1)))
+        told.append(sum(each.nbytes for each in cache_of_config(content, tree, tokens, 1)))
         if tokens == TOKENS[1] and not found.later and seen[-1] == seen[0]:
             told[-1] = seen[-1]  # it does not go on from what it kept: nothing to compare with
     if not any(seen):

@@ -128,12 +128,6 @@ FACES = {"infer_auto_device_map", "load_model", "runtime_report", "verify_plan"}
 """What the root of ``compiler/`` offers under the name of what it opens."""
 SPOKEN = {"accepts", "emit", "lines", "read"}
 """What every engine's file answers to."""
-TWICE = {
-    "Kind", "Line", "Model", "Part", "Place", "Request", "Site", "as_data", "atomic_modules", "cache_demands",
-    "entries", "in_order", "kinds_of", "least_extra", "most_bytes", "replay", "start_device",
-    "summary",
-}  # fmt: skip
-"""Names that still mean two things; the set only shrinks."""
 
 
 def test_a_public_name_is_defined_once():
@@ -144,7 +138,7 @@ def test_a_public_name_is_defined_once():
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not (spoken or node.name.startswith("_")):
                 where[node.name].add(shown(path))
     twice = {name: sorted(paths) for name, paths in where.items() if len(paths) > 1}
-    assert {name: paths for name, paths in twice.items() if name not in FACES | TWICE} == {}
+    assert {name: paths for name, paths in twice.items() if name not in FACES} == {}
 
 
 @pytest.mark.parametrize("path", [*FILES, *sorted((ROOT / "tests").rglob("*.py"))], ids=shown)

@@ -8,7 +8,7 @@ from itertools import groupby
 from ...ir import Diagnostic, Plan, human_size, is_accelerator
 from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
 from ...ir.wording import in_words
-from .stack import Part, Stack, stack_of
+from .stack import Apart, Stack, stack_of
 
 
 def cannot(engine: str, what: str, why: str, help_: str) -> Diagnostic:
@@ -78,7 +78,7 @@ def two_runs(engine: str, where: str, order: list[str]) -> Diagnostic:
     )
 
 
-def misplaced(engine: str, parts: tuple[Part, ...], device: str, where: str) -> Iterator[Diagnostic]:
+def misplaced(engine: str, parts: tuple[Apart, ...], device: str, where: str) -> Iterator[Diagnostic]:
     """Warn about parts around the stack that the engine puts elsewhere."""
     apart = [part for part in parts if part.store != device]
     if apart:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from ...ir import Plan
-from .stack import Part, Stack
+from .stack import Apart, Stack
 
 _ONE_EXPERT = re.compile(r"(\.experts)\.\d+(?=\.)")
 Lookup = Callable[[str], str | None]
 
 
-def gguf_names(plan: Plan, stack: Stack, parts: Sequence[Part]) -> list[list[str]] | None:
+def gguf_names(plan: Plan, stack: Stack, parts: Sequence[Apart]) -> list[list[str]] | None:
     """Return the GGUF tensors of each part; None where one of them cannot be derived."""
     assert plan.tree is not None  # noqa: S101  a stack has a tree
     tensors = [[plan.tree.tensor_paths[t] for t in plan.tree.covered(part.path)] for part in parts]

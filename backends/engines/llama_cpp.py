@@ -18,7 +18,7 @@ from .engine import Engine
 from .gguf_names import gguf_names
 from .layouts import host_first
 from .llama_cpp_line import read
-from .stack import Part, Stack, largest_stack
+from .stack import Apart, Stack, largest_stack
 
 NAME = "llama.cpp"
 _BACKENDS = {"cuda": "CUDA", "mps": "MTL", "xpu": "SYCL", "vulkan": "Vulkan", "musa": "MUSA", "npu": "CANN"}
@@ -83,7 +83,7 @@ def _losses(stack: Stack) -> Iterator[Diagnostic]:
         yield loses(NAME, "computes on the host what the plan streams", streamed, "use `--offload compute`")
 
 
-def _parts(stack: Stack) -> list[Part]:
+def _parts(stack: Stack) -> list[Apart]:
     """Return what ``-ot`` must name: parts of layers apart, and a head away from the last layer."""
     apart = [part for layer in stack.layers for part in layer.parts]
     last = stack.layers[-1].run
@@ -139,7 +139,7 @@ def _backend_name(device: str) -> str:
 
 
 def _overrides(
-    names: list[list[str]], parts: list[Part], spelled: dict[str, str]
+    names: list[list[str]], parts: list[Apart], spelled: dict[str, str]
 ) -> tuple[int, tuple[str, ...]]:
     """Return for how many first layers all experts stay with the host, and patterns for the rest."""
     places: dict[tuple[str, str], list[int]] = {}

@@ -28,7 +28,7 @@ from .checks import (
 )
 from .engine import Engine
 from .layouts import EXPERTS, streamed_in_periods
-from .stack import Layer, Part, Stack, largest_stack
+from .stack import Apart, Layer, Stack, largest_stack
 
 GIB = 2**30
 
@@ -100,7 +100,7 @@ def _streams(spelling: Spelling, plan: Plan, stack: Stack, ranks: list[str]) -> 
         layer.nbytes if layer.streamed else sum(part.nbytes for part in layer.parts) for layer in stack.layers
     )
     if streaming is None:
-        places: Iterator[Layer | Part] = chain.from_iterable((*layer.parts, layer) for layer in stack.layers)
+        places: Iterator[Layer | Apart] = chain.from_iterable((*layer.parts, layer) for layer in stack.layers)
         first = next(each for each in places if each.store != each.run)
         yield cannot(
             spelling.name,

@@ -11,7 +11,7 @@ from ...ir import ModuleTree, Plan, is_accelerator, unit_of_tensors
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Apart:
     """What of a layer is not at its layer's place: one module, or one bare tensor."""
 
     path: str
@@ -28,7 +28,7 @@ class Layer:
     nbytes: int
     store: str
     run: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[Apart, ...] = ()
 
     @property
     def streamed(self) -> bool:
@@ -42,9 +42,9 @@ class Stack:
 
     path: str
     layers: tuple[Layer, ...]
-    before: tuple[Part, ...]
+    before: tuple[Apart, ...]
     """What is used before the first layer: the embedding."""
-    after: tuple[Part, ...]
+    after: tuple[Apart, ...]
     """What is used after the last: the norm and the head. An embedding tied to the head is in neither."""
 
     def segments(self) -> list[tuple[str, int]]:
@@ -75,7 +75,7 @@ def stack_of(plan: Plan) -> Stack | None:
 _AFTER = ("lm_head", "head", "output", "output_norm", "norm", "ln_f", "final_layer_norm", "embed_out")
 
 
-def _by_name(before: Sequence[Part], after: Sequence[Part]) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+def _by_name(before: Sequence[Apart], after: Sequence[Apart]) -> tuple[tuple[Apart, ...], tuple[Apart, ...]]:
     """Put heads and last norms behind the stack, wherever a checkpoint lists them."""
     parts = [(part, False) for part in before] + [(part, True) for part in after]
     named = [(part, _stands_after(part.path, listed=listed)) for part, listed in parts]
@@ -111,12 +111,12 @@ def _layer(plan: Plan, tree: ModuleTree, owner: list[int], module: int) -> Layer
     return Layer(tree.paths[module], sum(weights.values()), store, run, apart)
 
 
-def _parts(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> tuple[Part, ...]:
+def _parts(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> tuple[Apart, ...]:
     """Return the largest modules of a run of tensors that are at one place, then bare tensors."""
     return tuple(_walk(plan, tree, owner, tensors))
 
 
-def _walk(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> Iterator[Part]:
+def _walk(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> Iterator[Apart]:
     assert tree.nbytes is not None  # noqa: S101  asked by stack_of
     position = tensors.start
     while position < tensors.stop:
@@ -130,7 +130,7 @@ def _walk(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> Ite
         nbytes = sum(
             tree.nbytes[tensor] for tensor in range(position, end) if tree.storages[tensor] == tensor
         )
-        yield Part(path, nbytes, *place)
+        yield Apart(path, nbytes, *place)
         position = end
 
 

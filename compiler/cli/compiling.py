@@ -148,10 +148,10 @@ def _model_to_replay(opened: Opened, request: Request) -> nn.Module:
 
 
 def _verify(opened: Opened, plan: Plan, model: nn.Module, request: Request) -> Verification:
-    from .verifying import replay
+    from .verifying import replayed
 
     inputs = traced_inputs(opened, request.options, request.inputs)
-    return replay(plan, model, AUTOMATIC if inputs is None else inputs, request.options)
+    return replayed(plan, model, AUTOMATIC if inputs is None else inputs, request.options)
 
 
 def _try(plan: Plan, request: Request) -> Tried:
@@ -197,9 +197,9 @@ def _print_report(
     if console.json:
         data = report_data(plan)
         if verification is not None:
-            from .verifying import as_data
+            from .verifying import verification_data
 
-            data["verification"] = as_data(verification)
+            data["verification"] = verification_data(verification)
         if tried is not None:
             data["trial"] = tried.data()
         console.data(data)
@@ -207,8 +207,8 @@ def _print_report(
         bars = BLOCKS if can_show(console.out, "█▒░") else ASCII
         console.lines(report(plan, width=console.width, unfold=console.unfold, bars=bars))
         if verification is not None:
-            from .verifying import summary
+            from .verifying import verification_lines
 
-            console.lines(summary(verification))
+            console.lines(verification_lines(verification))
         if tried is not None:
             console.lines(tried.lines())

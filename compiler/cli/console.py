@@ -14,7 +14,7 @@ from typing import Any, Final, TextIO, cast
 
 from ...backends.plan_files import write_failure
 from ...ir import Diagnostic
-from .render import as_data, as_json, in_order, render
+from .render import as_data, as_json, by_place, render
 from .terminal import ColorChoice, Line, paint, wants_color, width_of
 
 
@@ -62,7 +62,7 @@ class Console:
 
     def failure(self, diagnostics: Iterable[Diagnostic]) -> None:
         """Print why there is no result."""
-        found = in_order(diagnostics)
+        found = by_place(diagnostics)
         if self.json:
             self.data({"diagnostics": [as_data(diagnostic) for diagnostic in found]})
         else:

@@ -31,7 +31,7 @@ def render(
     unfold: bool = False,
 ) -> str:
     """Return diagnostics as text for people, a blank line between two; empty when there are none."""
-    found = in_order(diagnostics)
+    found = by_place(diagnostics)
     shown = found if unfold else fold(found)
     blocks = [paint(_block(diagnostic, width), color=color) for diagnostic in shown]
     if len(found) > 1:
@@ -50,7 +50,7 @@ def render_line(diagnostic: Diagnostic) -> str:
 
 def render_json(diagnostics: Iterable[Diagnostic]) -> str:
     """Return diagnostics as a JSON document with a format version."""
-    return as_json({"diagnostics": [as_data(diagnostic) for diagnostic in in_order(diagnostics)]})
+    return as_json({"diagnostics": [as_data(diagnostic) for diagnostic in by_place(diagnostics)]})
 
 
 def as_json(content: dict[str, Any]) -> str:
@@ -71,7 +71,7 @@ def as_data(diagnostic: Diagnostic) -> dict[str, Any]:
     }
 
 
-def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+def by_place(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     """Return diagnostics by file, offset, severity and code; what has no place in a file comes first."""
     return sorted(diagnostics, key=_order)
 

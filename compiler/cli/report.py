@@ -15,7 +15,7 @@ from ...ir import Account, Device, Plan, human_size, is_accelerator
 from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
 from .contents import Contents, unit_sizes
-from .render import as_data, in_order
+from .render import as_data, by_place
 from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, wrap
 
 _LEDGER: Final = tuple(line.name for line in fields(Account) if line.name != "device")
@@ -194,7 +194,7 @@ def report_data(plan: Plan) -> dict[str, Any]:
         "devices": [_device_data(device, accounts.get(device.name)) for device in plan.devices],
         "units": _units_data(plan),
         "ties": [list(tie.tensors) for tie in plan.ties],
-        "diagnostics": [as_data(diagnostic) for diagnostic in in_order(plan.diagnostics)],
+        "diagnostics": [as_data(diagnostic) for diagnostic in by_place(plan.diagnostics)],
     }
 
 

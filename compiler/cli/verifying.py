@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _EXAMPLE: Final = '--inputs "input_ids=int64[1,128]"'
 
 
-def replay(plan: Plan, model: nn.Module, inputs: Inputs, options: Options) -> Verification:
+def replayed(plan: Plan, model: nn.Module, inputs: Inputs, options: Options) -> Verification:
     """Trace the model's forward and replay it under the plan; raises `PlanError` where it cannot run."""
     from ..tracing import trace_model, verify_trace
 
@@ -53,7 +53,7 @@ def _cannot(found: Diagnostic) -> Diagnostic:
     return Diagnostic(CANNOT_VERIFY, found.message, notes=(*found.notes, f"[{found.code}]"), help=help_)
 
 
-def summary(verification: Verification) -> Iterator[Line]:
+def verification_lines(verification: Verification) -> Iterator[Line]:
     """Return the lines for people: hops, what is streamed, and the peak of each device."""
     hops, moved = verification.hops, human_size(verification.moved_nbytes)
     yield []
@@ -72,7 +72,7 @@ def _times(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def as_data(verification: Verification) -> dict[str, Any]:
+def verification_data(verification: Verification) -> dict[str, Any]:
     """Return the replay as what JSON can hold; sizes are bytes."""
     return {
         "hops": verification.hops,

@@ -17,7 +17,7 @@ from ...ir.rules.usage import CANNOT_REPLAN
 from ..lines.files import read_lines
 from ..lines.option_lines import check_options
 from ..lines.option_values import in_brief
-from ..sources.input_kinds import Kind, kind_of
+from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
 from .options import AUTOMATIC, Options
 from .workload import cached_tokens, rows_of, with_usual
@@ -99,7 +99,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
     diagnostics.raise_errors()
     label = str(spec)
     match kind:
-        case Kind.SCRIPT:
+        case InputKind.SCRIPT:
             from ..sources.script import read_script
 
             script = read_script(spec, diagnostics)
@@ -111,16 +111,16 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
                 example_inputs=script.example_inputs,
                 no_split=script.no_split,
             )
-        case Kind.CONFIG:
+        case InputKind.CONFIG:
             model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
             return Opened(Holding.CONFIG, label, model=model, findings=tuple(diagnostics))
-        case Kind.PIPELINE | Kind.PART:
+        case InputKind.PIPELINE | InputKind.PART:
             from ..sources.pipelines import build_part, build_parts
 
             folder = Path(spec)
-            whole = build_parts(folder) if kind is Kind.PIPELINE else build_part(folder)
+            whole = build_parts(folder) if kind is InputKind.PIPELINE else build_part(folder)
             return Opened(Holding.CONFIG, label, model=whole, name=folder.resolve().name)
-        case Kind.CHECKPOINT:
+        case InputKind.CHECKPOINT:
             from ..sources.checkpoint import read_checkpoint, read_config
 
             plan, _ = read_checkpoint(
@@ -128,14 +128,14 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             )
             folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
             plan = with_usual(plan, read_config(folder / "config.json"), options)
-        case Kind.GGUF:
+        case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 
             plan = read_gguf(spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options))
         case _:
             plan = read_lines(spec)
     diagnostics.raise_errors()
-    headers = kind in {Kind.CHECKPOINT, Kind.GGUF}
+    headers = kind in {InputKind.CHECKPOINT, InputKind.GGUF}
     plan = replace(plan, diagnostics=(*plan.diagnostics, *diagnostics))
     return Opened(Holding.HEADERS if headers else Holding.PLAN, label, plan=plan)
 

@@ -73,10 +73,10 @@ def with_usual(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
     if _nbytes(tree) < LEAST:
         return plan
     from ..sources.config_activations import activation_demands
-    from ..sources.config_cache import cache_demands
+    from ..sources.config_cache import cache_of_config
 
     usual = Workload(added=True)
-    cache = cache_demands(config, tree, usual.prompt + usual.tokens, usual.rows)
+    cache = cache_of_config(config, tree, usual.prompt + usual.tokens, usual.rows)
     room = activation_demands(config, tree, usual.rows * usual.prompt, usual.rows) if cache else ()
     return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual) if cache else plan
 

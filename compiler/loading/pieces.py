@@ -28,7 +28,7 @@ _JOINED = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StackPlace:
     """Where a stored tensor belongs in a stack: consecutive elements of one row."""
 
     source: StoredTensor
@@ -37,7 +37,7 @@ class Place:
     """Its first element within the row."""
 
 
-def places_in(merges: Sequence[Merge], slot: Slot) -> tuple[Place, ...] | None:
+def places_in(merges: Sequence[Merge], slot: Slot) -> tuple[StackPlace, ...] | None:
     """Return where the stored tensors that make a slot's tensor belong in it; None where none are placed."""
     merge = next((merge for merge in merges if merge.target in slot.paths), None)
     places = None if merge is None else stack_places(merge, slot.tensor.shape)
@@ -45,7 +45,7 @@ def places_in(merges: Sequence[Merge], slot: Slot) -> tuple[Place, ...] | None:
     return places if is_plain_float(slot.dtype) and len(stored) == 1 and None not in stored else None
 
 
-def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[Place, ...] | None:
+def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[StackPlace, ...] | None:
     """Return the places of the stored tensors in a stack; None where merging does more than placing.
 
     That is so for rules that only stack (along the first dimension) and join (along the next).
@@ -53,13 +53,13 @@ def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[Place, ...] | None
     kinds = _kinds(merge)
     if kinds is None or len(shape) < _JOINED:
         return None
-    places: list[Place] = []
+    places: list[StackPlace] = []
     first = 0
     for pieces in kinds:
         sizes = {piece.shape[1:] for piece in pieces} | {tuple(shape[2:])}
         if len(pieces) != shape[0] or len(sizes) != 1 or len({piece.shape for piece in pieces}) != 1:
             return None
-        places += [Place(piece, row, first) for row, piece in enumerate(pieces)]
+        places += [StackPlace(piece, row, first) for row, piece in enumerate(pieces)]
         first += torch.Size(pieces[0].shape).numel()
     return tuple(places) if first == torch.Size(shape[1:]).numel() else None
 

@@ -17,7 +17,7 @@ from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
 from .blocks import Block, room_for
 from .matching import Match, stored_dtype
-from .pieces import Part, Pieces, Place, Stacked, places_in
+from .pieces import Part, Pieces, Stacked, StackPlace, places_in
 from .reading import Job
 from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles
@@ -204,7 +204,7 @@ def _job(source: StoredTensor, target: torch.Tensor) -> Job:
     return Job(source, stored_dtype(source) or target.dtype, target)
 
 
-def _pieces(places: Sequence[Place], slot: Slot, files: OpenFiles) -> Pieces:
+def _pieces(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> Pieces:
     """Return a stack that stays in its files."""
     rows: list[list[Part]] = [[] for _ in range(slot.tensor.shape[0])]
     dtype = stored_dtype(places[0].source) or slot.dtype

@@ -48,7 +48,7 @@ from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.frontier import item_at, item_bytes, item_path
 from ..placing.visiting import around_visits
-from .assign_greedy import in_order
+from .assign_greedy import place_in_order
 from .pipeline import Fact
 
 
@@ -77,7 +77,7 @@ class AssignAccelerate:
         real = replace(plan, devices=plan.devices + endless.devices[len(plan.devices) :])
         attempt = as_accelerate(endless, tree, fallback=self.fallback)
         if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
-            attempt = in_order(real, tree)
+            attempt = place_in_order(real, tree)
         placed = with_findings(place_units(real, tree, attempt), LeftEmpty, _left_empty(real, attempt))
         if attempt.unplaced:
             diagnostics.add(_misfit(tree, attempt))
@@ -96,7 +96,7 @@ def as_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
         return attempt
     listed = any(device_type(device.name) == CPU for device in plan.devices)
     host = () if listed else (Device(CPU, 0),)  # accelerate's callers have a CPU whether they list it or not
-    return in_order(replace(plan, devices=plan.devices + host), tree)
+    return place_in_order(replace(plan, devices=plan.devices + host), tree)
 
 
 def _left_empty(plan: Plan, attempt: Attempt) -> list[LeftEmpty]:

@@ -54,10 +54,10 @@ class AssignGreedy:
         tree = plan.tree
         if tree is None or all(unit.store is not None for unit in plan.units):
             return plan
-        return place_units(plan, tree, in_order(plan, tree))
+        return place_units(plan, tree, place_in_order(plan, tree))
 
 
-def in_order(plan: Plan, tree: ModuleTree) -> Attempt:
+def place_in_order(plan: Plan, tree: ModuleTree) -> Attempt:
     """Place by first fit, beside the room that streaming takes."""
     return with_streaming(plan, tree, lambda kept_free: first_fit(plan, tree, kept_free))[0]
 

@@ -47,7 +47,7 @@ from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.ledger import keep_books
 from ..placing.visiting import around_visits
-from ..search.atoms import Model, build
+from ..search.atoms import PlanProblem, build
 from ..search.carry import carry_over
 from ..search.clock import Clock
 from ..search.emit import units_of
@@ -111,10 +111,10 @@ class SearchPlacements:
         caches = (*plan.caches, *kept_for_rows(chosen.model, chosen.places, plan.caches))
         return replace(plan, units=units, caches=caches, outcome=outcome, workload=assumed)
 
-    def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, Model, Wish]:
+    def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, PlanProblem, Wish]:
         """Return the best placement, the finest problem and what was wished; layers stay on one host each."""
         clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True)
-        tried: tuple[Found | None, Model, Wish] | None = None
+        tried: tuple[Found | None, PlanProblem, Wish] | None = None
         for bound in confined(plan, layers, work, busiest=self.objective == "throughput"):
             coarse = layers if bound is plan else build(bound, tree, whole_layers=True)
             parts, fine = build(bound, tree, parts=True), build(bound, tree, whole_layers=False)
@@ -126,7 +126,9 @@ class SearchPlacements:
         assert tried is not None  # noqa: S101  # the plan itself comes last
         return tried
 
-    def _chosen(self, coarse: Model, fine: Model, simple: Found | None, wish: Wish) -> Found | None:
+    def _chosen(
+        self, coarse: PlanProblem, fine: PlanProblem, simple: Found | None, wish: Wish
+    ) -> Found | None:
         """Return the better placement; whether there is one at all is no matter of time."""
         if simple is not None and not self.time_limit:
             return simple

@@ -9,7 +9,7 @@ from typing import Final
 from ...ir import Workload
 from .clock import Clock
 from .costs import Costs, atom_seconds, counted_calls
-from .formulate import Builder, kinds_of
+from .formulate import Builder, groups_of
 from .highs import NODE_LIMIT
 from .outoforder import Counts, overruns
 from .problem import UNLIMITED, Problem
@@ -36,7 +36,7 @@ def best_counts(
 
     Where none has a value ``below`` a limit there are no counts, and the limit is the bound.
     """
-    groups = kinds_of(problem)
+    groups = groups_of(problem)
     builder = Builder(problem, groups, policy)
     timed = objective == "latency"
     if timed:

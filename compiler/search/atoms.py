@@ -27,7 +27,7 @@ WIDEST = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class PlanProblem:
     """A plan's grains and the problem made of them; grain indices of the atoms refer to ``grains``."""
 
     tree: ModuleTree
@@ -38,7 +38,7 @@ class Model:
     """Grains that together are what is left of a module whose parts may be visited."""
 
 
-def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bool = False) -> Model:
+def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bool = False) -> PlanProblem:
     """Return the problem of a plan.
 
     With ``whole_layers`` a layer is not opened, however large; with ``parts`` what may be visited is apart
@@ -86,7 +86,7 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
         dtype=main_dtype(tree) or "",
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
-    return Model(tree, grains, problem, frozenset(opened), homes)
+    return PlanProblem(tree, grains, problem, frozenset(opened), homes)
 
 
 def _stream(tree: ModuleTree, grain: Grain) -> int:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from .atoms import Model
+from .atoms import PlanProblem
 from .problem import Place
 
 
-def carry_over(source: Model, places: list[Place], target: Model) -> list[Place]:
+def carry_over(source: PlanProblem, places: list[Place], target: PlanProblem) -> list[Place]:
     """Return the places of another model's atoms under the same placement."""
     codes = tensor_places(source, places)
     return [codes[target.grains[atom.grains[0]].start] for atom in target.problem.atoms]
 
 
-def tensor_places(model: Model, places: list[Place]) -> list[Place]:
+def tensor_places(model: PlanProblem, places: list[Place]) -> list[Place]:
     """Return the place of every tensor."""
     by_grain = dict(model.problem.fixed)
     for atom, place in zip(model.problem.atoms, places, strict=True):
@@ -23,7 +23,7 @@ def tensor_places(model: Model, places: list[Place]) -> list[Place]:
     return codes
 
 
-def spilled_layers(coarse: Model, places: list[Place], fine: Model) -> list[tuple[int, set[int]]]:
+def spilled_layers(coarse: PlanProblem, places: list[Place], fine: PlanProblem) -> list[tuple[int, set[int]]]:
     """Return what runs every layer off the accelerators, and the atoms of the finer model inside it."""
     mains = set(coarse.problem.accelerators)
     starts = {fine.grains[atom.grains[0]].start: i for i, atom in enumerate(fine.problem.atoms)}

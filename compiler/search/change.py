@@ -34,7 +34,7 @@ def smallest_change(problem: Problem, clock: Clock) -> Change | None:
     least = problem.total - sum(inorder.room_in_order(problem, d) for d in mains)
     if best.nbytes <= max(least, 0):
         return best
-    extra = few_kinds.least_extra(problem, best.device)
+    extra = few_kinds.least_extra_of_few(problem, best.device)
     if extra is None and best.nbytes <= max(least, 0) + problem.total // 1000:
         return best  # a thousandth is not worth opening the solver
     if extra is None:
@@ -50,7 +50,7 @@ def _representatives(problem: Problem) -> list[int]:
     return [by_room[room] for room in sorted(by_room, reverse=True)][:MAX_TRIED]
 
 
-def _in_order(problem: Problem, line: inorder.Line, device: int) -> Change | None:
+def _in_order(problem: Problem, line: inorder.OrderedAtoms, device: int) -> Change | None:
     rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
 
     def fits(extra: int) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...ir import ModuleTree, Plan, Reason, Unit, is_accelerator, unit_of_tensors
 from ..placing.frontier import item_path, largest_of_one
 from ..placing.grains import is_pin
-from .atoms import Model
+from .atoms import PlanProblem
 from .carry import tensor_places
 from .problem import Place
 
@@ -20,7 +20,7 @@ class Spot(NamedTuple):
     rows_of: str = ""
 
 
-def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
+def units_of(plan: Plan, model: PlanProblem, places: list[Place]) -> tuple[Unit, ...]:
     """Return the units of a placement in tree order, pins as they were written."""
     tree, codes = model.tree, _spots(model, places)
     apart = _visited(model, codes)
@@ -40,7 +40,7 @@ def units_of(plan: Plan, model: Model, places: list[Place]) -> tuple[Unit, ...]:
     return _in_tree_order(tree, [*found, *pins.values()])
 
 
-def _spots(model: Model, places: list[Place]) -> list[Spot]:
+def _spots(model: PlanProblem, places: list[Place]) -> list[Spot]:
     """Return the spot of every tensor."""
     spots = [Spot(place) for place in tensor_places(model, places)]
     for atom, place in zip(model.problem.atoms, places, strict=True):
@@ -50,7 +50,7 @@ def _spots(model: Model, places: list[Place]) -> list[Spot]:
     return spots
 
 
-def _visited(model: Model, codes: list[Spot]) -> list[tuple[int, Spot, list[tuple[str, Spot]]]]:
+def _visited(model: PlanProblem, codes: list[Spot]) -> list[tuple[int, Spot, list[tuple[str, Spot]]]]:
     """Return the modules with parts elsewhere: the module, its own place, and what is elsewhere where."""
     tree, found = model.tree, list[tuple[int, Spot, list[tuple[str, Spot]]]]()
     inner = {grain.start: grain.path for grain in model.grains}
@@ -63,7 +63,7 @@ def _visited(model: Model, codes: list[Spot]) -> list[tuple[int, Spot, list[tupl
     return found
 
 
-def places_of(plan: Plan, model: Model) -> list[Place] | None:
+def places_of(plan: Plan, model: PlanProblem) -> list[Place] | None:
     """Return the places the plan's units give to a model's atoms; None where they give none or several.
 
     What belongs to a pin must be where the pin says, or the plan gives none.

@@ -16,7 +16,7 @@ from typing import Final
 
 from .aims import Aimed, best_counts
 from .arrange import arrange, bring_closer
-from .atoms import Model
+from .atoms import PlanProblem
 from .costs import Timing, predict
 from .formulate import easings
 from .found import Found, Wish
@@ -52,7 +52,7 @@ class _Timed:
         return self.timing.priced
 
 
-def fastest(models: Sequence[Model], simple: Mapping[str, Found], wish: Wish) -> Found:
+def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wish) -> Found:
     """Return the placement with the least predicted seconds, its bound and the simple thing it beat.
 
     ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do.
@@ -106,7 +106,7 @@ def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
     return replace(best.found, objective="latency", value=seconds, bound=bound, status=status, beaten=beaten)
 
 
-def _distinct(models: Sequence[Model]) -> Sequence[Model]:
+def _distinct(models: Sequence[PlanProblem]) -> Sequence[PlanProblem]:
     return [m for i, m in enumerate(models) if i == 0 or m.grains != models[i - 1].grains]
 
 
@@ -120,7 +120,7 @@ def _timed(way: str, found: Found, wish: Wish) -> _Timed:
     return _Timed(way, found, predicted(found, wish), against)
 
 
-def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Found]]:
+def _by_reading(models: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
     """Yield what people do by hand, with whole layers and with parts, where computing is allowed."""
     if wish.offload not in {"auto", "compute"}:
         return
@@ -132,7 +132,7 @@ def _by_reading(models: Sequence[Model], wish: Wish) -> Iterator[tuple[str, Foun
             )
 
 
-def _with_and_without_rows(model: Model) -> Iterator[Model]:
+def _with_and_without_rows(model: PlanProblem) -> Iterator[PlanProblem]:
     """Yield a model in which rows travel alone, and one in which whole stacks do while others compute."""
     yield model
     weights = [atom.weight for atom in model.problem.atoms if atom.rows]
@@ -140,7 +140,7 @@ def _with_and_without_rows(model: Model) -> Iterator[Model]:
         yield replace(model, problem=by_stacks(model.problem))
 
 
-def _arranged(model: Model, aimed: Aimed | None) -> Iterator[list[Place]]:
+def _arranged(model: PlanProblem, aimed: Aimed | None) -> Iterator[list[Place]]:
     """Yield legal placements with the counts aimed at."""
     if aimed is None or aimed.counts is None:
         return

@@ -14,7 +14,7 @@ from math import comb, prod
 from typing import Final, TypeAlias
 
 from .arrange import arrange, longest_cluster
-from .formulate import Group, kinds_of, legal_places
+from .formulate import Group, groups_of, legal_places
 from .outoforder import Counts
 from .problem import UNLIMITED, Place, Problem, count_hops
 
@@ -24,7 +24,7 @@ MAX_KINDS: Final = 10
 Entry: TypeAlias = dict[Place, int]
 
 
-def most_bytes(problem: Problem, policy: str) -> Counts | None:
+def most_bytes_of_few(problem: Problem, policy: str) -> Counts | None:
     """Return the counts that keep the most bytes on accelerators; None if they are not few or not legal.
 
     Of those that keep as many, the ones with the fewest changes of device, and then of clusters.
@@ -43,7 +43,7 @@ def most_bytes(problem: Problem, policy: str) -> Counts | None:
     return min(found, key=lambda counts: _unrest(problem, counts), default=None)
 
 
-def least_extra(problem: Problem, device: int) -> int | None:
+def least_extra_of_few(problem: Problem, device: int) -> int | None:
     """Return the bytes an accelerator lacks for all to stay on accelerators; None if that is not counted."""
     rooms = tuple(UNLIMITED if d == device else room for d, room in enumerate(problem.rooms))
     few = _few(replace(problem, rooms=rooms), "none")
@@ -157,7 +157,7 @@ class _Few:
 
 def _few(problem: Problem, policy: str) -> _Few | None:
     """Return a problem that can be counted through, and that one host could hold; else None."""
-    mains, groups = problem.accelerators, kinds_of(problem)
+    mains, groups = problem.accelerators, groups_of(problem)
     if (
         len(problem.cpus) > 1
         or problem.pools

@@ -24,7 +24,7 @@ class Group:
     """Positions in the problem's atoms."""
 
 
-def kinds_of(problem: Problem) -> tuple[Group, ...]:
+def groups_of(problem: Problem) -> tuple[Group, ...]:
     """Group all atoms that are alike."""
     found: dict[object, list[int]] = {}
     for index, atom in enumerate(problem.atoms):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from math import inf
 
 from ...ir import Workload
-from .atoms import Model
+from .atoms import PlanProblem
 from .clock import Clock
 from .costs import Timing
 from .problem import Place, Problem
@@ -20,7 +20,7 @@ class Wish:
     offload: str = "auto"
     work: Workload = field(default_factory=Workload)
     clock: Clock = field(default_factory=lambda: Clock(inf))
-    finer: tuple[Model, ...] = ()
+    finer: tuple[PlanProblem, ...] = ()
     """The same plan with what may be visited apart from its layers, if anything may."""
 
     @property
@@ -43,7 +43,7 @@ class Wish:
 class Found:
     """A placement of a model's atoms, what it is worth, and what was proved."""
 
-    model: Model
+    model: PlanProblem
     places: list[Place]
     objective: str
     value: float

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 from ...ir import CPU, Never, Plan, Workload, device_type, host_of
-from .atoms import Model
+from .atoms import PlanProblem
 from .costs import Costs, atom_seconds, counted_calls
 from .problem import NEVER, Place, Problem
 
@@ -30,7 +30,7 @@ class Filling(IntEnum):
     """As many bytes as it has: layers may be opened."""
 
 
-def confined(plan: Plan, layers: Model, work: Workload, *, busiest: bool) -> Iterator[Plan]:
+def confined(plan: Plan, layers: PlanProblem, work: Workload, *, busiest: bool) -> Iterator[Plan]:
     """Yield the plan with lines that keep each layer on one host, the best first, and at last without.
 
     Args:
@@ -50,7 +50,7 @@ def confined(plan: Plan, layers: Model, work: Workload, *, busiest: bool) -> Ite
     yield plan
 
 
-def _lines(plan: Plan, layers: Model, hosts: Sequence[str]) -> Iterator[Never]:
+def _lines(plan: Plan, layers: PlanProblem, hosts: Sequence[str]) -> Iterator[Never]:
     for atom, host in zip(layers.problem.atoms, hosts, strict=True):
         others = [device.name for device in plan.devices if host_of(device.name) != host]
         for grain in atom.grains:

@@ -21,7 +21,7 @@ State: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class OrderedAtoms:
     """Atoms in order with what the program asks of them: range sums, range maxima, next ban."""
 
     prefix: tuple[int, ...]
@@ -73,7 +73,7 @@ class Segments:
         return found
 
 
-def line_of(problem: Problem) -> Line:
+def line_of(problem: Problem) -> OrderedAtoms:
     """Return the atoms of a problem as a line."""
     peaks = tuple(atom.peak for atom in problem.atoms)
     bans = tuple(
@@ -81,7 +81,7 @@ def line_of(problem: Problem) -> Line:
         for d in range(len(problem.devices))
     )
     prefix = tuple(accumulate((atom.cost for atom in problem.atoms), initial=0))
-    return Line(prefix, peaks if any(peaks) else None, bans)
+    return OrderedAtoms(prefix, peaks if any(peaks) else None, bans)
 
 
 def is_packable(problem: Problem) -> bool:
@@ -96,7 +96,7 @@ def room_in_order(problem: Problem, device: int) -> int:
     return min([problem.rooms[device], *pools])
 
 
-def packings(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterator[Segments]:
+def packings(problem: Problem, line: OrderedAtoms, capacities: Sequence[int]) -> Iterator[Segments]:
     """Yield a packing of everything for each minimal set of devices that can hold it, smallest first."""
     kinds = _kinds(problem, line, capacities)
     if prod(len(kind) + 1 for kind in kinds) > MAX_STATES:
@@ -117,7 +117,7 @@ def packings(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterato
 
 def _best_end(
     problem: Problem,
-    line: Line,
+    line: OrderedAtoms,
     capacities: Sequence[int],
     kinds: list[list[int]],
     reach: dict[State, int],
@@ -135,7 +135,7 @@ def _best_end(
     return best
 
 
-def _kinds(problem: Problem, line: Line, capacities: Sequence[int]) -> list[list[int]]:
+def _kinds(problem: Problem, line: OrderedAtoms, capacities: Sequence[int]) -> list[list[int]]:
     found: dict[tuple[object, ...], list[int]] = {}
     for device in problem.accelerators:
         peak = problem.peaks[device] if problem.peaks else 0
@@ -158,7 +158,7 @@ def _unwind(
     return Segments(tuple(next(remaining[kind]) for kind in reversed(order)), tuple(reversed(stops)))
 
 
-def _by_size(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterator[Segments]:
+def _by_size(problem: Problem, line: OrderedAtoms, capacities: Sequence[int]) -> Iterator[Segments]:
     """Many different devices: try the given order and the larger first, not every order."""
     mains = problem.accelerators
     for order in (mains, tuple(sorted(mains, key=lambda d: (-capacities[d], d)))):
@@ -173,11 +173,11 @@ def _by_size(problem: Problem, line: Line, capacities: Sequence[int]) -> Iterato
 
 
 def fill(
-    problem: Problem, line: Line, capacities: Sequence[int], order: tuple[int, ...]
+    problem: Problem, line: OrderedAtoms, capacities: Sequence[int], order: tuple[int, ...]
 ) -> Iterator[list[Place]]:
     """Yield what devices in this order hold, filled from the front and from the back, if everything."""
     size = len(line)
-    backwards = Line(
+    backwards = OrderedAtoms(
         tuple(accumulate((b - a for a, b in pairwise(reversed([-p for p in line.prefix]))), initial=0)),
         None if line.peaks is None else line.peaks[::-1],
         tuple(tuple(size - 1 - i for i in reversed(banned)) for banned in line.bans),
@@ -193,7 +193,7 @@ def fill(
 
 
 def minimax(
-    problem: Problem, limits_at: Callable[[float], tuple[Line, Sequence[int]]], high: float
+    problem: Problem, limits_at: Callable[[float], tuple[OrderedAtoms, Sequence[int]]], high: float
 ) -> tuple[float, Segments] | None:
     """Return the least level whose limits admit everything, with its packing on the fewest devices.
 

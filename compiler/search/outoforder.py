@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from .clock import Clock
-from .formulate import Builder, Group, kinds_of, runs_of
+from .formulate import Builder, Group, groups_of, runs_of
 from .highs import NODE_LIMIT
 from .problem import UNLIMITED, Place, Problem
 
@@ -34,7 +34,7 @@ def most_bytes(problem: Problem, policy: str, clock: Clock, roughly: float = 0.0
 
     They may be fewer by the share that is ``roughly`` enough: proving the last bytes takes the longest.
     """
-    groups = kinds_of(problem)
+    groups = groups_of(problem)
     if not groups:  # everything is pinned
         return Counts(groups, (), 0, proven=True)
     tightened, bound = problem, sum(atom.weight for atom in problem.atoms)
@@ -92,7 +92,7 @@ def fewest_hops(problem: Problem, policy: str, kept: int, clock: Clock) -> Count
 
 def least_extra(problem: Problem, policy: str, device: int, clock: Clock) -> int | None:
     """Return the bytes ``device`` lacks for a legal placement under a policy; None if no bytes help."""
-    groups = kinds_of(problem)
+    groups = groups_of(problem)
     builder = Builder(problem, groups, policy, relieved=device)
     answer = clock.solve(builder.program, gap=1e-6)
     if not answer.values:

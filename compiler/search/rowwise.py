@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from ...ir import Cache
-from .atoms import Model
+from .atoms import PlanProblem
 from .problem import UNLIMITED, Atom, Place, Problem, usage
 
 _CACHED: Final = 0.9
@@ -30,7 +30,7 @@ def with_caches(problem: Problem, places: list[Place]) -> Problem:
     return replace(problem, caches=tuple(map(max, left, problem.caches)))
 
 
-def kept_for_rows(model: Model, places: list[Place], written: Sequence[Cache]) -> Iterator[Cache]:
+def kept_for_rows(model: PlanProblem, places: list[Place], written: Sequence[Cache]) -> Iterator[Cache]:
     """Yield the caches of a placement that no line asks for, by what they hold rows of."""
     problem, lines = model.problem, {cache.device for cache in written}
     for index, nbytes in enumerate(problem.caches):

@@ -13,7 +13,7 @@ from itertools import accumulate, islice, pairwise, permutations
 from ...ir import Workload
 from . import few_kinds, inorder
 from .arrange import arrange, bring_closer, in_list_order, move_in
-from .atoms import Model
+from .atoms import PlanProblem
 from .carry import carry_over, spilled_layers
 from .costs import Costs, Speeds, atom_seconds, speeds
 from .fastest import fastest, filled_in_order, predicted
@@ -32,7 +32,7 @@ BETTER = 0.02
 """A continuous objective must gain this much to replace the simple plan."""
 
 
-def search(coarse: Model, fine: Model, wish: Wish) -> Found | None:
+def search(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
     """Return the best placement found, with whole layers where that costs nothing; None if none is legal."""
     found = _searched(coarse, fine, wish)
     if found is None:
@@ -40,7 +40,7 @@ def search(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     return replace(found, places=in_list_order(found.model.problem, found.places))
 
 
-def _searched(coarse: Model, fine: Model, wish: Wish) -> Found | None:
+def _searched(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
     models = (coarse,) if coarse.grains == fine.grains else (coarse, fine)
     for model in models:
         found = _best_in_order(model, wish)
@@ -59,7 +59,7 @@ def _searched(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     return None if wish.offload == "none" else _spill(coarse, fine, wish)
 
 
-def _best_in_order(model: Model, wish: Wish) -> Found | None:
+def _best_in_order(model: PlanProblem, wish: Wish) -> Found | None:
     problem = model.problem
     if not inorder.is_packable(problem):
         return None
@@ -132,7 +132,7 @@ def _clocks(problem: Problem, work: Workload) -> tuple[tuple[float, ...], ...]:
     return tuple(made[speeds(device, problem.dtype)] for device in problem.devices)
 
 
-def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterator[list[Place]]:
+def _fillings(problem: Problem, line: inorder.OrderedAtoms, rooms: list[int]) -> Iterator[list[Place]]:
     """Yield packings on the shortest part of the device list that holds everything."""
     mains = problem.accelerators
     for count in range(1, len(mains) + 1):
@@ -146,7 +146,7 @@ def _fillings(problem: Problem, line: inorder.Line, rooms: list[int]) -> Iterato
             return
 
 
-def _fit_out_of_order(model: Model, wish: Wish) -> Found | None:
+def _fit_out_of_order(model: PlanProblem, wish: Wish) -> Found | None:
     """Place everything on the accelerators in any order, with few changes of device."""
     problem = model.problem
     counts = _counted(problem, "none", wish)
@@ -169,7 +169,7 @@ def _counted(problem: Problem, policy: str, wish: Wish) -> Counts | None:
     Where seconds decide, they are one way among others and need not be the most to the byte.
     """
     roughly = ROUGHLY if wish.timed and policy != "none" else 0.0
-    return few_kinds.most_bytes(problem, policy) or most_bytes(problem, policy, wish.clock, roughly)
+    return few_kinds.most_bytes_of_few(problem, policy) or most_bytes(problem, policy, wish.clock, roughly)
 
 
 def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -> list[Place]:
@@ -190,7 +190,7 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
     return min((simple, places), key=lambda candidate: count_hops(problem, candidate))
 
 
-def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
+def _spill(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
     """Take the quickest way to use what does not fit; in bytes where that is asked for, else in seconds.
 
     The placements that keep the most bytes on the accelerators are the simple ones: they are compared by
@@ -212,7 +212,7 @@ def _spill(coarse: Model, fine: Model, wish: Wish) -> Found | None:
     return fastest((coarse, fine, *wish.finer), found, wish)
 
 
-def _streamed_further(found: dict[str, Found], fine: Model, wish: Wish) -> dict[str, Found]:
+def _streamed_further(found: dict[str, Found], fine: PlanProblem, wish: Wish) -> dict[str, Found]:
     """Return what streams in smaller pieces where larger ones would be computed on the host."""
     for model in (fine, *wish.finer):
         if (rest := found.get("stream")) is not None and not rest.computed:
@@ -223,7 +223,7 @@ def _streamed_further(found: dict[str, Found], fine: Model, wish: Wish) -> dict[
     return found
 
 
-def _spill_by(coarse: Model, fine: Model, wish: Wish, policy: str) -> Found | None:
+def _spill_by(coarse: PlanProblem, fine: PlanProblem, wish: Wish, policy: str) -> Found | None:
     exact = _most_bytes(fine.problem, easings(policy) if wish.timed else (policy,), wish)
     if exact is None:
         return None
@@ -270,7 +270,9 @@ def _most_bytes(problem: Problem, policies: tuple[str, ...], wish: Wish) -> tupl
     return None
 
 
-def _whole_layers(coarse: Model, fine: Model, wish: Wish, policy: str) -> Iterator[tuple[Model, list[Place]]]:
+def _whole_layers(
+    coarse: PlanProblem, fine: PlanProblem, wish: Wish, policy: str
+) -> Iterator[tuple[PlanProblem, list[Place]]]:
     """Yield placements that split no layer, then one layer a device, then as many as it takes."""
     if coarse.grains == fine.grains:
         return

@@ -8,7 +8,7 @@ from itertools import groupby
 from ...ir import ModuleTree, Outcome, Plan, Reason, is_accelerator, unit_of_tensors
 from ..placing.ledger import keep_books
 from .arrange import longest_cluster
-from .atoms import Model
+from .atoms import PlanProblem
 from .emit import places_of
 from .fastest import predicted
 from .found import Found, Wish, spilled_bytes
@@ -42,7 +42,7 @@ def kept_outcome(plan: Plan, tree: ModuleTree) -> Outcome | None:
     return Outcome("fill", float(len(used)), float(len(used)), "kept", len(runs) - 1)
 
 
-def simple_of(plan: Plan, model: Model, wish: Wish) -> Found | None:
+def simple_of(plan: Plan, model: PlanProblem, wish: Wish) -> Found | None:
     """Return the placement the plan came with, if it is legal and what the offload policy asks for."""
     places = places_of(plan, model)
     if any(unit.store is None for unit in plan.units):  # what is tied to a pin whose device is full

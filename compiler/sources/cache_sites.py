@@ -58,7 +58,7 @@ class Keeps(Enum):
     STATE = "a state of fixed size"
 
 
-class Site(NamedTuple):
+class CacheSite(NamedTuple):
     """A module of a layer that keeps something."""
 
     layer: int
@@ -78,7 +78,7 @@ class Layers:
     """Whether there is an encoder, and this class runs it."""
 
 
-def cache_sites(tree: ModuleTree, layers: Layers) -> tuple[Site, ...]:
+def cache_sites(tree: ModuleTree, layers: Layers) -> tuple[CacheSite, ...]:
     """Return what keeps something, in tree order; nothing where a layer keeps what cannot be told."""
     if layers.architecture.endswith(_ENCODERS):
         return ()
@@ -97,7 +97,7 @@ class _Stack(NamedTuple):
     """A numbered list of layers, those the model does not run left out."""
 
     layers: tuple[int, ...]
-    sites: tuple[Site, ...]
+    sites: tuple[CacheSite, ...]
 
 
 def _all_told(stack: _Stack, layers: Layers) -> bool:
@@ -123,11 +123,13 @@ def _stacks(tree: ModuleTree) -> Iterator[Sequence[int]]:
 
 def _sites_in(
     tree: ModuleTree, stack: Sequence[int], layers: int | None
-) -> tuple[tuple[int, ...], tuple[Site, ...]]:
+) -> tuple[tuple[int, ...], tuple[CacheSite, ...]]:
     run = [element for element in stack if layers is None or int(tree.names[element]) < layers]
     numbers = tuple(int(tree.names[element]) for element in run)
     found = zip(numbers, run, strict=True)
-    return numbers, tuple(Site(n, module, keeps) for n, e in found for module, keeps in _kept_below(tree, e))
+    return numbers, tuple(
+        CacheSite(n, module, keeps) for n, e in found for module, keeps in _kept_below(tree, e)
+    )
 
 
 def _kept_below(tree: ModuleTree, element: int) -> Iterator[tuple[int, Keeps]]:

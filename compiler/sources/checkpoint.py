@@ -153,10 +153,10 @@ def with_cache(
     plan: Plan, config: Mapping[str, object], tokens: int, batch: int, diagnostics: Diagnostics
 ) -> Plan:
     """Return a lowered plan that demands room for its KV cache; a finding where nothing tells how much."""
-    from .config_cache import cache_demands
+    from .config_cache import cache_of_config
 
     assert plan.tree is not None  # noqa: S101  # lowering gives a tree
-    demands = cache_demands(config, plan.tree, tokens, batch)
+    demands = cache_of_config(config, plan.tree, tokens, batch)
     if not demands:
         message = f"nothing in `{plan.model.name}` tells how large its KV cache is, so none is planned"
         help_ = "say how much with `--kv-cache 2GiB`"

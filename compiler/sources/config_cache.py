@@ -15,7 +15,7 @@ from typing import Any, Final, TypeAlias
 
 from ...ir import Demand, ModuleTree
 from ...ir.purposes import KV_CACHE
-from .cache_sites import DECAYS, FUSED, KEYS, VALUES, Keeps, Layers, Site, cache_sites
+from .cache_sites import DECAYS, FUSED, KEYS, VALUES, CacheSite, Keeps, Layers, cache_sites
 
 Config: TypeAlias = Mapping[str, Any]
 
@@ -57,7 +57,7 @@ _OTHERWISE: Final = ("mem_len", "H_cycles")
 """Memories and loops over the layers, which keep more than one entry a token or fewer."""
 
 
-def cache_demands(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
+def cache_of_config(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
     """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told."""
     text = _text_config(config)
     if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
@@ -91,7 +91,7 @@ class _Cache:
     batch: int
     width: int
 
-    def nbytes(self, site: Site) -> int | None:
+    def nbytes(self, site: CacheSite) -> int | None:
         """Return the bytes of one module; None if nothing tells."""
         if site.keeps is Keeps.STATE:
             return self._state(site.module)
@@ -111,7 +111,7 @@ class _Cache:
         tokens = self.tokens if window is None else min(self.tokens, window - 1)
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 
-    def _token_elements(self, site: Site) -> int | None:
+    def _token_elements(self, site: CacheSite) -> int | None:
         """Return how many numbers a module keeps of one token."""
         module = site.module
         latents = self._projected(module, _LATENTS)

@@ -14,7 +14,7 @@ from ...ir.visible import pasted
 from .foreign_json import read_foreign_json
 
 
-class Kind(StrEnum):
+class InputKind(StrEnum):
     """The kinds of input."""
 
     SCRIPT = "script"
@@ -34,17 +34,17 @@ class Kind(StrEnum):
 
 
 _SUFFIXES: Final = {
-    ".py": Kind.SCRIPT,
-    ".safetensors": Kind.CHECKPOINT,
-    ".plan": Kind.PLAN_TEXT,
-    ".msgpack": Kind.PLAN_FILE,
-    ".gguf": Kind.GGUF,
+    ".py": InputKind.SCRIPT,
+    ".safetensors": InputKind.CHECKPOINT,
+    ".plan": InputKind.PLAN_TEXT,
+    ".msgpack": InputKind.PLAN_FILE,
+    ".gguf": InputKind.GGUF,
 }
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _LISTED: Final = "inputs are .py, .safetensors, .plan, .msgpack, .json, .gguf files and model folders"
 
 
-def kind_of(spec: str | Path, diagnostics: Diagnostics) -> Kind | None:
+def kind_of(spec: str | Path, diagnostics: Diagnostics) -> InputKind | None:
     """Return the kind of an input; None with an error in ``diagnostics``."""
     from .script_spec import split_spec
 
@@ -65,16 +65,16 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> Kind | None:
     return kind
 
 
-def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> Kind | None:
+def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> InputKind | None:
     names = sorted(entry.name for entry in folder.iterdir())
     if "model_index.json" in names:
-        return Kind.PIPELINE
+        return InputKind.PIPELINE
     if "config.json" in names and _is_part(folder / "config.json"):
-        return Kind.PART
+        return InputKind.PART
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
-        return Kind.CHECKPOINT
+        return InputKind.CHECKPOINT
     if "config.json" in names:
-        return Kind.CONFIG
+        return InputKind.CONFIG
     inner = [name for name in names if Path(name).suffix in _SUFFIXES]
     pickles = [name for name in names if Path(name).suffix in _PICKLES]
     message = f"`{folder}` holds neither safetensors files nor a config.json"
@@ -97,18 +97,18 @@ def _is_part(path: Path) -> bool:
 _PICKLE_HELP: Final = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
 
 
-def _kind_of_json(path: Path) -> Kind:
+def _kind_of_json(path: Path) -> InputKind:
     """Tell the three kinds of JSON apart: an index, a configuration, a device map."""
     if path.name.endswith(".index.json"):
-        return Kind.CHECKPOINT
+        return InputKind.CHECKPOINT
     if path.name != "config.json":
-        return Kind.DEVICE_MAP
+        return InputKind.DEVICE_MAP
     try:
         content = read_foreign_json(path)
     except (OSError, ValueError, RecursionError):
-        return Kind.CONFIG
+        return InputKind.CONFIG
     places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())
-    return Kind.DEVICE_MAP if places and "model_type" not in content else Kind.CONFIG
+    return InputKind.DEVICE_MAP if places and "model_type" not in content else InputKind.CONFIG
 
 
 def _missing(path: Path) -> Diagnostic:

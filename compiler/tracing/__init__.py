@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from .apply import traced_plan, with_rules
 from .corrections import corrections
-from .cuts import atomic_modules, cut_rules
+from .cuts import cut_rules, must_stay_whole
 from .demands import cache_demands, demands
 from .forward import trace_model, try_trace
 from .graph import module_graph
@@ -24,13 +24,13 @@ __all__ = [
     "Trace",
     "Use",
     "Verification",
-    "atomic_modules",
     "cache_demands",
     "corrections",
     "cut_rules",
     "demands",
     "example_inputs",
     "module_graph",
+    "must_stay_whole",
     "trace_model",
     "traced_plan",
     "try_moments",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal, TypeAlias, get_args
 
 from ...ir import Atomic, ModuleTree, Together
-from .labels import entries, first_name, start_device
+from .labels import entry_units, first_name, start_target
 from .replay import Label, Meeting, Places, replay
 from .trace import Op, Trace
 from .writes import lost_writes
@@ -25,7 +25,7 @@ on one device."""
 _MOVING: Final[tuple[Moving, ...]] = get_args(Moving)
 
 
-def atomic_modules(
+def must_stay_whole(
     trace: Trace, *, together: bool = False, known: frozenset[str] = frozenset()
 ) -> tuple[Atomic, ...]:
     """Return the modules that must stay whole for any assignment of the rest to be safe.
@@ -117,12 +117,12 @@ class Cuts:
             for tensor, owner in enumerate(tree.owners)
         ]
         targets: list[Label] = [None] * len(tree)
-        for module, unit in enumerate(entries(self.trace, tops)):
+        for module, unit in enumerate(entry_units(self.trace, tops)):
             if unit >= 0 and (moving.startswith("pieces") or tree.tensors(module)):
                 targets[first_name(tree, module)] = self._piece(unit)
             elif moving == "all" and tops[module] < 0 and tree.tensors(module):
                 targets[first_name(tree, module)] = labels[tree.first_tensors[module]]
-        start = start_device(self.trace, targets)
+        start = start_target(self.trace, targets)
         if moving.endswith("registered first"):
             start = next((self._piece(top) for top in tops if top >= 0 and tree.tensors(top)), start)
         return Places(labels, targets, start)

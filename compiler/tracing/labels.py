@@ -22,7 +22,7 @@ def places_of_plan(trace: Trace, plan: Plan) -> Places:
     targets: list[Hashable] = [None] * len(tree)
     homes = dict[int, Hashable]()
     from_unit = callers_of(tree, plan.units, lambda module: module not in trace.containers)
-    for module, top in enumerate(entries(trace, tops)):
+    for module, top in enumerate(entry_units(trace, tops)):
         first = first_name(tree, module)
         if top >= 0 and targets[first] is None:
             targets[first] = plan.units[covering[module]].run
@@ -75,7 +75,7 @@ def tensor_runs(tree: ModuleTree, units: Sequence[Unit]) -> list[str | None]:
     return runs
 
 
-def entries(trace: Trace, tops: Sequence[int]) -> list[int]:
+def entry_units(trace: Trace, tops: Sequence[int]) -> list[int]:
     """Return for each module the unit whose entry it is; -1 where calls move nothing.
 
     ``tops`` is the unit's module for each module. A container may have no call of its own, so the
@@ -88,7 +88,7 @@ def entries(trace: Trace, tops: Sequence[int]) -> list[int]:
     return units
 
 
-def start_device(trace: Trace, targets: Sequence[Hashable]) -> Hashable:
+def start_target(trace: Trace, targets: Sequence[Hashable]) -> Hashable:
     """Return where the first call that moves its arguments takes them; None without any."""
     for step in trace.steps:
         if isinstance(step, Enter) and targets[trace.calls[step.call].module] is not None:

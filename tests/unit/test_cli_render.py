@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from compile_plan.compiler.cli.render import fold, in_order, render, render_json, render_line, summary
+from compile_plan.compiler.cli.render import by_place, fold, render, render_json, render_line, summary
 from compile_plan.compiler.cli.terminal import cell_width, clip, wants_color, wrap
 from compile_plan.ir import Diagnostic, Label, Rule, Severity, Source, Span
 from compile_plan.ir.visible import visible
@@ -135,7 +135,7 @@ def test_diagnostics_come_by_file_offset_severity_code():
         pointing(text, "one"),
         Diagnostic(ODD, "nowhere"),
     ]
-    assert in_order(found) == [found[4], found[3], found[2], found[1], found[0]]
+    assert by_place(found) == [found[4], found[3], found[2], found[1], found[0]]
 
 
 def test_more_than_three_warnings_of_a_code_become_one_with_a_count():

@@ -45,7 +45,7 @@ def problems(draw):
 @settings(max_examples=300)
 @given(problems(), st.sampled_from(["stream", "none", "any"]))
 def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
-    counts = few_kinds.most_bytes(asked, policy)
+    counts = few_kinds.most_bytes_of_few(asked, policy)
     if counts is None:
         return
     places = arrange(asked, counts, by_run=False)
@@ -59,7 +59,7 @@ def test_as_many_bytes_stay_as_the_solver_keeps(asked, policy):
 @settings(max_examples=200)
 @given(problems())
 def test_the_least_bytes_more_are_the_solvers(asked):
-    extra = few_kinds.least_extra(asked, 0)
+    extra = few_kinds.least_extra_of_few(asked, 0)
     if extra is not None:
         assert extra == outoforder.least_extra(asked, "none", 0, Clock(inf))
 
@@ -80,12 +80,12 @@ def layers(count, *more):
     ],
 )
 def test_what_counts_as_few(asked, few):
-    assert (few_kinds.most_bytes(asked, "stream") is not None) is few
+    assert (few_kinds.most_bytes_of_few(asked, "stream") is not None) is few
 
 
 def test_of_equal_counts_the_least_restless_are_taken():
     asked = problem([300, 300, UNLIMITED, None], [(100, 0, 0, ()), *layers(4), (100, 0, 0, ())])
-    counts = few_kinds.most_bytes(asked, "stream")
+    counts = few_kinds.most_bytes_of_few(asked, "stream")
     assert [place.run for place in arrange(asked, counts, by_run=False)] == [0, 0, 0, 1, 1, 1]
 
 

@@ -9,7 +9,7 @@ import torch
 import transformers
 from checkpoints import write_shards
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
-from compile_plan.compiler.sources.config_cache import cache_demands
+from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_tensors
 from compile_plan.compiler.tracing import traced_plan
@@ -87,7 +87,7 @@ def test_each_module_keeps_what_the_trace_saw(kind, tokens):
     lowered = Plan(model=Model(kind, tree.digest), tree=tree)
     traced = traced_plan(lowered, model, None, Diagnostics(), batch=2, cache_tokens=tokens)[0]
     seen = {demand.path: demand.nbytes for demand in traced.demands if demand.purpose == "kv cache"}
-    told = cache_demands(json.loads(model.config.to_json_string()), tree, tokens, batch=2)
+    told = cache_of_config(json.loads(model.config.to_json_string()), tree, tokens, batch=2)
     assert {demand.path: demand.nbytes for demand in told} == seen
     assert seen
 
@@ -113,9 +113,9 @@ def hybrid(layers, every):
 def test_a_hybrid_of_64_layers_pays_for_the_16_that_attend():
     config = {"num_hidden_layers": 64, "dtype": "bfloat16"}
     tree = hybrid(64, 4)
-    longer, shorter = (sum(d.nbytes for d in cache_demands(config, tree, n, 1)) for n in (1001, 1000))
+    longer, shorter = (sum(d.nbytes for d in cache_of_config(config, tree, n, 1)) for n in (1001, 1000))
     assert longer - shorter == 65_536
-    attending = [d.path for d in cache_demands(config, tree, 1, 1) if d.path.endswith("self_attn")]
+    attending = [d.path for d in cache_of_config(config, tree, 1, 1) if d.path.endswith("self_attn")]
     assert attending == [f"model.layers.{layer}.self_attn" for layer in range(3, 64, 4)]
 
 
@@ -125,7 +125,7 @@ def attention(layer, prefix="model"):
 
 def demands(tensors, config, tokens=10):
     tree, _ = tree_of_tensors(tensors)
-    return {demand.path: demand.nbytes for demand in cache_demands(config, tree, tokens, 1)}
+    return {demand.path: demand.nbytes for demand in cache_of_config(config, tree, tokens, 1)}
 
 
 def test_layers_beyond_those_the_model_runs_keep_nothing():

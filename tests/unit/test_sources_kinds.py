@@ -16,7 +16,7 @@ from compile_plan.backends import read_plan
 from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf
-from compile_plan.compiler.sources.input_kinds import Kind, kind_of
+from compile_plan.compiler.sources.input_kinds import InputKind, kind_of
 from compile_plan.ir import Atomic, Diagnostics, PlanError
 from tiny_gguf import write_gguf
 
@@ -72,13 +72,13 @@ def without(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("model.py", Kind.SCRIPT),
-        ("a.safetensors", Kind.CHECKPOINT),
-        ("model.safetensors.index.json", Kind.CHECKPOINT),
-        ("a.plan", Kind.PLAN_TEXT),
-        ("a.msgpack", Kind.PLAN_FILE),
-        ("map.json", Kind.DEVICE_MAP),
-        ("a.gguf", Kind.GGUF),
+        ("model.py", InputKind.SCRIPT),
+        ("a.safetensors", InputKind.CHECKPOINT),
+        ("model.safetensors.index.json", InputKind.CHECKPOINT),
+        ("a.plan", InputKind.PLAN_TEXT),
+        ("a.msgpack", InputKind.PLAN_FILE),
+        ("map.json", InputKind.DEVICE_MAP),
+        ("a.gguf", InputKind.GGUF),
     ],
 )
 def test_the_suffix_decides(tmp_path, name, expected):
@@ -88,17 +88,17 @@ def test_the_suffix_decides(tmp_path, name, expected):
 
 def test_a_factory_after_the_colon_is_a_script(tmp_path):
     (tmp_path / "model.py").write_text("")
-    assert kind(f"{tmp_path / 'model.py'}:build") == (Kind.SCRIPT, [])
+    assert kind(f"{tmp_path / 'model.py'}:build") == (InputKind.SCRIPT, [])
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ('{"model_type": "llama"}', Kind.CONFIG),
-        ('{"": 0}', Kind.DEVICE_MAP),
-        ('{"a": 0, "b": "cpu"}', Kind.DEVICE_MAP),
-        ('{"a": [1]}', Kind.CONFIG),
-        ("{", Kind.CONFIG),
+        ('{"model_type": "llama"}', InputKind.CONFIG),
+        ('{"": 0}', InputKind.DEVICE_MAP),
+        ('{"a": 0, "b": "cpu"}', InputKind.DEVICE_MAP),
+        ('{"a": [1]}', InputKind.CONFIG),
+        ("{", InputKind.CONFIG),
     ],
 )
 def test_a_config_json_is_looked_into(tmp_path, content, expected):
@@ -108,9 +108,9 @@ def test_a_config_json_is_looked_into(tmp_path, content, expected):
 
 def test_a_folder_is_what_it_holds(tmp_path):
     folder = config(tmp_path / "m", TINY)
-    assert kind(folder) == (Kind.CONFIG, [])
+    assert kind(folder) == (InputKind.CONFIG, [])
     write_file(folder / "model.safetensors", {"a": ("F32", (2,))})
-    assert kind(folder) == (Kind.CHECKPOINT, [])
+    assert kind(folder) == (InputKind.CHECKPOINT, [])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from compile_plan.compiler import compile_model, verify_plan
-from compile_plan.compiler.tracing import atomic_modules, cut_rules, trace_model, verify_trace
+from compile_plan.compiler.tracing import cut_rules, must_stay_whole, trace_model, verify_trace
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Atomic, PlanError, Together
 from random_cuts import bad_plan, random_plan
@@ -57,7 +57,7 @@ def test_parts_mixed_beside_a_stack_are_joined_and_the_stack_stays_open():
 
 def test_without_joining_the_module_that_mixes_is_whole():
     trace = trace_model(TwoEmbeddings(), torch.zeros(1, 5, dtype=torch.int64))
-    assert atomic_modules(trace) == (Atomic(""),)
+    assert must_stay_whole(trace) == (Atomic(""),)
 
 
 def test_a_class_with_one_open_member_is_named_by_path():

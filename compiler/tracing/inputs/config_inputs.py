@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...running.nesting import Untyped
 from .described_inputs import described, says_shape
-from .guesses import Guess, Request, configs_in
+from .guesses import Guess, InputsFor, configs_in
 from .media_inputs import AS_PATCHES, PICTURES_AND_SOUND
 from .repairs import completed, reshaped
 from .text_inputs import TEXT
@@ -41,7 +41,7 @@ def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Gues
     config = getattr(plain, "config", None)
     if config is None or not hasattr(config, "model_type"):
         return
-    request = Request(config, batch, _length(config, seq), _dtype(plain))
+    request = InputsFor(config, batch, _length(config, seq), _dtype(plain))
     tried: set[tuple[object, ...]] = set()
     for start in _starts(plain):
         yield from _from_start(plain, start, request, tried)
@@ -50,7 +50,9 @@ def inputs_from_config(model: nn.Module, *, batch: int, seq: int | None) -> Gues
         yield dummy
 
 
-def _from_start(model: nn.Module, start: Guess, request: Request, tried: set[tuple[object, ...]]) -> Guesses:
+def _from_start(
+    model: nn.Module, start: Guess, request: InputsFor, tried: set[tuple[object, ...]]
+) -> Guesses:
     """Yield a guess, then what its errors lead to: what they ask for first, other shapes after that."""
     queue, later, budget = [start], list[Guess](), _ATTEMPTS
     while (queue or later) and budget:
@@ -115,7 +117,7 @@ def _start(names: list[str], parameters: Mapping[str, inspect.Parameter]) -> Gue
     return guess
 
 
-def _made(model: nn.Module, guess: Guess, request: Request) -> dict[str, Untyped] | None:
+def _made(model: nn.Module, guess: Guess, request: InputsFor) -> dict[str, Untyped] | None:
     """Return the arguments of a guess; None when one of them cannot be made."""
     counted = request.with_tokens(guess)
     made: dict[str, Untyped] = {}
@@ -140,7 +142,7 @@ def _resized(tensor: Tensor, guess: Guess, name: str) -> Tensor:
     return tensor if shape is None else torch.empty(shape, dtype=tensor.dtype, device="meta")
 
 
-def _makers(model: nn.Module, name: str) -> tuple[Callable[[Request], Tensor], ...]:
+def _makers(model: nn.Module, name: str) -> tuple[Callable[[InputsFor], Tensor], ...]:
     """Return the makers of an argument by its name, or by a part of it where nothing is said of its shape."""
     if name in _MAKERS:
         return _MAKERS[name]

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from ...running.nesting import Untyped
-from .guesses import Request
+from .guesses import InputsFor
 
 _SHAPE: Final = r"^\s*\w+ \(.*?shape\s*`?[(\[]([^)\]]*)[)\]]"
 _WHOLE: Final = re.compile(r"\.(Long|Int|Bool)Tensor")
 _WHOLE_NAMES: Final = ("_ids", "_id", "_index", "_idx", "_mask", "_type", "_codes", "_shapes", "_labels")
 
 
-def described(forward: Callable[..., Untyped], name: str, request: Request) -> Tensor | int | None:
+def described(forward: Callable[..., Untyped], name: str, request: InputsFor) -> Tensor | int | None:
     """Return an argument as the forward describes it; None for what is no tensor and no number."""
     parameter = inspect.signature(forward).parameters[name]
     kind = str(parameter.annotation)
@@ -56,22 +56,22 @@ def _is_whole(name: str, kind: str, line: str) -> bool:
     return name.endswith(_WHOLE_NAMES) and "FloatTensor" not in kind
 
 
-def _usual(request: Request) -> tuple[int, ...]:
+def _usual(request: InputsFor) -> tuple[int, ...]:
     return (request.batch, request.seq, _width(request))
 
 
-def _width(request: Request) -> int:
+def _width(request: InputsFor) -> int:
     return request.find("hidden_size", "d_model", "embed_dim", "encoder_hidden_size", default=64)
 
 
-def _shape(line: str, request: Request) -> tuple[int, ...] | None:
+def _shape(line: str, request: InputsFor) -> tuple[int, ...] | None:
     found = re.search(_SHAPE, line)
     if found is None:
         return None
     return tuple(_size(part.strip(" `"), request) for part in found[1].split(",") if part.strip(" `"))
 
 
-def _size(word: str, request: Request) -> int:
+def _size(word: str, request: InputsFor) -> int:
     """Return the size that a word for it stands for."""
     if word.isdigit():
         return int(word)

@@ -54,7 +54,7 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class InputsFor:
     """What the inputs are made for."""
 
     config: Untyped
@@ -64,7 +64,7 @@ class Request:
     tokens: tuple[tuple[int, int], ...] = field(default=())
     """As in `Guess`."""
 
-    def with_tokens(self, guess: Guess) -> Request:
+    def with_tokens(self, guess: Guess) -> InputsFor:
         """Return the request with the tokens a guess asks for."""
         return replace(self, tokens=guess.tokens)
 

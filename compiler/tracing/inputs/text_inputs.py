@@ -8,10 +8,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from .guesses import Request, configs_in
+from .guesses import InputsFor, configs_in
 
 
-def _ordinary_token(request: Request) -> int:
+def _ordinary_token(request: InputsFor) -> int:
     """Return a token that is not special: padding and image tokens take other paths."""
     special = {
         value
@@ -22,7 +22,7 @@ def _ordinary_token(request: Request) -> int:
     return next(token for token in range(len(special) + 1) if token not in special)
 
 
-def _tokens(request: Request) -> Tensor:
+def _tokens(request: InputsFor) -> Tensor:
     """Return a text: what stands for pictures and sound in it first, then ordinary tokens."""
     inside = [token for token, count in request.tokens for _ in range(-(-count // request.batch))]
     length = max(request.seq, len(inside) + 2 if inside else 0)
@@ -31,42 +31,42 @@ def _tokens(request: Request) -> Tensor:
     return row.repeat(request.batch, 1)
 
 
-def _plain_tokens(request: Request) -> Tensor:
+def _plain_tokens(request: InputsFor) -> Tensor:
     return torch.full((request.batch, request.seq), _ordinary_token(request), dtype=torch.int64)
 
 
-def _mask(request: Request) -> Tensor:
+def _mask(request: InputsFor) -> Tensor:
     return torch.ones_like(_tokens(request))
 
 
-def _types(request: Request) -> Tensor:
+def _types(request: InputsFor) -> Tensor:
     return torch.zeros_like(_tokens(request))
 
 
-def _kinds_of_tokens(request: Request) -> Tensor:
+def _kinds_of_tokens(request: InputsFor) -> Tensor:
     special = torch.tensor([token for token, _ in request.tokens], dtype=torch.int64)
     return torch.isin(_tokens(request), special).long()
 
 
-def _boxes(request: Request) -> Tensor:
+def _boxes(request: InputsFor) -> Tensor:
     return torch.zeros(request.batch, request.seq, 4, dtype=torch.int64)
 
 
-def _codes(request: Request) -> Tensor:
+def _codes(request: InputsFor) -> Tensor:
     books = request.find("num_codebooks", "num_quantizers", "num_channels", "n_codebooks", default=1)
     return torch.ones(request.batch, request.seq, books, dtype=torch.int64)
 
 
-def _codes_first(request: Request) -> Tensor:
+def _codes_first(request: InputsFor) -> Tensor:
     return _codes(request).transpose(1, 2).contiguous()
 
 
-def _row_of_codes(request: Request) -> Tensor:
+def _row_of_codes(request: InputsFor) -> Tensor:
     return _codes(request).transpose(1, 2).reshape(-1, request.seq)
 
 
 _TOKENS: Final = (_tokens, _codes, _codes_first, _row_of_codes)
-TEXT: Final[dict[str, tuple[Callable[[Request], Tensor], ...]]] = {
+TEXT: Final[dict[str, tuple[Callable[[InputsFor], Tensor], ...]]] = {
     "attention_mask": (_mask,),
     "bbox": (_boxes,),
     "decoder_input_ids": (_plain_tokens, *_TOKENS[1:]),
