@@ -136,22 +136,29 @@ def _whole(pins: Pins, rules: Sequence[Constraint]) -> Pins:
     return Pins(tree, tuple(units), tuple(owners))
 
 
+def with_ties(pins: Pins) -> Pins:
+    """Return who decides each tensor where other names of a placed tensor go with it."""
+    storages, placed = pins.tree.storages, dict[int, int]()
+    for storage, owner in zip(storages, pins.owners, strict=True):
+        if owner >= 0:
+            placed.setdefault(storage, owner)
+    owners = (
+        owner if owner >= 0 else placed.get(storage, -1)
+        for storage, owner in zip(storages, pins.owners, strict=True)
+    )
+    return replace(pins, owners=tuple(owners))
+
+
 def _with_followers(pins: Pins) -> tuple[int, ...]:
     """Return who decides each tensor, with what no checkpoint holds and so no plan made from one names.
 
     Another name of a tensor goes where the tensor is; a buffer made by its constructor goes with the
     tensor before it.
     """
-    tree, owners = pins.tree, list(pins.owners)
-    placed: dict[int, int] = {}
-    for storage, owner in zip(tree.storages, owners, strict=True):
-        if owner >= 0:
-            placed.setdefault(storage, owner)
-    nearest = next((owner for owner in owners if owner >= 0), -1)
+    tree, owners = pins.tree, list(with_ties(pins).owners)
+    nearest = next((owner for owner in pins.owners if owner >= 0), -1)
     for tensor, owner in enumerate(owners):
-        if owner < 0 and tree.storages[tensor] in placed:
-            owners[tensor] = placed[tree.storages[tensor]]
-        elif owner < 0 and tree.roles[tensor] is Role.TRANSIENT:
+        if owner < 0 and tree.roles[tensor] is Role.TRANSIENT:
             owners[tensor] = nearest
         nearest = owners[tensor] if owners[tensor] >= 0 else nearest
     return tuple(owners)

@@ -6,7 +6,8 @@ from .completion import complete
 from .features import check, format_edit, rename_device, renamed_word
 from .fixes import fixes
 from .hovering import hover
-from .shapes import Action, Completion, Edit, Hover, apply_edits
+from .lenses import lenses
+from .shapes import Action, Completion, Edit, Hover, Lens, apply_edits
 from .start import serve
 
 __all__ = [
@@ -14,12 +15,14 @@ __all__ = [
     "Completion",
     "Edit",
     "Hover",
+    "Lens",
     "apply_edits",
     "check",
     "complete",
     "fixes",
     "format_edit",
     "hover",
+    "lenses",
     "rename_device",
     "renamed_word",
     "serve",

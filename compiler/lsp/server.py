@@ -25,6 +25,7 @@ from .completion import complete
 from .features import check, format_edit, rename_device, renamed_word
 from .fixes import fixes
 from .hovering import hover
+from .lenses import lenses
 from .positions import Positions
 
 if TYPE_CHECKING:
@@ -140,11 +141,18 @@ def _register_checks(server: LanguageServer) -> None:
     async def saved(_: lsp.DidSaveTextDocumentParams) -> None:
         for uri in list(server.workspace.text_documents):  # another text may be about this one
             await publish(uri)
+        if _asks_for_lenses_again(server.client_capabilities):
+            server.workspace_code_lens_refresh(None)
 
     @server.feature(lsp.TEXT_DOCUMENT_DID_CLOSE)
     def closed(params: lsp.DidCloseTextDocumentParams) -> None:
         newest.pop(params.text_document.uri, None)
         server.text_document_publish_diagnostics(lsp.PublishDiagnosticsParams(params.text_document.uri, []))
+
+
+def _asks_for_lenses_again(client: lsp.ClientCapabilities) -> bool:
+    about = client.workspace and client.workspace.code_lens
+    return bool(about and about.refresh_support)
 
 
 def _register_questions(server: LanguageServer) -> None:
@@ -173,6 +181,13 @@ def _register_questions(server: LanguageServer) -> None:
             return None
         shown = lsp.MarkupContent(lsp.MarkupKind.Markdown, found.text)
         return lsp.Hover(shown, text.range(found.start, found.end))
+
+    @server.feature(lsp.TEXT_DOCUMENT_CODE_LENS, lsp.CodeLensOptions(resolve_provider=False))
+    async def shown_above(params: lsp.CodeLensParams) -> list[lsp.CodeLens]:
+        text = _Text(server, params.text_document.uri)
+        found = await _beside(lambda: lenses(text.text, text.companion))
+        # A command without a name is shown as words and cannot be clicked.
+        return [lsp.CodeLens(text.range(each.start, each.end), lsp.Command(each.title, "")) for each in found]
 
 
 def _register_edits(server: LanguageServer) -> None:

@@ -34,6 +34,15 @@ class Hover:
 
 
 @dataclass(frozen=True, slots=True)
+class Lens:
+    """What an editor shows above the line between two offsets."""
+
+    start: int
+    end: int
+    title: str
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """A change an editor offers, with what it is called there."""
 

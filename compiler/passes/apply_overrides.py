@@ -78,7 +78,7 @@ class ApplyOverrides:
         merged = written
         for override in self.overrides:
             found.extend(filter(None, [disagreement(override, tree)]))
-            merged = _merge(merged, override)
+            merged = merge_override(merged, override)
         bound = bind_plan(merged, tree, found, complete=False)
         own = {id(unit.span.source) for unit in written.units if unit.span is not None}
         diagnostics.extend(each for each in found if not _is_overridden(each, own))
@@ -98,7 +98,7 @@ def _is_overridden(found: Diagnostic, own: set[int]) -> bool:
     return id(found.at.span.source) in own and id(found.also[0].span.source) not in own
 
 
-def _merge(plan: Plan, override: Plan) -> Plan:
+def merge_override(plan: Plan, override: Plan) -> Plan:
     """Add the lines of one override, and exchange budgets; the same need again replaces what was said.
 
     Where the override is itself a compiled plan, all its places count, but not what its compile added.

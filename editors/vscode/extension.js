@@ -1,17 +1,31 @@
 // Starts `compile-plan --lsp` and hands it every .plan file; everything else is the server's.
 "use strict";
 
+const { existsSync } = require("fs");
+const path = require("path");
 const { commands, window, workspace } = require("vscode");
 const { LanguageClient } = require("vscode-languageclient/node");
 
 let client;
 
+// The setting wins, then a virtual environment of a folder that is trusted, then the PATH.
+function command() {
+  const written = workspace.getConfiguration("compile-plan").get("command", []);
+  if (written.length) return written;
+  const folders = workspace.isTrusted ? workspace.workspaceFolders ?? [] : [];
+  const inside = process.platform === "win32" ? ["Scripts", "compile-plan.exe"] : ["bin", "compile-plan"];
+  const found = folders
+    .flatMap(({ uri }) => [".venv", "venv"].map((name) => path.join(uri.fsPath, name, ...inside)))
+    .find((file) => existsSync(file));
+  return [found ?? "compile-plan"];
+}
+
 async function start() {
-  const [command, ...args] = workspace.getConfiguration("compile-plan").get("command");
+  const [first, ...args] = command();
   client = new LanguageClient(
     "compile-plan",
     "compile-plan",
-    { command, args: [...args, "--lsp"] },
+    { command: first, args: [...args, "--lsp"] },
     { documentSelector: [{ scheme: "file", language: "plan" }] }
   );
   try {
@@ -29,12 +43,19 @@ async function stop() {
   await running?.stop();
 }
 
+async function restart() {
+  await stop();
+  await start();
+}
+
 async function activate(context) {
-  const restart = async () => {
-    await stop();
-    await start();
-  };
-  context.subscriptions.push(commands.registerCommand("compile-plan.restart", restart));
+  context.subscriptions.push(
+    commands.registerCommand("compile-plan.restart", restart),
+    workspace.onDidChangeConfiguration((change) =>
+      change.affectsConfiguration("compile-plan.command") ? restart() : undefined
+    ),
+    workspace.onDidGrantWorkspaceTrust(restart)
+  );
   await start();
 }
 

@@ -17,8 +17,16 @@ WAIT = 120
 class Session:
     """One client; use it in a ``with`` block."""
 
-    def __init__(self, folder: Path, encodings: tuple[str, ...] = ("utf-16",)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encodings: tuple[str, ...] = ("utf-16",),
+        workspace: dict | None = None,
+        arguments: tuple[str, ...] = ("--lsp",),
+    ) -> None:
         self.folder = folder
+        self.workspace = workspace or {}
+        self.arguments = arguments
         self.encodings = encodings
         self._count = 0
         self._arrived: queue.Queue[dict | None] = queue.Queue()
@@ -26,14 +34,18 @@ class Session:
 
     def __enter__(self):
         pytest.importorskip("pygls")  # the server's process needs it, not this one
-        command = [sys.executable, "-m", "compile_plan.compiler", "--lsp"]
+        command = [sys.executable, "-m", "compile_plan.compiler", *self.arguments]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=self.folder)
         threading.Thread(target=self._listen, daemon=True).start()
         general = {"positionEncodings": list(self.encodings)}
         self.capabilities = self.ask(
             "initialize",
-            {"processId": None, "rootUri": self.folder.as_uri(), "capabilities": {"general": general}},
+            {
+                "processId": None,
+                "rootUri": self.folder.as_uri(),
+                "capabilities": {"general": general, "workspace": self.workspace},
+            },
         )["capabilities"]
         self.tell("initialized", {})
         return self
@@ -67,6 +79,12 @@ class Session:
             ] == self.uri(name)
 
         return self._wait(about)["params"]["diagnostics"]
+
+    def heard(self, method):
+        """Wait for a request of the server and answer it."""
+        asked = self._wait(lambda message: message.get("method") == method)
+        self._send({"jsonrpc": "2.0", "id": asked["id"], "result": None})
+        return True
 
     def heard_of(self, name):
         return any(message.get("params", {}).get("uri") == self.uri(name) for message in self._kept)

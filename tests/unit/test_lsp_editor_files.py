@@ -1,13 +1,19 @@
-"""The editor's files: the highlighting is valid and knows every keyword of the grammar."""
+"""The editor's files: the highlighting knows every keyword of the grammar, the extension starts the server.
+
+That it packs is shown by `.ci/editor`, which needs what npm loads.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 from compile_plan.grammar.statements import FORMS, INNER_WORDS
+from lsp_session import Session
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "editors" / "vscode"
@@ -113,4 +119,54 @@ def test_the_extension_names_files_that_exist():
     assert all((FOLDER / name).is_file() for name in named)
     json.loads((FOLDER / "language-configuration.json").read_text())
     assert contributes["grammars"][0]["scopeName"] == GRAMMAR["scopeName"]
-    assert "--lsp" in (FOLDER / "extension.js").read_text()
+
+
+def test_the_packages_of_the_extension_are_locked_to_no_address():
+    package, lock = (
+        json.loads((FOLDER / f"{name}.json").read_text()) for name in ("package", "package-lock")
+    )
+    assert lock["packages"][""]["dependencies"] == package["dependencies"]
+    packages = {name: each for name, each in lock["packages"].items() if name}
+    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+    assert not any("resolved" in each for each in packages.values())
+
+
+def activate(setting=(), *, trusted=True, folder="", failure=""):
+    """Activate the extension, restart and deactivate it; return what it did."""
+    if shutil.which("node") is None:
+        pytest.skip("the extension runs in node")
+    script = ROOT / "tests" / "support" / "activate_extension.js"
+    arguments = [json.dumps(setting), json.dumps(trusted), str(folder), failure]
+    ran = subprocess.run(["node", script, *arguments], capture_output=True, text=True, check=True)
+    return json.loads(ran.stdout)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    command = tmp_path / ".venv" / "bin" / "compile-plan"
+    command.parent.mkdir(parents=True)
+    command.touch()
+    return tmp_path
+
+
+def test_opening_a_plan_starts_a_server_that_answers(tmp_path):
+    done = activate()
+    assert done["started"] == [["compile-plan", "--lsp"]] * 2
+    assert (done["stopped"], done["said"]) == (2, [])
+    assert done["selector"] == [{"scheme": "file", "language": "plan"}]
+    assert done["commands"] == ["compile-plan.restart"]
+    with Session(tmp_path, arguments=done["started"][0][1:]) as session:
+        assert session.open("a.plan", "plcae a on cpu\n")[0]["code"] == "unknown-keyword"
+
+
+def test_the_command_is_that_of_the_setting_else_of_a_trusted_folder(folder):
+    own = str(folder / ".venv" / "bin" / "compile-plan")
+    assert activate(folder=folder)["started"][0] == [own, "--lsp"]
+    assert activate(folder=folder, trusted=False)["started"][0] == ["compile-plan", "--lsp"]
+    assert activate(["python", "-m", "x"], folder=folder)["started"][0] == ["python", "-m", "x", "--lsp"]
+
+
+def test_a_command_that_is_not_there_is_said_with_what_to_install():
+    (message, _) = activate(failure="spawn compile-plan ENOENT")["said"]
+    assert "ENOENT" in message
+    assert "pip install 'compile-plan[lsp]'" in message

@@ -12,6 +12,7 @@ from compile_plan.compiler.lsp import (
     fixes,
     format_edit,
     hover,
+    lenses,
     rename_device,
     renamed_word,
 )
@@ -165,6 +166,69 @@ def test_hover_shows_the_ledger_of_a_device():
     assert hovered("place a on cpu", "cpu", plan)[1] == (
         "**cpu** memory 8.0KiB\n\n3.0KiB taken, 5.0KiB free\n\n- weights 2.0KiB\n- reserve 1.0KiB"
     )
+
+
+def above(text, companion=MODEL):
+    """Return what is shown above each line, by the line."""
+    return {text[each.start : each.end]: each.title for each in lenses(text, companion)}
+
+
+def test_a_lens_has_the_bytes_a_line_decides_and_the_room_it_leaves():
+    text = (
+        "place model on cuda:1\n"
+        "place model.layers.{0..2} on cuda:0  # all but one part of it\n"
+        "place model.layers.1.mlp on cpu run on cuda:0\n"
+        "never lm_head on cpu\n"
+    )
+    assert above(text) == {
+        "place model on cuda:1": "8.0KiB · 12.0KiB left on cuda:1",
+        "place model.layers.{0..2} on cuda:0": "10.0KiB · 8.0KiB left on cuda:0",
+        "place model.layers.1.mlp on cpu run on cuda:0": (
+            "2.0KiB · 1022.0KiB left on cpu · 8.0KiB left on cuda:0"
+        ),
+    }
+
+
+def test_a_lens_says_by_how_much_a_device_is_over_while_other_lines_are_wrong():
+    text = (
+        "device cuda:0 memory 3KiB\nplace lm_head on cuda:0\nplace layerz on cuda:7 run on xpu:1\nplace x o"
+    )
+    assert codes(text) != []
+    assert above(text) == {
+        "device cuda:0 memory 3KiB": "4.0KiB taken · cuda:0 is over by 1.0KiB",
+        "place lm_head on cuda:0": "4.0KiB · cuda:0 is over by 1.0KiB",
+        "place layerz on cuda:7 run on xpu:1": "0B",
+    }
+    assert above("place lm_head on cpu run on cuda:7") == {
+        "place lm_head on cpu run on cuda:7": "4.0KiB · 1.0MiB left on cpu"
+    }
+
+
+def test_a_lens_counts_ties_needs_and_reserves_as_the_ledger_does():
+    text = """\
+model "m"
+device cuda:{0..1} memory 16KiB pool all
+device disk
+tie embed.weight = head.weight
+demand 1KiB with block for "kv cache"
+reserve 2KiB on cuda:1
+module . : Model
+module embed : Embedding
+parameter embed.weight : float32[1024] 4KiB
+module block : Block 3KiB
+module head : Linear
+parameter head.weight : float32[1024] 0B
+place head on cuda:0
+place block on cuda:1
+"""
+    shown = above(text, None)
+    assert shown["place head on cuda:0"] == "4.0KiB · 6.0KiB left on cuda:0"
+    assert shown["place block on cuda:1"] == "3.0KiB · 6.0KiB left on cuda:1"
+    assert shown["device disk"] == "0B taken"
+
+
+def test_without_a_model_nothing_is_shown_above_a_line():
+    assert above("place lm_head on cpu", None) == {}
 
 
 def test_formatting_is_one_edit_or_none():

@@ -64,6 +64,25 @@ def test_completion_hover_and_rename_use_the_plan_beside_the_file(session):
         session.at("rename", "edits.plan", 1, 26, newName="my gpu")
 
 
+def test_bytes_and_room_are_shown_above_a_line(session):
+    assert session.capabilities["codeLensProvider"] == {"resolveProvider": False}
+    session.open("edits.plan", "# 🙂\nplace model.layers.{0..2} on cuda:0  # 🙂\n")
+    document = {"textDocument": {"uri": session.uri("edits.plan")}}
+    (lens,) = session.ask("textDocument/codeLens", document)
+    assert lens["command"] == {"title": "3.0KiB · 5.0KiB left on cuda:0", "command": ""}
+    assert lens["range"] == {"start": {"line": 1, "character": 0}, "end": {"line": 1, "character": 35}}
+    session.change("edits.plan", "place model.layers.{0..2} on cpu\n")
+    (lens,) = session.ask("textDocument/codeLens", document)
+    assert lens["command"]["title"] == "3.0KiB · 61.0KiB left on cpu"
+
+
+def test_an_editor_that_can_is_told_to_ask_for_the_lenses_again(tmp_path):
+    with Session(tmp_path, workspace={"codeLens": {"refreshSupport": True}}) as opened:
+        opened.open("a.plan", "place x on cpu\n")
+        opened.tell("textDocument/didSave", {"textDocument": {"uri": opened.uri("a.plan")}})
+        assert opened.heard("workspace/codeLens/refresh")
+
+
 def test_closing_a_text_takes_its_findings_away(session):
     assert session.open("edits.plan", "plcae a\n")
     session.tell("textDocument/didClose", {"textDocument": {"uri": session.uri("edits.plan")}})
