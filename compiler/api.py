@@ -1,63 +1,24 @@
-"""The functions people call from Python; each opens only what it needs."""
+"""How plans are made from Python; each function opens only what it needs."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from ..ir import Diagnostics, Plan
 from .driver.options import Objective, Offload, Strategy, Use
+from .keywords import CompileOptions
 from .machine.budgets import DeviceKey, Size
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
     from ..ir import Reserve
+    from .keywords import Dtype
     from .lines.files import Override
-    from .loading import Materialize, RuntimeReport
-    from .tracing import Verification
     from .tracing.inputs.example_inputs import Inputs
-
-    Dtype: TypeAlias = str | torch.dtype
-
-
-class PlanOptions(TypedDict, total=False):
-    """The keywords of `compile_model` that `load_pretrained` takes too; None is not given."""
-
-    max_memory: Mapping[DeviceKey, Size] | None
-    no_split_module_classes: str | Iterable[str] | None
-    special_dtypes: Mapping[str, Dtype] | None
-    offload_buffers: bool | None
-    strategy: Strategy | None
-    objective: Objective | None
-    offload: Offload | None
-    overrides: Override | Iterable[Override] | None
-    example_inputs: Inputs
-    fallback: bool | None
-    reserves: Mapping[DeviceKey, Size] | Iterable[Reserve] | None
-    margin: int | None
-    runtime: int | None
-    kv_cache: int | None
-    workload: Use | None
-    rows: int | None
-    batch: int | None
-    seq: int | None
-    cache_tokens: int | None
-    prompt: int | None
-    generate: int | None
-    optimizer: str | None
-    time_limit: float | None
-
-
-class CompileOptions(PlanOptions, total=False):
-    """The keywords of `compile_model`, which `compile_plan` takes too; None is not given."""
-
-    dtype: Dtype | None
-    trust_remote_code: bool | None
 
 
 def compile_model(  # noqa: PLR0913  # each option is typed here for editors
@@ -267,187 +228,3 @@ def infer_auto_device_map(
         offload_buffers=offload_buffers,
         fallback_allocation=fallback_allocation,
     )
-
-
-def load_model(
-    plan: Plan | str | Path,
-    model: nn.Module,
-    checkpoint: str | Path | None = None,
-    *,
-    strict: bool = True,
-    progress: Callable[[int, int], None] | bool | None = None,
-    dtype: Dtype | None = None,
-    materialize: Materialize | None = None,
-    devices: Mapping[str, str | torch.device] | None = None,
-    map_memory: bool = True,
-    host: str | None = None,
-    diagnostics: Diagnostics | None = None,
-) -> nn.Module:
-    """Put a model where its plan says, its weights read from a safetensors checkpoint.
-
-    See `compile_plan.compiler.loading.load_model`.
-    """
-    from .loading import load_model as load
-
-    parts = _parts(model)
-    if parts is not None:
-        from .driver.phases import load_parts
-        from .loading.asked import asked_plan
-
-        folder = None if checkpoint is None else Path(checkpoint)
-        more = {"progress": progress, "dtype": dtype, "materialize": materialize, "diagnostics": diagnostics}
-        load_parts(
-            asked_plan(plan), parts, folder, strict=strict, devices=devices, map_memory=map_memory, **more
-        )
-        return model
-    return load(
-        plan,
-        model,
-        checkpoint,
-        strict=strict,
-        progress=progress,
-        dtype=dtype,
-        materialize=materialize,
-        devices=devices,
-        map_memory=map_memory,
-        host=host,
-        diagnostics=diagnostics,
-    )
-
-
-def _parts(model: object) -> dict[str, nn.Module] | None:
-    """Return the models of a pipeline or a dictionary of modules; None for a module."""
-    from .sources.pipelines import parts_of
-
-    return parts_of(model)
-
-
-def runtime_report(model: nn.Module) -> RuntimeReport:
-    """Return what a loaded model streamed since this was last asked: bytes, waits, rows found and missed.
-
-    See `compile_plan.compiler.loading.runtime_report`.
-    """
-    from .loading import runtime_report as report
-
-    return report(model)
-
-
-def load_pretrained(
-    folder: str | Path,
-    plan: Plan | str | Path | None = None,
-    *,
-    dtype: Dtype | None = None,
-    auto_class: Any = None,  # noqa: ANN401  # transformers has no type for its classes of classes
-    trust_remote_code: bool = False,
-    progress: Callable[[int, int], None] | bool | None = None,
-    materialize: Materialize | None = None,
-    devices: Mapping[str, str | torch.device] | None = None,
-    map_memory: bool = True,
-    host: str | None = None,
-    diagnostics: Diagnostics | None = None,
-    **options: Unpack[PlanOptions],
-) -> nn.Module:
-    """Load a transformers folder by a plan, in eval mode: class, dtype, generation settings from the folder.
-
-    Args:
-        folder: a folder with a ``config.json`` and safetensors files.
-        plan: a plan, or a path to one in any form; None compiles one for this machine.
-        dtype: what floating-point weights become; None is what transformers would choose.
-        auto_class: a class of transformers (``AutoModelForSequenceClassification``, or a model's own) in
-            place of the one the configuration names.
-        trust_remote_code: whether Python files beside the configuration may run.
-        progress: as for `load_model`; None shows a bar on a terminal.
-        materialize: as for `load_model`.
-        devices: as for `load_model`.
-        map_memory: as for `load_model`.
-        host: as for `load_model`: a plan of several hosts is loaded by a process on each, under torchrun.
-        diagnostics: as for `load_model`.
-        options: those of `compile_model` (``max_memory``, ``offload``, ...) for a plan that is None.
-
-    Returns:
-        The model, its weights where the plan says. Quantised folders are loaded by transformers' own
-        quantizer, at the places of the plan.
-
-    Raises:
-        PlanError: the folder cannot be read or built, or something does not fit; nothing was loaded.
-
-    """
-    from .driver import pretrained as whole
-    from .loading.asked import asked_plan
-    from .sources.pipelines import INDEX
-
-    def compiled(given: Path | nn.Module) -> Plan:
-        return compile_plan(given, **options) if plan is None else asked_plan(plan)
-
-    chosen = None if dtype is None else _dtype_name(dtype)
-    if (Path(folder) / INDEX).is_file():
-        from .driver.phases import load_pipeline
-
-        pipeline: nn.Module = load_pipeline(
-            Path(folder),
-            compiled,
-            dtype=chosen,
-            progress=progress,
-            materialize=materialize,
-            devices=devices,
-            map_memory=map_memory,
-            diagnostics=diagnostics,
-        )
-        return pipeline
-    model, placed = whole.load_whole(
-        Path(folder),
-        compiled,
-        dtype=chosen,
-        auto_class=auto_class,
-        trust_remote_code=trust_remote_code,
-        devices=devices,
-        progress=progress,
-        materialize=materialize,
-        map_memory=map_memory,
-        host=host,
-        diagnostics=diagnostics,
-    )
-    whole.tell(placed, model)
-    return model
-
-
-def _dtype_name(dtype: Dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def verify_plan(
-    plan: Plan | str | Path,
-    model: nn.Module,
-    inputs: Inputs = None,
-    *,
-    batch: int | None = None,
-    seq: int | None = None,
-) -> Verification:
-    """Replay the model's forward under a plan with every tensor labelled by its device.
-
-    Args:
-        plan: a placed plan, or a path to one in any form.
-        model: the model it is for; only its structure is used.
-        inputs: arguments of one forward call; None makes them from the model's transformers config.
-        batch: rows of such inputs; None is what the plan was compiled for.
-        seq: tokens of such inputs; None is what the plan was compiled for.
-
-    Returns:
-        Where devices would meet, what moves, what is streamed and the peak of each device.
-
-    Raises:
-        PlanError: the plan cannot be read or the model cannot be traced.
-
-    """
-    from .driver.inputs import opened_plan
-    from .driver.options import read_options
-    from .sources.live import checked_module
-    from .tracing import verify_plan as verify
-
-    diagnostics = Diagnostics()
-    sizes = read_options({"batch": batch, "seq": seq}, diagnostics)
-    diagnostics.raise_errors()
-    module = checked_module(model)
-    bound = opened_plan(plan, module, diagnostics)
-    replayed = verify(bound, module, inputs, batch=sizes.batch, seq=sizes.seq)
-    return replace(replayed, diagnostics=tuple(dict.fromkeys((*diagnostics, *replayed.diagnostics))))

@@ -14,7 +14,7 @@ from compile_plan.compiler import (
     load_model,
     verify_plan,
 )
-from compile_plan.compiler.api import CompileOptions
+from compile_plan.compiler.keywords import CompileOptions
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 from torch import nn
