@@ -6,9 +6,7 @@ both times is used: neither uninitialised memory nor random numbers pass. The mo
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
 
@@ -20,6 +18,14 @@ from ...ir.rules.loading import UNFILLED_TENSOR
 from ...ir.wording import in_words
 from .attributes import attributes_of, hook_that_makes
 from .seats import Slot, live_tensors
+from .twins import (
+    FilledMemory,
+    constructor_arguments,
+    hollow,
+    looks_like,
+    parameters_on_meta,
+    same_random_state,
+)
 
 Materialize: TypeAlias = Callable[[str, torch.Tensor], "torch.Tensor | None"]
 _FILLS: Final = (0, 1)
@@ -27,7 +33,6 @@ _SEED: Final = 0
 """New weights are the same at every load, as plans are at every compile."""
 _MOST_FRESH: Final = 1 << 31
 """Numbers of a module that is initialised anew: it is made in memory twice."""
-_SCALARS: Final = (bool, int, float, str, type(None))
 
 
 def rebuild(
@@ -44,7 +49,7 @@ def rebuild(
     made: dict[str, torch.Tensor] = {}
     lost: list[str] = []
     makers = _Makers(model)
-    with _same_random_state():
+    with same_random_state():
         for slot in slots:
             value = _value(slot, makers, materialize)
             if value is None and slot.paths[0] in fresh:
@@ -73,7 +78,7 @@ def rebuild_attributes(
     made: list[tuple[nn.Module, str, torch.Tensor]] = []
     lost: list[str] = []
     makers = _Makers(model)
-    with _same_random_state():
+    with same_random_state():
         for path, module, name, tensor in attributes_on_meta(model):
             value = None if materialize is None else materialize(path, tensor)
             value = _twice(partial(makers.constructed, path), tensor) if value is None else value
@@ -151,9 +156,9 @@ class _Makers:
         initialise = self._nearest(start, "_init_weights")
         if initialise is None:
             return None
-        hollow = _hollow(self.modules[start], fill)
-        initialise(hollow)
-        return hollow
+        twin = hollow(self.modules[start], fill)
+        initialise(twin)
+        return twin
 
     def fresh(self, path: str, fill: int) -> torch.Tensor | None:
         """Return a parameter as `_init_weights` writes it for its module; the same at each call."""
@@ -162,7 +167,7 @@ class _Makers:
         module = self.modules[owner]
         if initialise is None or sum(p.numel() for p in module.parameters()) > _MOST_FRESH:
             return None
-        twin = _hollow(module, fill, real=True)
+        twin = hollow(module, fill, real=True)
         torch.manual_seed(_SEED)
         initialise(twin)
         return twin.get_parameter(name).detach()
@@ -171,13 +176,13 @@ class _Makers:
         """Run the constructor of the module that has the tensor with the arguments its attributes show."""
         owner, _, name = path.rpartition(".")
         module = self.modules[owner]
-        arguments = _arguments(module, self._nearest(owner, "config"))
+        arguments = constructor_arguments(module, self._nearest(owner, "config"))
         if arguments is None:
             return None
-        with _parameters_on_meta(), torch.device("cpu"), _filled_memory(fill):
+        with parameters_on_meta(), torch.device("cpu"), FilledMemory(fill):
             twin = type(module)(**arguments)
         twin.train(module.training)
-        if not _looks_like(twin, module):
+        if not looks_like(twin, module):
             return None
         found = getattr(twin, name, None)
         return found if isinstance(found, torch.Tensor) else None
@@ -213,125 +218,3 @@ def _twice(maker: _Maker, like: torch.Tensor) -> torch.Tensor | None:
 
 def _as_bytes(value: torch.Tensor) -> torch.Tensor:
     return value.contiguous().view(-1).view(torch.uint8) if value.numel() else value
-
-
-def _hollow(module: nn.Module, fill: int, *, real: bool = False) -> nn.Module:
-    """Copy a module without its weights: buffers filled with a number, parameters too or on meta."""
-    twin = object.__new__(type(module))  # not `copy`: parametrised modules refuse it
-    twin.__dict__ = dict(module.__dict__)
-    twin._parameters = {
-        key: None
-        if value is None
-        else nn.Parameter(_blank(value, fill) if real else _on_meta(value), requires_grad=False)
-        for key, value in module._parameters.items()  # noqa: SLF001
-    }
-    twin._buffers = {
-        key: None if value is None else torch.full(value.shape, fill, dtype=value.dtype, device="cpu")
-        for key, value in module._buffers.items()  # noqa: SLF001
-    }
-    twin._modules = {
-        key: None if child is None else _hollow(child, fill, real=real)
-        for key, child in module._modules.items()  # noqa: SLF001
-    }
-    twin._is_hf_initialized = False  # type: ignore[assignment]
-    return twin
-
-
-def _blank(value: torch.Tensor, fill: int) -> torch.Tensor:
-    return torch.full(value.shape, fill, dtype=value.dtype, device="cpu")
-
-
-def _on_meta(value: torch.Tensor) -> torch.Tensor:
-    return torch.empty_like(value, device="meta")
-
-
-def _arguments(module: nn.Module, config: object) -> dict[str, Any] | None:
-    found: dict[str, Any] = {}
-    for parameter in inspect.signature(type(module)).parameters.values():
-        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
-            continue
-        if parameter.name in {"device", "dtype"}:
-            continue
-        value = _attribute(module, parameter.name)
-        if value is None and parameter.name == "config":
-            value = config
-        if value is not None:
-            found[parameter.name] = value
-        elif parameter.default is parameter.empty:
-            return None
-    return found
-
-
-def _attribute(module: nn.Module, name: str) -> object:
-    for spelling in (name, f"_{name}"):
-        value = module.__dict__.get(spelling)
-        if value is not None:
-            return value
-    return None
-
-
-def _looks_like(twin: nn.Module, module: nn.Module) -> bool:
-    """Say whether two modules agree in every plain attribute and in all names and shapes of tensors."""
-    plain = {
-        k: v for k, v in module.__dict__.items() if isinstance(v, _SCALARS) and not k.startswith("_is_hf")
-    }
-    agree = all(k in twin.__dict__ and twin.__dict__[k] == v for k, v in plain.items())
-    return agree and _shapes(twin) == _shapes(module)
-
-
-def _shapes(module: nn.Module) -> list[tuple[str, torch.Size]]:
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return [(name, tensor.shape) for name, tensor in tensors]
-
-
-@contextmanager
-def _parameters_on_meta() -> Iterator[None]:
-    """Register every parameter made inside on the meta device, so that a large module costs nothing."""
-    original = nn.Module.register_parameter
-
-    def register(self: nn.Module, name: str, param: nn.Parameter | None) -> None:
-        bare = (
-            None if param is None else nn.Parameter(param.data.to("meta"), requires_grad=param.requires_grad)
-        )
-        original(self, name, bare)
-
-    nn.Module.register_parameter = register  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = original  # type: ignore[method-assign]
-
-
-class _Filled(torch.overrides.TorchFunctionMode):
-    """Make ``torch.empty`` and its relatives return memory filled with a number."""
-
-    def __init__(self, fill: int) -> None:
-        super().__init__()
-        self._fill = fill
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401  # torch's protocol
-        del types
-        made = func(*args, **(kwargs or {}))
-        if func in {torch.empty, torch.empty_like, torch.empty_strided} and not made.is_meta:
-            made.fill_(self._fill)
-        return made
-
-
-def _filled_memory(fill: int) -> _Filled:
-    return _Filled(fill)
-
-
-@contextmanager
-def _same_random_state() -> Iterator[None]:
-    """Leave torch's generator as it was."""
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)

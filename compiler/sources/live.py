@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from ...ir import Diagnostic, ModuleTree, PlanError, Role, group_storages
 from ...ir.rules.placement import CYCLIC_MODULE, LAZY_PARAMETER, MODEL_NOT_TIED, OVERSIZED_MODEL
 from ...ir.rules.sources import NOT_A_MODEL
+from .storages import PLAIN, Tensor, elements_nbytes, is_lazy, packed_parts, storage_key, storage_nbytes
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,10 +27,6 @@ MAX_MODULES: Final = 8_000_000
 """More than any model has; modules that share modules that share modules grow without bound."""
 _WRAPPERS: Final = 4
 """Levels searched for the model inside a wrapper (PEFT, DDP, one of your own)."""
-
-# torch tensors are declared as Any: subclasses override what the walk asks of them.
-_Tensor: TypeAlias = Any
-_PLAIN: Final = frozenset({"Tensor", "Parameter", "Buffer", "FakeTensor"})
 
 
 def lower_model(model: nn.Module) -> ModuleTree:
@@ -162,7 +159,7 @@ class _Walk:
         self.parents: list[int] = []
         self.first_tensors: list[int] = []
         self.tensor_names: list[str] = []
-        self.tensors: list[_Tensor] = []
+        self.tensors: list[Tensor] = []
         self.roles: list[Role] = []
 
     def visit(self, root: nn.Module) -> None:
@@ -266,7 +263,7 @@ class _Walk:
         try:
             shapes = [tensor.shape for tensor in self.tensors]
         except RuntimeError:
-            raise PlanError([self._lazy(i) for i, t in enumerate(self.tensors) if _is_lazy(t)]) from None
+            raise PlanError([self._lazy(i) for i, t in enumerate(self.tensors) if is_lazy(t)]) from None
         plain = {shape: tuple(map(int, shape)) for shape in set(shapes)}
         return tuple([plain[shape] for shape in shapes])
 
@@ -274,7 +271,7 @@ class _Walk:
         try:  # the whole column at once: a call per tensor would double its cost
             return [tensor.untyped_storage()._cdata for tensor in self.tensors]  # noqa: SLF001
         except (NotImplementedError, RuntimeError, ValueError):
-            return list(map(_storage_key, self.tensors))
+            return list(map(storage_key, self.tensors))
 
     def _lazy(self, index: int) -> Diagnostic:
         message = f"`{self.tensor_path(index)}` has no shape yet: its lazy module has not been called"
@@ -282,50 +279,14 @@ class _Walk:
 
     def _exact_bytes(self, objects: tuple[int, ...], storages: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return bytes where shape and dtype do not tell them: packed tensors and views of a storage."""
-        packed = any(kind.__name__ not in _PLAIN for kind in set(map(type, self.tensors)))
-        if objects == storages and not (packed and any(map(_parts, self.tensors))):
+        packed = any(kind.__name__ not in PLAIN for kind in set(map(type, self.tensors)))
+        if objects == storages and not (packed and any(map(packed_parts, self.tensors))):
             return None
-        sizes = [_nbytes(tensor) for tensor in self.tensors]
+        sizes = [elements_nbytes(tensor) for tensor in self.tensors]
         costs = [0] * len(sizes)
         for index, (same, storage) in enumerate(zip(objects, storages, strict=True)):
             if same == index:
                 costs[storage] += sizes[index]
         for storage in {s for o, s in zip(objects, storages, strict=True) if o != s}:
-            costs[storage] = min(costs[storage], _storage_bytes(self.tensors[storage], costs[storage]))
+            costs[storage] = min(costs[storage], storage_nbytes(self.tensors[storage], costs[storage]))
         return tuple(costs)
-
-
-def _is_lazy(tensor: _Tensor) -> bool:
-    try:
-        return tensor.shape is None
-    except RuntimeError:
-        return True
-
-
-def _storage_key(tensor: _Tensor) -> int:
-    """Return the address of the storage, or of the tensor where there is no single storage to ask."""
-    try:
-        return int(tensor.untyped_storage()._cdata)  # noqa: SLF001
-    except (NotImplementedError, RuntimeError, ValueError):
-        return id(tensor)
-
-
-def _storage_bytes(tensor: _Tensor, default: int) -> int:
-    try:
-        return int(tensor.untyped_storage().nbytes())
-    except (NotImplementedError, RuntimeError, ValueError):
-        return default
-
-
-def _parts(tensor: _Tensor) -> list[_Tensor]:
-    """Return the tensors a packed tensor subclass is made of; nothing for an ordinary tensor."""
-    flatten = getattr(type(tensor), "__tensor_flatten__", None)
-    if flatten is None or type(tensor).__name__ in _PLAIN:
-        return []
-    names, _ = tensor.__tensor_flatten__()
-    return [getattr(tensor, name) for name in names]
-
-
-def _nbytes(tensor: _Tensor) -> int:
-    parts = _parts(tensor)
-    return sum(map(_nbytes, parts)) if parts else int(tensor.numel()) * int(tensor.element_size())

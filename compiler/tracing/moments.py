@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.tracing import TRACE_FAILED
 from ..running.nesting import Untyped
-from .forward import Ran, first_line, run, try_run
+from .forward import first_line, try_run
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
+from .one_run import Ran, run
 from .record import Recorder
 from .results import cache_of, logits_of, state_of, unique
 from .trace import Trace

@@ -17,7 +17,7 @@ from ...ir import Demand
 from ...ir.purposes import GRADIENTS, KEPT, OPTIMIZER
 from ..running.nesting import Untyped
 from ..running.optimizers import optimizer_names
-from .forward import Ran, run
+from .one_run import Ran, run
 from .record import Recorder
 
 if TYPE_CHECKING:
