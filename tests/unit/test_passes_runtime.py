@@ -27,12 +27,6 @@ def test_what_is_usual_is_taken_of_a_budget_read_here_and_nothing_of_a_given_one
     assert found == ({} if nbytes is None else {"cuda:0": nbytes})
 
 
-def test_a_written_reserve_stays_and_no_reserve_exceeds_its_device():
-    devices = Device("cuda:0", 900), Device("cuda:1", 40), Device("cuda:2", None), Device("cpu", 999)
-    written = (Reserve(7, "cuda:0", "runtime"),)
-    assert reserved(50, *devices, reserves=written) == {"cuda:0": 7, "cuda:1": 40, "cuda:2": 50}
-
-
 def test_the_ledger_has_a_line_for_it():
     model = nn.Linear(64, 64, bias=False)
     plan = compile_model(model, max_memory={0: "1MiB", "cpu": "1MiB"}, runtime=4096)
