@@ -100,7 +100,7 @@ def _moved(
     while (item := work.pop()) is not None:
         partners, extra = rules.partners(item, work)
         group, needed = [item, *partners], rules.size(item) + extra
-        roomy = next((d for d in mains if _fits(rules, item, d, needed, state.used)), None)
+        roomy = rules.first_roomy(item, needed, state.used, mains)
         if roomy is None and any(map(work.open, partners)):
             work.push(item)
         elif roomy is not None or not work.open(item):
@@ -152,18 +152,12 @@ def _settled(
         needed = sum(map(rules.size, group))
         new = old_place(group)
         if new is None:
-            new = next((d for d in hosts if _fits(rules, group[0], d, needed, state.used)), None)
+            new = rules.first_roomy(group[0], needed, state.used, hosts)
         if new is None:
             unplaced += group
         else:
             state.put(group, new, needed)
     return Attempt(state.places, tuple(unplaced))
-
-
-def _fits(rules: FirstFitRules, item: int, device: int, needed: int, used: list[int]) -> bool:
-    room = rules.room(device, used)
-    free = room is None or needed <= room - rules.reserved(device)
-    return free and rules.first_device(item, device) == device
 
 
 def _offloaded(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> tuple[int, int]:

@@ -5,7 +5,7 @@ Sizes are bytes: a unit's own, and what its demands (a KV cache) need beside it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import accumulate
 
 from ...ir import CPU, DISK, Device, ModuleTree, Plan, device_type, host_of, is_accelerator
@@ -68,12 +68,29 @@ class FirstFitRules:
         """Return the first device that may hold all of an item; where a tied pin is, if there is one."""
         if not self._banned and not self._pinned:
             return current
-        tensors = {*item_tensors(self._tree, item), *self._tied(item)}
-        pinned = next((self._pinned[t] for t in sorted(tensors) if t in self._pinned), None)
+        pinned, banned = self._ruled(item)
         if pinned is not None:
             return pinned
-        banned = {device for t in tensors for device in self._banned.get(t, ())}
         return next((d for d in range(current, len(self._limits)) if d not in banned), len(self._limits))
+
+    def first_roomy(self, item: int, needed: int, used: list[int], among: Iterable[int]) -> int | None:
+        """Return the first of some devices that may hold all of an item and has the room it needs."""
+        pinned, banned = self._ruled(item)
+        for device in among:
+            kept, limit = self.reserved(device), self._limits[device]
+            if limit is not None and needed > limit - used[device] - kept:  # most often so: asked first
+                continue
+            room = self.room(device, used) if self._pools else None
+            free = room is None or needed <= room - kept
+            if free and (pinned == device if pinned is not None else device not in banned):
+                return device
+        return None
+
+    def _ruled(self, item: int) -> tuple[int | None, Collection[int]]:
+        """Return where a tied pin is, and the devices that must not hold an item."""
+        tensors = {*item_tensors(self._tree, item), *self._tied(item)}
+        pinned = next((self._pinned[t] for t in sorted(tensors) if t in self._pinned), None)
+        return pinned, {device for t in tensors for device in self._banned.get(t, ())}
 
     def forward(self, work: Worklist, device: int, needed: int) -> None:
         """Return nothing: first fit repairs empty devices afterwards."""

@@ -92,6 +92,14 @@ def easings(policy: str) -> tuple[str, ...]:
     return ("strictly stream", "stream") if policy == "stream" else (policy,)
 
 
+def _by_runner(columns: dict[Place, int], *, streamed: bool) -> dict[int, list[int]]:
+    found: dict[int, list[int]] = {}
+    for place, column in columns.items():
+        if place.streamed or not streamed:
+            found.setdefault(place.run, []).append(column)
+    return found
+
+
 class Builder:
     """Writes a placement of groups as a program; amounts are in ``unit`` bytes."""
 
@@ -130,11 +138,12 @@ class Builder:
     def _largest(self, *, streamed: bool) -> None:
         """Charge each device the largest peak (or streaming buffer) of what runs there."""
         present = (self.problem.buffers if streamed else self.problem.peaks) or (0,) * len(self.loads)
+        running = [_by_runner(columns, streamed=streamed) for columns in self.columns]
         for device, there in enumerate(present):
             level = -1
-            for group, columns in zip(self.groups, self.columns, strict=True):
+            for group, by_runner in zip(self.groups, running, strict=True):
                 nbytes = group.atom.stream if streamed else group.atom.peak
-                here = [c for p, c in columns.items() if p.run == device and (p.streamed or not streamed)]
+                here = by_runner.get(device)
                 if nbytes <= there or not here:
                     continue
                 if level < 0:

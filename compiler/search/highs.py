@@ -20,6 +20,8 @@ NODE_LIMIT: Final = 10_000
 NODE_COLUMNS: Final = 2_000_000
 """What nodes may add up to, each counted by its columns: a few seconds on any machine of today."""
 LEAST_NODES: Final = 200
+MOST_COLUMNS: Final = 50_000
+"""Larger programs are not begun: preparing them outlasts any limit of time, which is not looked at then."""
 _GUARD: Final = Lock()
 
 
@@ -80,6 +82,8 @@ def solve(
     """Solve a program, from ``start`` if given, within the limits; large ones may open fewer nodes."""
     if any(not terms and not low <= 0 <= high for low, high, terms in program.rows):
         return Answer("infeasible", (), inf, inf)  # what may be nowhere needs no solver
+    if len(program.costs) > MOST_COLUMNS:
+        return Answer("limit", (), inf, -inf)
     if seconds <= 0:
         return Answer("clock", (), inf, -inf)
     import highspy
