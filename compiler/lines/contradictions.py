@@ -8,6 +8,7 @@ from typing import TypeAlias
 from ...grammar.words import path_of, spell_path
 from ...ir import (
     CPU,
+    DISK,
     STREAMING,
     Atomic,
     Constraint,
@@ -23,6 +24,7 @@ from ...ir import (
     Together,
     Unit,
     atomic_modules,
+    device_type,
     exact_size,
     human_size,
     is_within,
@@ -116,11 +118,12 @@ def _breaks(rule: Never, unit: Unit) -> bool:
 
 
 def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:
-    """Report what `never` lines keep away from every device there is."""
+    """Report what `never` lines keep away from every device that computes: a disk alone is of no use."""
     rules = [rule for rule in plan.constraints if isinstance(rule, Never)]
-    devices = {device.name for device in plan.devices}
+    devices = {device.name for device in plan.devices if device_type(device.name) != DISK}
     if not devices or not devices <= {rule.device for rule in rules}:
         return
+    disks = len(devices) < len(plan.devices)
     forbidding: dict[int, dict[str, Never]] = {}
     for rule in rules:
         for path in match_paths(tree, rule.pattern):
@@ -135,7 +138,7 @@ def _nowhere(tree: ModuleTree, plan: Plan) -> Iterator[Diagnostic]:
             path = tree.tensor_paths[tensor]
             yield Diagnostic(
                 CONTRADICTION,
-                f"`{path}` may be on none of the devices",
+                f"`{path}` may be on none of the devices" + (" that compute" if disks else ""),
                 at,
                 also,
                 help="remove one of the lines",

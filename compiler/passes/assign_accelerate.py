@@ -25,6 +25,7 @@ After:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -46,7 +47,7 @@ from ..accelerate.attempt import attempt_accelerate, with_disk
 from ..placing.attempts import Attempt, fixed_items, place_units
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
-from ..placing.frontier import item_at, item_bytes, item_path
+from ..placing.frontier import item_at, item_bytes
 from ..placing.visiting import around_visits
 from .assign_greedy import place_in_order
 from .pipeline import Fact
@@ -79,8 +80,9 @@ class AssignAccelerate:
         if not FirstFitRules(real, tree, fixed_items(real, tree), {}).allow(attempt.places):
             attempt = place_in_order(real, tree)
         placed = with_findings(place_units(real, tree, attempt), LeftEmpty, _left_empty(real, attempt))
-        if attempt.unplaced:
-            diagnostics.add(_misfit(tree, attempt))
+        homeless = [unit.path for unit in placed.units if unit.store is None]
+        if homeless:
+            diagnostics.add(_misfit(tree, homeless, ruled=not attempt.unplaced))
             return placed
         named = {name for unit in placed.units for name in (unit.store, unit.run)}
         used = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
@@ -109,13 +111,15 @@ def _unlisted(plan: Plan, tree: ModuleTree, disk: str) -> UnlistedDisk:
     return UnlistedDisk(disk, sum(item_bytes(tree, item) for item in items if item is not None))
 
 
-def _misfit(tree: ModuleTree, attempt: Attempt) -> Diagnostic:
-    sizes = [item_bytes(tree, item) for item in attempt.unplaced]
+def _misfit(tree: ModuleTree, homeless: Sequence[str], *, ruled: bool) -> Diagnostic:
+    sizes = [item_bytes(tree, item) for path in homeless if (item := item_at(tree, path)) is not None]
     return Diagnostic(
         DOES_NOT_FIT,
         f"{human_size(sum(sizes))} of the model fit on no device",
-        notes=(f"first `{item_path(tree, attempt.unplaced[0])}`, {human_size(sizes[0])}",),
-        help="raise a budget by that much, or use the strategy `auto`",
+        notes=(f"first `{homeless[0]}`, {human_size(sizes[0])}",),
+        help="remove the `never` lines that leave it nothing to run on, or list another accelerator"
+        if ruled
+        else "raise a budget by that much, or use the strategy `auto`",
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from typing import Final
 
-from ...ir import CPU, ModuleTree, Plan, Reason, Unit, is_accelerator
+from ...ir import CPU, ModuleTree, Never, Plan, Reason, Unit, device_type, is_accelerator
 from .first_fit import run_device
 from .frontier import (
     Worklist,
@@ -18,6 +20,9 @@ from .frontier import (
     whole_modules,
 )
 from .greedy import Greedy, Rules
+from .terms import terms_of
+
+_NOWHERE: Final = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +79,24 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = 
         item: unit for unit in plan.units if unit.store and (item := item_at(tree, unit.path)) is not None
     }
     names = [device.name for device in plan.devices]
-    runners = {i: run_device(plan.devices, attempt.places.values(), i) for i in range(len(names))}
+    runner_of = _runners(plan, tree, attempt.places)
     units: list[Unit] = []
+    homeless = list(attempt.unplaced)
     for item, device in attempt.places.items():
         old, store = given.get(item), names[device]
         if old is not None and old.store == store and (old.reason is Reason.WRITTEN or is_accelerator(store)):
             units.append(old)
         elif is_accelerator(store):
             units.append(Unit(item_path(tree, item), store, store, moved))
+        elif (runner := runner_of(item, device)) == _NOWHERE:
+            homeless.append(item)
         else:
-            runner = runners[device]
             on_host = CPU if runner is None else names[runner]
             spilled = Reason.SPILLED if is_accelerator(on_host) else moved
             units.append(Unit(item_path(tree, item), store, on_host, spilled))
-    if not attempt.unplaced:
+    if not homeless:
         return replace(plan, units=merge_units(tree, units, split_modules(tree, plan.constraints)))
-    units += [Unit(item_path(tree, item)) for item in attempt.unplaced]
+    units += [Unit(item_path(tree, item)) for item in homeless]
     return replace(plan, units=tuple(sorted(units, key=lambda unit: tree.covered(unit.path).start)))
 
 
@@ -97,13 +104,32 @@ def streamed(plan: Plan, tree: ModuleTree, places: dict[int, int]) -> dict[int, 
     """Return the bytes a device must keep free for the largest part that is streamed to it."""
     off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
     items = [item for item, device in places.items() if device in off]
-    runners = {i: run_device(plan.devices, places.values(), i) for i in off}
+    runner_of = _runners(plan, tree, places)
     whole, found = whole_modules(tree, plan.constraints), dict[int, int]()
     for item in items:
-        runner = runners[places[item]]
-        if runner is not None and runner not in off:
+        runner = runner_of(item, places[item])
+        if runner is not None and runner != _NOWHERE and runner not in off:
             found[runner] = max(found.get(runner, 0), _largest_part(tree, whole, item))
     return found
+
+
+def _runners(plan: Plan, tree: ModuleTree, places: Mapping[int, int]) -> Callable[[int, int], int | None]:
+    """Return what tells where an item runs that is stored on a host: `_NOWHERE` where rules leave nothing."""
+    stores = frozenset(places.values())
+    plain = cache(partial(run_device, plan.devices, stores))
+    if not any(isinstance(rule, Never) for rule in plan.constraints):
+        return lambda _item, store: plain(store)
+    terms = terms_of(plan, tree)
+
+    def ruled(item: int, store: int) -> int | None:
+        tensors = item_tensors(tree, item)
+        if not terms.resident.isdisjoint(tensors):  # it runs where it is stored or nowhere
+            return store if device_type(plan.devices[store].name) == CPU else _NOWHERE
+        banned = frozenset[int]().union(*(terms.banned.get(tensor, ()) for tensor in tensors))
+        runner = plain(store, banned)
+        return _NOWHERE if runner is None and banned else runner
+
+    return ruled
 
 
 def _largest_part(tree: ModuleTree, whole: bytearray, item: int) -> int:

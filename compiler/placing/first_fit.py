@@ -125,16 +125,21 @@ class FirstFitRules:
         return [tensor for group in groups.values() for tensor in group]
 
 
-def run_device(devices: tuple[Device, ...], stores: Iterable[int], beside: int | None = None) -> int | None:
+def run_device(
+    devices: tuple[Device, ...],
+    stores: Iterable[int],
+    beside: int | None = None,
+    banned: Collection[int] = (),
+) -> int | None:
     """Return what streamed units run on: the first accelerator that holds something, else the CPU.
 
-    ``beside`` is where they are stored: what runs them is on the same host.
+    ``beside`` is where they are stored: what runs them is on the same host, and none of the ``banned``.
     """
     held = set(stores)
     here = [
         i
         for i, device in enumerate(devices)
-        if beside is None or host_of(device.name) == host_of(devices[beside].name)
+        if i not in banned and (beside is None or host_of(device.name) == host_of(devices[beside].name))
     ]
     mains = [i for i in here if is_accelerator(devices[i].name)]
     holding = [i for i in mains if i in held]

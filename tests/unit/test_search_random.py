@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 from compile_plan.compiler.driver.compile import compile_lowered
 from compile_plan.compiler.driver.options import Options
-from compile_plan.ir import PlanError, is_accelerator, verify
+from compile_plan.ir import Never, PlanError, host_of, is_accelerator, unit_of_tensors, verify
+from compile_plan.ir.patterns import match_paths
 from hypothesis import given, settings
 from search_problems import problems
 
@@ -62,6 +63,8 @@ def test_the_search_keeps_no_less_on_accelerators_than_first_fit(problem):
         simple = compiled(lowered, written, replace(options, strategy="accelerate", fallback=False))
     except PlanError:
         return
+    if any(host_of(device.name) for device in lowered.devices):
+        return  # between hosts only whole layers are cut
     listed = {device.name for device in lowered.devices}
     if verify(simple) or simple.diagnostics or not listed.issuperset(unit.store for unit in simple.units):
         return  # accelerate takes a disk nobody listed
@@ -94,3 +97,19 @@ def test_what_belongs_to_a_pin_that_has_no_room_for_it_is_an_error(pool):
     lines = Plan(plan.model, units=(pin,), constraints=(Together(("a", "b")),))
     with pytest.raises(PlanError, match="`cuda:1` holds 75B but has 60B"):
         compile_lowered(plan, Options(), (lines,))
+
+
+@given(problems())
+@settings(max_examples=40)
+def test_what_is_never_somewhere_is_neither_stored_nor_run_there(problem):
+    lowered, written, options = problem
+    for strategy in ("auto", "accelerate"):
+        try:
+            plan = compiled(lowered, written, replace(options, strategy=strategy))
+        except PlanError:
+            continue
+        owners = unit_of_tensors(plan.tree, plan.units)
+        for rule in (each for each in plan.constraints if isinstance(each, Never)):
+            paths = match_paths(plan.tree, rule.pattern)
+            held = {owners[tensor] for path in paths for tensor in plan.tree.covered(path)}
+            assert all(rule.device not in {plan.units[i].store, plan.units[i].run} for i in held)
