@@ -6,11 +6,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from . import llama_cpp, pipeline_ranks, stages
+from . import llama_cpp, mlx_lm, sglang, tabbyapi, torchtitan, transformers_map, vllm
 from .engine import Engine
 
-ENGINES: Final[Mapping[str, Engine]] = MappingProxyType(
-    {engine.name: engine for engine in (llama_cpp.ENGINE, *pipeline_ranks.ENGINES, *stages.ENGINES)}
-)
+ENGINES: Final[Mapping[str, Engine]] = MappingProxyType({
+    engine.name: engine
+    for engine in (
+        llama_cpp.ENGINE, vllm.ENGINE, sglang.ENGINE, mlx_lm.ENGINE, *torchtitan.ENGINES, tabbyapi.ENGINE,
+        transformers_map.ENGINE,
+    )
+})  # fmt: skip
 
 __all__ = ["ENGINES", "Engine"]

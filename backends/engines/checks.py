@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
+from typing import Final
 
 from ...ir import Diagnostic, Plan, human_size, is_accelerator
 from ...ir.rules.engines import ENGINE_CANNOT, ENGINE_LOSES
 from ...ir.wording import in_words
-from .stack import Apart, Stack, stack_of
+from .stack import Apart, Stack, largest_stack, stack_of
+
+_MORE: Final = "list more accelerators, or larger ones"
 
 
 def cannot(engine: str, what: str, why: str, help_: str) -> Diagnostic:
@@ -50,8 +53,27 @@ def whole_layers(engine: str, stack: Stack) -> Iterator[Diagnostic]:
         )
 
 
-def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diagnostic]:
-    """Find layers that are not on accelerators, or not in one run a device and a host."""
+def lines(plan: Plan) -> str:
+    """Return lines that keep layers whole, for an engine that knows whole layers only."""
+    found = None if plan.tree is None else largest_stack(plan.tree)
+    if found is None or plan.tree is None:
+        return ""
+    return "".join(f"{line}\n" for line in whole_lines(plan.tree.paths[found]))
+
+
+def whole_lines(stack: str) -> list[str]:
+    """Return the lines that keep the layers of a stack whole, and what is in them with them."""
+    inner = f"{stack}." if stack else ""
+    return [f"atomic {inner}*", f"never {inner}** on visiting"]
+
+
+def ranks_in_order(
+    engine: str, stack: Stack, ranks: list[str], *, streams: bool = False
+) -> Iterator[Diagnostic]:
+    """Find layers that are not on accelerators, or not in one run a device and a host.
+
+    ``streams`` says whether the engine can be told to stream what accelerators have no room for.
+    """
     hosts = [layer for layer in stack.layers if not is_accelerator(layer.run)]
     if hosts:
         total = human_size(sum(layer.nbytes for layer in hosts))
@@ -59,7 +81,7 @@ def ranks_in_order(engine: str, stack: Stack, ranks: list[str]) -> Iterator[Diag
             engine,
             f"to compute {len(hosts)} layers on `{hosts[0].run}`",
             f"`{hosts[0].path}` and others, {total}, run there",
-            "compile with `--offload stream`, or list more accelerators",
+            "compile with `--offload stream`, or list more accelerators" if streams else _MORE,
         )
         return
     order = [device for device, _ in stack.segments()]

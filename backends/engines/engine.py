@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ...ir import Diagnostic, Plan
+from ...ir import Diagnostic, Plan, Workload
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,8 @@ class Engine:
     """What to type or paste; for a plan that `accepts` finds no error in."""
     read: Callable[[str, Plan], Plan] | None = None
     """What the engine's own planner printed, for a model with its module table; raises `PlanError`."""
+    asks: Callable[[str], Workload | None] | None = None
+    """The workload that what it printed is for, known before the model is read."""
     file: Callable[[Plan], str] | None = None
     """What goes into a file of the engine's own, where it has one."""
     lines: Callable[[Plan], str] | None = None

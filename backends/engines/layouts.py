@@ -14,9 +14,8 @@ from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import CPU, Account, Plan, device_type, is_accelerator, is_within
 from ...ir.purposes import MOMENTARY
-from .stack import Stack, stack_of
+from .stack import Stack, is_experts, stack_of
 
-EXPERTS = "experts"
 _PERIODS = (*((group, 1) for group in range(16, 1, -1)), (3, 2), (4, 3), (1, 1))
 """From few streamed layers to all; one at a time, as each that is fetched ahead takes room for itself."""
 
@@ -61,9 +60,9 @@ class _Layers:
         found: list[str] = []
         beside = [tree.tensor_paths[tensor] for tensor in tree.own_tensors(module)]
         for child in tree.children(module):
-            if _is_experts(tree.names[child]):
+            if is_experts(tree.names[child]):
                 found.append(tree.paths[child])
-            elif any(_is_experts(tree.names[inner]) for inner in range(child + 1, tree.ends[child])):
+            elif any(is_experts(tree.names[inner]) for inner in range(child + 1, tree.ends[child])):
                 inside = self._split(child)
                 found, beside = found + inside[0], beside + inside[1]
             elif tree.tensors(child):
@@ -74,10 +73,6 @@ class _Layers:
         """Yield lines that keep paths on the cards."""
         for name in self.off_cards:
             yield from (f"never {path} on {name}" for path in folded(paths))
-
-
-def _is_experts(name: str) -> bool:
-    return name == EXPERTS or name.endswith("_exps")
 
 
 def folded(paths: tuple[str, ...]) -> list[str]:

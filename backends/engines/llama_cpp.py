@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ...ir import Diagnostic, Plan, device_type, human_size, is_accelerator
-from .checks import cannot, layers_or_error, loses, two_runs
+from ...ir.purposes import KV_CACHE
+from .checks import cannot, layers_or_error, loses, two_runs, whole_lines
 from .engine import Engine
 from .gguf_names import gguf_names
 from .layouts import host_first
-from .llama_cpp_line import read
-from .stack import Apart, Stack, largest_stack
+from .llama_cpp_line import asks, read
+from .stack import Layer, Apart, Stack, largest_stack
 
 NAME = "llama.cpp"
 _BACKENDS = {"cuda": "CUDA", "mps": "MTL", "xpu": "SYCL", "vulkan": "Vulkan", "musa": "MUSA", "npu": "CANN"}
+_KEYS = re.compile(r"\.(attn_(k|kv|qkv)\w*|(\w*attn|\w*attention|k_proj|c_attn|qkv_proj))(\.|$)")
 _EXPERTS = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps")
 
 
@@ -30,7 +32,9 @@ def accepts(plan: Plan) -> tuple[Diagnostic, ...]:
     stack = layers_or_error(NAME, plan)
     if isinstance(stack, Diagnostic):
         return (stack,)
-    errors = (*_order(stack), *_whole_layers_streamed(stack), *_unknown_names(plan, stack))
+    errors = (
+        *_order(stack), *_streamed(stack), *_cache_apart(plan, stack), *_unknown_names(plan, stack)
+    )  # fmt: skip
     return errors or tuple(_losses(stack))
 
 
@@ -50,15 +54,29 @@ def _order(stack: Stack) -> Iterator[Diagnostic]:
         yield two_runs(NAME, f"`{again}`", names)
 
 
-def _whole_layers_streamed(stack: Stack) -> Iterator[Diagnostic]:
-    some = [layer for layer in stack.layers if layer.streamed]
+def _streamed(stack: Stack) -> Iterator[Diagnostic]:
+    layers: list[Layer | Apart] = [layer for layer in stack.layers if layer.streamed]
+    some = layers + [part for part in _parts(stack) if part.store != part.run]
     if some:
-        total = human_size(sum(layer.nbytes for layer in some))
+        total = human_size(sum(each.nbytes for each in some))
         yield cannot(
             NAME,
             f"to stream `{some[0].path}`",
-            f"it computes where the weights are; {len(some)} layers, {total}, are streamed",
-            "compile with `--offload compute`",
+            f"it computes where the weights are; {total} of weights are streamed",
+            f"compile with `--for {NAME}`, or with `--offload compute`",
+        )
+
+
+def _cache_apart(plan: Plan, stack: Stack) -> Iterator[Diagnostic]:
+    """Find attention that is apart from its layer: the cache is kept where the layer is."""
+    apart = [part for layer in stack.layers for part in layer.parts if _KEYS.search(part.path)]
+    if apart and any(demand.purpose == KV_CACHE for demand in plan.demands):
+        total = human_size(sum(part.nbytes for part in apart))
+        yield cannot(
+            NAME,
+            f"that `{apart[0].path}` is apart from its layer",
+            f"it keeps the cache of a layer where the layer is; {len(apart)} such parts, {total}, are not",
+            f"compile with `--for {NAME}`",
         )
 
 
@@ -78,9 +96,6 @@ def _losses(stack: Stack) -> Iterator[Diagnostic]:
     if away:
         nbytes = sum(part.nbytes for part in away)
         yield loses(NAME, f"keeps `{away[0].path}` on the host", nbytes, f"`place {away[0].path} on cpu`")
-    streamed = sum(part.nbytes for part in _parts(stack) if part.store != part.run)
-    if streamed:
-        yield loses(NAME, "computes on the host what the plan streams", streamed, "use `--offload compute`")
 
 
 def _parts(stack: Stack) -> list[Apart]:
@@ -103,6 +118,9 @@ class Arguments:
     """First layers whose experts stay with the host; 0: none, or not all of them."""
     overrides: tuple[str, ...]
     context: int | None
+    """Cells of the cache, which it takes at once; None where the plan counts none."""
+    sequences: int
+    """Slots that share them."""
 
 
 def arguments_of(plan: Plan) -> Arguments:
@@ -116,6 +134,10 @@ def arguments_of(plan: Plan) -> Arguments:
         split[-1] += 1
     elif head is not None:
         segments, split = [(head, 1)], [1]
+    parts = _parts(stack)
+    held = [part.store for part in parts if is_accelerator(part.store)]
+    aside = [device for device in dict.fromkeys(held) if device not in {name for name, _ in segments}]
+    segments, split = [*segments, *((device, 0) for device in aside)], [*split, *(0 for _ in aside)]
     home = plan.devices[0].name.rpartition("/")[0]
     names, servers = [], 0
     for device, _ in segments:
@@ -124,18 +146,33 @@ def arguments_of(plan: Plan) -> Arguments:
         else:
             names.append(f"RPC{servers}")
             servers += 1
-    spelled = dict(zip((device for device, _ in segments), names, strict=True))
-    parts = _parts(stack)
+    spelled = dict(zip((device for device, _ in segments), map(_buffer, names), strict=True))
     experts, overrides = _overrides(gguf_names(plan, stack, parts) or [], parts, spelled)
-    workload = plan.workload
-    asked = workload is not None and not workload.added  # a length nobody asked for would only be a limit
-    context = workload.rows * (workload.prompt + workload.tokens) if asked and workload else None
-    return Arguments(sum(split), tuple(split), tuple(names), servers, experts, overrides, context)
+    context, sequences = _context(plan)
+    return Arguments(sum(split), tuple(split), tuple(names), servers, experts, overrides, context, sequences)
+
+
+def _context(plan: Plan) -> tuple[int | None, int]:
+    """Return the cells and the slots that the plan has room for: left alone, it takes all the model can."""
+    work, options = plan.workload, dict(plan.options)
+    if work is not None and (not work.added or any(d.purpose == KV_CACHE for d in plan.demands)):
+        return work.rows * (work.prompt + work.tokens), work.rows
+    cached, rows = options.get("cache-tokens", ""), options.get("batch", "1")
+    return (int(cached) * int(rows), int(rows)) if cached.isdecimal() and rows.isdecimal() else (None, 1)
 
 
 def _backend_name(device: str) -> str:
     kind, index = device_type(device), device.rpartition(":")[2] if ":" in device else "0"
     return f"{_BACKENDS.get(kind, kind.upper())}{index}"
+
+
+def _buffer(name: str) -> str:
+    """Return what the memory of a device is called: that of a server after its address."""
+    return f"RPC0[{_address(name.removeprefix('RPC'))}]" if name.startswith("RPC") else name
+
+
+def _address(server: object) -> str:
+    return f"HOST{server}:50052"
 
 
 def _overrides(
@@ -145,7 +182,7 @@ def _overrides(
     places: dict[tuple[str, str], list[int]] = {}
     others: list[str] = []
     for tensors, part in zip(names, parts, strict=True):
-        target = spelled.get(part.run if part.store == part.run else part.store, "CPU")
+        target = spelled[part.store] if is_accelerator(part.store) else "CPU"
         for tensor in tensors:
             match = re.fullmatch(r"blk\.(\d+)\.(.+)", tensor)
             if match is None:
@@ -182,7 +219,7 @@ def options(plan: Plan) -> list[tuple[str, str, str]]:
     if len(told.split) > 1:
         rows.append(("-ts", "tensor-split", ",".join(map(str, told.split))))
     if told.servers:
-        hosts = ",".join(f"HOST{number}:50052" for number in range(told.servers))
+        hosts = ",".join(map(_address, range(told.servers)))
         rows.append(("--rpc", "rpc", hosts))
     if told.experts:
         rows.append(("--n-cpu-moe", "n-cpu-moe", str(told.experts)))
@@ -190,6 +227,7 @@ def options(plan: Plan) -> list[tuple[str, str, str]]:
         rows.append(("-ot", "override-tensor", ",".join(told.overrides)))
     if told.context:
         rows.append(("-c", "ctx-size", str(told.context)))
+        rows.append(("-np", "parallel", str(told.sequences)))
     return [*rows, ("--fit", "fit", "off")]
 
 
@@ -217,8 +255,9 @@ def lines(plan: Plan) -> str:
     tensors = enumerate(tree.tensor_paths)
     embedding = [tree.paths[tree.owners[tensor]] for tensor, path in tensors if _embeds(path)]
     placed = [f"place {path} on cpu" for path in dict.fromkeys(embedding) if path]
+    placed.append("never ** on streaming")
     mixture = any("exps" in path or ".experts" in path for path in tree.tensor_paths[first:])
-    whole = [] if mixture else [f"atomic {stack}.*"]
+    whole = [] if mixture else whole_lines(stack)
     return "".join(f"{line}\n" for line in (*placed, *whole))
 
 
@@ -232,6 +271,7 @@ ENGINE = Engine(
     accepts=accepts,
     emit=emit,
     read=read,
+    asks=asks,
     file=preset,
     lines=lines,
     layouts=host_first,

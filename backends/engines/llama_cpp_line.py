@@ -25,6 +25,7 @@ from ...ir.rules.engines import ENGINE_LINE
 from .stack import largest_stack
 
 _OPTIONS = {
+    "-np": "rows", "--parallel": "rows",
     "-c": "context", "--ctx-size": "context",
     "-ngl": "layers", "--gpu-layers": "layers", "--n-gpu-layers": "layers",
     "-ts": "split", "--tensor-split": "split",
@@ -44,6 +45,7 @@ class _Line:
     overrides: tuple[tuple[str, str], ...]
     devices: tuple[str, ...]
     context: int | None
+    rows: int
 
 
 def read(text: str, plan: Plan) -> Plan:
@@ -65,11 +67,20 @@ def read(text: str, plan: Plan) -> Plan:
         raise _wrong(message, "list them: `--memory cuda:0=24GiB,cuda:1=12GiB,cpu=64GiB`")
     units = [*_layers(tree, found, line, order, plan), *_apart(tree, line, mains)]
     written = tuple(replace(unit, reason=Reason.WRITTEN) for unit in units)
-    workload = plan.workload
-    if line.context:
-        last = min(128, line.context // 2)
-        workload = Workload(prompt=line.context - last, tokens=last)
-    return replace(plan, units=written, workload=workload)
+    return replace(plan, units=written, workload=_workload(line) or plan.workload)
+
+
+def asks(text: str) -> Workload | None:
+    """Return the workload the cells of the line's cache are for; None where it leaves them open."""
+    return _workload(_parsed(text, 0))
+
+
+def _workload(line: _Line) -> Workload | None:
+    if not line.context:
+        return None
+    length = max(line.context // line.rows, 2)
+    last = min(128, length // 2)
+    return Workload(rows=line.rows, prompt=length - last, tokens=last)
 
 
 def _wrong(message: str, help_: str) -> PlanError:
@@ -96,7 +107,8 @@ def _parsed(text: str, layers: int) -> _Line:
     devices = tuple(part for part in found.get("devices", [""])[-1].split(",") if part)
     context = _whole("-c", found["context"][-1]) if "context" in found else None
     number = min(number, layers + 1) if number >= 0 else layers + 1
-    return _Line(number, split, tuple(overrides), devices, context)
+    rows = max(_whole("-np", found["rows"][-1]), 1) if "rows" in found else 1
+    return _Line(number, split, tuple(overrides), devices, context, rows)
 
 
 def _whole(option: str, text: str) -> int:

@@ -19,6 +19,7 @@ from ...ir import Account, Diagnostic, Plan, Severity, human_size
 from .checks import (
     cannot,
     layers_or_error,
+    lines,
     loses,
     misplaced,
     number_of,
@@ -27,8 +28,8 @@ from .checks import (
     whole_layers,
 )
 from .engine import Engine
-from .layouts import EXPERTS, streamed_in_periods
-from .stack import Apart, Layer, Stack, largest_stack
+from .layouts import streamed_in_periods
+from .stack import EXPERTS, Layer, Apart, Stack
 
 GIB = 2**30
 
@@ -53,17 +54,6 @@ class Spelling:
     """Whether weights can be chosen by a word of their names."""
 
 
-VLLM = Spelling(
-    "vllm", "VLLM_PP_LAYER_PARTITION", "vllm serve MODEL", "--pipeline-parallel-size",
-    "--gpu-memory-utilization", "all", "--nnodes {hosts} --node-rank {rank} --master-addr HOST", words=True,
-)  # fmt: skip
-SGLANG = Spelling(
-    "sglang", "SGLANG_PP_LAYER_PARTITION", "python -m sglang.launch_server --model-path MODEL", "--pp-size",
-    "--mem-fraction-static", "static", "--nnodes {hosts} --node-rank {rank} --dist-init-addr HOST:PORT",
-    words=False,
-)  # fmt: skip
-
-
 @dataclass(frozen=True, slots=True)
 class Period:
     """The last ``count`` of every ``group`` layers of a rank stream: whole, or one part of each."""
@@ -82,7 +72,7 @@ def accepts(spelling: Spelling, plan: Plan) -> tuple[Diagnostic, ...]:
 
 def _findings(spelling: Spelling, plan: Plan, stack: Stack) -> Iterator[Diagnostic]:
     ranks = ranks_of(stack)
-    found = [*ranks_in_order(spelling.name, stack, ranks)]
+    found = [*ranks_in_order(spelling.name, stack, ranks, streams=True)]
     if not found and _streamed(stack):
         found += _streams(spelling, plan, stack, ranks)
     else:
@@ -238,12 +228,6 @@ def _is_periodic(layers: list[tuple[bool, bool]], group: int, count: int, idle: 
     )
 
 
-def lines(plan: Plan) -> str:
-    """Return lines that keep layers whole."""
-    found = None if plan.tree is None else largest_stack(plan.tree)
-    return "" if found is None or plan.tree is None else f"atomic {plan.tree.paths[found]}.*\n"
-
-
 def _layouts(spelling: Spelling, plan: Plan) -> list[str]:
     stack = layers_or_error(spelling.name, plan)
     if isinstance(stack, Diagnostic):
@@ -252,7 +236,8 @@ def _layouts(spelling: Spelling, plan: Plan) -> list[str]:
     return streamed_in_periods(plan, whole=spelling.words, parts=parts)
 
 
-def _engine(spelling: Spelling) -> Engine:
+def engine(spelling: Spelling) -> Engine:
+    """Return the engine that is told so."""
     return Engine(
         spelling.name,
         "layers a rank, layers streamed in a periodic pattern",
@@ -261,6 +246,3 @@ def _engine(spelling: Spelling) -> Engine:
         lines=lines,
         layouts=lambda plan: _layouts(spelling, plan),
     )
-
-
-ENGINES = (_engine(VLLM), _engine(SGLANG))

@@ -9,6 +9,8 @@ from itertools import groupby
 
 from ...ir import ModuleTree, Plan, is_accelerator, unit_of_tensors
 
+EXPERTS = "experts"
+
 
 @dataclass(frozen=True, slots=True)
 class Apart:
@@ -99,16 +101,21 @@ def largest_stack(tree: ModuleTree) -> int | None:
     return min(stacks)[1] if stacks else None
 
 
+def is_experts(name: str) -> bool:
+    """Say whether a module or a tensor of this name holds experts, all of a layer or one kind of weight."""
+    return name == EXPERTS or name.endswith("_exps")
+
+
 def _layer(plan: Plan, tree: ModuleTree, owner: list[int], module: int) -> Layer:
     parts = _parts(plan, tree, owner, tree.tensors(module))
     weights: Counter[tuple[str, str]] = Counter()
-    for part in parts:
+    for part in [part for part in parts if not is_experts(part.path.rpartition(".")[2])] or parts:
         weights[part.store, part.run] += part.nbytes
     runs = [place for place in weights if is_accelerator(place[1])] or list(weights)
-    # A layer is where its attention computes: parts on the host visit it, however large they are.
+    # A layer is where its attention computes: experts, and parts on the host, visit it, however large.
     store, run = max(runs, key=lambda place: (place[0] == place[1], weights[place]))
     apart = tuple(part for part in parts if (part.store, part.run) != (store, run))
-    return Layer(tree.paths[module], sum(weights.values()), store, run, apart)
+    return Layer(tree.paths[module], sum(part.nbytes for part in parts), store, run, apart)
 
 
 def _parts(plan: Plan, tree: ModuleTree, owner: list[int], tensors: range) -> tuple[Apart, ...]:

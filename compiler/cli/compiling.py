@@ -43,7 +43,7 @@ def compile_input(request: Request, console: Console) -> int:
     overrides = written = read_overrides(request.overrides)
     if request.machine_links:
         overrides = (Plan(Model(""), links=request.machine_links), *overrides)
-    request = replace(request, options=with_workload(request.options, overrides))
+    request = replace(request, options=with_workload(request.options, (*_asked(request), *overrides)))
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
         opened = open_input(request.input, request.options)
@@ -66,6 +66,15 @@ def _chosen_passes(request: Request, overrides: tuple[Plan, ...], console: Conso
     from .pass_list import read_chosen
 
     return read_chosen(request.passes, request.print_after, overrides, console)
+
+
+def _asked(request: Request) -> tuple[Plan, ...]:
+    """Return what an engine's line is for: how much is kept beside the weights is told as they are read."""
+    if request.engine_line is None:
+        return ()
+    from .engines import engine_asks
+
+    return engine_asks(request.engine, request.engine_line)
 
 
 def _engine_lines(opened: Opened, request: Request) -> tuple[Plan, ...]:

@@ -12,6 +12,7 @@ from ...grammar import parse
 from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
+from ...ir.rules.searching import SPILL
 from ...ir.wording import in_words, joined_words
 from ..driver.compile import compile_lowered
 from ..driver.options import Options
@@ -75,8 +76,7 @@ def engine_lines(
     start = plan if plan is not None else _lowered(model)
     added: list[Plan] = []
     if line is not None:
-        reader = ENGINES[READERS[0]] if name is None else engine_named(name)
-        added.append(_read(reader, line, _sized(start), devices))
+        added.append(_read(_reader(name), line, _sized(start), devices))
     elif name is not None and not _finished(start):
         engine = engine_named(name)
         text = "" if engine.lines is None else engine.lines(_sized(start))
@@ -85,14 +85,27 @@ def engine_lines(
     return tuple(added)
 
 
+def engine_asks(name: str | None, line: str) -> tuple[Plan, ...]:
+    """Return the workload a line of an engine's planner is for, as lines; none where it leaves it open."""
+    asks = _reader(name).asks
+    found = None if asks is None else asks(line)
+    return () if found is None else (Plan(Model(""), workload=found),)
+
+
+def _reader(name: str | None) -> Engine:
+    return ENGINES[READERS[0]] if name is None else engine_named(name)
+
+
 def within_engine(name: str, plan: Plan, options: Options) -> Plan:
     """Return a plan the engine can be told: this one, or the first of the engine's layouts that fits.
 
+    Where something spills the layouts are tried first: they are what people recognise and can say in words.
     Fewer bytes on the accelerators fit wherever more do, unless the host is what is too small: so the
     layouts are halved, and tried one after the other only when the last of them does not fit.
     """
     engine = engine_named(name)
-    if engine.layouts is None or not plan.ledger or not _refused(engine, plan):
+    spilled = any(each.rule is SPILL for each in plan.diagnostics)
+    if engine.layouts is None or not plan.ledger or not (spilled or _refused(engine, plan)):
         return plan
     layouts = engine.layouts(plan)
     tried: dict[int, Plan | None] = {}

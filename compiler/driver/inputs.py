@@ -20,7 +20,7 @@ from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
 from .options import AUTOMATIC, Options
-from .workload import cached_tokens, rows_of, with_usual
+from .workload import cached_tokens, roomy, rows_of, with_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -131,7 +131,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
         case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 
-            plan = read_gguf(spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options))
+            plan = roomy(read_gguf(spec, diagnostics), options, diagnostics)
         case _:
             plan = read_lines(spec)
     diagnostics.raise_errors()

@@ -7,11 +7,12 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from ...ir import ModuleTree, Plan, Workload
+from ...ir import Diagnostics, ModuleTree, Plan, Workload, is_accelerator
 from ...ir.dtypes import stored_eighths
 from .options import Options
 
 if TYPE_CHECKING:
+    from ..sources.gguf_file import GgufFile
     from ..tracing import Use
 
 SAYING: Final = ("rows", "prompt", "generate", "workload", "optimizer")
@@ -66,11 +67,8 @@ def with_usual(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
     A plan of weights alone dies with the first token. Nothing is assumed where something is said of the
     workload, where a strategy imitates others, and of models so small that any card has the room.
     """
-    said = options.used is not None or any(map(options.gives, _ACCOUNTS))
     tree = plan.tree
-    if said or options.strategy != "auto" or tree is None or not config or "model_type" not in config:
-        return plan
-    if _nbytes(tree) < LEAST:
+    if tree is None or not _unspoken(tree, options) or not config or "model_type" not in config:
         return plan
     from ..sources.config_activations import activation_demands
     from ..sources.config_cache import cache_of_config
@@ -79,6 +77,27 @@ def with_usual(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
     cache = cache_of_config(config, tree, usual.prompt + usual.tokens, usual.rows)
     room = activation_demands(config, tree, usual.rows * usual.prompt, usual.rows) if cache else ()
     return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual) if cache else plan
+
+
+def _unspoken(tree: ModuleTree, options: Options) -> bool:
+    """Say whether nobody spoke of the workload of a model that is large enough for it to matter."""
+    said = options.used is not None or any(map(options.gives, _ACCOUNTS))
+    return not said and options.strategy == "auto" and _nbytes(tree) >= LEAST
+
+
+def roomy(file: GgufFile, options: Options, diagnostics: Diagnostics) -> Plan:
+    """Return the plan of a GGUF file with the room llama.cpp takes for what was asked, else for the usual."""
+    tokens, tree = cached_tokens(options), file.plan.tree
+    cards = [device for device in options.devices or () if is_accelerator(device.name)]
+    several = options.devices is None or len(cards) > 1
+    if tokens is not None:
+        return file.with_room(diagnostics, tokens, rows_of(options), several=several)
+    if tree is None or not _unspoken(tree, options):
+        return file.plan
+    from ..sources.gguf_room import USUAL
+
+    found = file.with_room(None, USUAL.prompt + USUAL.tokens, several=several)
+    return replace(found, workload=USUAL) if found.demands else found
 
 
 def without_usual(plan: Plan, overrides: Iterable[Plan], options: Options) -> Plan:

@@ -158,10 +158,14 @@ def with_cache(
     assert plan.tree is not None  # noqa: S101  # lowering gives a tree
     demands = cache_of_config(config, plan.tree, tokens, batch)
     if not demands:
-        message = f"nothing in `{plan.model.name}` tells how large its KV cache is, so none is planned"
-        help_ = "say how much with `--kv-cache 2GiB`"
-        diagnostics.add(Diagnostic(UNKNOWN_CACHE, message, help=help_))
+        diagnostics.add(unknown_cache(plan.model.name))
     return replace(plan, demands=plan.demands + demands)
+
+
+def unknown_cache(name: str) -> Diagnostic:
+    """Return what is said where nothing tells the size of a cache."""
+    message = f"nothing in `{name}` tells how large its KV cache is, so none is planned"
+    return Diagnostic(UNKNOWN_CACHE, message, help="say how much with `--kv-cache 2GiB`")
 
 
 def _named(index: CheckpointIndex) -> list[NamedTensor]:

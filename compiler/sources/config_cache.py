@@ -8,7 +8,7 @@ counted is what transformers keeps: latents for MLA, the last tokens for a windo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final, TypeAlias
@@ -57,13 +57,22 @@ _OTHERWISE: Final = ("mem_len", "H_cycles")
 """Memories and loops over the layers, which keep more than one entry a token or fewer."""
 
 
-def cache_of_config(config: Config, tree: ModuleTree, tokens: int, batch: int) -> tuple[Demand, ...]:
-    """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told."""
+Cells: TypeAlias = Callable[[int, int | None], int]
+"""Bytes apart, for how many of so many tokens a layer has room, where it sees only so many back."""
+
+
+def cache_of_config(
+    config: Config, tree: ModuleTree, tokens: int, batch: int, cells: Cells | None = None
+) -> tuple[Demand, ...]:
+    """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told.
+
+    ``cells`` counts the tokens an engine makes room for; without it, it is what transformers keeps.
+    """
     text = _text_config(config)
     if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
         return ()
     count = _first(text, _LAYERS)
-    cache = _Cache(text, tree, tokens, batch, _width(config, text, tree))
+    cache = _Cache(text, tree, tokens, batch, _width(config, text, tree), cells)
     # The last layers may read what others keep: a checkpoint then has no keys of theirs.
     own = None if count is None else count - (_integer(text.get("num_kv_shared_layers")) or 0)
     sized = [(site, cache.nbytes(site)) for site in cache_sites(tree, _layers(config, text, own))]
@@ -90,6 +99,7 @@ class _Cache:
     tokens: int
     batch: int
     width: int
+    cells: Cells | None
 
     def nbytes(self, site: CacheSite) -> int | None:
         """Return the bytes of one module; None if nothing tells."""
@@ -108,6 +118,8 @@ class _Cache:
         if elements is None:
             return None
         window = None if site.keeps is Keeps.READ else _window(self.config, site.layer)
+        if self.cells is not None:
+            return elements * self.cells(self.tokens, window) * self.batch * self.width
         tokens = self.tokens if window is None else min(self.tokens, window - 1)
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 

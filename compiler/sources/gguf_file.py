@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,9 +16,10 @@ from ...ir.rules.sources import (
     MISSING_INPUT,
     UNREADABLE_INPUT,
 )
-from .checkpoint import lower_tensors, with_cache
+from .checkpoint import lower_tensors, unknown_cache
 from .config_cache import VALUE_DIM
 from .gguf_header import check_gguf_head
+from .gguf_room import room_demands
 from .named_tensors import NamedTensor
 from .regular import regular
 
@@ -39,6 +41,7 @@ _NUMBERS: Final = {
     "attention.head_count_kv": "num_key_value_heads",
     "block_count": "num_hidden_layers",
     "embedding_length": "hidden_size",
+    "expert_used_count": "num_experts_per_tok",
 }
 """What a file says of itself, and what a ``config.json`` calls it."""
 _LATENT: Final = {"attention.kv_lora_rank": "kv_lora_rank", "rope.dimension_count": "qk_rope_head_dim"}
@@ -50,40 +53,54 @@ _FAMILIES: Final = {"gemma2": "gemma2", "gemma3": "gemma3", "gemma3n": "gemma3n_
 _WINDOW: Final = "attention.sliding_window"
 
 
-def read_gguf(
-    path: str | Path,
-    diagnostics: Diagnostics,
-    *,
-    cache_tokens: int | None = None,
-    batch: int = 1,
-) -> Plan:
-    """Return the lowered plan of a GGUF file.
+@dataclass(frozen=True, slots=True)
+class GgufFile:
+    """What is read of a file: the lowered plan, its numbers, and the shapes its tensors have unpacked."""
 
-    Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements. The KV
-    cache, in float16, is told by the numbers in the file: heads of each layer, windows, latents.
+    plan: Plan
+    config: Mapping[str, object]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def with_room(
+        self, diagnostics: Diagnostics | None, tokens: int, rows: int = 1, *, several: bool = False
+    ) -> Plan:
+        """Return the plan with the room llama.cpp takes, in float16, for ``rows`` sequences of ``tokens``.
+
+        Without ``diagnostics`` nothing is said where the numbers do not tell how large its cache is.
+        """
+        assert self.plan.tree is not None  # noqa: S101  # lowering gives a tree
+        found = room_demands(self.config, self.plan.tree, self.shapes, tokens, rows, several=several)
+        if not found and diagnostics is not None:
+            diagnostics.add(unknown_cache(self.plan.model.name))
+        return replace(self.plan, demands=self.plan.demands + found)
+
+
+def read_gguf(path: str | Path, diagnostics: Diagnostics) -> GgufFile:
+    """Return what a GGUF file says.
+
+    Quantised tensors keep their number of bytes: they are ``uint8`` with that many elements.
 
     Raises:
         PlanError: the file is missing or invalid, or the ``gguf`` package is not installed.
 
     """
     path = Path(path)
-    tensors, config = _content(path, diagnostics)
+    tensors, shapes, config = _content(path, diagnostics)
     if not tensors and not diagnostics.errors:
         diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
     diagnostics.raise_errors()
-    plan = lower_tensors(path.stem, tensors, {})
-    if cache_tokens is not None:
-        plan = with_cache(plan, config, cache_tokens, batch, diagnostics)
-    return plan
+    return GgufFile(lower_tensors(path.stem, tensors, {}), config, shapes)
 
 
-def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], dict[str, object]]:
+def _content(
+    path: Path, diagnostics: Diagnostics
+) -> tuple[list[NamedTensor], dict[str, tuple[int, ...]], dict[str, object]]:
     try:
         import gguf
     except ImportError:
         help_ = "run `pip install 'compile-plan[gguf]'`"
         diagnostics.add(Diagnostic(MISSING_EXTRA, "reading a .gguf file needs the gguf package", help=help_))
-        return [], {}
+        return [], {}, {}
     try:
         with regular(path).open("rb") as stream:
             magic = stream.read(4)
@@ -92,10 +109,11 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
         if magic != b"GGUF":
             message = f"`{path}` is not a GGUF file: it starts with {magic!r}"
             diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))
-            return [], {}
+            return [], {}, {}
         reader = gguf.GGUFReader(path)
         names = {str(tensor.name) for tensor in reader.tensors}
-        return [_named(tensor) for tensor in reader.tensors], _config(reader.fields, names)
+        shapes = {str(tensor.name): _shape(tensor) for tensor in reader.tensors}
+        return [_named(tensor) for tensor in reader.tensors], shapes, _config(reader.fields, names)
     except FileNotFoundError:
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
     except OSError as error:
@@ -103,7 +121,7 @@ def _content(path: Path, diagnostics: Diagnostics) -> tuple[list[NamedTensor], d
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
         message = f"`{path}` is not a valid GGUF file: {error}"
         diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))
-    return [], {}
+    return [], {}, {}
 
 
 def _config(fields: Mapping[str, Any], names: set[str]) -> dict[str, object]:
@@ -136,5 +154,8 @@ def _windows(family: str, size: object, pattern: object) -> dict[str, object]:
 def _named(tensor: Any) -> NamedTensor:  # noqa: ANN401  # the package has no types
     nbytes = int(tensor.n_bytes)
     dtype = _TORCH.get(tensor.tensor_type.name)
-    shape = tuple(int(size) for size in reversed(tensor.shape))
-    return NamedTensor(str(tensor.name), dtype or "uint8", shape if dtype else (nbytes,), nbytes)
+    return NamedTensor(str(tensor.name), dtype or "uint8", _shape(tensor) if dtype else (nbytes,), nbytes)
+
+
+def _shape(tensor: Any) -> tuple[int, ...]:  # noqa: ANN401  # the package has no types
+    return tuple(int(size) for size in reversed(tensor.shape))

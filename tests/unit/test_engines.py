@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from compile_plan.backends.engines import ENGINES
@@ -73,12 +74,69 @@ def test_whole_layers_in_order_are_counted(engine, expected):
     assert told(engine, plan_of(LLAMA, ORDINARY)) == expected
 
 
-def test_torchtitan_gets_every_module_once_in_order():
-    stages = json.loads(told("torchtitan", plan_of(LLAMA, ORDINARY)))["module_fqns_per_model_part"]
+GOLDEN = Path(__file__).parent.parent / "golden" / "engines"
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+def test_the_fixture_of_each_engine(engine):
+    assert told(engine, plan_of(LLAMA, ORDINARY)) == (GOLDEN / f"{engine}.txt").read_text()
+
+
+def layers_told(engine, text):
+    """Return how many layers each rank has, as the text says it; None where it says budgets alone."""
+    if engine == "llama.cpp":
+        found = re.search(r"-ts (\S+)", text) or re.search(r"-ngl (\d+)", text)
+        *first, last = map(int, found[1].split(","))
+        return [*first, last - 1]
+    if engine in {"vllm", "sglang"}:
+        return [int(part) for part in re.search(r"PARTITION=(\S+)", text)[1].split(",")]
+    if engine == "mlx-lm":
+        return json.loads(text[text.index("[") : text.index("]") + 1])[::-1]
+    if engine in {"torchtitan", "nemo"}:
+        stages = json.loads(text)["module_fqns_per_model_part"]
+        return [sum("layers." in module for module in stage) for stage in stages]
+    if engine == "transformers":
+        devices = json.loads(text[text.index("{") : text.rindex("}") + 1])
+        owner = [devices.get(f"model.layers.{i}", devices.get("model", devices.get(""))) for i in range(8)]
+        return [owner.count(card) for card in dict.fromkeys(owner)]
+    return None
+
+
+@pytest.mark.parametrize("engine", sorted(ENGINES))
+@pytest.mark.parametrize("first", [1, 4, 7, 8])
+def test_each_engine_is_told_as_many_layers_a_card_as_the_plan_has(engine, first):
+    places = f"place . on cuda:0\nplace model.layers.{{{first}..7}} on cuda:1\n" if first < 8 else ""
+    ends = "place model.norm on cuda:1\nplace lm_head on cuda:1\n" if places else "place . on cuda:0\n"
+    text = told(engine, plan_of(LLAMA, places + ends))
+    counts = [first, 8 - first] if places else [8]
+    assert layers_told(engine, text) in (counts, None)
+    if ENGINES[engine].read is not None:
+        plan = replace(plan_of(LLAMA, ""), units=())
+        again = ENGINES[engine].read(text.partition("MODEL.gguf ")[2], plan)
+        assert told(engine, again) == text
+
+
+@pytest.mark.parametrize(
+    ("engine", "embedding", "layer", "rest"),
+    [
+        ("torchtitan", "tok_embeddings", "layers.", ["norm", "lm_head"]),
+        ("nemo", "model.embed_tokens", "model.layers.", ["model.norm", "lm_head"]),
+    ],
+)
+def test_stages_list_every_module_once_and_the_rotary_embedding_everywhere(engine, embedding, layer, rest):
+    stages = json.loads(told(engine, plan_of(LLAMA, ORDINARY)))["module_fqns_per_model_part"]
+    rotary = f"{layer.removesuffix('layers.')}rotary_emb"
     assert stages == [
-        ["model.embed_tokens", *(f"model.layers.{i}" for i in range(5))],
-        [*(f"model.layers.{i}" for i in range(5, 8)), "model.norm", "lm_head"],
+        [embedding, *(f"{layer}{i}" for i in range(5)), rotary],
+        [*(f"{layer}{i}" for i in range(5, 8)), *rest, rotary],
     ]
+
+
+def test_a_model_of_torchtitans_own_keeps_its_names():
+    table = LLAMA.replace("model.embed_tokens", "tok_embeddings").replace("model.", "")
+    places = ORDINARY.replace("model.embed_tokens", "tok_embeddings").replace("model.", "")
+    first, _ = json.loads(told("torchtitan", plan_of(table, places)))["module_fqns_per_model_part"]
+    assert first == ["tok_embeddings", *(f"layers.{i}" for i in range(5))]
 
 
 def test_the_first_layers_stay_with_the_host_in_llama_cpp():
@@ -249,6 +307,30 @@ def test_what_is_no_placed_stack_is_refused_with_a_code(engine, text):
     found = ENGINES[engine].accepts(plan)
     assert all(diagnostic.help for diagnostic in found)
     assert found or engine in {"transformers", "tabbyapi"}
+
+
+def test_what_is_streamed_or_visited_for_its_cache_is_refused_by_llama_cpp():
+    plan = plan_of(MIXTURE, MOSTLY + exps("0..3", "cpu run on cuda:0"))
+    assert codes("llama.cpp", plan) == ["engine-cannot"]
+    table = MIXTURE + "module blk.{0..7}.attn_k : Linear 64MiB\n"
+    apart = MOSTLY + "place blk.3.attn_k on cpu\n"
+    assert codes("llama.cpp", plan_of(table, apart)) == []
+    cached = plan_of(table, apart + 'demand 1MiB with blk.3 for "kv cache"\n')
+    assert codes("llama.cpp", cached) == ["engine-cannot"]
+
+
+def test_a_card_that_has_parts_only_is_named_and_takes_no_layers():
+    plan = plan_of(MIXTURE, MOSTLY + exps("5", "cuda:1"))
+    line = told("llama.cpp", plan)
+    assert "--device CUDA0,CUDA1 -ts 9,0 " in line
+    assert "=CUDA1" in line
+    assert "=CPU" not in line
+
+
+@pytest.mark.parametrize("engine", ["mlx-lm", "torchtitan", "nemo"])
+def test_help_says_nothing_the_engine_cannot(engine):
+    plan = plan_of(LLAMA, "place . on cuda:0\nplace model.layers.7 on cpu\n")
+    assert not any("stream" in each.help for each in ENGINES[engine].accepts(plan))
 
 
 @pytest.mark.parametrize(

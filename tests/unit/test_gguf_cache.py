@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.ir import Diagnostics
+from compile_plan.ir.purposes import KV_CACHE
 
 gguf = pytest.importorskip("gguf")
-TOKENS, HALF = 100, 2
+TOKENS, CELLS, HALF = 3000, 3072, 2
 
 
 def written(path, family, layers, tensors, **numbers):
@@ -33,8 +34,8 @@ def written(path, family, layers, tensors, **numbers):
 
 def cache(path):
     found = Diagnostics()
-    plan = read_gguf(path, found, cache_tokens=TOKENS)
-    return [each.nbytes for each in plan.demands], [each.code for each in found]
+    plan = read_gguf(path, found).with_room(found, TOKENS)
+    return [each.nbytes for each in plan.demands if each.purpose == KV_CACHE], [each.code for each in found]
 
 
 PLAIN = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -44,7 +45,7 @@ HEADS = {"attention__head_count": 8, "attention__head_count_kv": 2}
 def test_keys_and_values_may_differ_in_width(tmp_path):
     widths = {"attention__key_length": 24, "attention__value_length": 16}
     path = written(tmp_path / "a.gguf", "llama", 2, PLAIN, **HEADS, **widths)
-    assert cache(path) == ([TOKENS * 2 * (24 + 16) * HALF] * 2, [])
+    assert cache(path) == ([CELLS * 2 * (24 + 16) * HALF] * 2, [])
 
 
 def test_each_layer_has_its_own_heads(tmp_path):
@@ -52,7 +53,7 @@ def test_each_layer_has_its_own_heads(tmp_path):
         tmp_path / "a.gguf", "openelm", 3, PLAIN, attention__head_count=8,
         attention__head_count_kv=[4, 2, 0], attention__key_length=8, attention__value_length=8,
     )  # fmt: skip
-    assert cache(path) == ([TOKENS * heads * 16 * HALF for heads in (4, 2)], [])
+    assert cache(path) == ([CELLS * heads * 16 * HALF for heads in (4, 2)], [])
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_windows_are_where_the_file_or_its_architecture_says(tmp_path, family, n
         attention__sliding_window=33, **numbers,
     )  # fmt: skip
     per_token = 2 * 16 * HALF
-    kept = [32 * per_token + 8 if is_windowed else TOKENS * per_token for is_windowed in windowed]
+    kept = [(768 if is_windowed else CELLS) * per_token for is_windowed in windowed]
     assert cache(path) == (kept, [])
 
 
@@ -84,14 +85,14 @@ LATENTS = {
 def test_latents_are_kept_as_they_are_where_they_are_attended_to(tmp_path):
     parts = ("attn_q_a", "attn_kv_a_mqa", "attn_k_b", "attn_v_b", "attn_output")
     path = written(tmp_path / "a.gguf", "deepseek2", 2, parts, **LATENTS)
-    assert cache(path) == ([TOKENS * (32 + 8) * HALF] * 2, [])
+    assert cache(path) == ([CELLS * (32 + 8) * HALF] * 2, [])
 
 
 def test_latents_that_are_opened_first_are_kept_as_keys_and_values(tmp_path):
     parts = ("attn_q_a", "attn_kv_a_mqa", "attn_kv_b", "attn_output")
     whole = {**LATENTS, "attention__head_count_kv": 8, "attention__key_length": 24}
     path = written(tmp_path / "a.gguf", "deepseek2", 2, parts, **whole)
-    assert cache(path) == ([TOKENS * 8 * (24 + 32) * HALF] * 2, [])
+    assert cache(path) == ([CELLS * 8 * (24 + 32) * HALF] * 2, [])
 
 
 def test_what_is_not_said_is_unknown(tmp_path):

@@ -251,7 +251,7 @@ def test_without_transformers_the_command_is_given(tmp_path, without):
 
 
 def test_a_gguf_file_is_a_plan_of_its_packed_bytes(tmp_path):
-    plan = read_gguf(write_gguf(tmp_path / "tiny.gguf"), Diagnostics())
+    plan = read_gguf(write_gguf(tmp_path / "tiny.gguf"), Diagnostics()).plan
     tree = plan.tree
     assert [tree.names[i] for i in tree.children(0)] == ["token_embd", "blk", "output_norm", "output"]
     assert plan.constraints == (Atomic("blk.*"),)
