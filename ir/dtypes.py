@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from difflib import get_close_matches
+from math import prod
 from typing import Final
 
 from . import Diagnostic, Diagnostics, Label, Span
@@ -31,6 +32,11 @@ _STORED: Final = {
     "bits1x8": 8, "bits2x4": 8, "bits4x2": 8, "bits8": 8, "bits16": 16,
     **{f"{sign}int{bits}": max(bits, 8) for sign in ("", "u") for bits in (*range(1, 9), 16, 32, 64)},
 }  # fmt: skip
+_PACKINGS: Final = {"int8": (8, 0, 32), "fp8": (8, 0, 32), "int4": (4, 128, 20), "int2": (2, 64, 18)}
+"""Bits of a weight, weights that share a scale (0: a row), bits of the scale and the zero they share.
+
+Rows of float32 scales as bitsandbytes and compressed-tensors have them, groups as GPTQ and AWQ.
+"""
 _TRAILING_BITS: Final = re.compile(r"\D(\d+)$")
 
 
@@ -58,6 +64,19 @@ def wanted_eighths(dtype: str) -> int:
     """Return what an element will take when weights are loaded as ``dtype``; the name is known."""
     packed = _PACKED.get(dtype)
     return packed if packed is not None else counted_eighths(dtype) or _STORED[dtype]
+
+
+def is_packed(dtype: str) -> bool:
+    """Say whether a wish for a dtype means that somebody quantises: matrices alone, with their scales."""
+    return dtype in _PACKINGS
+
+
+def packed_bytes(dtype: str, shape: tuple[int, ...]) -> int:
+    """Return the bytes of a matrix, or of several, quantised to a packed dtype, scales and zeros included."""
+    bits, group, shared = _PACKINGS[dtype]
+    *rows, width = shape
+    groups = -(-width // group) if group else 1
+    return -(-prod(rows) * (width * bits + groups * shared) // _BYTE)
 
 
 def is_converted(dtype: str) -> bool:

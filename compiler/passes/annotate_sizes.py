@@ -1,7 +1,8 @@
 """Give every parameter and buffer its bytes, in the dtype it will be loaded in.
 
 Integers and bools keep their dtype, everything else shrinks to the wanted one if that is smaller;
-special dtypes are taken as they are. Exact sizes that a checkpoint brought are kept.
+special dtypes are taken as they are. Exact sizes that a checkpoint brought are kept. A wish for ``int4`` or
+its kin is what quantisers do: matrices shrink and get scales, tables, heads and norms are of two bytes.
 
 Before:
     plan 1
@@ -26,14 +27,28 @@ from math import prod
 from typing import ClassVar, Final, TypeAlias
 
 from ...ir import Diagnostic, Diagnostics, ModuleTree, Plan
-from ...ir.dtypes import counted_eighths, is_converted, parse_dtype, stored_eighths, wanted_eighths
+from ...ir.dtypes import (
+    counted_eighths,
+    is_converted,
+    is_packed,
+    packed_bytes,
+    parse_dtype,
+    stored_eighths,
+    wanted_eighths,
+)
 from ...ir.rules.placement import UNKNOWN_DTYPE, UNKNOWN_TENSOR
+from ..sources.config_activations import HEADS
+from ..sources.config_work import TABLE
 from .pipeline import Fact
 
 _Kind: TypeAlias = tuple[tuple[int, ...], str]
 _Sizes: TypeAlias = tuple[int, int]
 """Bytes as stored, eighths of a byte as accelerate counts them."""
 _UNKNOWN: Final = (-1, -1)
+_HALF: Final = 16
+"""Eighths of a byte that what is not quantised has at most, as models compute."""
+_NARROW: Final = 32
+"""Weights of convolutions and routers narrower than that are left as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class AnnotateSizes:
         wanted = None if self.dtype is None else parse_dtype(self.dtype, diagnostics)
         special = self._special(plan.tree, diagnostics)
         sizes = _Table(wanted).column(plan.tree)
+        if wanted is not None and is_packed(wanted):
+            sizes = _quantised(plan.tree, wanted, sizes)
         for tensor, dtype in special.items():
             eighths = prod(plan.tree.shapes[tensor]) * wanted_eighths(dtype)
             sizes[tensor] = (-(-eighths // 8), eighths)
@@ -102,6 +119,30 @@ class _Table:
             stored, counted = min(stored, self.wanted), min(counted, self.wanted)
         count = prod(shape)
         return -(-count * stored // 8), count * counted
+
+
+def _quantised(tree: ModuleTree, dtype: str, sizes: list[_Sizes]) -> list[_Sizes]:
+    """Return the sizes with the bytes a quantiser leaves; what accelerate counts stays what it counts."""
+    return [
+        size if size is _UNKNOWN or not is_converted(tree.dtypes[tensor])
+        else (_packed(tree, tensor, dtype), size[1])
+        for tensor, size in enumerate(sizes)
+    ]  # fmt: skip
+
+
+def _packed(tree: ModuleTree, tensor: int, dtype: str) -> int:
+    shape = tree.shapes[tensor]
+    stored = -(-prod(shape) * min(stored_eighths(tree.dtypes[tensor]) or 0, _HALF) // 8)
+    return min(stored, packed_bytes(dtype, shape)) if _is_matrix(tree, tensor) else stored
+
+
+def _is_matrix(tree: ModuleTree, tensor: int) -> bool:
+    """Say whether quantisers take a tensor: a matrix or experts', but neither a table nor a head."""
+    owner, shape = tree.owners[tensor], tree.shapes[tensor]
+    outside = tree.names[owner] in HEADS or TABLE.search(tree.paths[owner]) is not None
+    return len(shape) in {2, 3} and min(shape[-2:]) >= _NARROW and not (
+        outside or "Embedding" in tree.classes[owner]
+    )  # fmt: skip
 
 
 def _report_unknown(tree: ModuleTree, sizes: list[_Sizes], diagnostics: Diagnostics) -> None:

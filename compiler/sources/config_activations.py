@@ -15,7 +15,7 @@ from .config_cache import number_width
 from .config_work import TABLE, chosen_experts
 
 _FLOAT32: Final = 4
-_HEADS: Final = ("lm_head", "embed_out", "output")
+HEADS: Final = ("lm_head", "embed_out", "output")
 
 
 def activation_demands(
@@ -42,7 +42,7 @@ def activation_demands(
             continue
         if TABLE.search(path):
             found.append(Demand(tokens * shapes[0][1] * width, path, ACTIVATIONS, added=True))
-        elif tree.names[module] in _HEADS:
+        elif tree.names[module] in HEADS:
             scores = rows * shapes[0][0] * (width + _FLOAT32)
             found.append(Demand(scores, path, LOGITS, added=True))
     return tuple(found)
