@@ -47,7 +47,7 @@ _Sizes: TypeAlias = tuple[int, int]
 _UNKNOWN: Final = (-1, -1)
 _HALF: Final = 16
 """Eighths of a byte that what is not quantised has at most, as models compute."""
-_NARROW: Final = 32
+_NARROW: Final = 8
 """Weights of convolutions and routers narrower than that are left as they are."""
 
 
