@@ -19,7 +19,7 @@ from .engine import Engine
 from .gguf_names import gguf_names
 from .layouts import host_first
 from .llama_cpp_line import asks, read
-from .stack import Layer, Apart, Stack, largest_stack
+from .stack import Apart, Layer, Stack, largest_stack
 
 NAME = "llama.cpp"
 _BACKENDS = {"cuda": "CUDA", "mps": "MTL", "xpu": "SYCL", "vulkan": "Vulkan", "musa": "MUSA", "npu": "CANN"}

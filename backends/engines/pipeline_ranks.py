@@ -29,7 +29,7 @@ from .checks import (
 )
 from .engine import Engine
 from .layouts import streamed_in_periods
-from .stack import EXPERTS, Layer, Apart, Stack
+from .stack import EXPERTS, Apart, Layer, Stack
 
 GIB = 2**30
 
