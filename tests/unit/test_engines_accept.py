@@ -157,7 +157,7 @@ def test_llama_cpp_loads_what_is_split_over_cards(dense):
     assert LOADED in said(words)
 
 
-ARGUED = "loading model"
+ARGUED = "HTTP server"
 """What is said once the arguments are read: the package's server breaks off where tensors are moved."""
 
 
