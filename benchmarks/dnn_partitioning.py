@@ -1,6 +1,6 @@
-"""Throughput on public dataflow graphs: ours beside the published algorithms, one cost model.
+"""Throughput on public dataflow graphs: what `--objective throughput` searches with, beside published values.
 
-    python benchmarks/dnn_partitioning.py PATH [--steps 200000]
+    python benchmarks/dnn_partitioning.py PATH [--only bert_l-3]
 
 PATH holds `throughput-inputs/`, `latency-inputs/` and `human-experts/` of the repository
 msr-fiddle/dnn-partitioning. Prints a Markdown table of the busiest device's time per sample.
@@ -13,11 +13,16 @@ import json
 import time
 from pathlib import Path
 
-from compile_plan.compiler.search.annealing import anneal
-from compile_plan.compiler.search.dataflow import Graph, busiest, in_order
+from compile_plan.compiler.search.clock import Clock
+from compile_plan.compiler.search.dataflow import Graph, busiest
+from compile_plan.compiler.search.intervals import in_order
+from compile_plan.compiler.search.partition import least_load, partition
+
+LIMIT = 30.0
+"""Seconds a workload may take, after which the search ends with what it has."""
 
 
-def load(path, accelerators=None):
+def load(path):
     data = json.loads(path.read_text())
     nodes, edges = data["nodes"], data["edges"]
     order = topological([n["id"] for n in nodes], [(e["sourceId"], e["destId"]) for e in edges])
@@ -31,18 +36,18 @@ def load(path, accelerators=None):
         colour = by_id[node].get("colorClass")
         classes.setdefault(("alone", node) if colour is None else colour, []).append(position[node])
     rows = [by_id[node] for node in order]
+    accelerators, cpus = data["maxFPGAs"], data["maxCPUs"]
+    fast = tuple(float(n["fpgaLatency"]) if n["supportedOnFpga"] else float("inf") for n in rows)
+    slow = tuple(float(n["cpuLatency"]) for n in rows)
     graph = Graph(
-        fast=tuple(float(n["fpgaLatency"]) if n["supportedOnFpga"] else float("inf") for n in rows),
-        slow=tuple(float(n["cpuLatency"]) for n in rows),
+        times=(fast,) * accelerators + (slow,) * cpus,
+        tolls=(tuple(costs),) * accelerators + ((0.0,) * len(rows),) * cpus,
+        memories=(float(data["maxSizePerFPGA"]),) * accelerators + (float("inf"),) * cpus,
         sizes=tuple(float(n["size"]) for n in rows),
-        costs=tuple(costs),
         edges=tuple((position[e["sourceId"]], position[e["destId"]]) for e in edges),
         groups=tuple(tuple(members) for members in classes.values()),
-        accelerators=accelerators or data["maxFPGAs"],
-        cpus=data["maxCPUs"],
-        memory=float(data["maxSizePerFPGA"]),
     )
-    return graph, position
+    return graph, position, accelerators
 
 
 def topological(nodes, edges):
@@ -68,59 +73,57 @@ def topological(nodes, edges):
     return order
 
 
-def expert(path, graph, position):
+def expert(path, graph, position, accelerators):
     if not path.exists():
         return None
     data = json.loads(path.read_text())
-    devices = [0] * len(graph.fast)
-    for kind, first in (("fpgas", 0), ("cpus", graph.accelerators)):
+    devices = [0] * len(graph.sizes)
+    for kind, first in (("fpgas", 0), ("cpus", accelerators)):
         for index, device in enumerate(data[kind]):
             for node in device["nodes"]:
                 devices[position[node]] = first + index
     return busiest(graph, devices)
 
 
-PUBLISHED = {
-    "throughput-inputs/LayerGraphs/bert24_inference": (17.79, 17.7899, 17.71, 15.29),
-    "throughput-inputs/LayerGraphs/gnmt_inference": (33.03, 33.0326, 31.69, 31.69),
-    "throughput-inputs/LayerGraphs/inceptionv3_inference": (60.42, 51.5519, 51.25, 51.06),
-    "throughput-inputs/LayerGraphs/resnet50_inference": (39.40, 33.7747, 33.34, 33.14),
-    "throughput-inputs/OperatorGraphs/bert_l-3_inference": (37.46, 27.9186, 21.91, 21.91),
-    "latency-inputs/LayerGraphs/bert24_inference": (None, 22.0351, None, None),
-    "latency-inputs/LayerGraphs/gnmt_inference": (None, 44.8965, None, None),
-    "latency-inputs/LayerGraphs/resnet50_inference": (None, 110.014, None, None),
-}
-"""PipeDream, linearised DP, non-contiguous IP after 150 to 180 s, its lower bound."""
+BEST = {}
+"""The best values known: published, or by an integer program over all devices given minutes."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--only", default="", help="workloads whose name holds this")
     arguments = parser.parse_args()
-    print("| workload | expert | PipeDream | DP | IP (bound) | ours, in order | ours | seconds | to IP |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name, (pipedream, program, integer, bound) in PUBLISHED.items():
-        graph, position = load(arguments.data / f"{name}.json")
-        begun = time.perf_counter()
-        simple = in_order(graph)
-        best = anneal(graph, simple, arguments.steps)
-        seconds = time.perf_counter() - begun
-        human = expert(arguments.data / "human-experts" / f"{Path(name).name}_expert.json", graph, position)
-        ours = busiest(graph, best)
-        to_ip = "" if integer is None else f"{100 * (ours / integer - 1):+.2f} %"
-        cells = [
-            name.replace("-inputs", "").replace("Graphs", ""),
-            number(human),
-            number(pipedream),
-            number(program),
-            "-" if integer is None else f"{integer:.2f} ({bound:.2f})",
-            number(busiest(graph, simple)),
-            number(ours),
-            f"{seconds:.1f}",
-            to_ip,
-        ]
-        print("| " + " | ".join(cells) + " |", flush=True)
+    print("| workload | groups | devices | expert | in order | ours | bound | seconds | best known | to it |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for path in sorted(
+        arguments.data.glob("*-inputs/*/*.json"), key=lambda path: path.parts[-3:], reverse=True
+    ):
+        name = f"{path.parts[-3].removesuffix('-inputs')}/{path.parts[-2].removesuffix('Graphs')}/{path.stem}"
+        if arguments.only in name:
+            print(row(name, path, arguments.data / "human-experts" / f"{path.stem}_expert.json"), flush=True)
+
+
+def row(name, path, split):
+    graph, position, accelerators = load(path)
+    simple = busiest(graph, in_order(graph))
+    begun = time.process_time()
+    ours = busiest(graph, partition(graph, Clock(LIMIT)))
+    seconds = time.process_time() - begun
+    best = BEST.get(name)
+    cells = [
+        name,
+        str(len(graph.groups)),
+        f"{accelerators} + {len(graph.memories) - accelerators}",
+        number(expert(split, graph, position, accelerators)),
+        number(simple),
+        number(ours),
+        number(least_load(graph)),
+        f"{seconds:.1f}",
+        number(best),
+        "-" if best is None else f"{100 * (ours / best - 1):+.2f} %",
+    ]
+    return "| " + " | ".join(cells) + " |"
 
 
 def number(value):

@@ -19,6 +19,7 @@ from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..search.flows import Flow
     from ..tracing import Trace
     from ..tracing.inputs.example_inputs import Inputs
 
@@ -26,6 +27,8 @@ After: TypeAlias = Callable[[Pass, Plan], None]
 
 _LARGE: Final = 20_000
 """Modules of a model whose forward is no longer run unasked."""
+_FLOWING: Final = "throughput"
+"""The objective that counts what devices hand each other."""
 _ROUNDS: Final = 4
 """How often a plan is made again because its replay meets."""
 
@@ -63,8 +66,11 @@ def compile_live(
         whole += [Atomic(path, added=True) for path in whole_by_structure(model)]
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole, *apart))))
 
+    flows = _flows(lowered, trace, options)
+
     def place(rules: Plan) -> Plan:
-        return compile_lowered(rules, options, overrides, after=after, diagnostics=Diagnostics(diagnostics))
+        told = Diagnostics(diagnostics)
+        return compile_lowered(rules, options, overrides, after=after, diagnostics=told, flows=flows)
 
     return _replayed(lowered, None if options.strategy == "accelerate" else trace, place)
 
@@ -117,11 +123,21 @@ def _with_cuts(plan: Plan, model: nn.Module, options: Options) -> tuple[Plan, Tr
     """
     listed = plan.constraints if options.no_split is None else options.no_split
     cheap = hasattr(getattr(model, "config", None), "model_type") and len(plan.tree or ()) < _LARGE
-    if listed or not cheap or options.strategy == "accelerate":
+    flowing = options.objective == _FLOWING
+    if (listed and not flowing) or not cheap or options.strategy == "accelerate":
         return plan, None
-    from ..tracing import with_rules
+    from ..tracing import quiet_trace, with_rules
 
-    return with_rules(plan, model)
+    return (plan, quiet_trace(model)) if listed else with_rules(plan, model)
+
+
+def _flows(plan: Plan, trace: Trace | None, options: Options) -> tuple[Flow, ...]:
+    """Return what the modules hand each other, where the objective counts it and a trace tells it."""
+    if trace is None or options.objective != _FLOWING:
+        return ()
+    from ..tracing import flows_of
+
+    return flows_of(plan, trace)
 
 
 def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan]) -> Plan:
@@ -176,11 +192,12 @@ def compile_lowered(
     after: After | None = None,
     diagnostics: Diagnostics | None = None,
     fresh: bool = False,
+    flows: tuple[Flow, ...] = (),
 ) -> Plan:
     """Run the passes of the chosen strategy over a plan with a module tree.
 
     ``fresh`` is one that was just lowered; any other is placed again from what people wrote in it, and its
-    options stay where they are not given again.
+    options stay where they are not given again. ``flows`` are what its modules hand each other, if known.
     """
     diagnostics = Diagnostics() if diagnostics is None else diagnostics
     lowered = without_usual(lowered, overrides, options)
@@ -205,7 +222,7 @@ def compile_lowered(
     if asked.used is not None:
         start = replace(start, workload=asked.used)  # their lines are in it already
         overrides = tuple(replace(override, workload=None) for override in overrides)
-    passes = passes_for(options, overrides, start.units)
+    passes = passes_for(options, overrides, start.units, flows)
     plan = run_passes(replace(start, units=()), passes, diagnostics, *(() if after is None else (after,)))
     diagnostics.raise_errors()
     return replace(plan, diagnostics=tuple(diagnostics))

@@ -20,13 +20,20 @@ from ..passes.reserve_runtime import ReserveRuntime
 from ..passes.rewrite_fallbacks import RewriteFallbacks
 from ..passes.search_placements import SearchPlacements
 from ..passes.share_cache import ShareCache
+from ..search.flows import Flow
 from .options import Options
 
 
 def passes_for(
-    options: Options, overrides: tuple[Plan, ...] = (), own: tuple[Unit, ...] = ()
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    own: tuple[Unit, ...] = (),
+    flows: tuple[Flow, ...] = (),
 ) -> tuple[Pass, ...]:
-    """Return the passes of a strategy, in order; ``own`` are the lines of the plan itself."""
+    """Return the passes of a strategy, in order.
+
+    ``own`` are the lines of the plan itself, ``flows`` what the modules hand each other, if a trace told.
+    """
     return (
         AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes),
         MergeTies(),
@@ -34,26 +41,26 @@ def passes_for(
         *(() if options.kv_cache is None else (ShareCache(options.kv_cache),)),
         ReserveRuntime(options.runtime),
         ExpandSplits(),
-        *_placing(options),
+        *_placing(options, flows),
         AccountMemory(),
         EmitWarnings(offload_buffers=options.offload_buffers),
     )
 
 
-def _placing(options: Options) -> tuple[Pass, ...]:
-    greedy = (AssignGreedy(), RewriteFallbacks())
+def _placing(options: Options, flows: tuple[Flow, ...]) -> tuple[Pass, ...]:
+    greedy, searched = (AssignGreedy(), RewriteFallbacks()), replace(_search(options), flows=flows)
     match options.strategy:
         case "accelerate":
             offload = "stream" if options.offload == "auto" else options.offload  # as accelerate's hooks do
             return (AssignAccelerate(options.fallback, offload),)
         case "balanced" | "balanced_low_0":
             spread = AssignBalanced(low_zero=options.strategy == "balanced_low_0")
-            search = replace(_search(options), objective=options.objective or "balance", spills_only=True)
+            search = replace(searched, objective=options.objective or "balance", spills_only=True)
             return (spread, *greedy, search)
         case "sequential":
-            return (*greedy, replace(_search(options), spills_only=True))
+            return (*greedy, replace(searched, spills_only=True))
         case "auto":
-            return (*greedy, _search(options))
+            return (*greedy, searched)
         case _:
             assert_never(options.strategy)
 

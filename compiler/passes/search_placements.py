@@ -51,6 +51,7 @@ from ..search.atoms import PlanProblem, build
 from ..search.carry import carry_over
 from ..search.clock import Clock
 from ..search.emit import units_of
+from ..search.flows import Flow
 from ..search.found import Found, Wish
 from ..search.hostcuts import confined
 from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
@@ -75,6 +76,8 @@ class SearchPlacements:
     generate: int = 128
     spills_only: bool = False
     """Keep what holds everything on accelerators: for strategies that promise an order or a spread."""
+    flows: tuple[Flow, ...] = ()
+    """What the modules hand each other, if a forward was traced: `throughput` counts what crosses devices."""
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with the better placement and what was proved about it."""
@@ -113,11 +116,12 @@ class SearchPlacements:
 
     def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, PlanProblem, Wish]:
         """Return the best placement, the finest problem and what was wished; layers stay on one host each."""
-        clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True)
+        clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True, flows=self.flows)
         tried: tuple[Found | None, PlanProblem, Wish] | None = None
         for bound in confined(plan, layers, work, busiest=self.objective == "throughput"):
-            coarse = layers if bound is plan else build(bound, tree, whole_layers=True)
-            parts, fine = build(bound, tree, parts=True), build(bound, tree, whole_layers=False)
+            coarse = layers if bound is plan else build(bound, tree, whole_layers=True, flows=self.flows)
+            parts = build(bound, tree, parts=True, flows=self.flows)
+            fine = build(bound, tree, whole_layers=False, flows=self.flows)
             wish = Wish(self.objective, self.offload, work, clock, (parts,) if parts.homes else ())
             simple = simple_of(plan, fine, wish) if bound is plan else None
             tried = self._chosen(coarse, fine, simple, wish), fine, wish

@@ -19,8 +19,9 @@ from ..placing.grains import (
 )
 from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts, takes_rows
+from .flows import Flow, streams_of
 from .parts import walk_parts
-from .problem import NEVER, UNLIMITED, Atom, Place, Problem
+from .problem import NEVER, UNLIMITED, Atom, Place, Problem, Stream
 
 WIDEST = 1 << 16
 """The widest hidden state that is believed."""
@@ -38,11 +39,18 @@ class PlanProblem:
     """Grains that together are what is left of a module whose parts may be visited."""
 
 
-def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bool = False) -> PlanProblem:
+def build(
+    plan: Plan,
+    tree: ModuleTree,
+    *,
+    whole_layers: bool = False,
+    parts: bool = False,
+    flows: tuple[Flow, ...] = (),
+) -> PlanProblem:
     """Return the problem of a plan.
 
     With ``whole_layers`` a layer is not opened, however large; with ``parts`` what may be visited is apart
-    even from what stays whole.
+    even from what stays whole. ``flows`` are the tensors that pass between its modules, if a trace told.
     """
     opened = opened_modules(plan, tree)
     closed = set(atomic_modules(tree, plan.constraints)) | (layer_modules(tree) if whole_layers else set())
@@ -83,10 +91,28 @@ def build(plan: Plan, tree: ModuleTree, *, whole_layers: bool = False, parts: bo
         row=hidden_bytes(tree),
         links=plan.links,
         visited_from=visited_from,
+        streams=_streams(tree, grains, owner, homes, flows),
         dtype=main_dtype(tree) or "",
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
     return PlanProblem(tree, grains, problem, frozenset(opened), homes)
+
+
+def _streams(
+    tree: ModuleTree,
+    grains: tuple[Grain, ...],
+    owner: list[int],
+    homes: tuple[tuple[int, ...], ...],
+    flows: tuple[Flow, ...],
+) -> tuple[Stream, ...]:
+    """Return the flows in grains; what a module hands on that has parts elsewhere leaves from its home."""
+    left = {grains[home[0]].path: home[0] for home in homes}
+
+    def grain_of(path: str) -> int | None:
+        covered = tree.covered(path)
+        return left.get(path, owner[covered.start] if covered else None)
+
+    return streams_of(flows, grain_of)
 
 
 def _stream(tree: ModuleTree, grain: Grain) -> int:

@@ -131,19 +131,23 @@ class Costs:
             return Cost(memory, computing, waited=HOP_SECONDS + max(over, from_disk))
         return Cost(memory, computing, link=over, disk=from_disk)
 
-    def hop(self, tokens: int, here: int, there: int) -> float:
-        """Return the seconds of a change of device in a call of so many tokens."""
+    def road(self, here: int, there: int) -> tuple[float, float]:
+        """Return what lies between two devices: seconds before anything arrives, bytes per second."""
         names = [self.problem.devices[d] for d in (here, there)]
         hosts = [host_of(device.name) for device in names]
         road = self._links.get(frozenset(device.name for device in names))
         if road is None and hosts[0] != hosts[1]:
             road = self._links.get(frozenset(hosts), NETWORK)
         if road is not None:
-            wait = HOP_SECONDS if road.latency is None else road.latency * 1e-9
-            return wait + tokens * self.problem.row / road.rate
+            return HOP_SECONDS if road.latency is None else road.latency * 1e-9, road.rate
         links = [self.rates[d].link for d in (here, there) if is_accelerator(self.problem.devices[d].name)]
         told = [device.latency * 1e-9 for device in names if device.latency is not None]
-        return max(told, default=HOP_SECONDS) + tokens * self.problem.row / min(links, default=inf)
+        return max(told, default=HOP_SECONDS), min(links, default=inf)
+
+    def hop(self, tokens: int, here: int, there: int) -> float:
+        """Return the seconds of a change of device in a call of so many tokens."""
+        wait, rate = self.road(here, there)
+        return wait + tokens * self.problem.row / rate
 
     def call(self, places: Sequence[Place], tokens: int) -> Waits:
         """Return what a call of so many tokens takes under a placement of the free atoms."""

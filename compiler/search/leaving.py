@@ -10,6 +10,7 @@ from .aims import best_counts
 from .arrange import arrange
 from .found import Found, Wish, spilled_bytes
 from .objective import value_of
+from .pipelining import shared_out
 from .problem import Problem, count_hops, is_legal
 
 PAYS: Final = 0.05
@@ -29,13 +30,16 @@ def leave_order(found: Found, wish: Wish) -> Found:
     if found.objective == "fill" or not _pays(found, found.bound, problem):
         return found
     aimed = best_counts(problem, found.objective, wish.work, "none", wish.clock)
-    if aimed is None or aimed.counts is None:
-        return found
-    bound = max(found.bound, min(aimed.bound, found.value))
+    tried = list(shared_out(problem, wish.work, wish.clock)) if found.objective == "throughput" else []
+    bound = found.bound
+    if aimed is not None and aimed.counts is not None:
+        tried.append(arrange(problem, aimed.counts, by_run=False))
+        bound = max(bound, min(aimed.bound, found.value))
     found = replace(found, bound=bound, status="optimal" if found.value <= bound else found.status)
-    places = arrange(problem, aimed.counts, by_run=False)
-    value = value_of(found.objective, problem, places, wish.work)
-    if not is_legal(problem, places) or spilled_bytes(problem, places) or not _pays(found, value, problem):
+    legal = (places for places in tried if is_legal(problem, places) and not spilled_bytes(problem, places))
+    valued = [(value_of(found.objective, problem, places, wish.work), places) for places in legal]
+    value, places = min(valued, key=lambda each: each[0], default=(found.value, found.places))
+    if not _pays(found, value, problem):
         return found
     note = _note(found, value, count_hops(problem, found.places), count_hops(problem, places))
     status = "optimal" if value <= bound + abs(bound) * 1e-3 else "unproven"

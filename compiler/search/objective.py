@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ...ir import Workload
 from .costs import Costs, atom_seconds, predict
+from .pipelining import busy_seconds, least_busy
 from .problem import Place, Problem, usage
 
 
@@ -16,10 +17,7 @@ def latency(problem: Problem, places: Sequence[Place], work: Workload) -> float:
 
 def throughput(problem: Problem, places: Sequence[Place], work: Workload) -> float:
     """Return the seconds of the busiest device: the time per workload of a full pipeline."""
-    busy, costs = [0.0] * len(problem.devices), Costs(problem)
-    for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
-        busy[place.run] += atom_seconds(costs, atom, place, work)
-    return max(busy, default=0.0)
+    return max(busy_seconds(problem, places, work), default=0.0)
 
 
 def value_of(objective: str, problem: Problem, places: list[Place], work: Workload) -> float:
@@ -53,7 +51,7 @@ def bound_of(objective: str, problem: Problem, work: Workload) -> float:
         case "latency":
             return sum(map(min, _times(problem, work)))
         case "throughput":
-            return _least_busy(_times(problem, work))
+            return least_busy(problem, work)
         case _:
             return float(fewest_possible(problem, rooms))
 
@@ -62,19 +60,6 @@ def _times(problem: Problem, work: Workload) -> list[list[float]]:
     """Return the seconds of every atom on every accelerator."""
     mains, costs = [Place(d, d) for d in problem.accelerators], Costs(problem)
     return [[atom_seconds(costs, atom, place, work) for place in mains] for atom in problem.atoms]
-
-
-def _least_busy(times: list[list[float]]) -> float:
-    """Return a time the busiest device cannot beat.
-
-    By duality any weights of the devices that add up to 1 give such a time: the sum over atoms of the
-    least weighted time. Weights by the speed of each device are exact where speeds differ by one factor.
-    """
-    columns: list[tuple[float, ...]] = list(zip(*times, strict=True))
-    speeds = [1 / max(sum(column), 1e-300) for column in columns]
-    weights = [speed / sum(speeds) for speed in speeds]
-    shared = sum(min(w * t for w, t in zip(weights, row, strict=True)) for row in times)
-    return max(shared, *map(min, times))
 
 
 def fewest_possible(problem: Problem, rooms: list[int]) -> int:

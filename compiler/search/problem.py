@@ -6,7 +6,7 @@ on their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -64,6 +64,15 @@ class Atom:
         return self.weight + self.demand
 
 
+class Stream(NamedTuple):
+    """A tensor that goes from the grain that makes it to grains that take it."""
+
+    source: int
+    targets: tuple[int, ...]
+    nbytes: float
+    """Bytes for each token."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """What is to be placed where."""
@@ -89,6 +98,8 @@ class Problem:
     """What most of the bytes are."""
     visited_from: dict[int, int] = field(default_factory=dict[int, int])
     """By grain of a part that may be visited, a grain of what it is visited from."""
+    streams: tuple[Stream, ...] = ()
+    """What grains hand each other, if a trace told; else each hands a token's hidden state to the next."""
     caches: tuple[int, ...] = ()
     """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
 
@@ -157,14 +168,17 @@ def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int,
     for atom, place in zip(problem.atoms, places, strict=True):
         for grain in atom.grains:
             runs[grain] = place.run
+    for before, after in pairwise(walked(problem, runs)):
+        if runs[before] != runs[after]:
+            yield runs[before], runs[after]
+
+
+def walked(problem: Problem, grains: Iterable[int]) -> Iterator[int]:
+    """Yield grains in the order they run; what is visited stands between two of what it is visited from."""
     homes = problem.visited_from
-    walked = list[int]()
-    for grain in sorted(runs):
-        around = [runs[homes[grain]]] if grain in homes else []
-        walked += [*around, runs[grain], *around]
-    for before, after in pairwise(walked):
-        if before != after:
-            yield before, after
+    for grain in sorted(grains):
+        around = [homes[grain]] if grain in homes else []
+        yield from (*around, grain, *around)
 
 
 def count_hops(problem: Problem, places: Sequence[Place]) -> int:

@@ -71,7 +71,7 @@ def _is_enough(found: Found, simple: Found, wish: Wish) -> bool:
     hops = _hops(simple), _hops(found)
     if wish.offload == "stream" and simple.computed > found.computed:
         return False
-    if simple.spilled or found.spilled:
+    if (simple.spilled or found.spilled) and found.objective != "throughput":
         if found.objective == "latency":
             times = predicted(simple, wish).priced, predicted(found, wish).priced
             calmer = longest_cluster(places) <= longest_cluster(found.places)
@@ -99,6 +99,9 @@ def outcome_of(found: Found, wish: Wish) -> Outcome:
         notes = (*found.notes, *notes_of(found))
         told = prediction_of(found, wish)
         return Outcome("latency", seconds, bound, found.status, hops, notes, told)
+    if found.objective == "throughput":
+        value = value_of("throughput", problem, found.places, wish.work)
+        return Outcome("throughput", value, min(value, found.bound), found.status, hops, found.notes)
     if found.spilled or found.objective == "accelerator-bytes":
         total = sum(atom.weight for atom in problem.atoms)
         kept = total - found.spilled

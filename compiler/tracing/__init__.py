@@ -5,7 +5,7 @@ torch is imported only by what runs a forward; reading a trace needs none.
 
 from __future__ import annotations
 
-from .apply import traced_plan, with_rules
+from .apply import flows_of, quiet_trace, traced_plan, with_rules
 from .corrections import corrections
 from .cuts import cut_rules, must_stay_whole
 from .demands import cache_demands, demands
@@ -29,8 +29,10 @@ __all__ = [
     "cut_rules",
     "demands",
     "example_inputs",
+    "flows_of",
     "module_graph",
     "must_stay_whole",
+    "quiet_trace",
     "trace_model",
     "traced_plan",
     "try_moments",

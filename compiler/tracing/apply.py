@@ -9,6 +9,7 @@ from ...ir import Atomic, Constraint, Diagnostics, Plan
 from .cuts import Cuts
 from .demands import demands
 from .forward import try_trace
+from .graph import flows
 from .moments import Use, try_moments
 from .order import in_execution_order
 from .splits import splits
@@ -19,6 +20,7 @@ from .work import work
 if TYPE_CHECKING:
     from torch import nn
 
+    from ..search.flows import Flow
     from .inputs.example_inputs import Inputs
     from .trace import Trace
 
@@ -65,8 +67,18 @@ def with_rules(plan: Plan, model: nn.Module) -> tuple[Plan, Trace | None]:
 
     Nobody asked for this trace: that there is none is no finding.
     """
-    trace = try_trace(model, None, Diagnostics(), seq=_SHORT)
+    trace = quiet_trace(model)
     return (plan, None) if trace is None else (_with_rules(plan, trace, _cuts(plan, trace)), trace)
+
+
+def quiet_trace(model: nn.Module) -> Trace | None:
+    """Return a short forward of a model whose configuration says what to put in; None if it cannot run."""
+    return try_trace(model, None, Diagnostics(), seq=_SHORT)
+
+
+def flows_of(plan: Plan, trace: Trace) -> tuple[Flow, ...]:
+    """Return what the pieces that a plan may place hand each other."""
+    return tuple(flows(trace, _cuts(plan, trace)))
 
 
 def _cuts(plan: Plan, trace: Trace) -> Cuts:

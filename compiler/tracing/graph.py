@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from ..search.flows import Flow
+from .cuts import Cuts
+from .replay import Label, replay
 from .trace import Enter, Op, Origin, Trace
+from .work import tokens_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -53,3 +58,20 @@ def _flows(trace: Trace) -> list[tuple[str, str, int]]:
             seen.add((step.call, value))
             flows.append((paths[source], paths[target], item.own_nbytes))
     return flows
+
+
+def flows(trace: Trace, cuts: Cuts) -> Iterator[Flow]:
+    """Yield what the pieces of a cut hand each other: what a replay copies if each has a device of its own.
+
+    A tensor that goes to several pieces is one flow. Bytes are for each token that was read.
+    """
+    taken: dict[tuple[int, Label], dict[int, int]] = {}
+    for hop in replay(trace, cuts.places("held pieces")).hops:
+        if isinstance(hop.origin, int) and isinstance(hop.target, int):
+            nbytes = trace.values[hop.value].own_nbytes
+            taken.setdefault((trace.roots[hop.value], hop.origin), {})[hop.target] = nbytes
+    tokens = max(tokens_of(trace), 1)
+    for (_, origin), targets in taken.items():
+        assert isinstance(origin, int)  # noqa: S101  # only pieces are kept
+        paths = tuple(cuts.path(target) for target in sorted(targets))
+        yield Flow(cuts.path(origin), paths, max(targets.values()) / tokens)

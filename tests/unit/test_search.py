@@ -5,12 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from compile_plan.compiler.search.annealing import anneal
-from compile_plan.compiler.search.dataflow import Graph, busiest, in_order
 from compile_plan.ir import (
     Atomic,
     Demand,
@@ -157,36 +154,6 @@ def test_the_same_plan_under_every_hash_seed():
 def _environment(seed):
     support = Path(__file__).parents[1] / "support"
     return {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(support)}
-
-
-def _chain(count, **fields):
-    defaults = {
-        "fast": (1.0,) * count, "slow": (10.0,) * count, "sizes": (1.0,) * count, "costs": (0.1,) * count,
-        "edges": tuple((i, i + 1) for i in range(count - 1)), "groups": tuple((i,) for i in range(count)),
-        "accelerators": 3, "cpus": 1, "memory": 100.0,
-    }  # fmt: skip
-    return Graph(**{**defaults, **fields})
-
-
-def test_a_chain_is_cut_into_equal_parts():
-    graph = _chain(9)
-    devices = in_order(graph)
-    assert busiest(graph, devices) == pytest.approx(3.2)
-    assert sorted(devices) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-
-
-def test_memory_and_groups_bind_the_cut():
-    graph = _chain(6, memory=2.0, groups=((0, 1), (2,), (3,), (4,), (5,)), cpus=0)
-    devices = in_order(graph)
-    assert devices[0] == devices[1]
-    assert busiest(graph, devices) == pytest.approx(2.2)
-    assert busiest(replace(graph, memory=1.0), devices) == float("inf")
-
-
-def test_leaving_the_order_is_never_worse():
-    graph = _chain(12, fast=(5.0, 1, 1, 1, 5, 1, 1, 1, 5, 1, 1, 1), costs=(0.0,) * 12, accelerators=2)
-    start = [0] * 12
-    assert busiest(graph, anneal(graph, start, 20_000)) <= busiest(graph, in_order(graph))
 
 
 @pytest.mark.parametrize("offload", ["stream", "compute", "auto", "none"])

@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from compile_plan.compiler.search.annealing import anneal, walk
-from compile_plan.compiler.search.dataflow import Graph, busiest, in_order
 from compile_plan.ir import Demand, Device
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +17,7 @@ TWO = {"cuda:0": 100, "cuda:1": 100, "cpu": 999}
 def test_the_order_is_left_where_that_pays_and_the_plan_says_so(objective):
     plan = placed(plan_of(leaves(a=30, b=10, c=30, d=10, e=30, f=10), TWO), objective=objective)
     assert {stored(plan)["cuda:0"], stored(plan)["cuda:1"]} == {60}
-    assert plan.outcome.status == "optimal"
+    assert plan.outcome.value <= plan.outcome.bound * 1.02  # hops are paid for, and the bound has none
     assert "leaves the order of the layers" in plan.outcome.notes[-1]
     assert f"{plan.outcome.hops} changes of device instead of 1" in plan.outcome.notes[-1]
 
@@ -89,52 +87,3 @@ def test_a_streamed_layer_keeps_its_cache_on_the_accelerator():
     plan = placed(plan_of(tree, {"cuda:0": 100, "cpu": 999}, demands=demands), offload="stream")
     assert [account.kv_cache for account in plan.ledger] == [30, 0]
     assert "cpu>cuda:0" in where(plan).values()
-
-
-@st.composite
-def graphs(draw):
-    count = draw(st.integers(2, 6))
-    times = st.lists(st.integers(1, 9), min_size=count, max_size=count)
-    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
-    edges = draw(st.lists(st.sampled_from(pairs), unique=True, max_size=8))
-    return Graph(
-        fast=tuple(map(float, draw(times))),
-        slow=tuple(10.0 * n for n in draw(times)),
-        sizes=tuple(map(float, draw(times))),
-        costs=tuple(n / 4 for n in draw(times)),
-        edges=tuple(edges),
-        groups=tuple((i,) for i in range(count)),
-        accelerators=2,
-        cpus=1,
-        memory=float(draw(st.integers(9, 40))),
-    )
-
-
-def best_of_all(graph):
-    return min(busiest(graph, devices) for devices in product(range(3), repeat=len(graph.fast)))
-
-
-@given(graphs())
-@settings(max_examples=30)
-def test_annealing_a_tiny_graph_gives_the_best_of_all_assignments(graph):
-    assert busiest(graph, anneal(graph, in_order(graph), 10)) == pytest.approx(best_of_all(graph))
-
-
-@given(graphs(), st.integers(0, 3))
-@settings(max_examples=30)
-def test_the_walk_is_no_worse_than_its_start_and_the_same_each_time(graph, seed):
-    start = in_order(graph)
-    found = walk(graph, start, 2000, seed=seed)
-    assert best_of_all(graph) - 1e-9 <= busiest(graph, found) <= busiest(graph, start)
-    assert walk(graph, start, 2000, seed=seed) == found
-
-
-def test_the_walk_swaps_where_memory_leaves_no_room_for_a_single_move():
-    times = (1.0, 3.0, 1.0, 1.0, 3.0, 3.0)
-    none = (0.0,) * 6
-    sizes = (3.0,) * 6
-    groups = tuple((i,) for i in range(6))
-    graph = Graph(times, tuple(99 * n for n in times), sizes, none, (), groups, 2, 1, 9.0)
-    assert busiest(graph, [0, 1, 0, 0, 1, 1]) == 9
-    assert busiest(graph, walk(graph, [0, 1, 0, 0, 1, 1], 4000)) == 7
-    assert busiest(graph, anneal(graph, [0, 1, 0, 0, 1, 1], 0)) == 7
