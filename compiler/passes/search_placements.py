@@ -115,20 +115,26 @@ class SearchPlacements:
         return replace(plan, units=units, caches=caches, outcome=outcome, workload=assumed)
 
     def _best(self, plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Found | None, PlanProblem, Wish]:
-        """Return the best placement, the finest problem and what was wished; layers stay on one host each."""
-        clock, layers = Clock(self.time_limit), build(plan, tree, whole_layers=True, flows=self.flows)
-        tried: tuple[Found | None, PlanProblem, Wish] | None = None
+        """Return the best placement, the finest problem and what was wished; layers stay on one host each.
+
+        Where bytes are all that counts, what gives up whole layers on one host is tried as well.
+        """
+        clock = Clock(self.time_limit)
+        layers = build(plan, tree, whole_layers=True, flows=self.flows)
+        best: tuple[Found | None, PlanProblem, Wish] | None = None
         for bound in confined(plan, layers, work, busiest=self.objective == "throughput"):
             coarse = layers if bound is plan else build(bound, tree, whole_layers=True, flows=self.flows)
             parts = build(bound, tree, parts=True, flows=self.flows)
             fine = build(bound, tree, whole_layers=False, flows=self.flows)
             wish = Wish(self.objective, self.offload, work, clock, (parts,) if parts.homes else ())
             simple = simple_of(plan, fine, wish) if bound is plan else None
-            tried = self._chosen(coarse, fine, simple, wish), fine, wish
-            if tried[0] is not None:
+            found = self._chosen(coarse, fine, simple, wish)
+            if best is None or best[0] is None or (found is not None and found.spilled < best[0].spilled):
+                best = found, fine, wish
+            if found is not None and (not found.spilled or self.objective != "accelerator-bytes"):
                 break
-        assert tried is not None  # noqa: S101  # the plan itself comes last
-        return tried
+        assert best is not None  # noqa: S101  # the plan itself comes last
+        return best
 
     def _chosen(
         self, coarse: PlanProblem, fine: PlanProblem, simple: Found | None, wish: Wish

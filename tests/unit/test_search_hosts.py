@@ -7,7 +7,8 @@ from itertools import groupby
 import pytest
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
 from compile_plan.grammar import parse, print_plan
-from compile_plan.ir import PlanError, host_of
+from compile_plan.ir import Demand, PlanError, host_of
+from search_models import placed, plan_of, stored, tree_of
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -122,3 +123,13 @@ def test_verifying_names_what_crosses():
     widest = max(copy.nbytes for copy in crossing)
     assert widest == 16 * 256 * 4
     assert {copy.target for copy in crossing} >= {"node2/cuda:0"}
+
+
+def test_bytes_alone_are_not_given_up_for_whole_layers_on_one_host():
+    """Cutting by hosts leaves 20 bytes out that fit; where bytes are the objective that is no answer."""
+    blocks = {str(i): {"x": 11, "y": 12} for i in range(4)}
+    tree = tree_of({"m0": {"a": 5, "b": 6}, "m1": blocks, "m2": 11})
+    budgets = {"cuda:0": 79, "node1/cuda:1": 34, "node1/cuda:2": 16, "cpu": 1000}
+    demands = (Demand(6, "m1.0.y", "kv cache"),)
+    plan = placed(plan_of(tree, budgets, demands=demands), objective="accelerator-bytes", offload="stream")
+    assert stored(plan)["cpu"] == 0
