@@ -6,7 +6,7 @@ before is one of the candidates: the answer is never worse.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate, islice, pairwise, permutations
 
@@ -22,8 +22,9 @@ from .found import Found, Wish, spilled_bytes
 from .leaving import leave_order
 from .objective import bound_of, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
-from .pipelining import least_busy, segments, shared_out
+from .pipelining import segments
 from .problem import Place, Problem, count_hops, is_legal, usage
+from .sharing import with_least_busy
 
 WORTH = 0.01
 """Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""
@@ -210,34 +211,10 @@ def _spill(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
     if wish.objective == "accelerator-bytes":
         return max(found.values(), key=lambda each: (each.value, -predicted(each, wish).priced))
     if wish.objective == "throughput":
-        return _least_busy((*found.values(), *_shared_with_hosts((coarse, fine), wish)), wish)
+        return with_least_busy(found.values(), (coarse, fine), wish)
     if not wish.timed:
         return min(found.values(), key=lambda each: predicted(each, wish).priced)
     return fastest((coarse, fine, *wish.finer), found, wish)
-
-
-def _shared_with_hosts(models: Sequence[PlanProblem], wish: Wish) -> Iterator[Found]:
-    """Yield placements whose devices all compute at a time, the hosts among them, where that is allowed."""
-    if wish.offload not in {"auto", "compute"}:
-        return
-    for model in models:
-        for places in shared_out(model.problem, wish.work, wish.clock, computing=True):
-            if is_legal(model.problem, places):
-                yield Found(model, places, "throughput", 0.0, 0.0, "unproven")
-
-
-def _least_busy(found: Iterable[Found], wish: Wish) -> Found:
-    """Return the placement whose busiest device is the least busy, and what none can beat."""
-    computing = wish.offload in {"auto", "compute"}
-
-    def valued(each: Found) -> Found:
-        problem = each.model.problem
-        value = value_of("throughput", problem, each.places, wish.work)
-        bound = min(value, least_busy(problem, wish.work, computing=computing))
-        status = "optimal" if value == bound else "unproven"
-        return replace(each, objective="throughput", value=value, bound=bound, status=status)
-
-    return min(map(valued, found), key=lambda each: each.value)
 
 
 def _streamed_further(found: dict[str, Found], fine: PlanProblem, wish: Wish) -> dict[str, Found]:
