@@ -19,9 +19,9 @@ from ..placing.grains import (
 )
 from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts, takes_rows
-from .flows import Flow, streams_of
+from .flows import Flow, handovers_of
 from .parts import walk_parts
-from .problem import NEVER, UNLIMITED, Atom, Place, Problem, Stream
+from .problem import NEVER, UNLIMITED, Atom, Handover, Place, Problem
 
 WIDEST = 1 << 16
 """The widest hidden state that is believed."""
@@ -91,20 +91,20 @@ def build(
         row=hidden_bytes(tree),
         links=plan.links,
         visited_from=visited_from,
-        streams=_streams(tree, grains, owner, homes, flows),
+        handovers=_handovers(tree, grains, owner, homes, flows),
         dtype=main_dtype(tree) or "",
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
     return PlanProblem(tree, grains, problem, frozenset(opened), homes)
 
 
-def _streams(
+def _handovers(
     tree: ModuleTree,
     grains: tuple[Grain, ...],
     owner: list[int],
     homes: tuple[tuple[int, ...], ...],
     flows: tuple[Flow, ...],
-) -> tuple[Stream, ...]:
+) -> tuple[Handover, ...]:
     """Return the flows in grains; what a module hands on that has parts elsewhere leaves from its home."""
     left = {grains[home[0]].path: home[0] for home in homes}
 
@@ -112,7 +112,7 @@ def _streams(
         covered = tree.covered(path)
         return left.get(path, owner[covered.start] if covered else None)
 
-    return streams_of(flows, grain_of)
+    return handovers_of(flows, grain_of)
 
 
 def _stream(tree: ModuleTree, grain: Grain) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from .problem import Stream
+from .problem import Handover
 
 
 class Flow(NamedTuple):
@@ -18,8 +18,8 @@ class Flow(NamedTuple):
     """Bytes for each token that is read; for a forward of a model that reads none."""
 
 
-def streams_of(flows: Iterable[Flow], grain_of: Callable[[str], int | None]) -> tuple[Stream, ...]:
-    """Return the flows between different grains; what goes the same way together is one stream."""
+def handovers_of(flows: Iterable[Flow], grain_of: Callable[[str], int | None]) -> tuple[Handover, ...]:
+    """Return the flows between different grains; what goes the same way together is one handover."""
     added: dict[tuple[int, tuple[int, ...]], float] = {}
     for flow in flows:
         source = grain_of(flow.source)
@@ -27,4 +27,4 @@ def streams_of(flows: Iterable[Flow], grain_of: Callable[[str], int | None]) -> 
         if source is not None and targets - {source}:
             key = source, tuple(sorted(targets - {source}))
             added[key] = added.get(key, 0.0) + flow.nbytes
-    return tuple(Stream(source, targets, nbytes) for (source, targets), nbytes in added.items())
+    return tuple(Handover(source, targets, nbytes) for (source, targets), nbytes in added.items())

@@ -20,7 +20,7 @@ from .costs import HOP_SHARE, Costs, atom_seconds, counted_calls
 from .dataflow import Graph
 from .intervals import in_order
 from .partition import least_load, partition
-from .problem import UNLIMITED, Atom, Place, Problem, Stream, walked
+from .problem import UNLIMITED, Atom, Handover, Place, Problem, walked
 
 MOST: Final = 600
 """Parts that are shared out one by one; with more only the order of the layers is tried."""
@@ -33,24 +33,24 @@ def busy_seconds(problem: Problem, places: Sequence[Place], work: Workload) -> l
     for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
         busy[place.run] += atom_seconds(tolls.costs, atom, place, work)
         runs.update(dict.fromkeys(atom.grains, place.run))
-    for stream in streams(problem):
-        home, takers = runs[stream.source], {runs[target] for target in stream.targets}
-        sent = [(taker, tolls.of(home, taker, stream.nbytes)) for taker in sorted(takers - {home})]
+    for handover in handovers(problem):
+        home, takers = runs[handover.source], {runs[target] for target in handover.targets}
+        sent = [(taker, tolls.of(home, taker, handover.nbytes)) for taker in sorted(takers - {home})]
         busy[home] += max((seconds for _, seconds in sent), default=0.0)
         for taker, _ in sent:
-            busy[taker] += tolls.of(taker, home, stream.nbytes)
+            busy[taker] += tolls.of(taker, home, handover.nbytes)
     return busy
 
 
-def streams(problem: Problem) -> Iterator[Stream]:
+def handovers(problem: Problem) -> Iterator[Handover]:
     """Yield what grains hand each other; a part that is visited gets a hidden state and gives one back."""
-    yield from problem.streams
+    yield from problem.handovers
     atoms = (*problem.atoms, *(atom for atom, _ in problem.pinned))
     grains = [grain for atom in atoms for grain in atom.grains]
     visits = problem.visited_from
     for before, after in pairwise(walked(problem, grains)):
-        if not problem.streams or visits.get(before) == after or visits.get(after) == before:
-            yield Stream(before, (after,), problem.row)
+        if not problem.handovers or visits.get(before) == after or visits.get(after) == before:
+            yield Handover(before, (after,), problem.row)
 
 
 class Tolls:
@@ -75,7 +75,7 @@ class Tolls:
             return 0.0
         wait, rate = self.costs.road(here, there)
         waits, travels = self._times * wait, self._tokens * nbytes / rate
-        told = bool(self.problem.streams)
+        told = bool(self.problem.handovers)
         return min(waits, self._most) + travels if told else min(waits + travels, self._most)
 
 
@@ -86,12 +86,12 @@ class _Node:
     atom: Atom
     pinned: Place | None
     grain: int
-    stream: Stream | None = None
+    handover: Handover | None = None
 
     @property
     def is_work(self) -> bool:
         """Say whether it stands for the atom's bytes and seconds: its first grain does."""
-        return self.stream is None and self.grain == self.atom.grains[0]
+        return self.handover is None and self.grain == self.atom.grains[0]
 
 
 class Pipeline:
@@ -110,23 +110,23 @@ class Pipeline:
         return [Place(device[atom.grains[0]], device[atom.grains[0]]) for atom in self.problem.atoms]
 
     def _made(self) -> Iterator[_Node]:
-        handed = defaultdict[int, list[Stream]](list)
-        for stream in streams(self.problem):
-            handed[stream.source].append(stream)
+        handed = defaultdict[int, list[Handover]](list)
+        for handover in handovers(self.problem):
+            handed[handover.source].append(handover)
         placed = (*((atom, None) for atom in self.problem.atoms), *self.problem.pinned)
         works = (_Node(atom, place, grain) for atom, place in placed for grain in atom.grains)
         for work in sorted(works, key=lambda node: node.grain):
             yield work
-            yield from (replace(work, stream=stream) for stream in handed[work.grain])
+            yield from (replace(work, handover=handover) for handover in handed[work.grain])
 
     def _graph(self) -> Graph:
-        position = {node.grain: index for index, node in enumerate(self._nodes) if node.stream is None}
+        position = {node.grain: index for index, node in enumerate(self._nodes) if node.handover is None}
         edges, groups = list[tuple[int, int]](), defaultdict[int, list[int]](list)
         for index, node in enumerate(self._nodes):
             groups[node.atom.grains[0]].append(index)
-            if node.stream is not None:
+            if node.handover is not None:
                 edges.append((position[node.grain], index))
-                edges += [(index, position[target]) for target in node.stream.targets]
+                edges += [(index, position[target]) for target in node.handover.targets]
         nodes, devices = self._nodes, self.devices
         return Graph(
             times=tuple(tuple(self._seconds(node, device) for node in nodes) for device in devices),
@@ -145,10 +145,10 @@ class Pipeline:
         return atom_seconds(self._tolls.costs, node.atom, place, self.work) if node.is_work else 0.0
 
     def _toll(self, node: _Node, device: int) -> float:
-        if node.stream is None:
+        if node.handover is None:
             return 0.0
         others = (other for other in self.devices if other != device)
-        return min((self._tolls.of(device, other, node.stream.nbytes) for other in others), default=0.0)
+        return min((self._tolls.of(device, other, node.handover.nbytes) for other in others), default=0.0)
 
     def _room(self, device: int) -> float:
         """Return what a device has beside the largest activations there may be."""

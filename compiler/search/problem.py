@@ -64,7 +64,7 @@ class Atom:
         return self.weight + self.demand
 
 
-class Stream(NamedTuple):
+class Handover(NamedTuple):
     """A tensor that goes from the grain that makes it to grains that take it."""
 
     source: int
@@ -98,7 +98,7 @@ class Problem:
     """What most of the bytes are."""
     visited_from: dict[int, int] = field(default_factory=dict[int, int])
     """By grain of a part that may be visited, a grain of what it is visited from."""
-    streams: tuple[Stream, ...] = ()
+    handovers: tuple[Handover, ...] = ()
     """What grains hand each other, if a trace told; else each hands a token's hidden state to the next."""
     caches: tuple[int, ...] = ()
     """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
