@@ -17,7 +17,8 @@ TWO = {"cuda:0": 100, "cuda:1": 100, "cpu": 999}
 def test_the_order_is_left_where_that_pays_and_the_plan_says_so(objective):
     plan = placed(plan_of(leaves(a=30, b=10, c=30, d=10, e=30, f=10), TWO), objective=objective)
     assert {stored(plan)["cuda:0"], stored(plan)["cuda:1"]} == {60}
-    assert plan.outcome.value <= plan.outcome.bound * 1.02  # hops are paid for, and the bound has none
+    hops = 0.02 * plan.outcome.bound if objective == "throughput" else 0  # paid for, and the bound has none
+    assert plan.outcome.value <= plan.outcome.bound + hops
     assert "leaves the order of the layers" in plan.outcome.notes[-1]
     assert f"{plan.outcome.hops} changes of device instead of 1" in plan.outcome.notes[-1]
 
