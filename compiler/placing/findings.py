@@ -112,7 +112,7 @@ def _spill(spill: Spill, ways: tuple[str, ...]) -> Diagnostic:
 
 
 def _computed(finding: ComputedInstead) -> Diagnostic:
-    what = ", ".join(f"`{path}`" if path else "the whole model" for path in finding.paths[:3])
+    what = ", ".join(f"`{path}`" if path else "what has no line of its own" for path in finding.paths[:3])
     more = f" and {len(finding.paths) - 3} more" if len(finding.paths) > 3 else ""
     one = len(finding.paths) == 1
     ruled = not finding.largest
