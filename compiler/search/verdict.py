@@ -11,7 +11,7 @@ from .arrange import longest_cluster
 from .atoms import PlanProblem
 from .emit import places_of
 from .fastest import predicted
-from .found import Found, Wish, spilled_bytes
+from .found import Found, Wish
 from .objective import value_of
 from .problem import count_hops, is_legal
 from .solve import BETTER, fill_score
@@ -50,7 +50,8 @@ def simple_of(plan: Plan, model: PlanProblem, wish: Wish) -> Found | None:
     if places is None or not is_legal(model.problem, places):
         return None
     streams = wish.offload in {"stream", "auto"}
-    if spilled_bytes(model.problem, places) and not streams:
+    mains = model.problem.accelerators
+    if not streams and mains and any(place.store not in mains for place in places):  # of no bytes, too
         return None
     return Found(model, places, wish.kept_aim, 0.0, 0.0, "kept")
 
