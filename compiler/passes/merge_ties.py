@@ -78,7 +78,8 @@ def _components(edges: Iterable[tuple[int, int]]) -> list[list[int]]:
         return []
     import networkx as nx  # only models with ties pay for it
 
-    graph: nx.Graph[int] = nx.Graph(edges)
+    graph: nx.Graph[int] = nx.Graph()
+    graph.add_edges_from(edges)
     return sorted(sorted(group) for group in nx.connected_components(graph))
 
 
