@@ -52,13 +52,7 @@ def test_the_command_and_the_module_are_the_same():
 
 
 SOURCES = ("pyproject.toml", "MANIFEST.in", "README.md", "CHANGELOG.md", "LICENSE", "constraints.txt")
-LITTER = (
-    "tests/test_a.py",
-    "shared/notes.md",
-    "build/lib/old.py",
-    "compiler/passes/__pycache__/a.pyc",
-    "ir/b.pyc",
-)
+LITTER = ("tests/test_a.py", "shared/notes.md", "compiler/passes/__pycache__/a.pyc", "ir/b.pyc")
 
 
 @pytest.fixture(scope="module")
