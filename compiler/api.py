@@ -66,7 +66,7 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         objective: ``latency``, ``accelerator-bytes``, ``fewest-devices``, ``balance``, ``headroom`` or
             ``throughput``; None keeps everything on accelerators if it fits, else takes the fewest seconds.
         offload: what happens to what fits no accelerator: ``auto``, ``stream``, ``compute``, ``none``.
-        overrides: plans, ``.plan`` texts (with a line break) or paths; their lines win.
+        overrides: plans, ``.plan`` texts or paths; their lines win.
         example_inputs: arguments of one forward call (a tuple, or a dict of keywords); the model is
             traced on the meta device and the plan follows its dataflow.
         fallback: strategy ``accelerate`` only: whether a later module may fill an empty device; None does.

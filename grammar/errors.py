@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from ..ir import Diagnostic, Label, Source, Span, parse_size, read_device_name
+from ..ir import Diagnostic, Label, Source, Span, parse_size
 from ..ir.changes import line_written, rewritten
 from ..ir.near import near_name
 from ..ir.rules.language import UNEXPECTED_WORD, UNKNOWN_KEYWORD
 from ..ir.wording import joined_words, listed
+from . import meant
 from .builder import MalformedWordError
 from .statements import FORMS, INNER_WORDS
 
@@ -28,7 +29,6 @@ _KINDS: Final = {
 }
 _SILENT: Final = frozenset({"COMMENT", "STRING"})
 _WORD: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[=:](?=\s|$)|[^\s#"]+|\S')
-_PAIR: Final = re.compile(r'[{\s]*"?([\w.*{},-]+)"?\s*(?:[:=]|->)\s*"?([\w:/]+)"?[\s,}]*(?:#.*)?$')
 _OPEN: Final = re.compile(r'"(?:[^"\\]|\\.)*\\?')
 _LONGEST: Final = 40
 
@@ -50,11 +50,11 @@ def describe(
     keyword = first[0] if first else ""
     if keyword not in FORMS:
         span = Span(source, start + indent, start + indent + max(1, len(keyword)))
-        return _unknown_keyword(keyword, span, row)
+        return _unknown_keyword(keyword, span, row, reads)
     found = _WORD.match(row, mistake.column)
     end = found.end() if found else mistake.column
     at = Span(source, start + mistake.column, start + end)
-    repaired = next(filter(reads, _repairs(mistake, row, found)), None)
+    repaired = next(filter(reads, (*meant.repaired(row), *_repairs(mistake, row, found))), None)
     fixes = line_written(at, repaired)
     rewrite = f"write `{repaired}`" if repaired else f"write it as `{FORMS[keyword]}`"
     if found is not None and _OPEN.fullmatch(found[0]):
@@ -104,12 +104,10 @@ def _repairs(mistake: Mistake, row: str, found: re.Match[str] | None) -> Iterato
         yield f'{statement} for "{purpose}"'
 
 
-def _unknown_keyword(word: str, span: Span, row: str) -> Diagnostic:
-    near = near_name(word, FORMS)
-    pair = _PAIR.fullmatch(row)
-    device = read_device_name(pair[2]) if pair else None
-    line = f"place {pair[1]} on {device}" if pair and device else None
-    hint = f"write `{line}`" if line else "start a comment with `#`"
+def _unknown_keyword(word: str, span: Span, row: str, reads: Callable[[str], bool]) -> Diagnostic:
+    near = near_name(word.lower(), FORMS)
+    line = meant.comment(row) or next(filter(reads, meant.statements(row)), None)
+    hint = f"write `{line}`" if line else f"write it as `{FORMS['place']}`, a comment as `# {word or '...'}`"
     return Diagnostic(
         UNKNOWN_KEYWORD,
         f"no statement starts with `{word[:_LONGEST]}`" if word else "a line starts with a keyword",

@@ -89,7 +89,7 @@ class WordReader:
             self._devices[word.text] = read_device_name(word.text)
         name = self._devices[word.text]
         if name is None:
-            meant = near_device_name(word.text)
+            meant = read_device_name(word.text.rstrip(";,.")) or near_device_name(word.text)
             self._diagnostics.add(
                 Diagnostic(
                     UNKNOWN_DEVICE,

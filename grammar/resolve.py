@@ -202,7 +202,7 @@ class _Resolver:
                 return
             self.devices[name], reserve = self.reader.attributes(line, name, span)
             if reserve is not None:
-                self.reserves.append(Reserve(reserve, name, span=span))
+                self._reserve(Reserve(reserve, name, span=span), span)
 
     def _speed(self, line: LinkLine | WorkloadLine | WorkLine, span: Span | None) -> None:
         match line:
@@ -289,7 +289,7 @@ class _Resolver:
                 device = self.reader.device(word)
                 if device is not None and nbytes is not None:
                     text = purpose.text if purpose else ""
-                    self.reserves.append(Reserve(nbytes, device, text, added, span))
+                    self._reserve(Reserve(nbytes, device, text, added, span), span)
             case CacheLine(_, written, word):
                 device = self.reader.device(word)
                 patterns = tuple(each for path in written for each in self.reader.expand(path))
@@ -301,6 +301,13 @@ class _Resolver:
                     self.demands += (Demand(nbytes, each, purpose.text, added, span) for each in paths)
             case _:
                 assert_never(statement)
+
+    def _reserve(self, reserve: Reserve, span: Span | None) -> None:
+        """Keep a reserve; what a compile added may stand beside what a person wrote."""
+        whose = "a compile's" if reserve.added else "the"
+        purpose = f" for `{reserve.purpose}`" if reserve.purpose else ""
+        if self._first(f"{whose} reserve{purpose} on `{reserve.device}`", span):
+            self.reserves.append(reserve)
 
     def _work(self, line: WorkLine, span: Span | None) -> Iterator[Work]:
         flops = self.reader.count(line.flops)

@@ -37,6 +37,10 @@ _PACKINGS: Final = {"int8": (8, 0, 32), "fp8": (8, 0, 32), "int4": (4, 128, 20),
 
 Rows of float32 scales as bitsandbytes and compressed-tensors have them, groups as GPTQ and AWQ.
 """
+_QUANTISED: Final = re.compile(
+    r"(?:i?q|nf|w|fp|mxfp|awq|gptq|bnb)?[-_]?([248])[-_]?(?:bits?|[a0-9]|k(?:_[a-z]+)?)?"
+)
+"""What people call weights of so many bits: ``4bit``, ``q4_k_m``, ``nf4``."""
 _TRAILING_BITS: Final = re.compile(r"\D(\d+)$")
 
 
@@ -90,7 +94,8 @@ def parse_dtype(text: str, diagnostics: Diagnostics, line: Span | None = None) -
     name = _ALIASES.get(name, name)
     if name in _STORED or name in _PACKED:
         return name
-    near = get_close_matches(name, [*_STORED, *_PACKED, *_ALIASES], n=1)
+    bits = _QUANTISED.fullmatch(name.lower())
+    near = [f"int{bits[1]}"] if bits else get_close_matches(name, [*_STORED, *_PACKED, *_ALIASES], n=1)
     diagnostics.add(
         Diagnostic(
             UNKNOWN_DTYPE,

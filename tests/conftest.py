@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, settings
 TESTS = Path(__file__).parent
 GOLDEN = TESTS / "golden"
 TRIGGERED = pytest.StashKey[set[str]]()
+CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 RUN = "# run:"
 HIDING = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": ""}
 """What a machine with a card and a machine without one have in common."""
@@ -42,6 +43,8 @@ def pytest_configure(config):
     os.environ.update(HIDING)  # before torch looks
     config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
     os.environ["XDG_CONFIG_HOME"] = str(TESTS / "no-configuration")  # rates of tests come from no machine
+    config.stash[CACHE] = tempfile.TemporaryDirectory()  # removed with the run
+    os.environ["XDG_CACHE_HOME"] = config.stash[CACHE].name
     config.stash[TRIGGERED] = watch_diagnostics()
     judge_no_clock()
 

@@ -10,11 +10,13 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Final, NoReturn
 
 from ...ir import Diagnostic, PlanError
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_USAGE, UNKNOWN_OPTION
+from ...ir.visible import pasted
 from .foreign_options import pointer, translated
 
 USAGE: Final = "usage: compile-plan INPUT [-o OUT] [options]"
@@ -274,7 +276,8 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     options = [word for word in unknown if word.startswith("-")]
     if unknown:  # a word after an option that does not exist was meant as its value
         following = dict(pairwise(argv))
-        raise PlanError(_not_known(word, following.get(word, "")) for word in options or unknown)
+        first = arguments.input or ""
+        raise PlanError(_not_known(word, following.get(word, ""), first) for word in options or unknown)
     return arguments
 
 
@@ -284,12 +287,26 @@ def suggestion(word: str, known: Sequence[str]) -> str | None:
     return longer[0] if len(longer) == 1 else near_name(word, known)
 
 
-def _not_known(word: str, following: str) -> Diagnostic:
+_FORMS: Final = (".plan", ".msgpack", ".json", ".html")
+
+
+def _too_many(first: str, word: str) -> str:
+    """Say what a second INPUT was probably meant as."""
+    if "=" in word and "/" not in word.partition("=")[0]:
+        return f"sizes are joined by commas, without blanks: `--memory cuda:0=24GiB,{word}`"
+    if word.lower().endswith(_FORMS):
+        return f"write the plan with `-o {pasted(word)}`"
+    if "." not in first and not Path(first).exists():
+        return f"there are no commands: `compile-plan {pasted(word)}`"
+    return "give one input; quote a path that has blanks in it"
+
+
+def _not_known(word: str, following: str, first: str) -> Diagnostic:
     option, _, value = word.partition("=")
     value = value or ("" if following.startswith("-") else following)
     if not option.startswith("-"):
         message = f"there is one INPUT, `{word}` is one too many"
-        return Diagnostic(BAD_USAGE, message, help="give one input; quote a path that has blanks in it")
+        return Diagnostic(BAD_USAGE, message, help=_too_many(first, word))
     known = [name for flag in FLAGS for name in flag.names if name.startswith("--")]
     pointed = pointer(option, value)
     if pointed is not None:

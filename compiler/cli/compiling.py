@@ -82,9 +82,7 @@ def _engine_lines(opened: Opened, request: Request) -> tuple[Plan, ...]:
         return ()
     from .engines import engine_lines
 
-    return engine_lines(
-        request.engine, request.engine_line, opened.plan, opened.model, request.options.devices
-    )
+    return engine_lines(request.engine, request.engine_line, opened.lowered(), request.options.devices)
 
 
 def _within_engine(plan: Plan, opened: Opened, request: Request, *, pinned: bool) -> Plan:
@@ -108,7 +106,7 @@ def _compile(
         help_ = "add an option that places, such as `--memory`"
         raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_)])
     inputs: Inputs = request.inputs
-    if inputs is None and replayed and opened.model is not None and opened.example_inputs is None:
+    if inputs is None and replayed and opened.subject is not None and opened.example_inputs is None:
         inputs = AUTOMATIC
     return compile_opened(
         opened,
@@ -127,13 +125,7 @@ def _run_alone(opened: Opened, request: Request, chosen: Chosen) -> Plan:
     if request.inputs is not None and not request.verify:
         message = "`--inputs` has no effect with `--passes`: none of them traces"
         raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help="leave it out")])
-    plan = opened.plan
-    if plan is None:
-        from ..sources.live import lower_model
-
-        assert opened.model is not None  # noqa: S101  # an input is a model or a plan
-        tree = lower_model(opened.model)
-        plan = Plan(model=Model(opened.name or type(opened.model).__name__, tree.digest), tree=tree)
+    plan = opened.lowered()
     if request.options.devices is not None:
         plan = replace(plan, devices=request.options.devices)
     if plan.tree is not None and not plan.ledger:
@@ -145,8 +137,8 @@ def _run_alone(opened: Opened, request: Request, chosen: Chosen) -> Plan:
 
 def _model_to_replay(opened: Opened, request: Request) -> nn.Module:
     """Return the model whose forward is replayed: the input, or what the config beside its weights builds."""
-    if opened.model is not None:
-        return opened.model
+    if opened.subject is not None:
+        return opened.subject.model()
     path = Path(request.input or "")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if opened.holds is Holding.HEADERS and config.is_file():

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ...backends import Backend
 from ...backends.engines import ENGINES, Engine
 from ...grammar import parse
-from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
+from ...ir import Device, Diagnostic, Diagnostics, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
 from ...ir.rules.searching import SPILL
@@ -17,9 +16,6 @@ from ...ir.wording import in_words, joined_words
 from ..driver.compile import compile_lowered
 from ..driver.options import Options
 from ..machine.this_machine import this_machine
-
-if TYPE_CHECKING:
-    from torch import nn
 
 READERS = tuple(name for name, engine in ENGINES.items() if engine.read is not None)
 
@@ -63,8 +59,7 @@ def engine_form(name: str, *, to_file: bool) -> Backend:
 def engine_lines(
     name: str | None,
     line: str | None,
-    plan: Plan | None,
-    model: nn.Module | None,
+    start: Plan,
     devices: tuple[Device, ...] | None,
 ) -> tuple[Plan, ...]:
     """Return the lines an engine adds to a compilation: its fixed parts, and what its planner printed.
@@ -73,7 +68,6 @@ def engine_lines(
     """
     if name is None and line is None:
         return ()
-    start = plan if plan is not None else _lowered(model)
     added: list[Plan] = []
     if line is not None:
         added.append(_read(_reader(name), line, _sized(start), devices))
@@ -133,13 +127,6 @@ def _laid_out(engine: Engine, plan: Plan, options: Options, text: str) -> Plan |
 
 def _refused(engine: Engine, plan: Plan) -> bool:
     return any(each.severity is Severity.ERROR for each in engine.accepts(plan))
-
-
-def _lowered(model: nn.Module | None) -> Plan:
-    from ..sources.live import lower_model
-
-    assert model is not None  # noqa: S101  # an input is a model or a plan
-    return Plan(model=Model(type(model).__name__), tree=lower_model(model))
 
 
 def _sized(plan: Plan) -> Plan:

@@ -28,6 +28,7 @@ def _as_strategy(value: str) -> list[str]:
 
 _UNDERSTOOD: Final[Mapping[str, Callable[[str], list[str]]]] = {
     "--max-memory": _as_memory,
+    "--memory": _as_memory,
     "--device-map": _as_strategy,
     "--torch-dtype": lambda value: ["--dtype", value],
     "--no-split-module-classes": lambda value: ["--no-split", value],
@@ -40,6 +41,7 @@ _QUANTISED: Final = (
     "plan the quantised checkpoint itself, or see what it would take: `--dtype bfloat16,int8,int4`"
 )
 _CARDS: Final = "list the cards: `--memory cuda:{{0..7}}=80GiB`"
+_ROWS: Final = "say how many sequences there are at once: `--rows {0}`"
 _POINTED: Final[Mapping[str, tuple[str, str]]] = {
     "--gpu-memory": (_MEMORY, "24GiB"),
     "--max-gpu-memory": (_MEMORY, "24GiB"),
@@ -69,6 +71,9 @@ _POINTED: Final[Mapping[str, tuple[str, str]]] = {
     "--json": ("write `--format json`", ""),
     "--verbose": ("`--all` shows every unit and warning", ""),
     "-v": ("`--all` shows every unit and warning", ""),
+    "--batch-size": (_ROWS, "4"),
+    "--max-batch-size": (_ROWS, "4"),
+    "--max-num-seqs": (_ROWS, "4"),
     "--context": ("write `--cache-tokens {0}`", "8192"),
 }
 

@@ -7,12 +7,14 @@ three warnings of one code become one with a count. A diagnostic stays a value u
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, Final
 
-from ...ir import Diagnostic, Label, Severity
+from ...ir import Diagnostic, Label, Severity, Span
+from ...ir.changes import TextChange
 from ...ir.visible import visible
 from .snippet import snippet
 from .terminal import Line, Piece, paint, wrap
@@ -21,6 +23,7 @@ FORMAT_VERSION: Final = 1
 _FOLD_ABOVE: Final = 3
 _STYLES: Final = {Severity.ERROR: "bold red", Severity.WARNING: "bold yellow"}
 _GUTTER: Final = "blue"
+_CAPITAL: Final = re.compile(r"(?<!^)[A-Z]")
 
 
 def render(
@@ -68,7 +71,17 @@ def as_data(diagnostic: Diagnostic) -> dict[str, Any]:
         "also": [_place_data(label) for label in diagnostic.also],
         "notes": list(diagnostic.notes),
         "help": diagnostic.help,
+        "about": diagnostic.about,
+        "fixes": [[_change_data(change) for change in fix.changes] for fix in diagnostic.fixes],
     }
+
+
+def _change_data(change: TextChange) -> dict[str, Any]:
+    """Return a change by the name of its kind, ``write-line``; the place is that of the line or the words."""
+    told = {each.name: getattr(change, each.name) for each in fields(change)}
+    span = told.pop("span", None)
+    kind = _CAPITAL.sub(r"-\g<0>", type(change).__name__).lower()
+    return {"change": kind, **told, **({} if span is None else _span_data(span))}
 
 
 def by_place(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
@@ -112,15 +125,18 @@ def _start(label: Label) -> tuple[int, int]:
 
 
 def _place_data(label: Label) -> dict[str, Any]:
-    line, column = _start(label)
-    end_line, end_column = label.span.source.position(label.span.end)
+    return {**_span_data(label.span), "text": label.text}
+
+
+def _span_data(span: Span) -> dict[str, Any]:
+    line, column = span.source.position(span.start)
+    end_line, end_column = span.source.position(span.end)
     return {
-        "file": label.span.source.name,
+        "file": span.source.name,
         "line": line,
         "column": column,
         "end_line": end_line,
         "end_column": end_column,
-        "text": label.text,
     }
 
 

@@ -10,7 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
-from ...ir import Device, Diagnostic, Diagnostics, Label, Link, Model, Plan, Reserve, Source, Span, parse_size
+from ...ir import (
+    RULES,
+    Device,
+    Diagnostic,
+    Diagnostics,
+    Label,
+    Link,
+    Model,
+    Plan,
+    Reserve,
+    Source,
+    Span,
+    parse_size,
+)
 from ...ir.dtypes import parse_dtype
 from ...ir.rules.usage import BAD_OPTION_VALUE, BAD_USAGE, OPTION_WITHOUT_EFFECT
 from ...ir.wording import in_words
@@ -164,6 +177,8 @@ def _contradictions(request: Request) -> Iterator[Diagnostic]:
     )
     if request.input is None and not standalone and not request.save:
         help_ = "name a model.py, a checkpoint folder or a plan; `--help` shows examples"
+        if request.explain in RULES:
+            help_ = f"the page of a code is shown by `--explain-code {request.explain}`"
         yield Diagnostic(BAD_USAGE, "there is no INPUT", help=help_)
     if request.input is not None and standalone:
         yield Diagnostic(BAD_USAGE, f"`{request.input}` has no part in this command", help="leave it out")

@@ -12,6 +12,7 @@ from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
 from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
+from .facts import Facts, Known, known
 from .options import AUTOMATIC, Options, settled
 from .strategies import passes_for
 from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
@@ -43,27 +44,36 @@ def compile_live(
     after: After | None = None,
 ) -> Plan:
     """Compile a live module; see `compile_plan.compiler.compile_model`."""
-    from ..running.kinds import whole_classes
-    from ..sources.kept_dtypes import loaded_tree
-    from ..sources.live import declared_classes, untied
-    from ..sources.pipelines import whole_by_structure
+    return compile_known(
+        known(model), options, overrides, name=name, example_inputs=example_inputs, after=after
+    )
 
-    diagnostics = Diagnostics()
-    tree = loaded_tree(model)
+
+def compile_known(
+    subject: Known,
+    options: Options,
+    overrides: tuple[Plan, ...] = (),
+    *,
+    name: str | None = None,
+    example_inputs: Inputs = None,
+    after: After | None = None,
+) -> Plan:
+    """Compile a model by its facts; the model itself is asked for only where its forward must be run."""
+    diagnostics, facts = Diagnostics(), subject.facts()
+    tree = facts.tree
     options = settled(options, overrides, diagnostics)
     diagnostics.raise_errors()
     if options.no_split is not None:
-        absent = declared_classes(model) - set(tree.classes)
+        absent = facts.declared - set(tree.classes)
         options = replace(options, no_split=tuple(each for each in options.no_split if each not in absent))
-    lowered = Plan(model=Model(name or type(model).__name__, tree.digest), tree=tree, workload=options.used)
-    warning = untied(model, tree)
-    diagnostics.extend(() if warning is None else (warning,))
-    lowered, trace = _traced(lowered, model, options, example_inputs, diagnostics)
+    lowered = Plan(model=Model(name or facts.name, tree.digest), tree=tree, workload=options.used)
+    diagnostics.extend(facts.findings)
+    lowered, trace = _traced(lowered, subject, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
     if options.strategy != "accelerate":
-        whole = [Atomic(kind, by_class=True, added=True) for kind in whole_classes(model)]
-        apart = _never_apart(lowered, whole_classes(model))
-        whole += [Atomic(path, added=True) for path in whole_by_structure(model)]
+        whole = [Atomic(kind, by_class=True, added=True) for kind in facts.whole]
+        apart = _never_apart(lowered, facts.whole)
+        whole += [Atomic(path, added=True) for path in facts.called_as_one]
         lowered = replace(lowered, constraints=tuple(dict.fromkeys((*lowered.constraints, *whole, *apart))))
 
     flows = _flows(lowered, trace, options)
@@ -84,29 +94,27 @@ def _never_apart(plan: Plan, classes: Iterable[str]) -> Iterator[Never]:
 
 
 def _traced(
-    lowered: Plan, model: nn.Module, options: Options, inputs: Inputs, diagnostics: Diagnostics
+    lowered: Plan, subject: Known, options: Options, inputs: Inputs, diagnostics: Diagnostics
 ) -> tuple[Plan, Trace | None]:
     """Return the plan with the model's own classes whole, or with what its forward shows in their place.
 
     Classes that a person names stand in place of the model's own, and beside what the forward shows.
     """
     from ..sources.config_work import config_work
-    from ..sources.live import no_split_classes
 
-    assert lowered.tree is not None  # noqa: S101  # a lowered plan has one
-    listed = set(no_split_classes(model)) & set(lowered.tree.classes) if options.no_split is None else ()
+    facts = subject.facts()
+    listed = set(facts.listed) & set(facts.tree.classes) if options.no_split is None else ()
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
-    if inputs is None and not _wants_trace(options, model):
-        config = _configuration(model)
-        told = replace(plan, work=config_work(config, lowered.tree))
-        return _with_cuts(with_usual(told, config, options), model, options)
+    if inputs is None and not _wants_trace(options, facts):
+        told = replace(plan, work=config_work(facts.config, facts.tree))
+        return _with_cuts(with_usual(told, facts.config, options), subject, options)
     from ..tracing import traced_plan
 
     made = inputs is None or (isinstance(inputs, str) and inputs == AUTOMATIC)
     return traced_plan(
         plan,
-        model,
+        subject.model(),
         None if made else inputs,
         diagnostics,
         batch=rows_of(options),
@@ -116,19 +124,19 @@ def _traced(
     )
 
 
-def _with_cuts(plan: Plan, model: nn.Module, options: Options) -> tuple[Plan, Trace | None]:
+def _with_cuts(plan: Plan, subject: Known, options: Options) -> tuple[Plan, Trace | None]:
     """Return the plan with what a forward shows must stay whole, where no list says it and it is cheap.
 
     A transformers config says what to put in. accelerate's strategy cuts as accelerate does.
     """
     listed = plan.constraints if options.no_split is None else options.no_split
-    cheap = hasattr(getattr(model, "config", None), "model_type") and len(plan.tree or ()) < _LARGE
+    cheap = subject.facts().described and len(plan.tree or ()) < _LARGE
     flowing = options.objective == _FLOWING
     if (listed and not flowing) or not cheap or options.strategy == "accelerate":
         return plan, None
     from ..tracing import quiet_trace, with_rules
 
-    return (plan, quiet_trace(model)) if listed else with_rules(plan, model)
+    return (plan, quiet_trace(subject.model())) if listed else with_rules(plan, subject.model())
 
 
 def _flows(plan: Plan, trace: Trace | None, options: Options) -> tuple[Flow, ...]:
@@ -167,19 +175,12 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
     return plan
 
 
-def _configuration(model: nn.Module) -> dict[str, object]:
-    """Return a transformers model's configuration; empty for any other model."""
-    to_dict = getattr(getattr(model, "config", None), "to_dict", None)
-    content = to_dict() if callable(to_dict) else None
-    return content if isinstance(content, dict) else {}
-
-
-def _wants_trace(options: Options, model: nn.Module) -> bool:
+def _wants_trace(options: Options, facts: Facts) -> bool:
     """Say whether an option can only be met by running the forward on the meta device.
 
     A workload of generation is about seconds too: of a model that no inputs can be made for it is no more.
     """
-    if options.used is not None and (options.used.kind != "generate" or _configuration(model)):
+    if options.used is not None and (options.used.kind != "generate" or facts.config):
         return options.strategy != "accelerate"
     return options.batch is not None or options.seq is not None or options.cache_tokens is not None
 

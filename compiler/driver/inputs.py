@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...backends import read_plan
-from ...ir import Diagnostic, Diagnostics, Plan, PlanError, verify
+from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError, verify
 from ...ir.rules.sources import UNKNOWN_INPUT
 from ...ir.rules.usage import CANNOT_REPLAN
 from ..lines.files import read_lines
@@ -19,7 +20,9 @@ from ..lines.option_lines import check_options
 from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
+from .facts import Known, known
 from .options import AUTOMATIC, Options
+from .remembered_models import remembered
 from .workload import cached_tokens, roomy, rows_of, with_usual
 
 if TYPE_CHECKING:
@@ -31,17 +34,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """What an input holds: a live model, or a plan in some stage."""
+    """What an input holds: a model, or a plan in some stage."""
 
     holds: Holding
     label: str
     """What messages call it."""
     plan: Plan | None = None
-    model: nn.Module | None = None
+    subject: Known | None = None
     name: str | None = None
     example_inputs: Any = None
     no_split: tuple[str, ...] | None = None
     findings: tuple[Diagnostic, ...] = ()
+
+    def lowered(self) -> Plan:
+        """Return the plan it holds, or that of its model without any rule."""
+        if self.subject is None:
+            assert self.plan is not None  # noqa: S101  # an input is a model or a plan
+            return self.plan
+        facts = self.subject.facts()
+        return Plan(model=Model(self.name or facts.name, facts.tree.digest), tree=facts.tree)
 
 
 def open_input(given: object, options: Options) -> Opened:
@@ -63,7 +74,7 @@ def open_input(given: object, options: Options) -> Opened:
     from ..sources.pipelines import joined
 
     model = checked_module(joined(given))
-    return Opened(Holding.MODULE, type(model).__name__, model=model)
+    return Opened(Holding.MODULE, type(model).__name__, subject=known(model))
 
 
 def opened_plan(given: object, model: nn.Module, diagnostics: Diagnostics) -> Plan:
@@ -106,20 +117,25 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             return Opened(
                 Holding.MODULE,
                 label,
-                model=script.model,
+                subject=known(script.model),
                 name=script.name,
                 example_inputs=script.example_inputs,
                 no_split=script.no_split,
+                findings=tuple(diagnostics),
             )
         case InputKind.CONFIG:
-            model = built_from_config(spec, options, diagnostics if options.dtype is None else None)
-            return Opened(Holding.CONFIG, label, model=model, findings=tuple(diagnostics))
+            from ..sources.config import config_path, warn_of_quantised
+
+            subject = remembered(config_path(spec), partial(built_from_config, spec, options))
+            if options.dtype is None:
+                warn_of_quantised(spec, diagnostics)
+            return Opened(Holding.CONFIG, label, subject=subject, findings=tuple(diagnostics))
         case InputKind.PIPELINE | InputKind.PART:
             from ..sources.pipelines import build_part, build_parts
 
             folder = Path(spec)
             whole = build_parts(folder) if kind is InputKind.PIPELINE else build_part(folder)
-            return Opened(Holding.CONFIG, label, model=whole, name=folder.resolve().name)
+            return Opened(Holding.CONFIG, label, subject=known(whole), name=folder.resolve().name)
         case InputKind.CHECKPOINT:
             from ..sources.checkpoint import read_checkpoint, read_config
 
@@ -140,13 +156,11 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
     return Opened(Holding.HEADERS if headers else Holding.PLAN, label, plan=plan)
 
 
-def built_from_config(
-    spec: str | Path, options: Options, diagnostics: Diagnostics | None = None
-) -> nn.Module:
+def built_from_config(spec: str | Path, options: Options) -> nn.Module:
     """Return the model that a folder's config.json describes, without weights."""
     from ..sources.config import build_from_config
 
-    return build_from_config(spec, trust_remote_code=options.trust_remote_code, diagnostics=diagnostics)
+    return build_from_config(spec, trust_remote_code=options.trust_remote_code)
 
 
 def compile_opened(
@@ -175,18 +189,18 @@ def compile_opened(
     diagnostics.raise_errors()
     if options.no_split is None and opened.no_split is not None:
         options = replace(options, no_split=opened.no_split)
-    if opened.model is not None:
-        from .compile import compile_live
+    subject = opened.subject
+    if subject is not None:
+        from .compile import compile_known
         from .phases import busiest_first
 
         inputs = traced_inputs(opened, options, example_inputs)
-        model, name = opened.model, opened.name
 
         def place(more: tuple[Plan, ...]) -> Plan:
             own = (*more, *overrides)
-            return compile_live(model, options, own, name=name, example_inputs=inputs, after=after)
+            return compile_known(subject, options, own, name=opened.name, example_inputs=inputs, after=after)
 
-        live = busiest_first(model, options.devices, place)
+        live = busiest_first(subject.facts().busiest, options.devices, place)
         return replace(live, diagnostics=(*opened.findings, *live.diagnostics))
     assert opened.plan is not None  # noqa: S101  # an input is a model or a plan
     return _compile_plan(opened.plan, opened, options, overrides, after)
@@ -228,7 +242,8 @@ def traced_inputs(opened: Opened, options: Options, asked: Inputs) -> Inputs:
     """Return what a forward is traced with: what is asked for, then the model's own, then made ones."""
     if asked is not None:
         return asked
-    own, made = opened.example_inputs, hasattr(opened.model, "config")
+    own, subject = opened.example_inputs, opened.subject
+    made = subject is not None and subject.facts().configured
     sized = options.batch is not None or options.seq is not None
     if own is not None and not made and (sized or options.rows is not None):
         raise _unchangeable(options, own)

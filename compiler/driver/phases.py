@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...ir import CPU, DISK, Diagnostic, Model, Never, Plan, PlanError, device_type, is_accelerator, is_within
 from ...ir.rules.configs import CONFIG_FAILED
-from ..sources.pipelines import Parts, absent_parts, build_part, part_folders
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,13 +17,14 @@ if TYPE_CHECKING:
 
 
 def busiest_first(
-    model: nn.Module, devices: tuple[Device, ...] | None, place: Callable[[tuple[Plan, ...]], Plan]
+    busiest: tuple[str, ...],
+    devices: tuple[Device, ...] | None,
+    place: Callable[[tuple[Plan, ...]], Plan],
 ) -> Plan:
     """Place a model; of a pipeline, the part that is called most stays on the accelerators if it fits there.
 
     The other parts are called once where it is called in every step, so what has to be brought is theirs.
     """
-    busiest = model.busiest if isinstance(model, Parts) else ()
     slow = [CPU] if devices is None else [d.name for d in devices if device_type(d.name) in {CPU, DISK}]
     cards = devices is None or any(is_accelerator(device.name) for device in devices)
     if not busiest or not slow or not cards:
@@ -68,6 +68,8 @@ def load_pipeline(
         PlanError: a part cannot be built or loaded, or diffusers cannot put the pipeline together.
 
     """
+    from ..sources.pipelines import absent_parts, build_part, part_folders
+
     plan = compiled(folder)
     parts = {name: build_part(inner, dtype) for name, inner in part_folders(folder)}
     load_parts(plan, parts, folder, **loading)

@@ -10,6 +10,7 @@ from ...backends import BACKENDS, read_plan
 from ...backends.plan_files import read_bytes
 from ...backends.plan_text import decode_text
 from ...grammar import parse
+from ...grammar.statements import FORMS
 from ...ir import Diagnostic, Diagnostics, Plan, PlanError
 from ...ir.rules.usage import BAD_OPTION_VALUE
 
@@ -22,7 +23,7 @@ def read_text(path: Path) -> str:
 
 
 def read_overrides(overrides: Override | Iterable[Override] | None) -> tuple[Plan, ...]:
-    """Read override plans in order; a text with a line break is a plan, any other text is a path.
+    """Read override plans in order; a text with a line break or of one statement is a plan, any other a path.
 
     Raises:
         PlanError: with everything that is wrong in any of them.
@@ -54,7 +55,7 @@ def _listed(overrides: object) -> list[object]:
 def _read(override: object) -> Plan:
     if isinstance(override, Plan):
         return override
-    if isinstance(override, str) and "\n" in override:
+    if isinstance(override, str) and ("\n" in override or _is_statement(override)):
         return parse(override, name="<overrides>")
     if isinstance(override, str | Path):
         return read_lines(override)
@@ -62,7 +63,12 @@ def _read(override: object) -> Plan:
     raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=_HELP)])
 
 
-_HELP: Final = "give a path, a plan, or a text with a line break"
+def _is_statement(text: str) -> bool:
+    keyword, blank, _ = text.partition(" ")
+    return bool(blank) and keyword in FORMS and not Path(text).exists()
+
+
+_HELP: Final = "give a path, a plan, or lines of one: `place model.layers.0 on cpu`"
 
 
 def read_lines(path: str | Path) -> Plan:

@@ -127,7 +127,7 @@ def _advice(old: str, new: str) -> str:
 def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
     span = group[0].span
     shown = in_words((spell_path(each.path) for each in fold_paths([u.path for u in group])), 3)
-    meant = _meant(tree, [each.path for each in group])
+    meant = _class_meant(tree, group) or _meant(tree, [each.path for each in group])
     return Diagnostic(
         UNKNOWN_PATH,
         f"{shown} names nothing in this model",
@@ -139,10 +139,21 @@ def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
     )
 
 
+def _class_meant(tree: ModuleTree, group: Sequence[Unknown]) -> str | None:
+    """Read the name of a class behind `atomic` as what it is."""
+    (path, span), classes = group[0], dict.fromkeys(tree.classes)
+    if span is None or not span.source.text.startswith("atomic ", span.start):
+        return None
+    name = path if path in classes else near_name(path, classes)
+    return None if name is None else f"class {name}"
+
+
 def _meant(tree: ModuleTree, paths: Sequence[str]) -> str | None:
     """Return the path or pattern that was probably meant by all of these; None when none is near."""
-    if len(paths) == 1 and (sliced := _sliced(tree, paths[0])) is not None:
-        return sliced
+    if len(paths) == 1:
+        one = _sliced(tree, paths[0]) or _listed(tree, paths[0]) or _below(tree, paths[0])
+        if one is not None:
+            return one
     corrected = [_dotted(tree, path) or _correct(tree, path) or _pattern(tree, path) for path in paths]
     known = [*dict.fromkeys(path for path in corrected if path is not None)]
     if len(known) < len(paths):
@@ -162,6 +173,20 @@ def _sliced(tree: ModuleTree, path: str) -> str | None:
     if first > last or not all(match_paths(tree, end) for end in ends):
         return None
     return f"{found[1]}.{{{first}..{last}}}{found[4]}"
+
+
+def _listed(tree: ModuleTree, path: str) -> str | None:
+    """Read a list of paths, ``h.0,h.1``, as the braces that stand for it."""
+    parts = path.split(",")
+    known = len(parts) > 1 and all(_exists(tree, part) for part in parts)
+    folded = fold_paths(parts) if known else ()
+    return spell_path(folded[0].path) if len(folded) == 1 else None
+
+
+def _below(tree: ModuleTree, path: str) -> str | None:
+    """Read a name that is found only further down, ``mlp``, as a pattern for wherever it is."""
+    deep = f"**.{path}"
+    return deep if "." not in path and "*" not in path and path and match_paths(tree, deep) else None
 
 
 def _dotted(tree: ModuleTree, path: str) -> str | None:

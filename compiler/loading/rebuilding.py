@@ -94,7 +94,7 @@ def _report(lost: Sequence[str], diagnostics: Diagnostics) -> None:
     if lost:
         names = in_words(lost, 8)
         message = f"{len(lost)} tensors are in no checkpoint and cannot be made again: {names}"
-        help_ = "pass `materialize`, a function from path and meta tensor to the value"
+        help_ = "pass the checkpoint that has them, or `materialize`, a function of path and meta tensor"
         diagnostics.add(Diagnostic(UNFILLED_TENSOR, message, help=help_))
 
 

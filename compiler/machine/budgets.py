@@ -209,7 +209,7 @@ def _read_item(item: str, span: Span, found: dict[DeviceKey, Size], diagnostics:
     key_label = Label(Span(span.source, span.start, span.start + len(key)), "this device")
     if not equals and name != DISK:
         message = f"`{item.strip()}` is not `DEVICE=SIZE`"
-        help_ = "write `cuda:0=10GiB,cpu=64GiB`"
+        help_ = f"write `{_meant(item.strip())}`"
         diagnostics.add(
             Diagnostic(rules.MALFORMED_MEMORY_OPTION, message, Label(span, "no size"), help=help_)
         )
@@ -222,6 +222,16 @@ def _read_item(item: str, span: Span, found: dict[DeviceKey, Size], diagnostics:
         )
     else:
         found[name] = _read_value(name, value if equals else UNLIMITED, span, diagnostics)
+
+
+def _meant(item: str) -> str:
+    """Return what a size without a device, or one behind a colon, was probably meant as."""
+    if parse_size(item) is not None and canonical_name(item) is None:
+        return f"cuda:0={item}"
+    key, colon, size = item.rpartition(":")
+    name = canonical_name(key.strip())
+    known = colon and name is not None and parse_size(size) is not None and not size.strip().isdigit()
+    return f"{name}={size.strip()}" if known else "cuda:0=10GiB,cpu=64GiB"
 
 
 def _expanded(text: str) -> list[str]:

@@ -25,13 +25,11 @@ def build_from_config(
     trust_remote_code: bool = False,
     dtype: str | None = None,
     auto_class: Any = None,  # noqa: ANN401
-    diagnostics: Diagnostics | None = None,
 ) -> nn.Module:
     """Return the transformers model a configuration describes, without weights.
 
     ``path`` is a ``config.json`` or the folder that holds one; ``dtype`` is that of the weights, None leaves
     it to the configuration; ``auto_class`` is built in place of the class the configuration names.
-    ``diagnostics`` gets a warning where the weights are quantised, as a model without weights is not.
 
     Raises:
         PlanError: no configuration, transformers is missing or refuses, or foreign code is not allowed.
@@ -52,17 +50,24 @@ def build_from_config(
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
         raise _error(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",)) from error
-    quantised = content.get("quantization_config")
-    if diagnostics is not None and isinstance(quantised, dict) and quantised:
-        diagnostics.add(_quantised(folder, quantised))
     return model
 
 
-def _quantised(folder: Path, content: dict[str, Any]) -> Diagnostic:
+def warn_of_quantised(path: str | Path, diagnostics: Diagnostics) -> None:
+    """Warn where the weights that a configuration describes are quantised: a model without weights is not."""
+    folder = _folder(Path(path))
+    content = _content(folder / "config.json").get("quantization_config")
+    if not isinstance(content, dict) or not content:
+        return
     method = str(content.get("quant_method", "a method it does not name"))[:40]
     message = f"the weights of `{folder}` are quantised ({method}), and are counted as if they were not"
     help_ = "with the weights beside it the bytes are exact; without, `--dtype int4` or `int8` comes near"
-    return Diagnostic(QUANTISED_CONFIG, message, help=help_)
+    diagnostics.add(Diagnostic(QUANTISED_CONFIG, message, help=help_))
+
+
+def config_path(path: str | Path) -> Path:
+    """Return the file with the configuration; raises `PlanError` where there is none."""
+    return _folder(Path(path)) / "config.json"
 
 
 def _folder(path: Path) -> Path:

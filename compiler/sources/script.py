@@ -13,17 +13,17 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
-from ...ir import Diagnostic, Diagnostics, Rule
+from ...ir import Diagnostic, Diagnostics, Rule, Severity
 from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
-from .script_errors import failed_script, needs_values
+from .script_errors import failed_script, needs_values, on_purpose
 from .script_spec import NamedFactory, read_factory, split_spec
 
 if TYPE_CHECKING:
@@ -62,13 +62,24 @@ def read_script(spec: str | Path, diagnostics: Diagnostics) -> Script:
     diagnostics.raise_errors()
     first = Diagnostics()
     script = _attempt(path, text, attribute, first, gentle=False)
-    if script is None and any(needs_values(finding) for finding in first):
-        first = Diagnostics()
-        script = _attempt(path, text, attribute, first, gentle=True)
-    diagnostics.extend(first)
+    if any(needs_values(finding) for finding in first):
+        second = Diagnostics()
+        whole = _attempt(path, text, attribute, second, gentle=True)
+        if (whole is not None and not second) or script is None:
+            script, first = whole, second
+    diagnostics.extend(first if script is None else map(_ended, first))
     diagnostics.raise_errors()
     assert script is not None  # noqa: S101  # it is missing only with an error
     return script
+
+
+def _ended(failure: Diagnostic) -> Diagnostic:
+    """Return the warning for what failed in a script behind the model it had built by then."""
+    if failure.severity is not Severity.ERROR:
+        return failure
+    message = f"{failure.message}; its model had been built, and is planned as it was then"
+    help_ = "put what uses the model under `if __name__ == '__main__':`"
+    return replace(failure, rule=rules.SCRIPT_ENDED, message=message, help=help_)
 
 
 def _source_text(path: Path, diagnostics: Diagnostics) -> str:
@@ -92,7 +103,7 @@ def _source_text(path: Path, diagnostics: Diagnostics) -> str:
 def _attempt(
     path: Path, text: str, attribute: str | None, diagnostics: Diagnostics, *, gentle: bool
 ) -> Script | None:
-    from .meta_mode import TrainsError, weightless
+    from .meta_mode import weightless
 
     module = ModuleType(f"_script_{path.stem}")
     module.__file__ = str(path)
@@ -104,15 +115,26 @@ def _attempt(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001  # whatever the script raises is the script's
-            model = vars(module).get("model") if isinstance(error, TrainsError) else None
-            if model is None:
+            model = _built(module, attribute)
+            if model is None or not on_purpose(error):
                 diagnostics.add(failed_script(error, path, text))
-                return None
-            found = _find(module, path, attribute, diagnostics)
+            return None if model is None else _script(module, path, model)
     if found is None:
         return None
     _check_model(model, path, diagnostics)
     return None if diagnostics.errors else _script(module, path, model)
+
+
+def _built(module: ModuleType, attribute: str | None) -> nn.Module | None:
+    """Return the one model that a script had built when it ended; None where there is none, or several."""
+    from torch import nn
+
+    offered = {name: each for name, each in vars(module).items() if isinstance(each, nn.Module)}
+    wanted = [offered.get(attribute or "model")]
+    if attribute is None and wanted == [None]:
+        wanted = list({id(each): each for each in offered.values()}.values())
+    model = wanted[0] if len(wanted) == 1 else None
+    return model if model is not None and next(model.parameters(), None) is not None else None
 
 
 @contextlib.contextmanager

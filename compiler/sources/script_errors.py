@@ -9,11 +9,13 @@ from typing import Final
 
 from ...ir import Diagnostic, Label, Source, Span
 from ...ir.rules.sources import NEEDS_REAL_VALUES, SCRIPT_FAILED
+from ...ir.visible import pasted
 
 _VALUES: Final = re.compile(
     r"\bmeta\b.*\b(tensors?|device|backend)|\bdevice\W+meta\b|data-dependent", re.IGNORECASE
 )
 _OWN: Final = Path(__file__).resolve().parent.parent
+_MAIN: Final = "`if __name__ == '__main__':`"
 _SHOWN: Final = 6
 """Frames of a traceback that are worth showing."""
 
@@ -45,7 +47,36 @@ def failed_script(error: BaseException, path: Path, text: str) -> Diagnostic:
         message = f"building the model in `{path}`{where} reads values of tensors that have none: {words}"
         help_ = "compute it from numbers, or in the first forward"
         return Diagnostic(NEEDS_REAL_VALUES, message, at, notes=notes, help=help_)
-    return Diagnostic(SCRIPT_FAILED, f"`{path}`{where}: {words}", at, notes=notes)
+    help_ = _way_out(error, frames, path)
+    return Diagnostic(SCRIPT_FAILED, f"`{path}`{where}: {words}", at, notes=notes, help=help_)
+
+
+def _way_out(error: BaseException, frames: list[traceback.FrameSummary], path: Path) -> str | None:
+    """Return what to change; None for a mistake that only the script's writer can tell."""
+    inside = Path(frames[-1].filename).parts[-3:] if frames else ()
+    asks_shell = bool(inside) and inside[-1] in {"os.py", "<frozen os>"}
+    behind = any(_is(frame, path) and frame.name != "<module>" for frame in frames)
+    help_ = None if behind else f"build the model before this line, or put the line under {_MAIN}"
+    match error:
+        case ModuleNotFoundError() if error.name:
+            help_ = f"install what has `{error.name}` beside compile-plan, or import it under {_MAIN}"
+        case EOFError():
+            help_ = f"nobody answers `input()` here: give it a value, or ask under {_MAIN}"
+        case KeyError() if asks_shell:
+            help_ = f"give it a default, or set it: `{error.args[0]}=… compile-plan {pasted(path.name)}`"
+        case FileNotFoundError():
+            help_ = f"run the command where the file is, or read it under {_MAIN}"
+        case _ if "distributed" in inside:
+            help_ = f"one process plans: join others under {_MAIN}"
+        case _ if "cuda" in inside or "CUDA" in str(error):
+            help_ = f"ask `torch.cuda.is_available()` first, or put the line under {_MAIN}"
+    return help_
+
+
+def on_purpose(error: BaseException) -> bool:
+    """Say whether a script ended as its writer meant it to: it trained, or said that it was done."""
+    trained = type(error).__name__ == "TrainsError"
+    return trained or (isinstance(error, SystemExit) and error.code in {None, 0})
 
 
 def needs_values(finding: Diagnostic) -> bool:

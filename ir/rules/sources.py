@@ -29,6 +29,7 @@ NOT_A_MODEL: Final = Rule(
     "not-a-model", Severity.ERROR, "what is given is not a torch module that can be planned"
 )
 PATH_OUTSIDE_FOLDER: Final = Rule("path-outside-folder", Severity.ERROR, "an index points outside its folder")
+SCRIPT_ENDED: Final = Rule("script-ended", Severity.WARNING, "a script failed after it had built its model")
 SCRIPT_FAILED: Final = Rule("script-failed", Severity.ERROR, "a script raised an error")
 TRUNCATED_CHECKPOINT: Final = Rule(
     "truncated-checkpoint", Severity.ERROR, "a file ends before its tensors do"
@@ -58,6 +59,7 @@ ALL: Final = (
     NO_MODEL,
     NOT_A_MODEL,
     PATH_OUTSIDE_FOLDER,
+    SCRIPT_ENDED,
     SCRIPT_FAILED,
     TRUNCATED_CHECKPOINT,
     UNKNOWN_CACHE,

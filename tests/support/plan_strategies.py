@@ -173,7 +173,15 @@ def plans(draw) -> Plan:
         options=tuple(sorted(draw(st.dictionaries(texts, texts, max_size=3)).items())),
         constraints=tuple(draw(st.lists(constraints, max_size=5))),
         ties=(*draw(st.lists(ties, max_size=3)), *(TieGroup(tuple(pair)) for pair in pairs)),
-        reserves=tuple(draw(st.lists(st.builds(Reserve, SIZES, device_names, texts, marks), max_size=4))),
+        reserves=tuple(
+            draw(
+                st.lists(
+                    st.builds(Reserve, SIZES, device_names, texts, marks),
+                    max_size=4,
+                    unique_by=lambda each: (each.device, each.purpose, each.added),
+                )
+            )
+        ),
         demands=draw(demands()),
         work=draw(work()),
         units=draw(units()),

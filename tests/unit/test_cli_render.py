@@ -8,6 +8,7 @@ import pytest
 from compile_plan.compiler.cli.render import by_place, fold, render, render_json, render_line, summary
 from compile_plan.compiler.cli.terminal import cell_width, clip, wants_color, wrap
 from compile_plan.ir import Diagnostic, Label, Rule, Severity, Source, Span
+from compile_plan.ir.changes import AddLine, Exchange, Fix, RemoveLine, RenamePrefix, Rewrite, WriteLine
 from compile_plan.ir.visible import visible
 
 WRONG = Rule("wrong-thing", Severity.ERROR, "a thing is wrong")
@@ -185,7 +186,30 @@ def test_json_has_a_version_and_every_field():
         "also": [{"file": "b.plan", "line": 1, "column": 1, "end_line": 1, "end_column": 4, "text": "also"}],
         "notes": [],
         "help": None,
+        "about": "",
+        "fixes": [],
     }
+
+
+def test_json_has_what_a_finding_is_about_and_the_changes_that_remove_it():
+    text = "device cuda:0 22GiB\nplace a on cuda:1\n"
+    place = {"file": "a.plan", "line": 2, "column": 1, "end_line": 2, "end_column": 18}
+    line = Span(Source("a.plan", text), text.index("place"), len(text) - 1)
+    changes = {
+        Rewrite(line, "x"): {"change": "rewrite", "text": "x", **place},
+        Exchange(line, "cuda:1", "cuda:0"): {
+            "change": "exchange", "name": "cuda:1", "text": "cuda:0", **place
+        },
+        WriteLine(line, "x"): {"change": "write-line", "text": "x", **place},
+        RemoveLine(line): {"change": "remove-line", **place},
+        AddLine("device cuda:1"): {"change": "add-line", "text": "device cuda:1"},
+        RenamePrefix("old.", ""): {"change": "rename-prefix", "old": "old.", "new": ""},
+    }  # fmt: skip
+    fixes = (Fix(tuple(changes)), Fix((RemoveLine(line),)))
+    found = Diagnostic(WRONG, "`cuda:1` is wrong", about="cuda:1", fixes=fixes)
+    (data,) = json.loads(render_json([found]))["diagnostics"]
+    assert data["about"] == "cuda:1"
+    assert data["fixes"] == [list(changes.values()), [{"change": "remove-line", **place}]]
 
 
 class Stream:

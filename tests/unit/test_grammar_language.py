@@ -272,6 +272,12 @@ def test_the_mark_of_what_a_compile_added_stays_and_is_no_meaning():
         ("device cuda:{0..3}\ndevice cuda:2", "duplicate-device", "device `cuda:2` is declared twice"),
         ("device cuda:{0..", "malformed-pattern", "`cuda:{0..` cannot be expanded: `{` without a `}` after it"),  # noqa: E501
         ("device cpu flops a 1T flops a 2T", "repeated-line", "device `cpu` has `flops a` twice"),
+        ("reserve 1KiB on cuda:0\nreserve 2KiB on cuda:0", "repeated-line",
+         "the reserve on `cuda:0` is given twice"),
+        ("device cuda:0 memory 9KiB reserve 1KiB\nreserve 1KiB on cuda:0", "repeated-line",
+         "the reserve on `cuda:0` is given twice"),
+        ('reserve 1KiB on cpu for "kv cache"\nreserve 2KiB on cpu for "kv cache"', "repeated-line",
+         "the reserve for `kv cache` on `cpu` is given twice"),
     ],
 )  # fmt: skip
 def test_a_wrong_line_of_speed_or_use_is_one_finding(text, code, message):

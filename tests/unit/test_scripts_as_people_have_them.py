@@ -183,3 +183,93 @@ def test_arguments_it_insists_on_are_refused_with_the_line_to_change(script, cap
     assert span.source.text[span.start : span.end] == "args = parser.parse_args()"
     assert "defaults" in finding.help
     assert "--width" in capsys.readouterr().err
+
+
+USES = {
+    "weights that are not here": "net.load_state_dict(torch.load('weights.pt'))",
+    "a forward with values": "print(net(torch.zeros(2, 4)).mean().item())",
+    "a card that is not here": "torch.cuda.get_device_properties(99)",
+    "other processes": "import torch.distributed as dist\ndist.init_process_group('gloo')",
+    "an error code": "sys.exit('no data')",
+    "anything else": "raise ValueError('nothing to learn from')",
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_fails_behind_the_model_is_said_and_the_model_is_planned(script, use):
+    path = script("")
+    path.write_text(f"{HEAD}net = nn.Linear(4, 4)\n{USES[use]}\n")
+    found = Diagnostics()
+    assert read_script(str(path), found).model.in_features == 4
+    (warning,) = found
+    assert warning.code == "script-ended"
+    assert "had been built" in warning.message
+    assert warning.at.span.source.position(warning.at.span.start)[0] == len(path.read_text().splitlines())
+    result = run_command([str(path), "--memory", "cpu=1MiB"])
+    assert (result.code, "script-ended" in result.err) == (0, True)
+
+
+def test_a_script_that_says_it_is_done_is_no_trouble(script):
+    path = script("")
+    path.write_text(f"{HEAD}net = nn.Linear(4, 4)\nsys.exit()\n")
+    found = Diagnostics()
+    assert read_script(str(path), found).model.in_features == 4
+    assert not [*found]
+
+
+def test_two_models_and_an_error_are_an_error(script):
+    path = script("")
+    path.write_text(f"{HEAD}teacher = nn.Linear(4, 4)\nstudent = nn.Linear(2, 2)\nraise ValueError('x')\n")
+    assert error(path).code == "script-failed"
+    path.write_text(f"{HEAD}model = nn.Linear(4, 4)\nstudent = nn.Linear(2, 2)\nraise ValueError('x')\n")
+    assert model_of(path).in_features == 4
+    assert model_of(f"{path}:student").in_features == 2
+
+
+BEFORE = {
+    "n = int(input('width? '))": ("nobody answers `input()`", "n = 4"),
+    "import os\nn = int(os.environ['A_WIDTH_NOBODY_SET'])": ("A_WIDTH_NOBODY_SET=…", "n = 4"),
+    "import a_library_nobody_has\nn = 4": ("install what has `a_library_nobody_has`", "n = 4"),
+    "n = int(open('a_file_nobody_has').read())": ("where the file is", "n = 4"),
+    "import torch.distributed as dist\ndist.init_process_group('gloo')\nn = 4": (
+        "one process plans",
+        "n = 4",
+    ),
+    "n = torch.cuda.get_device_properties(99).major": ("torch.cuda.is_available()", "n = 4"),
+    "n = {}['width']": ("build the model before this line", "n = 4"),
+    "if len(sys.argv) < 2:\n    sys.exit('usage: model.py WIDTH')\nn = 4": ("__main__", "n = 4"),
+}
+
+
+@pytest.mark.parametrize("line", BEFORE)
+def test_what_fails_before_the_model_is_refused_with_what_to_change(script, monkeypatch, line):
+    monkeypatch.setattr("builtins.input", lambda _="": (_ for _ in ()).throw(EOFError()))
+    words, instead = BEFORE[line]
+    path = script("")
+    path.write_text(f"{HEAD}{line}\nmodel = nn.Linear(n, 4)\n")
+    finding = error(path)
+    assert finding.code == "script-failed"
+    assert words in finding.help
+    assert finding.at is not None
+    path.write_text(f"{HEAD}{instead}\nmodel = nn.Linear(n, 4)\n")
+    assert model_of(path).in_features == 4
+
+
+PLACES = {
+    "an attribute": "class Run:\n    def __init__(self):\n        self.model = Net()\nrun = Run()",
+    "a main guard": "def main():\n    print(Net())\nif __name__ == '__main__':\n    main()",
+    "a partial": "import functools\nbuild = functools.partial(Net, width=8)",
+    "a wrapper": "net = nn.DataParallel(Net())",
+    "prints": "print('building')\nnet = Net()",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_wherever_the_model_is_it_is_found(script, place):
+    path = script("")
+    net = "class Net(nn.Module):\n    def __init__(self, width=8):\n        super().__init__()\n"
+    path.write_text(f"{HEAD}{net}        self.a = nn.Linear(width, 4)\n{PLACES[place]}\n")
+    assert sum(p.numel() for p in model_of(path).parameters()) == 36
+    result = run_command([str(path), "--memory", "cpu=1MiB", "-o", "-"])
+    assert result.code == 0
+    assert "building" not in result.out

@@ -10,7 +10,7 @@ from checkpoints import SIZES, write_shards
 from compile_plan.backends import read_plan
 from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
-from compile_plan.compiler.sources.config import build_from_config
+from compile_plan.compiler.sources.config import build_from_config, warn_of_quantised
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.ir import Atomic, Diagnostics
 
@@ -128,7 +128,8 @@ def test_a_quantised_configuration_without_weights_is_a_warning(tmp_path, method
     pytest.importorskip("transformers")
     folder = write_config(tmp_path / "model", {"quant_method": method, "bits": 4, "load_in_4bit": True})
     diagnostics = Diagnostics()
-    model = build_from_config(folder, diagnostics=diagnostics)
+    model = build_from_config(folder)
+    warn_of_quantised(folder, diagnostics)
     (finding,) = diagnostics
     assert finding.code == "quantised-config"
     assert method in finding.message
