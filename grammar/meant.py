@@ -72,5 +72,5 @@ def _size_first(keyword: str, words: list[str]) -> Iterator[str]:
     sizes = [word for word in named if parse_size(word) is not None and read_device_name(word) is None]
     devices = [word for word in named if read_device_name(word.rstrip(":")) is not None]
     if len(sizes) == len(devices) == 1:
-        rest = words[words.index(named[-1]) + 1 :]
+        rest = words[max(map(words.index, (*sizes, *devices))) + 1 :]
         yield " ".join((keyword, sizes[0], "on", devices[0].rstrip(":"), *rest))

@@ -178,4 +178,4 @@ def _by_name(names: tuple[str, ...], start: int) -> dict[str, list[int]]:
 def group_storages(keys: list[int]) -> tuple[int, ...]:
     """Number arbitrary storage keys as `ModuleTree.storages` wants them: by first index."""
     first: dict[int, int] = {}
-    return tuple(first.setdefault(key, i) for i, key in enumerate(keys))
+    return tuple(map(first.setdefault, keys, range(len(keys))))

@@ -142,7 +142,7 @@ def _homeless_buffers(
     """
     off = {i for i, device in enumerate(plan.devices) if not is_accelerator(device.name)}
     mains = [i for i in range(len(plan.devices)) if i not in off]
-    if not mains or all(role is Role.PARAMETER for role in tree.roles):
+    if not mains or tree.roles.count(Role.PARAMETER) == len(tree.roles):
         return 0
     total = sum(buffer_sizes(tree, i) for i, d in greedy.places.items() if d in off and i not in along)
     roomy = any(limit is None or limit >= total + greedy.used[i] for i in mains for limit in (limits[i],))

@@ -189,6 +189,8 @@ def counted_once(tree: ModuleTree) -> list[int]:
     """Return each tensor's size as accelerate counts it: a parameter or buffer object once."""
     sizes = tree.eighths or [8 * nbytes for nbytes in tree.nbytes or ()]
     same = tree.objects or tree.storages
+    if same == tuple(range(len(same))):
+        return [*sizes]
     seen: set[tuple[int, bool]] = set()
     counted = []
     for key, role, size in zip(same, tree.roles, sizes, strict=True):

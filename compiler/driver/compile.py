@@ -12,7 +12,7 @@ from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
 from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
-from .facts import Facts, Known, known
+from .facts import Known, ModelFacts, known
 from .options import AUTOMATIC, Options, settled
 from .strategies import passes_for
 from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
@@ -175,7 +175,7 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
     return plan
 
 
-def _wants_trace(options: Options, facts: Facts) -> bool:
+def _wants_trace(options: Options, facts: ModelFacts) -> bool:
     """Say whether an option can only be met by running the forward on the meta device.
 
     A workload of generation is about seconds too: of a model that no inputs can be made for it is no more.

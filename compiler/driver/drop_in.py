@@ -81,7 +81,7 @@ def _lowered(
     classes = _checked(model, max_memory, no_split, special_dtypes)
     sizes = None if max_memory is None else {key: _whole(size) for key, size in max_memory.items()}
     devices = devices_from(sizes, budgets)
-    tree = lower_model(model)
+    tree = _tree(model)
     plan = Plan(
         model=Model(type(model).__name__),
         devices=with_disk(tuple(replace(each, pool=None, pool_memory=None) for each in devices)),
@@ -100,6 +100,13 @@ def _lowered(
     if errors:
         raise InvalidRequestError(errors)
     return plan, plan.tree or tree
+
+
+def _tree(model: nn.Module) -> ModuleTree:
+    try:
+        return lower_model(model)
+    except PlanError as error:
+        raise InvalidRequestError(error.diagnostics) from None
 
 
 def _checked(model: object, max_memory: object, no_split: object, special: object) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ModelFacts:
     """A model as plans see it."""
 
     name: str
@@ -49,7 +49,7 @@ class Known:
 
     model: Callable[[], nn.Module]
     """Asked for where a forward must be run."""
-    facts: Callable[[], Facts]
+    facts: Callable[[], ModelFacts]
     """Raises `PlanError` for what cannot be planned."""
 
 
@@ -58,12 +58,12 @@ def known(model: nn.Module) -> Known:
     return Known(lambda: model, cache(lambda: facts_of(model)))
 
 
-def built_when_asked(facts: Facts, build: Callable[[], nn.Module]) -> Known:
+def built_when_asked(facts: ModelFacts, build: Callable[[], nn.Module]) -> Known:
     """Return what is known of a model that is built when somebody asks for it."""
     return Known(cache(build), lambda: facts)
 
 
-def facts_of(model: nn.Module) -> Facts:
+def facts_of(model: nn.Module) -> ModelFacts:
     """Read the facts off a live model; raises `PlanError` for what cannot be planned."""
     from ..running.kinds import whole_classes
     from ..sources.kept_dtypes import loaded_tree
@@ -73,7 +73,7 @@ def facts_of(model: nn.Module) -> Facts:
     tree = loaded_tree(model)
     warning = untied(model, tree)
     config = getattr(model, "config", None)
-    return Facts(
+    return ModelFacts(
         name=type(model).__name__,
         tree=tree,
         listed=no_split_classes(model),

@@ -22,7 +22,7 @@ from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
 from .facts import Known, known
 from .options import AUTOMATIC, Options
-from .remembered_models import remembered
+from .remembered_models import remembered_model
 from .workload import cached_tokens, roomy, rows_of, with_usual
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
         case InputKind.CONFIG:
             from ..sources.config import config_path, warn_of_quantised
 
-            subject = remembered(config_path(spec), partial(built_from_config, spec, options))
+            subject = remembered_model(config_path(spec), partial(built_from_config, spec, options))
             if options.dtype is None:
                 warn_of_quantised(spec, diagnostics)
             return Opened(Holding.CONFIG, label, subject=subject, findings=tuple(diagnostics))

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...backends.msgpack_file import decode, encode_plan
 from ...backends.whole_files import write_whole
 from ...ir import RULES, Diagnostic, Model, Plan, PlanError
-from .facts import Facts, Known, built_when_asked, facts_of
+from .facts import Known, ModelFacts, built_when_asked, facts_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ def cache_folder() -> Path:
     return Path(folder) / "compile-plan" / "models"
 
 
-def remembered(config: Path, build: Callable[[], nn.Module]) -> Known:
+def remembered_model(config: Path, build: Callable[[], nn.Module]) -> Known:
     """Return the model of a ``config.json``, which is built only where it is new or must be run.
 
     Raises:
@@ -91,7 +91,7 @@ def _own_stamps() -> Iterator[str]:
         yield f"{path.name} {found.st_size} {found.st_mtime_ns}"
 
 
-def _read(path: Path) -> Facts | None:
+def _read(path: Path) -> ModelFacts | None:
     try:
         if path.stat().st_size > _LARGEST:
             return None
@@ -105,7 +105,7 @@ def _read(path: Path) -> Facts | None:
     return facts
 
 
-def _keep(facts: Facts, path: Path) -> None:
+def _keep(facts: ModelFacts, path: Path) -> None:
     """Write facts beside what is kept already; a folder that cannot be written to keeps nothing."""
     try:
         body = _encoded(facts)
@@ -125,7 +125,7 @@ def _forget_oldest(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _encoded(facts: Facts) -> bytes:
+def _encoded(facts: ModelFacts) -> bytes:
     told: dict[str, Any] = asdict(replace(facts, tree=None, findings=()))  # type: ignore[arg-type]
     told["declared"] = sorted(facts.declared)
     told["findings"] = [(each.rule.code, each.message, each.help) for each in facts.findings]
@@ -133,7 +133,7 @@ def _encoded(facts: Facts) -> bytes:
     return json.dumps(told).encode() + b"\n" + encode_plan(plan)
 
 
-def _decoded(body: bytes) -> Facts:
+def _decoded(body: bytes) -> ModelFacts:
     head, _, packed = body.partition(b"\n")
     told = json.loads(head)
     tree = decode(packed).tree
@@ -141,6 +141,6 @@ def _decoded(body: bytes) -> Facts:
         raise ValueError(packed[:8])
     lists = {name: tuple(told[name]) for name in ("listed", "whole", "called_as_one", "busiest")}
     findings = tuple(Diagnostic(RULES[code], text, help=help_) for code, text, help_ in told["findings"])
-    return Facts(
+    return ModelFacts(
         **{**told, **lists, "tree": tree, "declared": frozenset(told["declared"]), "findings": findings}
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -59,7 +59,7 @@ def report_unknown(tree: ModuleTree, unknown: Sequence[Unknown], diagnostics: Di
 
 def find_rename(tree: ModuleTree, paths: Sequence[str]) -> Rename | None:
     """Return the shortest exchange of a prefix that makes most of these paths exist."""
-    if not paths:
+    if not paths or (len(paths) == 1 and len(_everywhere(tree, paths[0])) > 1):
         return None
     sample = paths[:: max(1, len(paths) // 200)]
     for rename in sorted(_candidates(tree, paths), key=lambda each: len(each.old) + len(each.new)):
@@ -185,8 +185,12 @@ def _listed(tree: ModuleTree, path: str) -> str | None:
 
 def _below(tree: ModuleTree, path: str) -> str | None:
     """Read a name that is found only further down, ``mlp``, as a pattern for wherever it is."""
-    deep = f"**.{path}"
-    return deep if "." not in path and "*" not in path and path and match_paths(tree, deep) else None
+    return f"**.{path}" if _everywhere(tree, path) else None
+
+
+def _everywhere(tree: ModuleTree, path: str) -> Collection[str]:
+    """Return the paths that end in a single name."""
+    return match_paths(tree, f"**.{path}") if path and not {".", "*"} & {*path} else ()
 
 
 def _dotted(tree: ModuleTree, path: str) -> str | None:

@@ -85,7 +85,7 @@ def _components(edges: Iterable[tuple[int, int]]) -> list[list[int]]:
 
 def _count_once(tree: ModuleTree) -> ModuleTree:
     """Move the bytes of each storage to its first tensor: the largest member, or what is known exactly."""
-    if tree.nbytes is None or all(first == i for i, first in enumerate(tree.storages)):
+    if tree.nbytes is None or tree.storages == tuple(range(len(tree.storages))):
         return tree
     nbytes = list(tree.nbytes)
     for tensor, first in enumerate(tree.storages):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from enum import IntEnum
 from itertools import accumulate, pairwise
+from operator import eq
 from typing import TypeAlias
 
 from ...ir import Atomic, Constraint, ModuleTree, Plan, Reason, Split, Unit, atomic_modules
@@ -52,7 +53,7 @@ def opened(tree: ModuleTree, module: int) -> list[int]:
 
 def whole_modules(tree: ModuleTree, constraints: Iterable[Constraint]) -> bytearray:
     """Mark every module that may not be opened: leaves, atomic ones, and what is inside an atomic one."""
-    whole = bytearray(1 if end == i + 1 else 0 for i, end in enumerate(tree.ends))
+    whole = bytearray(map(eq, tree.ends, range(1, len(tree) + 1)))
     for module in atomic_modules(tree, constraints):
         whole[module : tree.ends[module]] = b"\1" * (tree.ends[module] - module)
     return whole

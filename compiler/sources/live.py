@@ -33,27 +33,27 @@ def lower_model(model: nn.Module) -> ModuleTree:
     """Return the module tree of a live module; ``nbytes`` is set only where shapes do not tell it.
 
     Raises:
-        PlanError: a parameter has no shape yet, or a module contains itself.
+        PlanError: a parameter has no shape yet, torch keeps weights elsewhere, or a module contains itself.
 
     """
     with paused_collection():
         walk = _Walk()
         walk.visit(model)
+        _refuse_sharded(model, {*walk.classes, *map(type, walk.tensors)})
         return walk.tree()
 
 
 def checked_module(given: object) -> nn.Module:
-    """Return what was given if it is a module whose weights can be planned and loaded.
+    """Return what was given if it is a module.
 
     Raises:
-        PlanError: it is no module, or one whose weights torch keeps elsewhere.
+        PlanError: it is none, or one that has no modules any more.
 
     """
     if "torch" in sys.modules:
         from torch import jit, nn
 
         if isinstance(given, nn.Module) and not isinstance(given, jit.ScriptModule):
-            _refuse_sharded(given)
             return given
     name = given.__name__ if isinstance(given, type) else type(given).__name__
     if isinstance(given, type):
@@ -73,8 +73,13 @@ _EXPORTED: Final = frozenset(
 )  # fmt: skip
 
 
-def _refuse_sharded(model: nn.Module) -> None:
+_SHARDED: Final = frozenset({"DTensor", "FullyShardedDataParallel"})
+
+
+def _refuse_sharded(model: nn.Module, kinds: Iterable[type]) -> None:
     """Refuse weights that are spread over a mesh of processes: each process has only its part."""
+    if not any(base.__name__ in _SHARDED for kind in kinds for base in kind.__mro__):
+        return
     for path, tensor in (*model.named_parameters(), *model.named_buffers()):
         if any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__):
             message = f"`{path}` is sharded over several processes, as fully_shard and DTensor do it"
@@ -124,7 +129,7 @@ def _strings(values: Iterable[object]) -> list[str]:
 def untied(model: nn.Module, tree: ModuleTree) -> Diagnostic | None:
     """Return the warning for a model whose config asks for tied weights that it does not share yet."""
     config, model_ = getattr(model, "config", None), cast("Any", model)
-    shares = any(first != i for i, first in enumerate(tree.storages))
+    shares = tree.storages != tuple(range(len(tree.storages)))
     if config is None or shares or not hasattr(model, "get_output_embeddings"):
         return None
     text = config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
@@ -155,7 +160,7 @@ class _Walk:
     def __init__(self) -> None:
         self.names: list[str] = []
         self.idents: list[int] = []
-        self.classes: list[str] = []
+        self.classes: list[type] = []
         self.parents: list[int] = []
         self.first_tensors: list[int] = []
         self.tensor_names: list[str] = []
@@ -164,16 +169,17 @@ class _Walk:
 
     def visit(self, root: nn.Module) -> None:
         """Walk the modules in pre-order with a stack of our own: depth is not limited."""
-        names, tensors = self.names, self.tensors
+        names, classes, parents, firsts = self.names, self.classes, self.parents, self.first_tensors
+        tensor_names, tensors, roles = self.tensor_names, self.tensors, self.roles
         seen: set[int] = set()
         stack: list[Visit] = [("", root, -1)]
         while stack:
             name, module, parent = stack.pop()
             index = len(names)
             names.append(name)
-            self.classes.append(module.__class__.__name__)
-            self.parents.append(parent)
-            self.first_tensors.append(len(tensors))
+            classes.append(module.__class__)
+            parents.append(parent)
+            firsts.append(len(tensors))
             self.idents.append(ident := id(module))
             if ident in seen:
                 self._refuse_endless(index)
@@ -181,18 +187,16 @@ class _Walk:
             if parameters := module._parameters:  # noqa: SLF001  # the public iterators cost ten times as much
                 for key, tensor in parameters.items():
                     if tensor is not None:
-                        self.tensor_names.append(key)
+                        tensor_names.append(key)
                         tensors.append(tensor)
-                        self.roles.append(Role.PARAMETER)
+                        roles.append(Role.PARAMETER)
             if module._buffers:  # noqa: SLF001
                 self._add_buffers(module)
             if children := module._modules:  # noqa: SLF001
-                stack += [
-                    (key, child, index)
-                    for key, child in reversed(list(children.items()))
-                    if child is not None
-                ]
-        self.first_tensors.append(len(tensors))
+                for key in reversed(children):
+                    if (child := children[key]) is not None:
+                        stack.append((key, child, index))  # noqa: PERF401  # half the time of a list built first
+        firsts.append(len(tensors))
 
     def _add_buffers(self, module: nn.Module) -> None:
         transient = module._non_persistent_buffers_set  # noqa: SLF001
@@ -234,9 +238,10 @@ class _Walk:
         storages = group_storages(self._storage_keys())
         kinds = [tensor.dtype for tensor in self.tensors]
         dtypes = {kind: str(kind).removeprefix("torch.") for kind in set(kinds)}
+        called = {kind: kind.__name__ for kind in set(self.classes)}
         return ModuleTree(
             names=tuple(self.names),
-            classes=tuple(self.classes),
+            classes=tuple([called[kind] for kind in self.classes]),
             parents=tuple(self.parents),
             ends=self._ends(),
             first_tensors=tuple(self.first_tensors),

@@ -47,8 +47,8 @@ def failed_script(error: BaseException, path: Path, text: str) -> Diagnostic:
         message = f"building the model in `{path}`{where} reads values of tensors that have none: {words}"
         help_ = "compute it from numbers, or in the first forward"
         return Diagnostic(NEEDS_REAL_VALUES, message, at, notes=notes, help=help_)
-    help_ = _way_out(error, frames, path)
-    return Diagnostic(SCRIPT_FAILED, f"`{path}`{where}: {words}", at, notes=notes, help=help_)
+    way = _way_out(error, frames, path)
+    return Diagnostic(SCRIPT_FAILED, f"`{path}`{where}: {words}", at, notes=notes, help=way)
 
 
 def _way_out(error: BaseException, frames: list[traceback.FrameSummary], path: Path) -> str | None:
