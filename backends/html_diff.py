@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..ir import Account, Device, Plan, human_size
-from .html_style import PALETTE, STYLE
-from .report_data import Facts
+from .html_style import STYLE
+from .report_data import Facts, device_colours
 from .report_roads import text_of
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -30,14 +30,17 @@ def emit_diff(before: Plan, after: Plan, names: tuple[str, str], lines: list[str
 
 def _devices(plan: Plan) -> str:
     accounts = Facts(plan).accounts()
-    return "".join(_device(device, accounts.get(device.name)) for device in plan.devices)
+    colours = device_colours(plan)
+    return "".join(
+        _device(device, accounts.get(device.name), colours[device.name]) for device in plan.devices
+    )
 
 
-def _device(device: Device, account: Account | None) -> str:
+def _device(device: Device, account: Account | None, colour: str) -> str:
     total = 0 if account is None else account.total
     share = min(100.0, 100 * total / max(device.memory or total, 1))
     budget = human_size(total) + ("" if device.memory is None else f" of {human_size(device.memory)}")
     return (
         f'<div class="device"><header><b>{text_of(device.name)}</b><span>{budget}</span></header>'
-        f'<div class="bar"><i style="width:{share:.3f}%;background:{PALETTE[0]}"></i></div></div>'
+        f'<div class="bar"><i style="width:{share:.3f}%;background:{colour}"></i></div></div>'
     )

@@ -5,22 +5,18 @@ The page fetches nothing and runs only the script it holds; everything that come
 
 from __future__ import annotations
 
-from itertools import cycle
-
 from ..ir import (
-    CPU,
-    DISK,
     Account,
     Device,
     Diagnostic,
     Plan,
-    device_type,
     human_size,
 )
 from .html_script import SCRIPT, SOURCE
-from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE, STYLE
+from .html_style import STYLE
 from .predictions import timed_text
-from .report_data import Cell, Facts, Row, describe_cell, in_rows
+from .report_data import Cell, Facts, Row, describe_cell, device_colours, in_rows
+from .report_moments import moments
 from .report_roads import plan_text, road, strips, text_of, what_if
 from .report_settings import MOST_ROWS, settings
 
@@ -43,7 +39,7 @@ def emit_report(plan: Plan) -> bytes:
     """Write the report; equal plans give equal pages."""
     facts = Facts(plan)
     cells = facts.cells()
-    colours = _colours(plan)
+    colours = device_colours(plan)
     name = text_of(plan.model.name or "unnamed model")
     parts = [
         f"<h1>{name}</h1>",
@@ -54,7 +50,8 @@ def emit_report(plan: Plan) -> bytes:
         strips(facts, cells, colours),
         _map(cells, colours),
         road(facts),
-        what_if(facts),
+        moments(facts),
+        what_if(facts, cells),
         _places(facts, colours),
         settings(plan),
         plan_text(facts),
@@ -73,15 +70,6 @@ def emit_report(plan: Plan) -> bytes:
         f"<body><main>\n{body}\n</main>{script}</body></html>\n"
     )
     return page.encode("utf-8", "backslashreplace")
-
-
-def _colours(plan: Plan) -> dict[str, str]:
-    """Give every device a colour: bright ones to accelerators, greys to cpu and disk."""
-    named = [device.name for device in plan.devices]
-    named += [name for unit in plan.units for name in (unit.store, unit.run) if name]
-    grey = {CPU: CPU_COLOUR, DISK: DISK_COLOUR}
-    bright = cycle(PALETTE)
-    return {name: grey.get(device_type(name)) or next(bright) for name in dict.fromkeys(named)}
 
 
 def _subtitle(plan: Plan) -> str:

@@ -45,19 +45,23 @@ for (const strip of document.querySelectorAll('.strip')) {
 }
 const units = document.getElementById('whatif');
 if (units) {
-  const sizes = JSON.parse(units.dataset.sizes), rows = [...units.querySelectorAll('input')];
+  const parts = JSON.parse(units.dataset.parts), rows = [...units.querySelectorAll('input')];
   const tried = () => {
-    let at = 0;
-    for (const row of rows) {
-      let room = Number(row.value) - Number(row.dataset.kept), used = 0;
-      while (at < sizes.length && sizes[at] <= room) { room -= sizes[at]; used += sizes[at]; at += 1; }
-      row.nextElementSibling.textContent = size(Number(row.value)) + ', ' + size(used) + ' of the model';
-    }
-    const off = sizes.slice(at).reduce((sum, each) => sum + each, 0);
+    // A range stops at its steps: where it was not moved, the budget is the card's own to the byte.
+    const budgets = rows.map(row => row.dataset.moved ? Number(row.value) : Number(row.dataset.memory));
+    const room = rows.map((row, at) => budgets[at] - Number(row.dataset.kept)), used = rows.map(() => 0);
+    const take = (at, bytes) => { const fits = at >= 0 && bytes <= room[at];
+      if (fits) { room[at] -= bytes; used[at] += bytes; } return fits; };
+    const left = parts.filter(([at, bytes]) => !take(at, bytes));
+    const off = left.filter(([, bytes]) => !rows.some((_, at) => take(at, bytes)))
+      .reduce((sum, [, bytes]) => sum + bytes, 0);
+    rows.forEach((row, at) => { row.nextElementSibling.textContent =
+      size(budgets[at]) + ', ' + size(used[at]) + ' of the model'; });
     units.querySelector('output.total').textContent = off
       ? size(off) + ' would be off the accelerators' : 'everything would fit';
   };
-  units.addEventListener('input', tried); units.hidden = false; tried();
+  units.addEventListener('input', event => { event.target.dataset.moved = '1'; tried(); });
+  units.hidden = false; tried();
 }
 """
 SOURCE: Final = f"'sha256-{b64encode(sha256(SCRIPT.encode()).digest()).decode()}'"

@@ -43,7 +43,7 @@ code, .mono { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospa
 .dot { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 7px; }
 .bar { display: flex; height: 18px; border-radius: 5px; overflow: hidden; background: var(--track);
   margin: 8px 0 6px; }
-.bar i { display: block; min-width: 1px; }
+.bar i { display: block; min-width: 1px; } .bar i[style^="width:0.000%"] { display: none; }
 .parts { color: var(--soft); font-size: 12.5px; display: flex; flex-wrap: wrap; gap: 2px 14px; }
 .parts .dot { width: 8px; height: 8px; margin-right: 5px; }
 .map { border-radius: 10px; overflow: hidden; border: 1px solid var(--line); background: var(--card); }
@@ -62,6 +62,7 @@ table { border-collapse: collapse; width: 100%; }
 .units { table-layout: fixed; } .units th { width: 13%; } .units th:first-child { width: 48%; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 12px; }
 th, td { padding: 4px 14px; border-top: 1px solid var(--line); vertical-align: top; }
+.moments th { white-space: normal; } .moments td { width: 25%; }
 .num { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .strip { margin: 8px 0 12px; } .crumb { color: var(--soft); font-size: 12.5px; overflow-wrap: anywhere; }
 .blocks { display: flex; height: 34px; border-radius: 6px; overflow: hidden; background: var(--track); }
@@ -83,7 +84,10 @@ pre { margin: 0; padding: 10px 14px; overflow-x: auto;
 footer { color: var(--soft); font-size: 12px; margin-top: 30px; }
 @media (max-width: 640px) { #whatif label { grid-template-columns: 64px minmax(0, 1fr); }
   #whatif label output { grid-column: 2; } main { padding: 20px 14px 40px; } th, td { padding: 4px 7px; }
-  .units { table-layout: auto; } .units th, .units th:first-child { width: auto; }
+  .units tr { display: grid; grid-template-columns: 3.5em 6em 1fr 1fr; border-top: 1px solid var(--line); }
+  .units th, .units th:first-child { width: auto; } .units th, .units td { border-top: 0; }
+  .units td:first-child, .units th:first-child { grid-column: 1 / -1; padding-bottom: 0; }
+  .moments th { overflow-wrap: anywhere; white-space: normal; }
   .cell { text-overflow: clip; padding-left: 3px; font-size: 10px; } .cell small { display: none; } }
 @media print { details { break-inside: avoid; } .cell, .bar i, .dot { print-color-adjust: exact; } }
 """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import cycle
 
 from ..grammar.path_sets import fold_set
-from ..ir import Account, ModuleTree, Plan, Role, human_size, unit_of_tensors
+from ..ir import CPU, DISK, Account, ModuleTree, Plan, Role, device_type, human_size, unit_of_tensors
+from .html_style import CPU_COLOUR, DISK_COLOUR, PALETTE
 
 _MOST_CELLS = 110
 
@@ -138,3 +140,12 @@ def describe_cell(cell: Cell) -> str:
         for store, run, size in cell.shares
     )
     return f"{cell.path or 'the whole model'}: {places or human_size(cell.nbytes)}"
+
+
+def device_colours(plan: Plan) -> dict[str, str]:
+    """Give every device a colour: bright ones to accelerators, greys to cpu and disk."""
+    named = [device.name for device in plan.devices]
+    named += [name for unit in plan.units for name in (unit.store, unit.run) if name]
+    grey = {CPU: CPU_COLOUR, DISK: DISK_COLOUR}
+    bright = cycle(PALETTE)
+    return {name: grey.get(device_type(name)) or next(bright) for name in dict.fromkeys(named)}

@@ -84,10 +84,10 @@ def _limits(facts: Facts) -> str:
     return f'<p class="sub">{text_of("; ".join(said))}</p>' if said else ""
 
 
-def what_if(facts: Facts) -> str:
-    """Return a slider for each card's budget, and what would fit: the parts of this plan, in order."""
+def what_if(facts: Facts, cells: list[Cell]) -> str:
+    """Return a slider for each card's budget, and what would fit: as planned, until one is moved."""
     cards = [d for d in facts.plan.devices if is_accelerator(d.name) and d.memory]
-    if not cards or facts.unit_bytes is None:
+    if not cards or not cells:
         return ""
     accounts = facts.accounts()
     rows = []
@@ -96,12 +96,16 @@ def what_if(facts: Facts) -> str:
         kept = 0 if account is None else account.total - account.weights - account.buffers
         rows.append(
             f'<label>{text_of(card.name)} <input type="range" min="0" max="{_WIDEST * memory}" '
-            f'step="{max(1, memory // 200)}" value="{memory}" data-kept="{kept}"><output></output></label>'
+            f'step="{max(1, memory // 200)}" value="{memory}" data-kept="{kept}" data-memory="{memory}">'
+            "<output></output></label>"
         )
-    sizes = text_of(json.dumps([size for size in facts.unit_bytes if size]))
+    at = {card.name: number for number, card in enumerate(cards)}
+    homes = [(at.get(store, -1), nbytes) for cell in cells for store, _, nbytes in cell.shares]
+    parts = text_of(json.dumps(homes, separators=(",", ":")))
+    how = "A card keeps what the plan gave it while that fits; what is off comes in where there is room."
     return (
-        f'<section id="whatif" data-sizes="{sizes}" hidden><h2>What if a card were larger?</h2>'
-        f'<p class="sub">The parts of this plan, in order, first fit.</p>{"".join(rows)}'
+        f'<section id="whatif" data-parts="{parts}" hidden><h2>What if a card were larger?</h2>'
+        f'<p class="sub">{how}</p>{"".join(rows)}'
         '<output class="total" aria-live="polite"></output></section>'
     )
 

@@ -7,6 +7,8 @@ import shutil
 import pytest
 from checkpoints import llama_tensors, write_shards
 from command import run_command
+from compile_plan.backends import read_plan
+from compile_plan.ir import human_size
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
@@ -92,6 +94,42 @@ def test_a_larger_budget_holds_more(context, pages):
         slider.press("End")
     assert total.text_content() == "everything would fit"
     assert said == []
+
+
+def test_until_a_slider_is_moved_the_budgets_are_those_of_the_plan(context, pages):
+    page, said = opened(context, pages / "report.html")
+    plan = read_plan(pages / "a.msgpack")
+    off = next(account for account in plan.ledger if account.device == "cpu")
+    outputs = [each.text_content() for each in page.locator("#whatif label output").all()]
+    cards = [account for account in plan.ledger if account.device != "cpu"]
+    expected = [human_size(account.weights + account.buffers) for account in cards]
+    assert [each.split(", ")[1] for each in outputs] == [f"{size} of the model" for size in expected]
+    held = human_size(off.weights + off.buffers)
+    assert page.locator("output.total").text_content() == f"{held} would be off the accelerators"
+    slider = page.locator("#whatif input").first
+    slider.press("Home")
+    assert page.locator("#whatif label output").first.text_content() == "0B, 0B of the model"
+    slider.press("End")
+    assert page.locator("output.total").text_content() == "everything would fit"
+    assert said == []
+
+
+def test_the_ledger_is_told_by_moment(context, pages):
+    page, _ = opened(context, pages / "report.html")
+    plan = read_plan(pages / "a.msgpack")
+    rows = page.locator("table.moments tr").all()
+    heads = rows[0].locator("th").all_text_contents()
+    assert heads[1] == "at rest"
+    assert heads[2].startswith("reading the prompt (")
+    assert heads[3].startswith("writing a token (")
+    assert len(rows) - 1 == len(plan.ledger)
+    for row, account in zip(rows[1:], plan.ledger, strict=True):
+        device, rest, prompt, token = row.locator("td").all_text_contents()
+        assert device == account.device
+        assert prompt == human_size(account.total - account.margin)
+        assert token == human_size(account.total - account.margin - account.activations)
+        own = account.weights + account.buffers + account.row_cache + account.runtime + account.reserve
+        assert rest == human_size(own)
 
 
 def test_every_block_and_slider_has_a_name_for_who_cannot_see_it(context, pages):

@@ -1,0 +1,61 @@
+"""The ledger by moment: what a device holds at rest, while the prompt is read, while a token is written."""
+
+from __future__ import annotations
+
+from ..ir import Account, human_size
+from .predictions import timed_text
+from .report_data import Facts
+from .report_roads import text_of
+
+_AT_REST = ("weights", "buffers", "row_cache", "runtime", "reserve")
+"""What is there before the first call and behind the last."""
+_CALLED = ("kv_cache", "streaming")
+"""What every call needs; activations are counted for the call that needs most of them."""
+
+
+def moments(facts: Facts) -> str:
+    """Return a table of devices and moments; nothing of a plan that tells no workload of generation."""
+    plan = facts.plan
+    workload = plan.workload
+    if not plan.ledger or (workload is not None and workload.kind != "generate"):
+        return ""
+    told = None if plan.outcome is None else plan.outcome.predicted
+    heads = [
+        ("reading the prompt", told.prompt if told else 0.0, told.prompt_limit if told else ""),
+        ("writing a token", told.token if told else 0.0, told.token_limit if told else ""),
+    ]
+    columns = "".join(f'<th class="num">{text_of(_head(*head))}</th>' for head in heads)
+    rows = "".join(map(_row, plan.ledger))
+    said = _said(facts)
+    return (
+        f'<h2>The ledger by moment</h2>\n<p class="sub">{text_of(said)}</p><details open><summary>What each '
+        "device holds</summary><table class='moments'><tr><th>device</th>"
+        f'<th class="num">at rest</th>{columns}</tr>{rows}</table></details>'
+    )
+
+
+def _head(what: str, seconds: float, limit: str) -> str:
+    waits = f", waits for {limit}" if limit else ""
+    return f"{what} ({timed_text(seconds)}{waits})" if seconds else what
+
+
+def _said(facts: Facts) -> str:
+    workload = facts.plan.workload
+    kept = "A token's own activations, fewer than those of the prompt, come on top of the last column."
+    if workload is None:
+        return kept
+    rows = "one row" if workload.rows == 1 else f"{workload.rows} rows"
+    use = f"{rows}, a prompt of {workload.prompt} tokens, {workload.tokens} tokens written"
+    return f"For {use}{' (assumed, as nobody said)' if workload.added else ''}. {kept}"
+
+
+def _row(account: Account) -> str:
+    rest = _sum(account, _AT_REST)
+    token = rest + _sum(account, _CALLED)
+    cells = (rest, token + account.activations, token)
+    sizes = "".join(f'<td class="num">{human_size(nbytes)}</td>' for nbytes in cells)
+    return f"<tr><td>{text_of(account.device)}</td>{sizes}</tr>"
+
+
+def _sum(account: Account, lines: tuple[str, ...]) -> int:
+    return sum(getattr(account, line) for line in lines)
