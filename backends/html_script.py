@@ -53,7 +53,8 @@ if (units) {
     const take = (at, bytes) => { const fits = at >= 0 && bytes <= room[at];
       if (fits) { room[at] -= bytes; used[at] += bytes; } return fits; };
     const left = parts.filter(([at, bytes]) => !take(at, bytes));
-    const off = left.filter(([, bytes]) => !rows.some((_, at) => take(at, bytes)))
+    const moved = rows.some(row => row.dataset.moved);
+    const off = left.filter(([, bytes]) => !moved || !rows.some((_, at) => take(at, bytes)))
       .reduce((sum, [, bytes]) => sum + bytes, 0);
     rows.forEach((row, at) => { row.nextElementSibling.textContent =
       size(budgets[at]) + ', ' + size(used[at]) + ' of the model'; });

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..ir import Diagnostics, Plan
+from ..ir.near import near_name
 from .driver.options import Objective, Offload, Strategy, Use
 from .keywords import CompileOptions
 from .machine.budgets import DeviceKey, Size
@@ -151,9 +152,16 @@ def compile_plan(
     """
     unknown = options.keys() - CompileOptions.__annotations__.keys()
     if unknown:
-        msg = f"compile_plan() got an unexpected keyword argument {min(unknown)!r}"
+        name = min(unknown)
+        meant = _ELSEWHERE.get(name) or near_name(name, CompileOptions.__annotations__)
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        msg = f"compile_plan() got an unexpected keyword argument {name!r}{hint}"
         raise TypeError(msg)
     return _compiled(input, module=False, **options)
+
+
+_ELSEWHERE = {"torch_dtype": "dtype", "memory": "max_memory", "device_map": "strategy", "batch_size": "rows"}
+"""Keywords of other libraries, and ours."""
 
 
 def _signature() -> inspect.Signature:

@@ -294,6 +294,8 @@ def _too_many(first: str, word: str) -> str:
     """Say what a second INPUT was probably meant as."""
     if "=" in word and "/" not in word.partition("=")[0]:
         return f"sizes are joined by commas, without blanks: `--memory cuda:0=24GiB,{word}`"
+    if word.lower().endswith(_FORMS) and Path(word).exists():
+        return f"compare two plans with `--diff {pasted(first)} {pasted(word)}`"
     if word.lower().endswith(_FORMS):
         return f"write the plan with `-o {pasted(word)}`"
     if "." not in first and not Path(first).exists():

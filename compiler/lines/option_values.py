@@ -97,7 +97,7 @@ def _longer(text: str, known: Mapping[str, str]) -> str | None:
 
 def size(asked: Asked) -> int | None:
     """Read bytes: text such as ``1GiB``, or a whole number from Python."""
-    if isinstance(asked.value, str) and asked.text:
+    if isinstance(asked.value, str):
         nbytes = parse_size(asked.value)
         if nbytes is None:
             asked.refuse(SIZE_HELP)

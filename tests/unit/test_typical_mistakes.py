@@ -9,10 +9,12 @@ import shlex
 import pytest
 from checkpoints import llama_tensors, write_shards
 from command import run_command
-from compile_plan.compiler import compile_plan
+from compile_plan.backends import write_plan
+from compile_plan.compiler import compile_model, compile_plan, load_model, load_pretrained
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 
+torch = pytest.importorskip("torch")
 MEMORY = ["--memory", "cuda:0=1MiB,cpu=1GiB"]
 QUOTED = re.compile(r"`([^`]+)`")
 
@@ -183,7 +185,6 @@ def test_the_word_that_is_suggested_works(here, line):
 
 
 def test_a_class_behind_atomic_is_named_as_one():
-    torch = pytest.importorskip("torch")
     model = torch.nn.Sequential(*(torch.nn.Sequential(torch.nn.Linear(4, 4)) for _ in range(3)))
     with pytest.raises(PlanError) as caught:
         compile_plan(model, max_memory={0: "1KiB", "cpu": "1GiB"}, overrides="atomic Liner")
@@ -209,3 +210,88 @@ def test_a_dtype_by_another_name_is_met_with_one_there_is(here, dtype, meant):
         compile_plan(here / "model", max_memory={"cpu": "1GiB"}, dtype=dtype)
     assert caught.value.diagnostics[0].help == f"did you mean `{meant}`?"
     assert compile_plan(here / "model", max_memory={"cpu": "1GiB"}, dtype=meant).units
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + self.b(self.a(x))
+
+
+BUDGETS = {0: "1KiB", "cpu": "1GiB"}
+CALLS = {
+    "a class": (lambda model: compile_model(type(model)), "build it"),
+    "one size": (lambda model: compile_model(model, max_memory="1KiB"), "`{0: '10GiB', 'cpu': '64GiB'}`"),
+    "a list": (lambda model: compile_model(model, max_memory=["1KiB"]), "`{0: '10GiB', 'cpu': '64GiB'}`"),
+    "a name nobody has": (lambda model: compile_model(model, max_memory={"gpu": "1KiB"}), "`cuda:0`"),
+    "a share": (lambda model: compile_model(model, max_memory={"cpu": 4096.5}), "`4096`"),
+    "a class misspelled": (
+        lambda model: compile_model(model, max_memory=BUDGETS, no_split_module_classes=["Blok"]),
+        "`Block`",
+    ),
+    "classes for names": (
+        lambda model: compile_model(model, max_memory=BUDGETS, no_split_module_classes=[Block]),
+        "names of classes",
+    ),
+    "a dtype misspelled": (lambda model: compile_model(model, max_memory=BUDGETS, dtype="bf17"), "`bf16`"),
+    "a strategy misspelled": (
+        lambda model: compile_model(model, max_memory=BUDGETS, strategy="balance"),
+        "`balanced`",
+    ),
+    "a size misspelled": (
+        lambda model: compile_model(model, max_memory=BUDGETS, kv_cache="8 gigs"),
+        "`10GiB`",
+    ),
+    "weights for a module": (lambda model: compile_model(model.state_dict()), "give a module"),
+    "arguments exchanged": (lambda model: load_model(model, "plan.msgpack"), "give a plan"),
+    "no checkpoint": (lambda model: load_model(_planned(model), model.to("meta")), "pass the checkpoint"),
+    "a name on the hub": (lambda _: load_pretrained("meta-llama/Llama-3-8B"), "give the folder"),
+    "a suffix of torch": (lambda model: write_plan(_planned(model), "plan.pt"), "one of these suffixes"),
+}
+
+
+def _planned(model):
+    return compile_model(model, max_memory={"cpu": "1GiB"})
+
+
+@pytest.mark.parametrize("mistake", CALLS)
+def test_python_is_told_what_to_give(mistake):
+    call, words = CALLS[mistake]
+    with pytest.raises(PlanError) as caught:
+        call(torch.nn.Sequential(Block(), Block()))
+    (found,) = caught.value.diagnostics
+    assert words in found.help
+
+
+GIVEN = {
+    "one size": {"max_memory": {0: "10GiB", "cpu": "64GiB"}},
+    "a name nobody has": {"max_memory": {"cuda:0": "1KiB", "cpu": "1GiB"}},
+    "a share": {"max_memory": {"cpu": 4096}},
+    "a class misspelled": {"no_split_module_classes": ["Block"]},
+    "classes for names": {"no_split_module_classes": [Block.__name__]},
+    "a dtype misspelled": {"dtype": "bf16"},
+    "a strategy misspelled": {"strategy": "balanced"},
+    "a size misspelled": {"kv_cache": "1KiB"},
+    "a line of a plan": {"overrides": "place 0 on cpu"},
+    "lines of a plan": {
+        "overrides": ["place 0 on cpu", "never 1 on cpu"],
+        "max_memory": {0: "1MiB", "cpu": "1MiB"},
+    },
+}
+
+
+@pytest.mark.parametrize("mistake", GIVEN)
+def test_what_python_is_told_to_give_works(mistake):
+    model = torch.nn.Sequential(Block(), Block())
+    assert compile_model(model, **{"max_memory": BUDGETS, **GIVEN[mistake]}).units
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"), [("torch_dtype", "dtype"), ("memory", "max_memory"), ("overide", "overrides")]
+)
+def test_a_keyword_of_another_library_is_met_with_ours(theirs, ours):
+    with pytest.raises(TypeError, match=f"'{theirs}'; did you mean '{ours}'"):
+        compile_plan(torch.nn.Linear(2, 2), **{theirs: None})
