@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 from ...ir import Diagnostic, ModuleTree
+from ..sources.checkpoint import read_config
+from ..sources.described_models import described_model, table_version
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
 
@@ -61,6 +66,30 @@ def known(model: nn.Module) -> Known:
 def built_when_asked(facts: ModelFacts, build: Callable[[], nn.Module]) -> Known:
     """Return what is known of a model that is built when somebody asks for it."""
     return Known(cache(build), lambda: facts)
+
+
+def described_facts(config: Path) -> ModelFacts | None:
+    """Return the facts of a configuration whose class is in a table; None where it is not.
+
+    The table holds for one version of transformers: another may build another model.
+    """
+    try:
+        if version("transformers") != table_version():
+            return None
+    except PackageNotFoundError:
+        return None
+    found = described_model(read_config(config))
+    return None if found is None else ModelFacts(
+        name=found.name,
+        tree=found.tree,
+        listed=found.kind.listed,
+        declared=frozenset(found.kind.declared),
+        whole=(),
+        called_as_one=(),
+        described=True,
+        config=found.config,
+        configured=True,
+    )  # fmt: skip
 
 
 def facts_of(model: nn.Module) -> ModelFacts:

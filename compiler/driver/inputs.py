@@ -20,7 +20,7 @@ from ..lines.option_lines import check_options
 from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
-from .facts import Known, known
+from .facts import Known, built_when_asked, described_facts, known
 from .options import AUTOMATIC, Options
 from .remembered_models import remembered_model
 from .workload import cached_tokens, roomy, rows_of, with_usual
@@ -126,7 +126,9 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
         case InputKind.CONFIG:
             from ..sources.config import config_path, warn_of_quantised
 
-            subject = remembered_model(config_path(spec), partial(built_from_config, spec, options))
+            build, path = partial(built_from_config, spec, options), config_path(spec)
+            told = described_facts(path)
+            subject = remembered_model(path, build) if told is None else built_when_asked(told, build)
             if options.dtype is None:
                 warn_of_quantised(spec, diagnostics)
             return Opened(Holding.CONFIG, label, subject=subject, findings=tuple(diagnostics))

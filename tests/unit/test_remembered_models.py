@@ -25,7 +25,9 @@ LLAMA = {
     "num_hidden_layers": 3,
     "vocab_size": 128,
     "torch_dtype": "bfloat16",
+    "attention_bias": True,
 }
+"""With a bias, which the table of described classes does not have."""
 TIED = LLAMA | {"tie_word_embeddings": True}
 ALBERT = {
     "architectures": ["AlbertForMaskedLM"],
