@@ -52,18 +52,21 @@ OTHERS = (
 """What is changed of the probe, one after the other."""
 
 
-def defaults_of(kind: type) -> dict[str, Any]:
-    """Return what a configuration is without a word said: its class's fields, as far as JSON holds them."""
+def defaults_of(kind: type, *extra: str) -> dict[str, Any]:
+    """Return what a configuration is without a word said: its class's fields, as far as JSON holds them.
+
+    ``extra`` are words that some classes read although they are no fields.
+    """
     found = {each.name: getattr(kind, each.name, None) for each in fields(kind)} if is_dataclass(kind) else {}
     plain = {
         name: value for name, value in found.items() if isinstance(value, bool | int | float | str | None)
     }
+    plain = {**dict.fromkeys(extra), **plain}
     return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
 
 
-def said(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:
+def said(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration as a file has it: the probe's sizes the class knows, and the changes."""
-    known = defaults_of(kind)
     sizes = {name: value for name, value in PROBE.items() if name in known}
     wanted = {name: value for name, value in changes.items() if name in known or name not in SIZES}
     refused = {name for name, value in wanted.items() if value is None and known.get(name) is not None}
@@ -113,13 +116,11 @@ def _rows(tree: ModuleTree, of_size: Mapping[int, str], dtype: str) -> Iterator[
         yield [depth, tree.names[module], tree.classes[module], tensors]
 
 
-def described(name: str, model_type: str, config_class: Any) -> dict[str, Any]:
+def described(name: str, model_type: str, config_class: Any, *extra: str) -> dict[str, Any]:
     """Return the row of a class; raises where it is not told by its configuration's words."""
-    content = {
-        **said(config_class, {"torch_dtype": "bfloat16", "tie_word_embeddings": False}),
-        "model_type": model_type,
-    }
-    defaults = defaults_of(config_class)
+    asked = {"torch_dtype": "bfloat16", "tie_word_embeddings": False}
+    defaults = defaults_of(config_class, *extra)
+    content = {**said(defaults, asked), "model_type": model_type}
     model, tree = built(name, config_class, content)
     sizes = named_sizes({**defaults, **content})
     if sizes is None:
@@ -139,7 +140,9 @@ def described(name: str, model_type: str, config_class: Any) -> dict[str, Any]:
 
 def differs(name: str, model_type: str, config_class: Any, changes: Mapping[str, Any]) -> str | None:
     """Say how the model of a table's row differs from the one that is built; None where it does not."""
-    content = {"architectures": [name], "model_type": model_type, **said(config_class, changes)}
+    kind = described_models.described_class(name, model_type)
+    known = {} if kind is None else kind.defaults
+    content = {"architectures": [name], "model_type": model_type, **said(known, changes)}
     found = described_models.described_model(content)
     try:
         model, tree = built(name, config_class, content)
@@ -160,23 +163,28 @@ def differs(name: str, model_type: str, config_class: Any, changes: Mapping[str,
     return None
 
 
+def written(classes: dict[str, Any], name: str, model_type: str, *extra: str) -> str | None:
+    """Write the row of a class; say why where it has none."""
+    key = f"{name} {model_type}"
+    try:
+        config_class = CONFIG_MAPPING[model_type]
+        classes[key] = described(name, model_type, config_class, *extra)
+        wrong = next(filter(None, (differs(name, model_type, config_class, each) for each in OTHERS)), None)
+    except Exception as error:  # noqa: BLE001  # whatever a class of somebody else raises
+        wrong = f"{type(error).__name__} {str(error)[:90]}"
+    if wrong is not None:
+        classes.pop(key, None)
+    return wrong
+
+
 def main() -> None:
     classes: dict[str, Any] = {}
     table = {"transformers": transformers.__version__, "classes": classes}
     described_models._content = lambda: table  # type: ignore[assignment]  # noqa: SLF001
     for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()):
-        try:
-            config_class = CONFIG_MAPPING[model_type]
-            classes[f"{name} {model_type}"] = described(name, model_type, config_class)
-            wrong = next(
-                filter(None, (differs(name, model_type, config_class, each) for each in OTHERS)), None
-            )
-        except Exception as error:  # noqa: BLE001  # whatever a class of somebody else raises
-            classes.pop(f"{name} {model_type}", None)
-            print(f"- {name} {model_type}: {type(error).__name__} {str(error)[:90]}", flush=True)
-            continue
+        wrong = written(classes, name, model_type, "head_dim")
         if wrong is not None:
-            del classes[f"{name} {model_type}"]
+            wrong = written(classes, name, model_type)
         print(f"{'+' if wrong is None else '-'} {name} {model_type} {wrong or ''}", flush=True)
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     described_models._TABLE.write_text(text + "\n")  # noqa: SLF001

@@ -30,9 +30,11 @@ SIZES: Final = frozenset(
 """What a configuration may say freely."""
 _WORDLESS: Final = frozenset(
     {
-        "_name_or_path", "architectures", "attention_dropout", "bos_token_id", "cache_implementation",
-        "eos_token_id", "hidden_act", "hidden_activation", "initializer_range", "max_position_embeddings",
-        "max_window_layers", "model_type", "num_experts_per_tok", "pad_token_id", "rms_norm_eps",
+        "_name_or_path", "architectures", "attention_dropout", "attn_logit_softcapping", "bos_token_id",
+        "cache_implementation", "eos_token_id", "final_logit_softcapping", "hidden_act", "hidden_activation",
+        "initializer_range", "max_position_embeddings",
+        "max_window_layers", "model_type", "norm_topk_prob", "num_experts_per_tok", "output_router_logits",
+        "pad_token_id", "pretraining_tp", "query_pre_attn_scalar", "rms_norm_eps",
         "rope_theta", "router_aux_loss_coef", "sliding_window", "transformers_version", "use_cache",
         "use_sliding_window",
     }
@@ -129,7 +131,8 @@ def _is_tried(key: str, value: object, defaults: Mapping[str, Any]) -> bool:
         case "tie_word_embeddings":
             return isinstance(value, bool)
         case _:
-            return key in _WORDLESS or (key in defaults and defaults[key] == value)
+            usual = None if value == [] else value
+            return key in _WORDLESS or (key in defaults and defaults[key] == usual)
 
 
 def named_sizes(config: Mapping[str, Any]) -> dict[str, int] | None:
