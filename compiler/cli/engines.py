@@ -8,7 +8,7 @@ from dataclasses import replace
 from ...backends import Backend
 from ...backends.engines import ENGINES, Engine
 from ...grammar import parse
-from ...ir import Device, Diagnostic, Diagnostics, Plan, PlanError, Severity
+from ...ir import Device, Diagnostic, Diagnostics, Model, Plan, PlanError, Severity
 from ...ir.near import near_name
 from ...ir.rules.engines import ENGINE_LINE, UNKNOWN_ENGINE
 from ...ir.rules.searching import SPILL
