@@ -19,11 +19,13 @@ from ..ir import (
     ModuleTree,
     Plan,
     PlanError,
+    atomic_modules,
     device_type,
     is_accelerator,
     unit_of_tensors,
     verify,
 )
+from ..ir.names import upwards
 from ..ir.rules.planfile import (
     DEVICE_MAP_LOSES,
     DEVICE_MAP_NEEDS_MODULES,
@@ -54,8 +56,12 @@ def device_map_diagnostics(plan: Plan) -> tuple[Diagnostic, ...]:
     """Say what of a plan its device_map cannot hold: errors if there is none, warnings for losses."""
     refused = tuple(_refusals(plan))
     return refused or (
-        *_lost_runs(plan), *_lost_folders(plan), *_nested_keys(plan), *_special_keys(plan)
-    )  # fmt: skip
+        *_lost_runs(plan),
+        *_lost_visits(plan),
+        *_lost_folders(plan),
+        *_nested_keys(plan),
+        *_special_keys(plan),
+    )
 
 
 def emit_device_map(plan: Plan) -> bytes:
@@ -161,6 +167,30 @@ def _lost_runs(plan: Plan) -> Iterator[Diagnostic]:
         yield Diagnostic(
             DEVICE_MAP_LOSES, message, help="load the `.msgpack` or `.plan` file with `load_model`"
         )
+
+
+def _lost_visits(plan: Plan) -> Iterator[Diagnostic]:
+    """Warn of parts on another device than the module around them that is never split.
+
+    Its own forward works with what they make, and by a device_map nobody brings that back.
+    """
+    if plan.tree is None:
+        return
+    runs = {unit.path: unit.run for unit in plan.units}
+    whole = {plan.tree.paths[module] for module in atomic_modules(plan.tree, plan.constraints)}
+    away: list[str] = []
+    for unit in plan.units:
+        around = [path for path in upwards(unit.path) if path != unit.path]
+        home = next((path for path in around if path in runs), None)
+        if home is not None and runs[home] != unit.run and not whole.isdisjoint(around):
+            away.append(unit.path)
+    if away:
+        verb = "lies" if len(away) == 1 else "lie"
+        message = f"{paths_in_words(away)} {verb} apart from the module that calls it"
+        message = message if len(away) == 1 else message.removesuffix("it") + "them"
+        note = "a device_map brings no results back, so two devices would meet in that module"
+        help_ = "load the `.msgpack` or `.plan` file with `load_model`"
+        yield Diagnostic(DEVICE_MAP_LOSES, message, notes=(note,), help=help_)
 
 
 def _lost_folders(plan: Plan) -> Iterator[Diagnostic]:

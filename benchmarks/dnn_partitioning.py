@@ -18,8 +18,8 @@ from compile_plan.compiler.search.dataflow import Graph, busiest
 from compile_plan.compiler.search.intervals import in_order
 from compile_plan.compiler.search.partition import least_load, partition
 
-LIMIT = 30.0
-"""Seconds a workload may take, after which the search ends with what it has."""
+LIMIT = 90.0
+"""Seconds after which a workload ends with what it has: for machines that do other things as well."""
 
 
 def load(path):

@@ -18,12 +18,10 @@ from .dataflow import Assignment, Graph, busiest
 from .intervals import in_order
 from .windows import share_again
 
-STEPS: Final = 30_000
-"""Moves the first walk tries; later ones a share of it."""
-ROUNDS: Final = 3
-"""How often a walk leaves what the windows settled on."""
-PAIR_NODES: Final = 200
-TRIPLE_NODES: Final = 60
+STEPS: Final = 20_000
+"""Moves the walk tries."""
+NODES: Final = {2: 200, 3: 20}
+"""Nodes of an integer program by the devices of its window: three take ten times as long as two."""
 MAX_FREE: Final = 400
 """Groups a window of more than two devices may hold: the program grows with its devices."""
 GAIN: Final = 1e-6
@@ -34,14 +32,11 @@ ENOUGH: Final = 2e-3
 
 def partition(graph: Graph, clock: Clock, steps: int = STEPS) -> list[int]:
     """Return a device for every node, so that the busiest device has as little to do as can be found."""
-    best, bound = in_order(graph), least_load(graph)
-    for turn in range(ROUNDS):
-        if busiest(graph, best) <= bound * (1 + ENOUGH):
-            break
-        walked = anneal(graph, best, steps if not turn else steps // 3, seed=turn)
-        settled = _settled(graph, walked, clock, 3 if turn == ROUNDS - 1 else 2)
-        best = min(best, settled, key=lambda devices: busiest(graph, devices))
-    return best
+    simple = in_order(graph)
+    if busiest(graph, simple) <= least_load(graph) * (1 + ENOUGH):
+        return simple
+    settled = _settled(graph, anneal(graph, simple, steps), clock)
+    return min(simple, settled, key=lambda devices: busiest(graph, devices))
 
 
 def least_load(graph: Graph) -> float:
@@ -59,30 +54,28 @@ def least_load(graph: Graph) -> float:
     return max(shared, *map(min, rows)) if rows else 0.0
 
 
-def _settled(graph: Graph, devices: list[int], clock: Clock, largest: int) -> list[int]:
+def _settled(graph: Graph, devices: list[int], clock: Clock) -> list[int]:
     """Share out again what a few devices have, the busiest among them, until no few can do better."""
     tried: set[object] = set()
     while not clock.ended:
-        better = next(_improved(graph, devices, clock, largest, tried), None)
+        better = next(_improved(graph, devices, clock, tried), None)
         if better is None:
             break
         devices = better
     return devices
 
 
-def _improved(
-    graph: Graph, devices: list[int], clock: Clock, largest: int, tried: set[object]
-) -> Iterator[list[int]]:
+def _improved(graph: Graph, devices: list[int], clock: Clock, tried: set[object]) -> Iterator[list[int]]:
     """Yield assignments in which the busiest device has less to do and no other as much."""
     before = Assignment(graph, devices)
     most = max(before.loads)
-    for window in _windows(before, largest):
+    for window in _windows(before):
         held = tuple(tuple(node for node, device in enumerate(devices) if device == one) for one in window)
         free = sum(devices[group[0]] in window for group in graph.groups)
         if held in tried or (len(window) > 2 and free > MAX_FREE):
             continue
         tried.add(held)
-        shared = share_again(graph, devices, window, clock, PAIR_NODES if len(window) == 2 else TRIPLE_NODES)
+        shared = share_again(graph, devices, window, clock, NODES[len(window)])
         if shared is None:
             continue
         after = Assignment(graph, shared)
@@ -90,7 +83,7 @@ def _improved(
             yield shared
 
 
-def _windows(state: Assignment, largest: int) -> Iterator[Sequence[int]]:
+def _windows(state: Assignment) -> Iterator[Sequence[int]]:
     """Yield the busiest device with others, the idlest first; of those that are alike and empty one."""
     top = max(range(len(state.loads)), key=lambda device: (state.loads[device], -device))
     others = sorted((d for d in range(len(state.loads)) if d != top), key=lambda d: (state.loads[d], d))
@@ -100,5 +93,5 @@ def _windows(state: Assignment, largest: int) -> Iterator[Sequence[int]]:
         for device in [d for d in kind if not state.loads[d] and d != top][1:]
     ]
     others = [device for device in others if device not in idle]
-    for count in range(1, largest):
-        yield from ((top, *rest) for rest in combinations(others, count))
+    for count in NODES:
+        yield from ((top, *rest) for rest in combinations(others, count - 1))

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from compile_plan.backends import device_map_diagnostics, to_device_map
 from compile_plan.backends.device_map import emit_device_map
 from compile_plan.backends.device_map_file import read_device_map
-from compile_plan.ir import Device, Model, ModuleTree, Plan, PlanError, Unit
+from compile_plan.ir import Atomic, Device, Model, ModuleTree, Plan, PlanError, Unit
 from hypothesis import given
 from hypothesis import strategies as st
 from planfile_strategies import tree_of
@@ -143,6 +144,18 @@ def test_what_the_map_cannot_say_is_a_warning(plan, part):
     (found,) = device_map_diagnostics(plan)
     assert found.code == "device-map-loses"
     assert part in found.message
+
+
+def test_a_visited_part_is_a_warning_and_a_layer_elsewhere_is_none():
+    """What a whole layer calls elsewhere meets the rest of it; what is between layers is moved on."""
+    rules = (Atomic("layers.0"), Atomic("layers.1"))
+    tree = tree_of({f"layers.{i}.{part}.weight": 4 for i in range(2) for part in ("attn", "mlp")})
+    nested = plan_of(tree, ("", "cuda:0"), ("layers.1", "cuda:1"))
+    visited = plan_of(tree, ("layers.0", "cuda:0"), ("layers.0.mlp", "cuda:1"), ("layers.1", "cuda:1"))
+    assert device_map_diagnostics(replace(nested, constraints=rules)) == ()
+    (found,) = device_map_diagnostics(replace(visited, constraints=rules))
+    assert found.code == "device-map-loses"
+    assert found.message == "`layers.0.mlp` lies apart from the module that calls it"
 
 
 def test_a_plan_the_map_says_whole_has_no_diagnostic():
