@@ -8,7 +8,7 @@ sizes, dtypes and ties. A class for which one comes out differently is left out,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -52,25 +52,22 @@ OTHERS = (
 """What is changed of the probe, one after the other."""
 
 
-def defaults_of(kind: type, *extra: str) -> dict[str, Any]:
-    """Return what a configuration is without a word said: its class's fields, as far as JSON holds them.
-
-    ``extra`` are words that some classes read although they are no fields.
-    """
+def defaults_of(kind: type) -> dict[str, Any]:
+    """Return what a configuration is without a word said: its class's fields, as far as JSON holds them."""
     found = {each.name: getattr(kind, each.name, None) for each in fields(kind)} if is_dataclass(kind) else {}
     plain = {
         name: value for name, value in found.items() if isinstance(value, bool | int | float | str | None)
     }
-    plain = {**dict.fromkeys(extra), **plain}
     return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
 
 
-def said(known: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def said(defaults: Mapping[str, Any], extra: Collection[str], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration as a file has it: the probe's sizes the class knows, and the changes."""
+    known = {*defaults, *extra}
     sizes = {name: value for name, value in PROBE.items() if name in known}
     wanted = {name: value for name, value in changes.items() if name in known or name not in SIZES}
-    refused = {name for name, value in wanted.items() if value is None and known.get(name) is not None}
-    return sizes | {name: value for name, value in wanted.items() if name not in refused}
+    left_out = {name for name, value in wanted.items() if value is None and defaults.get(name, 0) is not None}
+    return sizes | {name: value for name, value in wanted.items() if name not in left_out}
 
 
 def built(name: str, config_class: Any, content: Mapping[str, Any]) -> tuple[Any, ModuleTree]:
@@ -119,8 +116,8 @@ def _rows(tree: ModuleTree, of_size: Mapping[int, str], dtype: str) -> Iterator[
 def described(name: str, model_type: str, config_class: Any, *extra: str) -> dict[str, Any]:
     """Return the row of a class; raises where it is not told by its configuration's words."""
     asked = {"torch_dtype": "bfloat16", "tie_word_embeddings": False}
-    defaults = defaults_of(config_class, *extra)
-    content = {**said(defaults, asked), "model_type": model_type}
+    defaults = defaults_of(config_class)
+    content = {**said(defaults, extra, asked), "model_type": model_type}
     model, tree = built(name, config_class, content)
     sizes = named_sizes({**defaults, **content})
     if sizes is None:
@@ -131,6 +128,7 @@ def described(name: str, model_type: str, config_class: Any, *extra: str) -> dic
         raise ValueError("more than one tie")
     return {
         "defaults": defaults,
+        "extra": list(extra),
         "rows": words(tree, sizes, content["num_hidden_layers"], "bfloat16"),
         "tied": pairs[0] if pairs else None,
         "listed": list(no_split_classes(model)),
@@ -141,8 +139,10 @@ def described(name: str, model_type: str, config_class: Any, *extra: str) -> dic
 def differs(name: str, model_type: str, config_class: Any, changes: Mapping[str, Any]) -> str | None:
     """Say how the model of a table's row differs from the one that is built; None where it does not."""
     kind = described_models.described_class(name, model_type)
-    known = {} if kind is None else kind.defaults
-    content = {"architectures": [name], "model_type": model_type, **said(known, changes)}
+    if kind is None:
+        return "it is not in the table"
+    told_words = said(kind.defaults, kind.extra, changes)
+    content = {"architectures": [name], "model_type": model_type, **told_words}
     found = described_models.described_model(content)
     try:
         model, tree = built(name, config_class, content)
@@ -182,9 +182,11 @@ def main() -> None:
     table = {"transformers": transformers.__version__, "classes": classes}
     described_models._content = lambda: table  # type: ignore[assignment]  # noqa: SLF001
     for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()):
-        wrong = written(classes, name, model_type, "head_dim")
-        if wrong is not None:
-            wrong = written(classes, name, model_type)
+        wrong = written(classes, name, model_type)
+        if wrong is None and "head_dim" not in classes[f"{name} {model_type}"]["defaults"]:
+            kept = classes[f"{name} {model_type}"]
+            if written(classes, name, model_type, "head_dim") is not None:
+                classes[f"{name} {model_type}"] = kept
         print(f"{'+' if wrong is None else '-'} {name} {model_type} {wrong or ''}", flush=True)
     text = json.dumps(table, sort_keys=True, separators=(",", ":"))
     described_models._TABLE.write_text(text + "\n")  # noqa: SLF001

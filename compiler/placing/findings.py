@@ -98,10 +98,9 @@ def _short_buffer(finding: ShortBuffer) -> Diagnostic:
 def _spill(spill: Spill, ways: tuple[str, ...]) -> Diagnostic:
     all_of_it = say_needs(spill.needed, spill.lasting, spill.peak)
     outside = f"units outside {human_size(spill.smallest)} to {human_size(spill.largest)}"
-    proof = (
-        f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it",
-        f"{outside}, largest gap left {human_size(spill.gap)}",
-    )
+    proof = [f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it"]
+    if spill.largest:  # parts of units may be outside where no unit is
+        proof.append(f"{outside}, largest gap left {human_size(spill.gap)}")
     unsure = () if spill.unproven is None else (f"not proven: {human_size(spill.unproven)} may be gained",)
     return Diagnostic(
         SPILL,

@@ -72,6 +72,8 @@ class DescribedClass:
     """One class of the table."""
 
     defaults: Mapping[str, Any]
+    extra: tuple[str, ...]
+    """Sizes that the class heeds although its configuration has no such field."""
     rows: tuple[_Row, ...]
     """The modules in pre-order; those below a `LAYER` come once."""
     tied: tuple[str, str] | None
@@ -100,7 +102,7 @@ def described_model(config: Mapping[str, Any]) -> Described | None:
     """Return the model of a configuration; None where the table does not tell."""
     name = architecture(config) or ""
     kind = described_class(name, str(config.get("model_type")))
-    if kind is None or not all(_is_tried(key, value, kind.defaults) for key, value in config.items()):
+    if kind is None or not all(_is_tried(key, value, kind) for key, value in config.items()):
         return None
     whole = {**kind.defaults, **config}
     sizes, layers = named_sizes(whole), whole.get("num_hidden_layers")
@@ -111,18 +113,18 @@ def described_model(config: Mapping[str, Any]) -> Described | None:
     return Described(name, _Columns(kind, sizes, layers, dtype).tree(tied=tied), kind, whole)
 
 
-def _is_tried(key: str, value: object, defaults: Mapping[str, Any]) -> bool:
+def _is_tried(key: str, value: object, kind: DescribedClass) -> bool:
     """Say whether models with such a value came out as the table says."""
+    defaults = kind.defaults
     match key:
         case _ if key in SIZES:
-            left_out = value is None and defaults.get(key) is None
-            return key in defaults and (left_out or (type(value) is int and 0 < value < 2**31))
+            return _is_size(key, value, kind)
         case "dtype" | "torch_dtype":
             return value is None or (isinstance(value, str) and value in _DTYPES)
         case "rope_scaling" | "rope_parameters":
             said = value if isinstance(value, dict) else {}
-            kind = said.get("rope_type", said.get("type", "default"))
-            known = said.keys() <= _ROPE and isinstance(kind, str) and kind in _ROPE_KINDS
+            way = said.get("rope_type", said.get("type", "default"))
+            known = said.keys() <= _ROPE and isinstance(way, str) and way in _ROPE_KINDS
             return known and (value is None or isinstance(value, dict))
         case "layer_types":
             return value is None or (
@@ -133,6 +135,13 @@ def _is_tried(key: str, value: object, defaults: Mapping[str, Any]) -> bool:
         case _:
             usual = None if value == [] else value
             return key in _WORDLESS or (key in defaults and defaults[key] == usual)
+
+
+def _is_size(key: str, value: object, kind: DescribedClass) -> bool:
+    """Say whether the class heeds a size, and it is one; left out may be what its class leaves out."""
+    if type(value) is int:
+        return (key in kind.defaults or key in kind.extra) and 0 < value < 2**31
+    return value is None and key in kind.defaults and kind.defaults[key] is None
 
 
 def named_sizes(config: Mapping[str, Any]) -> dict[str, int] | None:
@@ -228,6 +237,7 @@ def described_class(name: str, model_type: str) -> DescribedClass | None:
         return None
     return DescribedClass(
         defaults=row["defaults"],
+        extra=tuple(row["extra"]),
         rows=tuple(read_row(each) for each in row["rows"]),
         tied=None if row["tied"] is None else (row["tied"][0], row["tied"][1]),
         listed=tuple(row["listed"]),

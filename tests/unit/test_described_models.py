@@ -59,6 +59,7 @@ TYPES = {
     "Gemma2ForCausalLM": "gemma2",
     "MixtralForCausalLM": "mixtral",
     "Olmo2ForCausalLM": "olmo2",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
 }
 CLASSES = {name: {"architectures": [name], "model_type": kind, **SMALL} for name, kind in TYPES.items()}
 
@@ -94,6 +95,18 @@ GIBIBYTES = {
     "llama": LLAMA,
     "qwen2": {**CLASSES["Qwen2ForCausalLM"], **LARGE, **WINDOWS, "vocab_size": 151936},
     "gemma2": {**CLASSES["Gemma2ForCausalLM"], **LARGE, "head_dim": 128, "vocab_size": 256000},
+    "qwen3_moe": {
+        **CLASSES["Qwen3MoeForCausalLM"],
+        **LARGE,
+        "head_dim": 64,
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 768,
+        "mlp_only_layers": [],
+        "norm_topk_prob": True,
+        "decoder_sparse_step": 1,
+        "output_router_logits": False,
+    },
     "mixtral": {**CLASSES["MixtralForCausalLM"], **LARGE, "num_local_experts": 8, "num_experts_per_tok": 2},
 }
 
@@ -141,6 +154,14 @@ def test_what_the_table_was_not_tried_with_is_built(said):
     config = CLASSES["LlamaForCausalLM"]
     assert described_model(config) is not None
     assert described_model({**config, **said}) is None
+
+
+def test_a_head_of_its_own_counts_where_the_class_heeds_it(tmp_path, monkeypatch):
+    config = CLASSES["Qwen2ForCausalLM"] | {"head_dim": 32}
+    told, built = both(folder_of(tmp_path, config), monkeypatch, max_memory={0: "80KiB", "cpu": "1GiB"})
+    assert told == built
+    assert described_model(config | {"head_dim": None}) is None
+    assert described_model(config | {"mlp_only_layers": [1]}) is None
 
 
 def test_another_transformers_is_asked_itself(tmp_path, monkeypatch):
