@@ -103,7 +103,8 @@ def load_pretrained(
 
     Args:
         folder: a folder with a ``config.json`` and safetensors files.
-        plan: a plan, or a path to one in any form; None compiles one for this machine.
+        plan: a plan, or a path to one in any form; None compiles one for this machine; under torchrun, the
+            first process compiles one for the machines of all, unless ``max_memory`` names this one's alone.
         dtype: what floating-point weights become; None is what transformers would choose.
         auto_class: a class of transformers (``AutoModelForSequenceClassification``, or a model's own) in
             place of the one the configuration names.
@@ -125,11 +126,14 @@ def load_pretrained(
 
     """
     from .driver import pretrained as whole
+    from .driver.together import compiled_together
     from .loading.asked import asked_plan
     from .sources.pipelines import INDEX
 
     def compiled(given: Path | nn.Module) -> Plan:
-        return compile_plan(given, **options) if plan is None else asked_plan(plan)
+        if plan is not None:
+            return asked_plan(plan)
+        return compiled_together(lambda said: compile_plan(given, **said), options, host)
 
     chosen = None if dtype is None else _dtype_name(dtype)
     if (Path(folder) / INDEX).is_file():

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from ...ir import Device, Diagnostic, Diagnostics, Label, Model, Plan, PlanError, Source, Span
+from ...ir import Device, Diagnostic, Diagnostics, Label, Link, Model, Plan, PlanError, Source, Span
 from ...ir.near import near_name
 from ...ir.rules.usage import BAD_OPTION_VALUE
 from ..machine.machine_file import machine_path
@@ -36,15 +36,20 @@ def is_machine_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def keep_machine(name: str, devices: Iterable[Device]) -> Path:
-    """Write a description of devices under a name and return its path; raises `PlanError` where it cannot."""
+def keep_machine(name: str, devices: Iterable[Device], links: tuple[Link, ...] = ()) -> Path:
+    """Write devices and the roads between them under a name and return the path.
+
+    Raises:
+        PlanError: it cannot be written.
+
+    """
     from ...backends.plan_files import write_bytes
     from ...grammar import print_plan
 
     path = machine_file(name)
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = tuple(replace(device, origin="", measured="") for device in devices)
-    write_bytes(print_plan(Plan(Model(name), devices=plain)).encode(), path)
+    write_bytes(print_plan(Plan(Model(name), devices=plain, links=links)).encode(), path)
     return path
 
 

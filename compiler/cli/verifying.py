@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from ...ir import Diagnostic, Plan, PlanError, human_size
+from ...ir import Diagnostic, Plan, PlanError, host_of, human_size
 from ...ir.rules.tracing import TRACE_FAILED
 from ...ir.rules.usage import CANNOT_VERIFY
 from ...ir.visible import pasted, visible
@@ -61,6 +61,10 @@ def verification_lines(verification: Verification) -> Iterator[Line]:
         yield [("bold", "replayed"), ("", f": no mix-up; {_times(hops, 'hop')} with {moved} of activations")]
     else:
         yield [("bold", "replayed"), ("", ": no mix-up; nothing moves between devices")]
+    for copy in verification.crossing:
+        what = f"into {visible(copy.path)}" if copy.path else "of what the call returns"
+        road = f"{visible(host_of(copy.origin))} -> {visible(host_of(copy.target))}"
+        yield [("", f"  {road}: {human_size(copy.nbytes)} {what}")]
     for device, nbytes in verification.streamed:
         yield [("", f"  {visible(device)} fetches {human_size(nbytes)} of weights in one forward")]
     for peak in (each for each in verification.peaks if each.nbytes):

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,6 +45,12 @@ def this_machine(diagnostics: Diagnostics) -> tuple[Device, ...]:
     pool = (POOL, memory) if shared else (None, None)
     host = Device(CPU, memory, pool=pool[0], pool_memory=pool[1], origin=origin)
     return in_filling_order([*cards, host])
+
+
+def on_host(device: Device, host: str) -> Device:
+    """Return a device of a machine as one of several hosts."""
+    pool = None if device.pool is None else host
+    return replace(device, name=f"{host}/{device.name}", pool=pool)
 
 
 def _cards(host_memory: int, diagnostics: Diagnostics) -> list[Device]:

@@ -62,7 +62,7 @@ def hosts_of_atoms(problem: Problem, work: Workload, filling: Filling, *, busies
     order = sorted(range(len(problem.atoms)), key=lambda index: problem.atoms[index].grains[0])
     names = list(dict.fromkeys(host_of(device.name) for device in problem.devices))
     costs = Costs(problem)
-    stretches = [_Stretches(problem, costs, name, order, work, filling) for name in names]
+    stretches = [_Stretches(problem, costs, name, order, work, filling, busiest) for name in names]
     best: list[tuple[float, tuple[int, ...]] | None] = [None] * (len(order) + 1)
     best[0] = (0.0, ())
     for stretch in stretches:
@@ -106,6 +106,7 @@ class _Stretches:
     order: Sequence[int]
     work: Workload
     filling: Filling
+    busiest: bool
     devices: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,7 +117,8 @@ class _Stretches:
     def seconds(self, start: int, *, enters: bool) -> Iterator[float]:
         """Yield the seconds of ever longer stretches from one position on, until the host is full."""
         mains, rest, rooms = self._rooms()
-        total = self._entering() if enters else 0.0
+        road = self._entering() if enters else 0.0
+        total = 0.0
         cursor, peak = 0, 0
         for position in range(start, len(self.order)):
             atom = self.problem.atoms[self.order[position]]
@@ -133,7 +135,7 @@ class _Stretches:
                 return
             rooms[place.store] -= atom.cost
             total += atom_seconds(self.costs, atom, place, self.work)
-            yield total
+            yield max(road, total) if self.busiest else road + total
 
     def _rooms(self) -> tuple[list[int], list[int], dict[int, int]]:
         """Return the devices that hold layers, those that hold the rest, and the bytes they have for it."""
@@ -167,8 +169,13 @@ class _Stretches:
         return None if run is None else Place(store, run)
 
     def _entering(self) -> float:
-        """Return the seconds of one way over the network, for all calls of the workload."""
+        """Return the seconds of one way over the network, for all calls of the workload.
+
+        In a full pipeline the road is busy with the bytes of one request while the host computes another:
+        that they take a while to arrive holds nobody up.
+        """
         device = self.devices[0]
         other = next(i for i, one in enumerate(self.problem.devices) if host_of(one.name) != self.host)
         calls = counted_calls(self.work)
-        return sum(times * self.costs.hop(tokens, other, device) for tokens, times in calls if times)
+        wait = self.costs.hop(0, other, device) if self.busiest else 0.0
+        return sum(times * (self.costs.hop(tokens, other, device) - wait) for tokens, times in calls if times)

@@ -17,6 +17,7 @@ from .peaks import Peak
 from .replay import Hop, Labels, Meeting, Places
 from .streaming_sites import Streaming
 from .trace import Enter, Leave, Op, Origin, Trace
+from .wires import Crossing
 from .writes import lost_writes
 
 
@@ -30,7 +31,7 @@ class Replayed:
     labels: Labels
 
 
-def path_of_step(trace: Trace, item: Hop | Meeting) -> str:
+def path_of_step(trace: Trace, item: Hop | Meeting | Crossing) -> str:
     """Return the path of the module in whose forward a step is; empty outside."""
     step = trace.steps[item.step]
     return trace.path(step.call) if step.call >= 0 else ""

@@ -11,15 +11,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ...ir import Demand, Diagnostic, Diagnostics, Plan, PlanError, Reserve, unit_of_tensors
+from ...ir import Demand, Diagnostic, Diagnostics, Plan, PlanError, Reserve, host_of, unit_of_tensors
 from ...ir.purposes import KV_CACHE
 from ..placing.ledger_runs import Runs
 from .labels import places_of_plan, resting
 from .meetings import Replayed, meetings, path_of_step, peaks_exceeded, weights_away, writes_lost
 from .peaks import Peak, peaks
-from .replay import Labels, Places, replay
+from .replay import Hop, Labels, Places, replay
 from .streaming_sites import Streaming, streaming_of
 from .trace import Trace
+from .wires import Crossing, crossings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,6 +61,11 @@ class Verification:
         """How often a forward changes devices: copies of one module's arguments count once."""
         places = [(copy.path, copy.origin, copy.target) for copy in self.copies]
         return sum(1 for i, place in enumerate(places) if i == 0 or place != places[i - 1])
+
+    @property
+    def crossing(self) -> tuple[Copy, ...]:
+        """What goes from one host to another: what the call returns goes to every host."""
+        return tuple(copy for copy in self.copies if host_of(copy.origin) != host_of(copy.target))
 
     @property
     def moved_nbytes(self) -> int:
@@ -119,7 +125,7 @@ def verify_trace(plan: Plan, trace: Trace) -> Verification:
         *peaks_exceeded(plan, found),
     )
     streamed = tuple(sorted(streaming.fetched.items()))
-    return Verification(diagnostics, tuple(_copies(trace, labels)), streamed, found)
+    return Verification(diagnostics, tuple(_copies(trace, plan, places, labels)), streamed, found)
 
 
 def places_with_rest(trace: Trace, plan: Plan, streaming: Streaming) -> Places:
@@ -142,8 +148,10 @@ def _with_cache(trace: Trace, plan: Plan, found: tuple[Peak, ...]) -> tuple[Peak
     return tuple(replace(peak, cache=max(peak.cache, planned[peak.device])) for peak in found)
 
 
-def _copies(trace: Trace, labels: Labels) -> Iterator[Copy]:
-    for hop in labels.hops:
-        yield Copy(
-            path_of_step(trace, hop), str(hop.origin), str(hop.target), trace.values[hop.value].own_nbytes
-        )
+def _copies(trace: Trace, plan: Plan, places: Places, labels: Labels) -> Iterator[Copy]:
+    """Yield what moves within hosts, as the labels say, and between them, as their processes send it."""
+    within = [hop for hop in labels.hops if host_of(str(hop.origin)) == host_of(str(hop.target))]
+    moves: list[Hop | Crossing] = [*within, *crossings(trace, plan, places)]
+    for move in sorted(moves, key=lambda each: each.step):
+        nbytes = trace.values[move.value].own_nbytes
+        yield Copy(path_of_step(trace, move), str(move.origin), str(move.target), nbytes)

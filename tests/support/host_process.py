@@ -39,16 +39,15 @@ def prompt(length, rows):
     return ids, mask
 
 
-def written(model, lengths, rows, tokens, ways=(False, True)):
+def written(model, lengths, rows, tokens, ways=(False, True), **more):
     """Return what a model writes for prompts of some lengths, greedily and sampled with a seed."""
     found = []
     for length in lengths:
         ids, mask = prompt(length, rows)
         for sampled in ways:
             torch.manual_seed(7)
-            made = model.generate(
-                ids, attention_mask=mask, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=sampled
-            )
+            how = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": sampled, **more}
+            made = model.generate(ids, attention_mask=mask, **how)
             found.append(made.tolist())
     return found
 
@@ -60,16 +59,16 @@ def told(model):
 
 def generate(job):
     """Load a model, and return its tokens, its bytes on the way and what of it is here."""
-    way = load_pretrained if job.get("pretrained") else None
-    plan = parse(job["plan"])
-    host = job.get("host")
+    plan = parse(job["plan"]) if "plan" in job else None
+    host, how = job.get("host"), job.get("how", {})
     model = (
-        way(job["folder"], plan, host=host)
-        if way
+        load_pretrained(job["folder"], plan, host=host, **how)
+        if plan is None or job.get("pretrained")
         else load_model(plan, built(job["folder"]), job["folder"], host=host)
     )
     told(model)
-    tokens = written(model, job["lengths"], job["rows"], job["tokens"], job.get("ways", (False, True)))
+    ways, options = job.get("ways", (False, True)), job.get("options", {})
+    tokens = written(model, job["lengths"], job["rows"], job["tokens"], ways, **options)
     here = sorted(path for path, parameter in model.named_parameters() if not parameter.is_meta)
     return {"tokens": tokens, "bytes": told(model), "here": here, "device": str(model.device)}
 
@@ -138,22 +137,66 @@ def batches(job):
     return {"found": [one.tolist() for one in found], "seconds": time.monotonic() - start}
 
 
+def lost_itself(way):
+    """Let this process be gone: killed, or silent as one without power or network is."""
+    os.kill(os.getpid(), {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP}[way])
+
+
 def ends(job):
-    """Load a model, then be killed, or stop, or raise, while others go on."""
+    """Load a model, then be killed, or stop, while others go on."""
     model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
     ids, _ = prompt(7, 1)
     with torch.no_grad():
         model(ids)
-        way = job.get("way")
-        if way == "killed":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if way == "stopped":
-            os.kill(os.getpid(), signal.SIGSTOP)
+        if job.get("way"):
+            lost_itself(job["way"])
+        model(ids)
+    return {}
+
+
+class Losing(torch.nn.Linear):
+    """A layer whose process is lost while it computes."""
+
+    way = ""
+
+    def forward(self, x):
+        """Compute, unless it is lost."""
+        if self.way and not self.weight.is_meta:
+            lost_itself(self.way)
+        return super().forward(x)
+
+
+def ends_inside(job):
+    """Be killed, or stop, before the first call or inside it; the others say how long they waited."""
+    torch.manual_seed(4)
+    model = torch.nn.Sequential(*(Losing(8, 8) for _ in range(job["stages"])))
+    load_model(parse(job["plan"]), model)
+    if job.get("when") == "before":
+        while len(list(Path(job["ready"]).parent.glob("ready-*"))) < job["stages"] - 1:
+            time.sleep(0.05)
+        lost_itself(job["way"])
+    with torch.no_grad():
+        if not job.get("when"):
+            meta = torch.ones(2, 8, device="meta")
+            torch.nn.Linear(8, 8, device="meta")(meta)  # what its first call opens is not waiting
+        model[-1].way = job.get("way", "")
+        Path(job["ready"]).touch()
         start = time.monotonic()
         try:
-            model(ids)
-        finally:
-            Path(job["clock"]).write_text(str(time.monotonic() - start), encoding="utf-8")
+            while True:
+                model(torch.ones(2, 8))
+        except PlanError as error:
+            return {**said(error), "seconds": time.monotonic() - start}
+
+
+def never_comes(job):
+    """Join the group of all processes; one ends before it loads what the others load."""
+    import torch.distributed
+
+    torch.distributed.init_process_group("gloo")
+    if job.get("ends"):
+        os._exit(3)
+    load_model(parse(job["plan"]), torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)))
     return {}
 
 
@@ -168,14 +211,62 @@ def without_memory(job):
         obstacles.free_memory = free
 
 
+def on_own_machine(job):
+    """Do as `generate` does, as if every process were on a machine of its own, of so many bytes."""
+    from compile_plan.compiler.driver import together
+    from compile_plan.compiler.loading import hosts
+    from compile_plan.ir import Device
+
+    before = hosts.machines_of, together.this_machine
+    hosts.machines_of = lambda wire: tuple(map(str, range(len(wire.hosts))))
+    together.this_machine = lambda _: (Device("cpu", job["memory"], origin="free here"),)
+    try:
+        return generate(job)
+    finally:
+        hosts.machines_of, together.this_machine = before
+
+
+def calibrated(job):
+    """Measure all machines and the roads between them; return what is printed."""
+    import contextlib
+    import io
+
+    from compile_plan.compiler.cli import calibrating
+    from compile_plan.compiler.cli.command import main
+    from compile_plan.compiler.loading.hosts import between
+    from compile_plan.compiler.machine import calibration
+
+    calibrating.SIZES, calibration.SECONDS = calibration.Sizes(2**20, 2**20, 128, 8), 0.01
+    between.LARGEST = 2 * between.FIRST
+    os.environ["XDG_CONFIG_HOME"] = job["folder"]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["--calibrate", *job["words"]])
+    return {"code": code, "out": out.getvalue(), "err": err.getvalue()}
+
+
 JOBS = {
+    "calibrated": calibrated,
+    "on_own_machine": on_own_machine,
     "generate": generate,
     "forward": forward,
     "bare": bare,
     "batches": batches,
     "ends": ends,
+    "ends_inside": ends_inside,
+    "never_comes": never_comes,
     "without_memory": without_memory,
 }
+
+
+def said(error):
+    """Return what an error says."""
+    return {
+        "codes": [found.code for found in error.diagnostics],
+        "messages": [found.message for found in error.diagnostics],
+        "notes": [list(found.notes) for found in error.diagnostics],
+        "help": [found.help for found in error.diagnostics],
+    }
 
 
 def done(job):
@@ -183,12 +274,7 @@ def done(job):
     try:
         return JOBS[job["do"]](job)
     except PlanError as error:
-        return {
-            "codes": [found.code for found in error.diagnostics],
-            "messages": [found.message for found in error.diagnostics],
-            "notes": [list(found.notes) for found in error.diagnostics],
-            "help": [found.help for found in error.diagnostics],
-        }
+        return said(error)
 
 
 def main(path):

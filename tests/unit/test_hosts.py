@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
-from compile_plan.compiler import load_model
+from compile_plan.compiler import load_model, verify_plan
 from compile_plan.compiler.loading import call_batches
 from compile_plan.grammar import parse
-from compile_plan.ir import PlanError
+from compile_plan.ir import PlanError, host_of
 from host_models import MODELS, layers_of, saved, tail_of
 from host_process import Bare, prompt, stages, written
 from hosts import run_hosts, shared_plan
@@ -65,10 +67,13 @@ class Runs:
         visits = "place model.layers.1.mlp on node3/cpu\nplace model.layers.4.self_attn on node1/cpu\n"
         jobs += [{**llama, "plan": llama["plan"] + visits}, {"do": "bare", "plan": BARE}]
         jobs += [{"do": "batches", "plan": shared_plan("012", (1, 1, 1)), "stages": 3, "batches": 6}]
+        jobs += [
+            {**llama, "ways": (False,), "options": options, "lengths": (7,)} for options in WAYS.values()
+        ]
         short = {**llama, "plan": shared_plan(layers_of("llama"), (3, 3), tail_of("llama"))}
         more = {**llama, "plan": llama["plan"].replace("node1", "node9")}
         one = {**llama, "host": "node2"}
-        last = [{**llama, "do": "ends", "clock": str(folder / f"clock-{rank}")} for rank in range(3)]
+        last = {**llama, "do": "ends"}
         own = {
             rank: [
                 *jobs,
@@ -77,13 +82,13 @@ class Runs:
                 {**scores, "other": 1} if rank == 1 else scores,
                 short,
                 one,
-                {**last[rank], "way": "killed"} if rank == 0 else last[rank],
+                {**last, "way": "killed"} if rank == 0 else last,
             ]
             for rank in range(3)
         }
         self.folder, self.names = (
             folder,
-            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", *FAILURES),
+            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", *WAYS, *FAILURES),
         )
         self.ranks = run_hosts(own, 3, folder)
 
@@ -96,6 +101,12 @@ class Runs:
         return [result.get("codes") for result in self.of(name)]
 
 
+WAYS = {
+    "static cache": {"cache_implementation": "static"},
+    "beams": {"num_beams": 2},
+    "no cache": {"use_cache": False},
+}
+"""What `generate` is told beside."""
 FAILURES = ("another plan", "no memory", "other inputs", "too few hosts", "one host twice", "killed")
 
 
@@ -128,6 +139,22 @@ def test_the_bytes_between_hosts_are_rows_times_length_times_width(runs):
     assert third == {"node1": [scores, 0, count], "node2": [scores, states, 2 * count]}
 
 
+def test_what_verifying_says_crosses_is_what_is_sent(runs):
+    ids, mask = prompt(9, ROWS)
+    plan = parse(shared_plan(layers_of("llama"), SHARES, tail_of("llama")))
+    found = verify_plan(plan, runs.models["llama"], {"input_ids": ids, "attention_mask": mask})
+    said = Counter()
+    for copy in found.crossing:
+        said[host_of(copy.origin), host_of(copy.target)] += copy.nbytes
+    sent = {
+        (f"node{rank + 1}", other): row[0]
+        for rank, each in enumerate(runs.of("scores"))
+        for other, row in each["bytes"].items()
+        if row[0]
+    }
+    assert sent == said
+
+
 def test_a_folder_is_loaded_with_a_layer_of_each_host_on_its_disk(runs):
     alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
     assert [rank.get("tokens") for rank in runs.of("disk")] == [alone] * 3
@@ -136,6 +163,12 @@ def test_a_folder_is_loaded_with_a_layer_of_each_host_on_its_disk(runs):
 def test_parts_of_layers_are_visited_on_other_hosts(runs):
     alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
     assert [rank.get("tokens") for rank in runs.of("visits")] == [alone] * 3
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_other_ways_to_write_give_what_one_process_gives(runs, name):
+    alone = written(runs.models["llama"], (7,), ROWS, TOKENS, (False,), **WAYS[name])
+    assert [rank.get("tokens") for rank in runs.of(name)] == [alone] * 3
 
 
 def test_what_happens_between_units_is_brought_together(runs):

@@ -6,24 +6,29 @@ from itertools import groupby
 
 import pytest
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
+from compile_plan.compiler.cli.verifying import summary
 from compile_plan.grammar import parse, print_plan
+<<<<<<< HEAD
 from compile_plan.ir import Demand, PlanError, host_of
 from search_models import placed, plan_of, stored, tree_of
+=======
+from compile_plan.ir import PlanError, host_of, unit_of_tensors
+>>>>>>> 17ef3bf (hosts: a silent host is named, machines and roads are measured together, one plan for all, what crosses is said)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 
 def llama(layers=8, **more):
-    config = transformers.LlamaConfig(
-        hidden_size=256,
-        intermediate_size=512,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=1000,
-        **more,
-    )
+    sizes = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 1000,
+    }
+    config = transformers.LlamaConfig(**{**sizes, **more})
     with torch.device("meta"):
         return transformers.LlamaForCausalLM(config)
 
@@ -119,6 +124,7 @@ def test_verifying_names_what_crosses():
     plan = compile_model(model, max_memory=memory({"cuda:0": "14MiB"}, {"cuda:0": "14MiB"}))
     found = verify_plan(plan, model, seq=16)
     assert found.lawful
+<<<<<<< HEAD
     crossing = [copy for copy in found.copies if host_of(copy.origin) != host_of(copy.target)]
     widest = max(copy.nbytes for copy in crossing)
     assert widest == 16 * 256 * 4
@@ -133,3 +139,55 @@ def test_bytes_alone_are_not_given_up_for_whole_layers_on_one_host():
     demands = (Demand(6, "m1.0.y", "kv cache"),)
     plan = placed(plan_of(tree, budgets, demands=demands), objective="accelerator-bytes", offload="stream")
     assert stored(plan)["cpu"] == 0
+=======
+    hidden, scores = found.crossing  # positions, masks and rotary tables are made on every host
+    assert (hidden.origin, hidden.target, hidden.nbytes) == ("node1/cuda:0", "node2/cuda:0", 16 * 256 * 4)
+    assert hidden.path.startswith("model.layers.")
+    assert (scores.path, host_of(scores.target), scores.nbytes) == ("", "node1", 16 * 1000 * 4)
+    assert [line for line in lines_of(found) if "->" in line] == [
+        f"  node1 -> node2: 16.0KiB into {hidden.path}",
+        "  node2 -> node1: 62.5KiB of what the call returns",
+    ]
+
+
+def lines_of(found):
+    return ["".join(text for _, text in line) for line in summary(found)]
+
+
+def cluster(*speeds, road="rate 10GB/s latency 20us", kind="cuda:0"):
+    """Return hosts that hold everything, with so many GB/s of memory and, in proportion, operations."""
+    lines = [
+        f"device node{number + 1}/{kind} memory 20GiB bandwidth {speed}GB/s flops {speed * 100}G"
+        for number, speed in enumerate(speeds)
+    ]
+    return "\n".join(["plan 1", *lines, f"link node1 node2 rate {road.removeprefix('rate ')}", ""])
+
+
+def layers_by_host(plan):
+    """Return how many of the layers each host has, in the order of the hosts."""
+    owner = unit_of_tensors(plan.tree, plan.units)
+    tensors = [n for n, path in enumerate(plan.tree.tensor_paths) if path.endswith("o_proj.weight")]
+    hosts = [host_of(plan.units[owner[n]].run) for n in tensors]
+    return [hosts.count(host) for host in sorted({host_of(device.name) for device in plan.devices})]
+
+
+@pytest.mark.parametrize(
+    ("lines", "layers"),
+    [
+        (cluster(1000, 1000), [6, 6]),
+        (cluster(3000, 1000), [9, 3]),
+        (cluster(30, 10, kind="cpu"), [9, 3]),
+        (cluster(1000, 1000, 1000, 1000), [3, 3, 3, 3]),
+        (cluster(1000, 1000, road="rate 1MB/s latency 900ms"), [12, 0]),
+    ],
+)
+def test_for_throughput_the_busiest_host_has_the_least_to_do(lines, layers):
+    model = llama(12, hidden_size=2048, intermediate_size=5632, num_attention_heads=16, num_key_value_heads=4)
+    plan = compile_model(model, overrides=lines, objective="throughput")
+    assert layers_by_host(plan) == layers
+
+
+def test_for_one_request_at_a_time_a_second_equal_host_is_left_alone():
+    model = llama(12, hidden_size=2048, intermediate_size=5632, num_attention_heads=16, num_key_value_heads=4)
+    assert layers_by_host(compile_model(model, overrides=cluster(1000, 1000))) == [12, 0]
+>>>>>>> 17ef3bf (hosts: a silent host is named, machines and roads are measured together, one plan for all, what crosses is said)

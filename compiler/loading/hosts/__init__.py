@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from .before import in_turn, machines_of, names_of, one_plan, others
+from .between import measured_links
 from .ends import With
 from .held import Held, Road
 from .local_view import ELSEWHERE, LocalView, torch_name
 from .party import Party, join_party
 from .passing import Removable, attach_passing
+from .wire import Wire
 
 __all__ = [
     "ELSEWHERE",
@@ -15,8 +18,15 @@ __all__ = [
     "Party",
     "Removable",
     "Road",
+    "Wire",
     "With",
     "attach_passing",
+    "in_turn",
     "join_party",
+    "machines_of",
+    "measured_links",
+    "names_of",
+    "one_plan",
+    "others",
     "torch_name",
 ]

@@ -1,23 +1,17 @@
-"""What of a plan is this host's: its devices by their local names, its units, and what every host has.
-
-A module that only holds what its constructor computes (rotary frequencies) is made on every host: what it
-computes from positions would be the same, so nothing of it travels.
-"""
+"""What of a plan is this host's: its devices by their local names, its units, and what every host has."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
 
-from ....ir import CPU, DISK, ModuleTree, Plan, Role, Unit, device_type, host_of, is_within, unit_of_tensors
+from ....ir import CPU, DISK, ModuleTree, Plan, device_type, host_of
+from ...running.everywhere import made_everywhere
 
 ELSEWHERE: Final = torch.device("meta")
 """Where everything of other hosts is."""
-_MOST_MADE: Final = 64 << 20
-"""Bytes of buffers that are made on every host."""
 
 
 def hosts_of(plan: Plan) -> tuple[str, ...]:
@@ -56,7 +50,7 @@ class LocalView:
 
     def made(self, plan: Plan, tree: ModuleTree) -> frozenset[str]:
         """Return the paths of the units that every host makes for itself."""
-        return _made_everywhere(plan, tree)
+        return made_everywhere(plan, tree)
 
     def with_made(self, plan: Plan, tree: ModuleTree) -> Plan:
         """Return the plan with what every host makes placed on this one."""
@@ -69,24 +63,3 @@ class LocalView:
 def torch_name(device: str) -> str:
     """Return what torch calls a device of this host: ``cuda:0`` for ``node1/cuda:0``."""
     return device.rpartition("/")[2]
-
-
-def _made_everywhere(plan: Plan, tree: ModuleTree) -> frozenset[str]:
-    """Return the units that hold nothing but what constructors make, and belong to no module of another."""
-    owner = unit_of_tensors(tree, plan.units)
-    outer = {unit.path for unit in plan.units if unit.path in tree.module_index}
-    held: dict[int, list[int]] = {}
-    for tensor, unit in enumerate(owner):
-        held.setdefault(unit, []).append(tensor)
-    found = (plan.units[unit] for unit, tensors in held.items() if unit >= 0 and _is_made(tree, tensors))
-    return frozenset(unit.path for unit in found if not _is_inside(unit, outer))
-
-
-def _is_made(tree: ModuleTree, tensors: Sequence[int]) -> bool:
-    nbytes = tree.nbytes
-    total = 0 if nbytes is None else sum(nbytes[tensor] or 0 for tensor in tensors)
-    return total <= _MOST_MADE and all(tree.roles[tensor] is Role.TRANSIENT for tensor in tensors)
-
-
-def _is_inside(unit: Unit, outer: frozenset[str] | set[str]) -> bool:
-    return any(path != unit.path and is_within(unit.path, path) for path in outer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class Party:
     view: LocalView
     wire: Wire | None
 
-    def agree(self, error: Exception | None) -> None:
+    def agree(self, error: Exception | None, refusal: str = "refused to load its part of the plan") -> None:
         """Return when every host has come here without an error; raise where one has not.
 
         A host that raises its own error lets the others know of it before.
@@ -49,7 +50,7 @@ class Party:
         refused = [(host, words) for host, words in zip(self.view.hosts, found, strict=True) if words]
         if refused:
             host, words = refused[0]
-            message = f"`{host}` refused to load its part of the plan"
+            message = f"`{host}` {refusal}"
             help_ = "mend what it says there, and start all hosts again; nothing was loaded on this one"
             raise PlanError([Diagnostic(REFUSED_ELSEWHERE, message, notes=tuple(words), help=help_)])
 
@@ -78,20 +79,20 @@ def join_party(plan: Plan, host: object, given: Mapping[str, torch.device] | Non
         raise _no_such_host(host, hosts)
     if not any(hosts):
         return None
-    if not _is_started():
+    if not started():
         if len(hosts) == 1 and host is not None:
             return Party(LocalView(hosts, 0), None)
         used = {str(name) for unit in plan.units for name in (unit.store, unit.run) if name}
         if given is not None and used <= given.keys():
             return None
         raise _not_started(hosts)
-    roads = _roads()
+    roads = roads_here()
     if roads.size == 1 and len(hosts) == 1:
         return Party(LocalView(hosts, 0), None)
     return _accord(roads, plan, hosts, host)
 
 
-def _accord(roads: _Roads, plan: Plan, hosts: tuple[str, ...], host: str | None) -> Party:
+def _accord(roads: Roads, plan: Plan, hosts: tuple[str, ...], host: str | None) -> Party:
     """Compare what the processes were given; each must be another host of the same plan."""
     digest = hashlib.sha256(encode(plan, "msgpack")).hexdigest()
     claims: list[tuple[str | None, str]] = roads.wire.exchange((host, digest))
@@ -146,7 +147,7 @@ def _ranks(message: str, hosts: Sequence[str]) -> PlanError:
     return PlanError([Diagnostic(HOSTS_AND_RANKS, message, notes=notes, help=help_)])
 
 
-def _is_started() -> bool:
+def started() -> bool:
     """Say whether there are other processes to load with."""
     import torch.distributed as dist
 
@@ -156,7 +157,7 @@ def _is_started() -> bool:
 
 
 @dataclass(slots=True)
-class _Roads:
+class Roads:
     """What one process group gives every load in it."""
 
     default: Any
@@ -167,27 +168,49 @@ class _Roads:
     """Ranks as hosts, before it is known which is which."""
 
 
-_open: list[_Roads] = []
+_open: list[Roads] = []
 """The process group this process is in, if a plan was loaded in it."""
 
 
-def _roads() -> _Roads:
+def roads_here() -> Roads:
     """Return the roads of the process group, which is joined first where torchrun only prepared it."""
     import torch.distributed as dist
 
     distributed: Any = dist
     if not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        Waiter().run(lambda: distributed.init_process_group("gloo"), lambda: None, _not_met)
     default = distributed.group.WORLD
     if _open and _open[0].default is default:
         return _open[0]
     rank, size = distributed.get_rank(), distributed.get_world_size()
     pulse = Pulse(distributed.distributed_c10d._get_default_store().clone(), rank, size)  # noqa: SLF001
+    atexit.register(pulse.end)
     group = Waiter().run(
-        lambda: distributed.new_group(backend="gloo", timeout=_FOREVER),
-        lambda: None if (lost := pulse.lost()) is None else lost_host(f"rank {lost}", lost),
-        lambda: lost_host(None, None),
+        lambda: _met(distributed),
+        lambda: None if (lost := pulse.lost()) is None else lost_host(None, lost),
+        lambda _: lost_host(None, pulse.found_out()),
     )
     wire = Wire([f"rank {number}" for number in range(size)], rank, group, pulse)
-    _open[:] = [_Roads(default, rank, size, pulse, wire)]
+    _open[:] = [Roads(default, rank, size, pulse, wire)]
     return _open[0]
+
+
+def _met(distributed: Any) -> Any:  # noqa: ANN401  # torch.distributed and a group of it
+    """Return a group of its own for the model, when everyone has come here.
+
+    A process that ended before it came is heard of by its connections, if they are gloo's.
+    """
+    if distributed.get_backend() == "gloo":
+        distributed.monitored_barrier()
+    return distributed.new_group(backend="gloo", timeout=_FOREVER)
+
+
+def _not_met(error: Exception) -> PlanError:
+    """Return the error for processes that do not find each other."""
+    place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
+    message = f"the {size} processes do not meet at `{place}`"
+    words = (str(error).strip().splitlines() or [""])[0][:200]
+    help_ = "start all of them, with a name and a free port of the first host that the others reach"
+    notes = (f"this is rank {rank}", f"{type(error).__name__}: {words}")
+    return PlanError([Diagnostic(HOSTS_AND_RANKS, message, notes=notes, help=help_)])

@@ -11,6 +11,7 @@ import queue
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import torch
@@ -23,6 +24,7 @@ Result = TypeVar("Result")
 _IN_FLIGHT: Final = 32
 """Messages to one host that are kept until they have arrived."""
 _TICK: Final = 0.2
+_AT_ONCE: Final = timedelta(milliseconds=1)
 
 
 class Wire:
@@ -89,7 +91,25 @@ class Wire:
 
     def wait(self, work: Callable[[], Result], other: int | None) -> Result:
         """Run what waits for another host; a host that is gone ends it."""
-        return self._waiter.run(work, self._lost, lambda: self.failed(other))
+        try:
+            return self._waiter.run(work, self._lost, lambda _: self.failed(other))
+        except BaseException:
+            self.close()  # a process that is interrupted is out of step: the others hear of it now
+            raise
+
+    def close(self) -> None:
+        """Let go of what waits, here and on the other hosts; nothing can be sent or received any more.
+
+        A receive that runs out of time is how gloo closes the connections of a group.
+        """
+        for rank in self.ranks if self._waiter.is_busy() else ():
+            if rank != self.ranks[self.me]:
+                try:
+                    nothing = torch.empty(1, dtype=torch.uint8)
+                    self._distributed().irecv(nothing, rank, group=self.group).wait(_AT_ONCE)
+                except RuntimeError:
+                    continue
+        self._waiter.settle()
 
     def failed(self, other: int | None) -> PlanError:
         """Return the error for a connection that broke."""
@@ -118,7 +138,8 @@ class Wire:
 
 def lost_host(host: str | None, rank: int | None) -> PlanError:
     """Return the error that names a host whose process is gone."""
-    who = "the process of another host" if host is None else f"the process of `{host}` (rank {rank})"
+    who = "the process of another host" if rank is None else f"the process of rank {rank}"
+    who = who if host is None else f"the process of `{host}` (rank {rank})"
     note = "what was being computed is lost; weights and files are as they were"
     help_ = "start all hosts again with torchrun; the lost one's own output says why it ended"
     return PlanError([Diagnostic(LOST_HOST, f"{who} is gone", notes=(note,), help=help_)])
@@ -135,26 +156,37 @@ class Waiter:
         self._asked: queue.SimpleQueue[tuple[Callable[[], Any], list[Any], threading.Event]] = (
             queue.SimpleQueue()
         )
+        self._done = threading.Event()
+        """Of what was asked last."""
+        self._done.set()
         threading.Thread(target=self._serve, name="compile-plan-wire", daemon=True).start()
 
     def run(
         self,
         work: Callable[[], Result],
         lost: Callable[[], PlanError | None],
-        failed: Callable[[], PlanError],
+        failed: Callable[[Exception], PlanError],
     ) -> Result:
         """Return what the work returns; raise what `lost` finds meanwhile, or `failed` when it breaks."""
         box: list[Any] = []
-        done = threading.Event()
+        done = self._done = threading.Event()
         self._asked.put((work, box, done))
         while not done.wait(_TICK):
             error = lost()
             if error is not None:
                 raise error
         if isinstance(box[0], Exception):
-            raise failed() from None
+            raise failed(box[0]) from None
         result: Result = box[0]
         return result
+
+    def is_busy(self) -> bool:
+        """Say whether something is waited for."""
+        return not self._done.is_set()
+
+    def settle(self) -> None:
+        """Wait a moment for what was let go of: a thread inside torch when Python ends would abort it."""
+        self._done.wait(5 * _TICK)
 
     def _serve(self) -> None:
         while True:
