@@ -177,7 +177,7 @@ def moved(value: Any, device: torch.device) -> Any:  # noqa: ANN401  # arguments
     """
     match value:
         case torch.Tensor():
-            return value if value.device == device else value.to(device)
+            return value if value.device == device or value.is_meta else value.to(device)
         case list() | tuple():
             items = [moved(item, device) for item in value]
             if all(new is old for new, old in zip(items, value, strict=True)):

@@ -16,6 +16,11 @@ DIFFERENT_PLANS: Final = Rule(
     Severity.ERROR,
     "the processes were given different plans",
 )
+FIXED_CACHE: Final = Rule(
+    "fixed-cache",
+    Severity.ERROR,
+    "several hosts are to share a cache of fixed size",
+)
 HOSTS_AND_RANKS: Final = Rule(
     "hosts-and-ranks",
     Severity.ERROR,
@@ -32,4 +37,4 @@ REFUSED_ELSEWHERE: Final = Rule(
     "another host refused to load its part of the plan",
 )
 
-ALL: Final = (DIFFERENT_CALLS, DIFFERENT_PLANS, HOSTS_AND_RANKS, LOST_HOST, REFUSED_ELSEWHERE)
+ALL: Final = (DIFFERENT_CALLS, DIFFERENT_PLANS, FIXED_CACHE, HOSTS_AND_RANKS, LOST_HOST, REFUSED_ELSEWHERE)

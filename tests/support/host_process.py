@@ -79,8 +79,9 @@ def forward(job):
     told(model)
     ids, mask = prompt(job["lengths"][0], job["rows"])
     with torch.no_grad():
-        scores = model(ids + job.get("other", 0), attention_mask=mask, **job.get("options", {})).logits
-    return {"scores": scores.tolist(), "bytes": told(model)}
+        found = model(ids + job.get("other", 0), attention_mask=mask, output_hidden_states=job.get("states"))
+    states = [one.tolist() for one in found.hidden_states or ()]
+    return {"scores": found.logits.tolist(), "states": states, "bytes": told(model)}
 
 
 class Bare(torch.nn.Module):

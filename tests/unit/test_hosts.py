@@ -59,6 +59,7 @@ class Runs:
         jobs = [job(name, folder / name, SHARES, tokens=TOKENS) for name in FAST]
         llama = job("llama", folder / "llama", SHARES, tokens=TOKENS)
         scores = {**llama, "do": "forward", "lengths": (9,)}
+        jobs += [{**scores, "states": True}]
         jobs += [
             {**llama, "ways": (False,)},
             scores,
@@ -67,6 +68,7 @@ class Runs:
         visits = "place model.layers.1.mlp on node3/cpu\nplace model.layers.4.self_attn on node1/cpu\n"
         jobs += [{**llama, "plan": llama["plan"] + visits}, {"do": "bare", "plan": BARE}]
         jobs += [{"do": "batches", "plan": shared_plan("012", (1, 1, 1)), "stages": 3, "batches": 6}]
+        jobs += [{**scores, "states": True}]
         jobs += [
             {**llama, "ways": (False,), "options": options, "lengths": (7,)} for options in WAYS.values()
         ]
@@ -77,6 +79,7 @@ class Runs:
         own = {
             rank: [
                 *jobs,
+                {**llama, "options": {"cache_implementation": "static"}},
                 more if rank == 1 else llama,
                 {**llama, "do": "without_memory"} if rank == 2 else llama,
                 {**scores, "other": 1} if rank == 1 else scores,
@@ -88,7 +91,7 @@ class Runs:
         }
         self.folder, self.names = (
             folder,
-            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", *WAYS, *FAILURES),
+            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", "states", *WAYS, *FAILURES),
         )
         self.ranks = run_hosts(own, 3, folder)
 
@@ -102,12 +105,19 @@ class Runs:
 
 
 WAYS = {
-    "static cache": {"cache_implementation": "static"},
     "beams": {"num_beams": 2},
     "no cache": {"use_cache": False},
 }
 """What `generate` is told beside."""
-FAILURES = ("another plan", "no memory", "other inputs", "too few hosts", "one host twice", "killed")
+FAILURES = (
+    "static cache",
+    "another plan",
+    "no memory",
+    "other inputs",
+    "too few hosts",
+    "one host twice",
+    "killed",
+)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +218,14 @@ def test_a_call_gives_every_host_what_one_process_gets(runs):
         torch.testing.assert_close(torch.tensor(rank["scores"]), expected)
 
 
+def test_hidden_states_that_are_asked_for_are_those_of_one_process(runs):
+    ids, mask = prompt(9, ROWS)
+    with torch.no_grad():
+        expected = runs.models["llama"](ids, attention_mask=mask, output_hidden_states=True).hidden_states
+    for rank in runs.of("states"):
+        torch.testing.assert_close([torch.tensor(one) for one in rank["states"]], list(expected))
+
+
 def test_another_plan_on_one_host_is_refused_by_all(runs):
     assert runs.codes("another plan") == [["different-plans"]] * 3
     assert runs.of("another plan")[0]["messages"] == ["rank 1 has another plan than rank 0"]
@@ -222,6 +240,10 @@ def test_a_host_without_room_refuses_and_the_others_say_so(runs):
 
 def test_other_inputs_on_one_host_are_refused_by_all(runs):
     assert runs.codes("other inputs") == [["different-calls"]] * 3
+
+
+def test_a_cache_of_fixed_size_is_refused(runs):
+    assert runs.codes("static cache") == [["fixed-cache"]] * 3
 
 
 def test_processes_are_as_many_as_hosts(runs):
@@ -246,6 +268,7 @@ def test_what_the_processes_said_counts_as_said(runs, triggered_elsewhere):
     assert codes >= {
         "different-calls",
         "different-plans",
+        "fixed-cache",
         "hosts-and-ranks",
         "lost-host",
         "refused-elsewhere",

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import nn
 
 from ....ir import Diagnostic, PlanError
-from ....ir.rules.hosts import DIFFERENT_CALLS
+from ....ir.rules.hosts import DIFFERENT_CALLS, FIXED_CACHE
 from ...running.nesting import map_tensors, tensors_in
 from .held import Held, Road
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
+
+
+_FIXED: Final = frozenset({"static", "offloaded_static", "sliding_window", "hybrid", "hybrid_chunked"})
+"""Names of transformers for caches of a fixed size."""
 
 
 class Ends:
@@ -39,6 +43,7 @@ class Ends:
         if self._depth == 1:
             self._running.clear()  # a call that failed may have left some
             if not self.generating:
+                _refuse_fixed_caches(_module, kwargs)
                 same_everywhere(self._road, _digest((args, kwargs)))
 
     def leave(self, _module: nn.Module, _args: Args, output: Any) -> Any:  # noqa: ANN401
@@ -46,7 +51,7 @@ class Ends:
         self._depth -= 1
         if self._depth or self.deferred or output is None:
             return output
-        found = map_tensors(output, _everywhere)
+        found = self._everywhere(output)
         if not self.generating:
             self._road.wire.settle()  # the process may end after this
         return found
@@ -63,13 +68,37 @@ class Ends:
             made = [call(batch) for batch in batches]
         finally:
             self.generating = self.deferred = False
-        found = [map_tensors(output, _everywhere) for output in made]
+        found = [self._everywhere(output) for output in made]
         self._road.wire.settle()
         return found
 
+    def _everywhere(self, output: Any) -> Any:  # noqa: ANN401
+        """Bring what a call returns to every host.
 
-def _everywhere(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.everywhere() if isinstance(tensor, Held) else tensor
+        What hooks of others took inside a unit is a plain tensor on its host and a shape on the others, who
+        cannot know; so they tell each other wherever something is returned that is not known to be held.
+        """
+        leaves = list(tensors_in(output))
+        if not all(isinstance(leaf, Held) for leaf in leaves):
+            leaves = self._known(leaves)
+        left = iter(leaves)
+
+        def bring(_: torch.Tensor) -> torch.Tensor:
+            leaf = next(left)
+            return leaf.everywhere() if isinstance(leaf, Held) else leaf
+
+        return map_tensors(output, bring)
+
+    def _known(self, leaves: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Return the tensors, those that some hosts lack with the knowledge of who has them."""
+        lacking = {n for n, leaf in enumerate(leaves) if not isinstance(leaf, Held) and leaf.is_meta}
+        told: list[set[int]] = self._road.wire.exchange(lacking)
+        found = list(leaves)
+        for number in set[int]().union(*told):
+            having = frozenset(host for host, lacks in enumerate(told) if number not in lacks)
+            if having:
+                found[number] = Held.of(leaves[number], having, min(having), self._road)
+        return found
 
 
 def same_everywhere(road: Road, digest: str) -> None:
@@ -119,6 +148,7 @@ class With:
     def _generating(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401  # what the model's takes
         if self.ends.generating:
             return self._generate(*args, **kwargs)  # type: ignore[misc]
+        _refuse_fixed_caches(self._model, kwargs)
         same_everywhere(self._road, _digest((args, kwargs)) + _settings(kwargs))
         _draw_alike(self._road)
         self.ends.generating = True
@@ -128,6 +158,25 @@ class With:
             self.ends.generating = False
         self._road.wire.settle()
         return made
+
+
+def _refuse_fixed_caches(model: nn.Module, kwargs: Kwargs) -> None:
+    """Refuse caches of a fixed size: they count what they hold in tensors, which only one host would have."""
+    settings = (kwargs.get("generation_config"), getattr(model, "generation_config", None))
+    named = [
+        kwargs.get("cache_implementation"),
+        *(getattr(s, "cache_implementation", None) for s in settings),
+    ]
+    word = next((name for name in named if name), None)
+    layers = getattr(kwargs.get("past_key_values"), "layers", None) or ()
+    if word in _FIXED or any(hasattr(layer, "cumulative_length") and _counts(layer) for layer in layers):
+        message = f"a cache of fixed size (`{word or 'static'}`) cannot be shared by several hosts"
+        help_ = "leave `cache_implementation` out: the cache then grows with what is written"
+        raise PlanError([Diagnostic(FIXED_CACHE, message, help=help_)])
+
+
+def _counts(layer: object) -> bool:
+    return isinstance(getattr(layer, "cumulative_length", None), torch.Tensor)
 
 
 def _settings(kwargs: Kwargs) -> str:
