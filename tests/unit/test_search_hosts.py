@@ -8,12 +8,8 @@ import pytest
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
 from compile_plan.compiler.cli.verifying import summary
 from compile_plan.grammar import parse, print_plan
-<<<<<<< HEAD
-from compile_plan.ir import Demand, PlanError, host_of
+from compile_plan.ir import Demand, PlanError, host_of, unit_of_tensors
 from search_models import placed, plan_of, stored, tree_of
-=======
-from compile_plan.ir import PlanError, host_of, unit_of_tensors
->>>>>>> 17ef3bf (hosts: a silent host is named, machines and roads are measured together, one plan for all, what crosses is said)
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -124,22 +120,6 @@ def test_verifying_names_what_crosses():
     plan = compile_model(model, max_memory=memory({"cuda:0": "14MiB"}, {"cuda:0": "14MiB"}))
     found = verify_plan(plan, model, seq=16)
     assert found.lawful
-<<<<<<< HEAD
-    crossing = [copy for copy in found.copies if host_of(copy.origin) != host_of(copy.target)]
-    widest = max(copy.nbytes for copy in crossing)
-    assert widest == 16 * 256 * 4
-    assert {copy.target for copy in crossing} >= {"node2/cuda:0"}
-
-
-def test_bytes_alone_are_not_given_up_for_whole_layers_on_one_host():
-    """Cutting by hosts leaves 20 bytes out that fit; where bytes are the objective that is no answer."""
-    blocks = {str(i): {"x": 11, "y": 12} for i in range(4)}
-    tree = tree_of({"m0": {"a": 5, "b": 6}, "m1": blocks, "m2": 11})
-    budgets = {"cuda:0": 79, "node1/cuda:1": 34, "node1/cuda:2": 16, "cpu": 1000}
-    demands = (Demand(6, "m1.0.y", "kv cache"),)
-    plan = placed(plan_of(tree, budgets, demands=demands), objective="accelerator-bytes", offload="stream")
-    assert stored(plan)["cpu"] == 0
-=======
     hidden, scores = found.crossing  # positions, masks and rotary tables are made on every host
     assert (hidden.origin, hidden.target, hidden.nbytes) == ("node1/cuda:0", "node2/cuda:0", 16 * 256 * 4)
     assert hidden.path.startswith("model.layers.")
@@ -190,4 +170,13 @@ def test_for_throughput_the_busiest_host_has_the_least_to_do(lines, layers):
 def test_for_one_request_at_a_time_a_second_equal_host_is_left_alone():
     model = llama(12, hidden_size=2048, intermediate_size=5632, num_attention_heads=16, num_key_value_heads=4)
     assert layers_by_host(compile_model(model, overrides=cluster(1000, 1000))) == [12, 0]
->>>>>>> 17ef3bf (hosts: a silent host is named, machines and roads are measured together, one plan for all, what crosses is said)
+
+
+def test_bytes_alone_are_not_given_up_for_whole_layers_on_one_host():
+    """Cutting by hosts leaves 20 bytes out that fit; where bytes are the objective that is no answer."""
+    blocks = {str(i): {"x": 11, "y": 12} for i in range(4)}
+    tree = tree_of({"m0": {"a": 5, "b": 6}, "m1": blocks, "m2": 11})
+    budgets = {"cuda:0": 79, "node1/cuda:1": 34, "node1/cuda:2": 16, "cpu": 1000}
+    demands = (Demand(6, "m1.0.y", "kv cache"),)
+    plan = placed(plan_of(tree, budgets, demands=demands), objective="accelerator-bytes", offload="stream")
+    assert stored(plan)["cpu"] == 0
