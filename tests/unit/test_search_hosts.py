@@ -6,7 +6,7 @@ from itertools import groupby
 
 import pytest
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
-from compile_plan.compiler.cli.verifying import summary
+from compile_plan.compiler.cli.verifying import verification_lines
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Demand, PlanError, host_of, unit_of_tensors
 from search_models import placed, plan_of, stored, tree_of
@@ -131,7 +131,7 @@ def test_verifying_names_what_crosses():
 
 
 def lines_of(found):
-    return ["".join(text for _, text in line) for line in summary(found)]
+    return ["".join(text for _, text in line) for line in verification_lines(found)]
 
 
 def cluster(*speeds, road="rate 10GB/s latency 20us", kind="cuda:0"):
