@@ -59,7 +59,6 @@ class Runs:
         jobs = [job(name, folder / name, SHARES, tokens=TOKENS) for name in FAST]
         llama = job("llama", folder / "llama", SHARES, tokens=TOKENS)
         scores = {**llama, "do": "forward", "lengths": (9,)}
-        jobs += [{**scores, "states": True}]
         jobs += [
             {**llama, "ways": (False,)},
             scores,
