@@ -22,12 +22,13 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.links, self.loaded, self.ids, self.text = [], [], set(), ""
+        self.links, self.loaded, self.ids, self.text, self.blocks = [], [], set(), "", 0
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
         said = dict(attrs)
         self.ids.add(said.get("id"))
+        self.blocks += tag == "pre"
         if tag == "a" and said.get("href"):
             self.links.append(said["href"])
         if LOADED.get(tag) in said and said.get("rel") not in NOT_LOADED:
@@ -87,3 +88,9 @@ def test_no_markup_is_left_on_a_page(pages):
     for name, page in pages.items():
         assert "```" not in page.text, name
         assert "](" not in page.text.replace("](*", ""), name
+
+
+def test_every_fence_is_a_block_of_code(pages):
+    for path in (ROOT / "docs").glob("*.md"):
+        fences = len(re.findall(r"^ *```", path.read_text(encoding="utf-8"), re.MULTILINE)) // 2
+        assert pages[f"{path.stem}.html"].blocks >= fences, path.name  # indented ones are blocks too
