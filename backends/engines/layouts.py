@@ -14,7 +14,8 @@ from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import CPU, Account, Plan, device_type, is_accelerator, is_within
 from ...ir.purposes import MOMENTARY
-from .stack import Stack, is_experts, stack_of
+from .gguf_names import gguf_names
+from .stack import Apart, Stack, is_experts, stack_of
 
 _PERIODS = (*((group, 1) for group in range(16, 1, -1)), (3, 2), (4, 3), (1, 1))
 """From few streamed layers to all; one at a time, as each that is fetched ahead takes room for itself."""
@@ -84,15 +85,23 @@ def host_first(plan: Plan) -> list[str]:
     """Return layouts of an engine that computes on the host what is there, first layers first.
 
     A mixture keeps the experts of its first layers there before it keeps any layer; attention is worth more
-    on a card than experts of which a token needs few.
+    on a card than experts of which a token needs few. Experts whose names the engine cannot be told stay
+    with their layers.
     """
     stack = stack_of(plan)
     layers = None if stack is None else _Layers(plan, stack)
     if layers is None or layers.host is None:
         return []
-    with_experts = [number for number, found in enumerate(layers.experts) if found]
+    named = _named(plan, layers)
+    with_experts = [number for number, found in enumerate(layers.experts) if found and named]
     parts = [_host_first(layers, 0, with_experts[:count]) for count in range(len(with_experts) + 1)]
     return parts + [_host_first(layers, count, with_experts) for count in range(1, len(layers.paths) + 1)]
+
+
+def _named(plan: Plan, layers: _Layers) -> bool:
+    """Say whether the experts have names in a GGUF file."""
+    paths = dict.fromkeys(path for found in layers.experts for path in found)
+    return gguf_names(plan, layers.stack, [Apart(path, 0, "", "") for path in paths]) is not None
 
 
 def _host_first(layers: _Layers, first: int, experts: list[int]) -> str:

@@ -127,6 +127,12 @@ def test_what_does_not_fit_is_planned_as_the_engine_can_be_told(tmp_path, engine
     assert re.search(expected, result.out), result.out
 
 
+def test_experts_without_names_stay_with_their_layers(tmp_path):
+    table = LAYERS.replace("mlp : MLP", "mlp.experts : Experts")
+    result = engine_line(tmp_path, table, "cuda:0=1860MiB,cuda:1=560MiB,cpu=8GiB", "llama.cpp")
+    assert re.search(r"-ngl \d+ --device CUDA0,CUDA1 -ts \d+,\d+ --fit off", result.out), result.err
+
+
 def test_no_fewer_layers_are_on_the_cards_than_fit(tmp_path):
     result = engine_line(tmp_path, LAYERS, "cuda:0=1860MiB,cuda:1=560MiB,cpu=8GiB", "llama.cpp")
     layers, *split = map(int, re.search(r"-ngl (\d+) .* -ts (\d+),(\d+)", result.out).groups())
