@@ -1,8 +1,17 @@
-"""Predicted seconds in words, for the terminal and the page."""
+"""What a ledger and its seconds are for, in words for the terminal and the page."""
 
 from __future__ import annotations
 
-from ..ir import Prediction
+from ..ir import Prediction, Workload
+
+
+def workload_text(work: Workload) -> str:
+    """Return what the ledger counts: ``counted for generate: 1 row, prompt 512, 128 tokens written``."""
+    rows = f"{work.rows:,} row{'' if work.rows == 1 else 's'}"
+    what = f"{rows}, prompt {work.prompt:,}, {work.tokens:,} tokens written" if work.prompt else (
+        f"{rows} of {work.tokens:,} tokens"
+    )  # fmt: skip
+    return f"counted for {work.kind}: {what}{' (nobody said)' if work.added else ''}"
 
 
 def predicted_text(predicted: Prediction) -> str:

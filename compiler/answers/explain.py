@@ -27,6 +27,7 @@ from ...ir import (
 from ...ir.near import near_name
 from ...ir.rules.usage import UNKNOWN_UNIT
 from ...ir.wording import in_words
+from .explain_device import device_facts
 from .moving import Moving, forbidding, is_named, lines_that_move, moving_with, shortage
 
 _REASONS: Final = {
@@ -58,8 +59,15 @@ class Explanation:
 
 
 def explain(plan: Plan, path: str) -> Explanation:
-    """Explain where a module or tensor is; raises `PlanError` when the plan does not know the path."""
+    """Explain where a module or tensor is, or what a device holds.
+
+    Raises:
+        PlanError: the plan does not know the path.
+
+    """
     path = path.strip().removesuffix(".")
+    if any(device.name == path for device in plan.devices) and not _is_module(plan, path):
+        return Explanation(path, tuple(device_facts(plan, path)))
     units = [unit for unit in plan.units if is_within(unit.path, path)]
     holder = _holder(plan, path)
     if holder is not None and holder.path != path:
@@ -73,6 +81,10 @@ def explain(plan: Plan, path: str) -> Explanation:
     if not units:
         raise PlanError([_unknown(plan, path)])
     return Explanation(path, (*_size_facts(plan, path), *_spread_facts(plan, units)))
+
+
+def _is_module(plan: Plan, path: str) -> bool:
+    return plan.tree is not None and path in plan.tree.module_index
 
 
 def _holder(plan: Plan, path: str) -> Unit | None:

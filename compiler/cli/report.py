@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from ...backends.predictions import predicted_text
-from ...ir import Account, Device, Plan, human_size, is_accelerator
+from ...backends.predictions import predicted_text, workload_text
+from ...ir import Account, Device, Plan, Workload, human_size, is_accelerator
 from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
 from .contents import Contents, unit_sizes
@@ -81,6 +81,8 @@ def _headline(plan: Plan, contents: Contents, width: int) -> Iterator[Line]:
     lines = wrap(f"{name}: {', '.join(facts)}", width, 0)
     yield [("bold", name), ("", lines[0].removeprefix(name))]
     yield from ([("", line)] for line in lines[1:])
+    if plan.workload is not None and plan.ledger:
+        yield from ([("", line)] for line in wrap(workload_text(plan.workload), width, 0))
     if plan.outcome is not None and plan.outcome.predicted is not None:
         yield from ([("", line)] for line in wrap(predicted_text(plan.outcome.predicted), width, 0))
 
@@ -190,12 +192,18 @@ def report_data(plan: Plan) -> dict[str, Any]:
     return {
         "model": {"name": plan.model.name, "digest": plan.model.digest},
         "options": dict(plan.options),
+        "workload": None if plan.workload is None else _workload_data(plan.workload),
         "outcome": None if plan.outcome is None else _outcome_data(plan),
         "devices": [_device_data(device, accounts.get(device.name)) for device in plan.devices],
         "units": _units_data(plan),
         "ties": [list(tie.tensors) for tie in plan.ties],
         "diagnostics": [as_data(diagnostic) for diagnostic in by_place(plan.diagnostics)],
     }
+
+
+def _workload_data(work: Workload) -> dict[str, Any]:
+    told = {name: getattr(work, name) for name in ("kind", "rows", "prompt", "tokens")}
+    return {**told, "assumed": work.added}
 
 
 def _outcome_data(plan: Plan) -> dict[str, Any]:

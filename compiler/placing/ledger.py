@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from ...ir import (
     Account,
+    Demand,
     Device,
     ModuleTree,
     Plan,
@@ -136,6 +137,17 @@ def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str,
             line = sums.get(run or "")
             if line is not None and counts_on(demand.purpose, run):
                 line.moment = max(line.moment, demand.nbytes)
+
+
+def peak_demand(plan: Plan, tree: ModuleTree, device: str) -> Demand | None:
+    """Return the largest of what a device of a placed plan holds for a moment; None for nothing."""
+    runs = Runs(plan, tree, unit_of_tensors(tree, plan.units))
+    here = [
+        demand for demand in plan.demands
+        if demand.purpose in MOMENTARY and device in runs.momentary(demand.path)
+        and counts_on(demand.purpose, device)
+    ]  # fmt: skip
+    return max(here, key=lambda demand: demand.nbytes, default=None)
 
 
 def _add(line: _Sums, purpose: str, nbytes: int) -> None:

@@ -85,3 +85,35 @@ def test_a_forbidden_device_is_not_proposed(folder):
     result = run_command(["tiny.plan", *BUDGETS, "--override", "never.plan", "--explain", "norm"], cwd=folder)
     assert "why not    cuda:0: a line says `never norm on cuda:0`" in result.out
     assert "on cuda:0` in an override file" not in result.out
+
+
+def test_a_device_is_explained_by_what_set_its_peak(folder):
+    lines = folder / "lines.plan"
+    lines.write_text(
+        CACHE + 'demand 700B with layers.0 for "activations"\ndemand 300B with lm_head for "logits"\n'
+        "workload rows 2 prompt 30 tokens 4\nplace . on cuda:0\nplace layers.1 on cuda:1\n"
+        "place lm_head on cuda:1\nplace embed on cpu\n"
+    )
+    told = run_command(
+        [str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines), "--explain", "cuda:0"]
+    ).out
+    assert re.search(r"holds +10.7KiB of 12.0KiB", told), told
+    assert "its peak  `layers.0`, while it runs: 700B" in told
+    assert "generate: 2 rows, prompt 30, 4 tokens written" in told
+    told = run_command(
+        [str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines), "--explain", "cuda:1"]
+    ).out
+    assert "its peak  `layers.1`, while it runs: 512B" in told
+    assert "largest   `layers.1`, 8.0KiB" in told
+
+
+def test_a_ledger_says_what_it_is_for(folder):
+    lines = folder / "lines.plan"
+    lines.write_text("workload rows 2 prompt 30 tokens 4\n")
+    shown = run_command([str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines)]).out
+    assert "counted for generate: 2 rows, prompt 30, 4 tokens written\n" in shown
+    lines.write_text("workload loss tokens 64\n")
+    page = folder / "page.html"
+    result = run_command([str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines), "-o", str(page)])
+    assert "counted for loss: 1 row of 64 tokens\n" in result.out
+    assert "1 row of 64 tokens" in page.read_text()

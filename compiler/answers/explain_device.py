@@ -1,0 +1,59 @@
+"""``--explain DEVICE``: what a device holds, which moment set its peak, and what is largest on it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Final
+
+from ...backends.predictions import workload_text
+from ...ir import Account, Plan, human_size, unit_of_tensors
+from ...ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
+from ..placing.ledger import peak_demand
+
+_LARGEST: Final = 3
+_MOMENTS: Final = {
+    ACTIVATIONS: "while it runs",
+    LOGITS: "while its scores are made",
+    ON_HOST: "while it runs on the host, where its kernel is not fused",
+}
+
+
+def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
+    """Yield what is on a device of the plan, by label."""
+    device = next(each for each in plan.devices if each.name == name)
+    account = next((each for each in plan.ledger if each.device == name), None)
+    if account is None:
+        yield "holds", "the plan has no ledger to tell"
+        return
+    limit = "" if device.memory is None else f" of {human_size(device.memory)}"
+    yield "holds", f"{human_size(account.total)}{limit}"
+    yield "made of", " + ".join(_lines(account)) or "nothing"
+    if plan.workload is not None:
+        yield "for", workload_text(plan.workload).removeprefix("counted for ")
+    if plan.tree is None:
+        return
+    peak = peak_demand(plan, plan.tree, name)
+    if peak is not None:
+        where = f"`{peak.path}`" if peak.path else "the model"
+        yield "its peak", f"{where}, {_MOMENTS.get(peak.purpose, 'while it runs')}: {human_size(peak.nbytes)}"
+    yield from (("largest", text) for text in _largest(plan, name))
+
+
+def _lines(account: Account) -> Iterator[str]:
+    for line in fields(Account):
+        nbytes = getattr(account, line.name)
+        if line.name != "device" and nbytes:
+            yield f"{line.name.replace('_', ' ')} {human_size(nbytes)}"
+
+
+def _largest(plan: Plan, name: str) -> Iterator[str]:
+    tree = plan.tree
+    assert tree is not None  # noqa: S101  # the caller asked
+    held: Counter[str] = Counter()
+    for tensor, unit in enumerate(unit_of_tensors(tree, plan.units)):
+        if unit >= 0 and plan.units[unit].store == name and tree.nbytes is not None:
+            held[plan.units[unit].path] += tree.nbytes[tensor]
+    for path, nbytes in held.most_common(_LARGEST):
+        yield f"`{path or '.'}`, {human_size(nbytes)}"
