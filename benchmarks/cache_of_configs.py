@@ -18,7 +18,7 @@ import torch
 import transformers
 from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
-from compile_plan.compiler.tracing import cache_of_config as traced_cache
+from compile_plan.compiler.tracing import cache_demands as traced_cache
 from compile_plan.compiler.tracing import try_moments
 from compile_plan.ir import Diagnostics
 from zoo_types import SETTINGS, classes_for

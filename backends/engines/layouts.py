@@ -14,6 +14,7 @@ from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import CPU, Account, Plan, device_type, is_accelerator, is_within
 from ...ir.purposes import MOMENTARY
+from .checks import whole_lines
 from .gguf_names import gguf_names
 from .stack import Apart, Stack, is_experts, stack_of
 
@@ -90,12 +91,14 @@ def host_first(plan: Plan) -> list[str]:
     """
     stack = stack_of(plan)
     layers = None if stack is None else _Layers(plan, stack)
-    if layers is None or layers.host is None:
+    if stack is None or layers is None or layers.host is None:
         return []
     named = _named(plan, layers)
     with_experts = [number for number, found in enumerate(layers.experts) if found and named]
     parts = [_host_first(layers, 0, with_experts[:count]) for count in range(len(with_experts) + 1)]
-    return parts + [_host_first(layers, count, with_experts) for count in range(1, len(layers.paths) + 1)]
+    whole = [_host_first(layers, count, with_experts) for count in range(1, len(layers.paths) + 1)]
+    kept = "" if named else "".join(f"{line}\n" for line in whole_lines(stack.path))
+    return [text + kept for text in parts + whole]
 
 
 def _named(plan: Plan, layers: _Layers) -> bool:

@@ -92,7 +92,7 @@ def test_a_device_is_explained_by_what_set_its_peak(folder):
     lines.write_text(
         CACHE + 'demand 700B with layers.0 for "activations"\ndemand 300B with lm_head for "logits"\n'
         "workload rows 2 prompt 30 tokens 4\nplace . on cuda:0\nplace layers.1 on cuda:1\n"
-        "place lm_head on cuda:1\nplace embed on cpu\n"
+        "place lm_head on cpu\nplace embed on cpu\n"
     )
     told = run_command(
         [str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines), "--explain", "cuda:0"]
@@ -112,7 +112,7 @@ def test_a_ledger_says_what_it_is_for(folder):
     lines.write_text("workload rows 2 prompt 30 tokens 4\n")
     shown = run_command([str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines)]).out
     assert "counted for generate: 2 rows, prompt 30, 4 tokens written\n" in shown
-    lines.write_text("workload loss tokens 64\n")
+    lines.write_text("workload loss rows 1 tokens 64\n")
     page = folder / "page.html"
     result = run_command([str(folder / "tiny.plan"), *BUDGETS, "--override", str(lines), "-o", str(page)])
     assert "counted for loss: 1 row of 64 tokens\n" in result.out
