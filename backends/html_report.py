@@ -14,7 +14,7 @@ from ..ir import (
 )
 from .html_script import SCRIPT, SOURCE
 from .html_style import STYLE
-from .predictions import timed_text, workload_text
+from .predictions import counted_workload, timed_text, workload_text
 from .report_data import Cell, Facts, Row, describe_cell, device_colours, in_rows
 from .report_moments import moments
 from .report_roads import plan_text, road, strips, text_of, what_if
@@ -88,8 +88,8 @@ def _headline(facts: Facts) -> str:
     streamed = [i for i, unit in enumerate(plan.units) if unit.store and unit.run not in {unit.store, None}]
     if streamed and facts.unit_bytes is not None:
         shown.append((human_size(sum(facts.unit_bytes[i] for i in streamed)), "streamed from cpu or disk"))
-    if plan.workload is not None:
-        shown.append((plan.workload.kind, workload_text(plan.workload).partition(": ")[2]))
+    if (work := counted_workload(plan)) is not None:
+        shown.append((work.kind, workload_text(work).partition(": ")[2]))
     if plan.outcome is not None:
         outcome = plan.outcome
         shown.append((outcome.status, f"{outcome.objective}, gap {outcome.gap:.1%}, {outcome.hops} hops"))

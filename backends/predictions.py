@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from ..ir import Prediction, Workload
+from ..ir import Plan, Prediction, Workload
+
+
+def counted_workload(plan: Plan) -> Workload | None:
+    """Return what the ledger is for; None where nobody said and it has weights alone."""
+    work = plan.workload
+    room = any(account.kv_cache or account.activations for account in plan.ledger)
+    return work if work is not None and plan.ledger and (room or not work.added) else None
 
 
 def workload_text(work: Workload) -> str:
@@ -11,7 +18,7 @@ def workload_text(work: Workload) -> str:
     what = f"{rows}, prompt {work.prompt:,}, {work.tokens:,} tokens written" if work.prompt else (
         f"{rows} of {work.tokens:,} tokens"
     )  # fmt: skip
-    return f"counted for {work.kind}: {what}{' (nobody said)' if work.added else ''}"
+    return f"counted for {work.kind}: {what}{' (assumed, as nobody said)' if work.added else ''}"
 
 
 def predicted_text(predicted: Prediction) -> str:

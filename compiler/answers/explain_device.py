@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Final
 
-from ...backends.predictions import workload_text
+from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
 from ...ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
 from ..placing.ledger import peak_demand
@@ -30,8 +30,9 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     limit = "" if device.memory is None else f" of {human_size(device.memory)}"
     yield "holds", f"{human_size(account.total)}{limit}"
     yield "made of", " + ".join(_lines(account)) or "nothing"
-    if plan.workload is not None:
-        yield "for", workload_text(plan.workload).removeprefix("counted for ")
+    work = counted_workload(plan)
+    if work is not None:
+        yield "for", workload_text(work).removeprefix("counted for ")
     if plan.tree is None:
         return
     peak = peak_demand(plan, plan.tree, name)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
-from ...backends.predictions import predicted_text, workload_text
+from ...backends.predictions import counted_workload, predicted_text, workload_text
 from ...ir import Account, Device, Plan, Workload, human_size, is_accelerator
 from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
@@ -81,8 +81,9 @@ def _headline(plan: Plan, contents: Contents, width: int) -> Iterator[Line]:
     lines = wrap(f"{name}: {', '.join(facts)}", width, 0)
     yield [("bold", name), ("", lines[0].removeprefix(name))]
     yield from ([("", line)] for line in lines[1:])
-    if plan.workload is not None and plan.ledger:
-        yield from ([("", line)] for line in wrap(workload_text(plan.workload), width, 0))
+    work = counted_workload(plan)
+    if work is not None:
+        yield from ([("", line)] for line in wrap(workload_text(work), width, 0))
     if plan.outcome is not None and plan.outcome.predicted is not None:
         yield from ([("", line)] for line in wrap(predicted_text(plan.outcome.predicted), width, 0))
 
