@@ -31,6 +31,7 @@ from ..ir.rules.planfile import (
     DEVICE_MAP_NEEDS_MODULES,
     UNPLACED_UNIT,
 )
+from ..ir.values import A_PLAN, require
 from ..ir.wording import listed
 
 _NOTHING, _MIXED = "", "*"  # neither is the name of a device
@@ -44,6 +45,7 @@ def to_device_map(plan: Plan) -> dict[str, int | str]:
     for the whole model), and the direct tensors of modules that are not. Raises `PlanError` for a
     plan that no device_map can hold.
     """
+    require("plan", plan, Plan, A_PLAN)
     refused = [*_refusals(plan)]
     if refused:
         raise PlanError(refused)

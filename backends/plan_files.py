@@ -21,6 +21,7 @@ from ..ir.rules.planfile import (
     WRITE_FAILED,
     WRITE_ONLY_FORM,
 )
+from ..ir.values import A_PLAN, require
 from ..ir.wording import in_words
 from .backend import Backend
 from .device_map import device_map_diagnostics, emit_device_map
@@ -103,6 +104,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
     Override files are not whole plans: read those with `grammar.parse`.
     """
+    require("path", path, (str, os.PathLike), "name a file, as `plan.msgpack`")
     backend = backend_for(path)
     if backend.read is None:
         message = f"`{os.fspath(path)}`: plans in the form `{backend.name}` can be written but not read"
@@ -116,6 +118,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     """Write a plan in the form the suffix names: whole or, whatever happens, not at all."""
+    require("plan", plan, Plan, A_PLAN)
+    require("path", path, (str, os.PathLike), "name a file, as `plan.msgpack`")
     write_bytes(backend_for(path).emit(plan), path)
 
 

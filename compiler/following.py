@@ -80,8 +80,9 @@ def runtime_report(model: nn.Module) -> RuntimeReport:
     See `compile_plan.compiler.loading.runtime_report`.
     """
     from .loading import runtime_report as report
+    from .sources.live import checked_module
 
-    return report(model)
+    return report(checked_module(model))
 
 
 def load_pretrained(

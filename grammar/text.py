@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from ..ir import Diagnostic, Diagnostics, Plan, Source
+from ..ir.values import A_PLAN, require
 from .layout import lay_out
 from .parser import parse_document
 from .resolve import resolve
 from .syntax import Document
 from .unresolve import unresolve
 
+_A_TEXT: Final = "give the text of a `.plan` file; `read_plan` takes its path"
+
 
 def parse(text: str, name: str = "<text>") -> Plan:
     """Read a text; raises `PlanError` with everything that is wrong. Warnings are in the plan."""
+    require("text", text, str, _A_TEXT)
     diagnostics = Diagnostics()
     plan = _read(Source(name, text), diagnostics)
     diagnostics.raise_errors()
@@ -34,6 +39,7 @@ def _read(source: Source, diagnostics: Diagnostics) -> Plan:
 
 def print_plan(plan: Plan, *, with_modules: bool = False) -> str:
     """Write a plan so that `parse` reads the same plan; ``with_modules`` adds its module table."""
+    require("plan", plan, Plan, A_PLAN)
     return lay_out(unresolve(plan, with_modules=with_modules))
 
 
@@ -42,6 +48,7 @@ def format_text(text: str, name: str = "<text>") -> str:
 
     Raises `PlanError` for a text that cannot be read.
     """
+    require("text", text, str, _A_TEXT)
     document = _document(text, name)
     formatted = lay_out(document)
     if _document(formatted, name) != document:

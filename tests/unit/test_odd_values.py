@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from compile_plan.backends import read_plan, to_device_map, write_plan
 from compile_plan.compiler import (
     compile_model,
     compile_plan,
     infer_auto_device_map,
     load_model,
+    runtime_report,
     verify_plan,
 )
 from compile_plan.compiler.keywords import CompileOptions
-from compile_plan.grammar import parse
+from compile_plan.grammar import format_text, parse, print_plan
 from compile_plan.ir import PlanError
 from torch import nn
 
@@ -102,6 +104,17 @@ def test_what_is_no_input_is_said(value):
         verify_plan(PLAN, ODD[value](), (torch.ones(1, 4),))
     with pytest.raises(PlanError):
         verify_plan(ODD[value](), model(), (torch.ones(1, 4),))
+
+
+@pytest.mark.parametrize("value", ODD)
+def test_what_is_no_plan_no_text_and_no_path_is_said(value, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    odd = ODD[value]()
+    for step in (to_device_map, print_plan, runtime_report, lambda given: write_plan(given, "a.plan")):
+        with pytest.raises(PlanError):
+            step(odd)
+    for step in (parse, format_text, read_plan, lambda given: write_plan(PLAN, given)):
+        coded(lambda step=step: step(odd))
 
 
 LOADING = ["checkpoint", "strict", "progress", "dtype", "materialize", "devices", "map_memory", "diagnostics"]
