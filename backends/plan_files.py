@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..ir import Diagnostic, Plan, PlanError, Rule, human_size, verify
+from ..ir.near import near_name
 from ..ir.rules.planfile import (
     DISK_FULL,
     FILE_TOO_LARGE,
@@ -87,7 +88,10 @@ def backend_for(path: str | os.PathLike[str]) -> Backend:
             return backend
     known = tuple(f"`{b.suffix}` ({b.name}) holds {b.expresses}" for b in BACKENDS.values())
     message = f"`{os.fspath(path)}` does not end in the suffix of a form of plans"
-    raise PlanError([Diagnostic(UNKNOWN_FORM, message, notes=known, help="use one of these suffixes")])
+    near = near_name(suffix, (backend.suffix for backend in BACKENDS.values()))
+    meant = near and os.fspath(path)[: -len(suffix)] + near
+    help_ = f"did you mean `{meant}`?" if meant else "use one of these suffixes"
+    raise PlanError([Diagnostic(UNKNOWN_FORM, message, notes=known, help=help_)])
 
 
 def encode(plan: Plan, name: str) -> bytes:

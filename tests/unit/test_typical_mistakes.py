@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -13,6 +14,7 @@ from compile_plan.backends import write_plan
 from compile_plan.compiler import compile_model, compile_plan, load_model, load_pretrained
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
+from safetensors.torch import save_file
 
 torch = pytest.importorskip("torch")
 MEMORY = ["--memory", "cuda:0=1MiB,cpu=1GiB"]
@@ -46,7 +48,7 @@ COMMANDS = {
     "a path misspelled": (["modle", *MEMORY], "`model`"),
     "a second path": (["model", "plan.msgpack", *MEMORY], "`-o plan.msgpack`"),
     "a command before the path": (["compile", "model", *MEMORY], "`compile-plan model`"),
-    "a suffix misspelled": (["model", "-o", "plan.mspack", *MEMORY], "suffix"),
+    "a suffix misspelled": (["model", "-o", "plan.mspack", *MEMORY], "`plan.msgpack`"),
     "a folder that is not there": (["model", "-o", "out/plan.msgpack", *MEMORY], "`mkdir -p out`"),
     "bits for a dtype": (["model", "--dtype", "4bit", *MEMORY], "`int4`"),
     "an unknown module": (["model", "--explain", "model.layer.0", *MEMORY], "`model.layers.0`"),
@@ -111,6 +113,22 @@ def test_the_suggested_command_works(here, mistake):
     words = shlex.split(QUOTED.findall(refused(here, arguments)["help"])[0])
     more = MEMORY if words[0] == "compile-plan" else []
     assert run_command([*(word for word in words if word != "compile-plan"), *more], cwd=here).code == 0
+
+
+def test_with_a_suggested_suffix_the_command_works(here, tmp_path):
+    arguments, _ = COMMANDS["a suffix misspelled"]
+    right = QUOTED.findall(refused(here, arguments)["help"])[0]
+    again = [str(tmp_path / right) if word == "plan.mspack" else word for word in arguments]
+    assert run_command(again, cwd=here).code == 0
+
+
+def test_after_the_suggested_command_the_folder_is_there(here, tmp_path):
+    arguments, _ = COMMANDS["a folder that is not there"]
+    arguments = [str(here / "model") if word == "model" else word for word in arguments]
+    program, *words = shlex.split(QUOTED.findall(refused(tmp_path, arguments)["help"])[0])
+    assert (program, words) == ("mkdir", ["-p", "out"])
+    (tmp_path / words[-1]).mkdir(parents=True)
+    assert run_command(arguments, cwd=tmp_path).code == 0
 
 
 def test_a_dictionary_is_what_memory_means(here):
@@ -287,6 +305,37 @@ GIVEN = {
 def test_what_python_is_told_to_give_works(mistake):
     model = torch.nn.Sequential(Block(), Block())
     assert compile_model(model, **{"max_memory": BUDGETS, **GIVEN[mistake]}).units
+
+
+@pytest.mark.parametrize("mistake", ["one size", "a list"])
+def test_the_budgets_that_are_suggested_work(mistake):
+    model = torch.nn.Sequential(Block(), Block())
+    with pytest.raises(PlanError) as caught:
+        CALLS[mistake][0](model)
+    given = next(word for word in QUOTED.findall(caught.value.diagnostics[0].help) if word.startswith("{"))
+    assert compile_model(model, max_memory=ast.literal_eval(given)).units
+
+
+def test_given_what_was_asked_for_python_does_it(tmp_path):
+    """The rest of the mistakes, with a module, a plan, a checkpoint and a suffix in their places."""
+    model = torch.nn.Sequential(Block(), Block())
+    plan, checkpoint = _planned(model), tmp_path / "model.safetensors"
+    save_file(model.state_dict(), checkpoint)
+    assert compile_model(type(model)(Block()), max_memory=BUDGETS).units
+    write_plan(plan, tmp_path / "plan.msgpack")
+    want = model(torch.ones(1, 8))
+    torch.testing.assert_close(load_model(tmp_path / "plan.msgpack", model)(torch.ones(1, 8)), want)
+    empty = torch.nn.Sequential(Block(), Block()).to("meta")
+    torch.testing.assert_close(load_model(plan, empty, checkpoint)(torch.ones(1, 8)), want)
+
+
+def test_a_folder_for_a_name_on_the_hub_works(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.LlamaForCausalLM(config).save_pretrained(tmp_path)
+    assert not load_pretrained(tmp_path, max_memory={"cpu": "1GiB"}, progress=False).training
 
 
 @pytest.mark.parametrize(
