@@ -32,8 +32,9 @@ def predicted_text(predicted: Prediction) -> str:
     if not predicted.simple or not predicted.seconds or predicted.simple_seconds is None:
         return text
     times = predicted.simple_seconds / predicted.seconds
+    told = f"{times:.3g}"
     # Below 1 are models of kilobytes, for which the search prices hops as in a large model.
-    return f"{text}; {times:.3g} times as quick as {predicted.simple}" if times >= 1 else text
+    return f"{text}; {told} times as quick as {predicted.simple}" if times > 1 and told != "1" else text
 
 
 def _limited(limit: str) -> str:
