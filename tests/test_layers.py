@@ -16,8 +16,9 @@ LADDER = ("ir", "grammar", "backends", "compiler")
 FLOORS = (
     ("ir",),
     ("grammar",),
+    ("backends",),
     ("placing", "machine", "running", "sources"),
-    ("search", "accelerate", "answers", "backends"),
+    ("search", "accelerate", "answers"),
     ("lines", "tracing"),
     ("passes", "loading"),
     ("lsp", "driver"),

@@ -289,4 +289,6 @@ def main(path):
 
 
 if __name__ == "__main__":
+    # A suite that was started in the background hands down that Ctrl-C is ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(sys.argv[1])

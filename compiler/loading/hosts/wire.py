@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import queue
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import torch
 
@@ -149,17 +150,19 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
+_Job: TypeAlias = tuple[Callable[[], Any], list[Any], threading.Event]
+
+
 class Waiter:
     """A thread that waits, so that the one that computes can be interrupted."""
 
     def __init__(self) -> None:
-        self._asked: queue.SimpleQueue[tuple[Callable[[], Any], list[Any], threading.Event]] = (
-            queue.SimpleQueue()
-        )
+        self._asked: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._done = threading.Event()
         """Of what was asked last."""
         self._done.set()
-        threading.Thread(target=self._serve, name="compile-plan-wire", daemon=True).start()
+        threading.Thread(target=_serve, args=(self._asked,), name="compile-plan-wire", daemon=True).start()
+        weakref.finalize(self, self._asked.put, None)  # the thread ends with what asks it
 
     def run(
         self,
@@ -188,12 +191,13 @@ class Waiter:
         """Wait a moment for what was let go of: a thread inside torch when Python ends would abort it."""
         self._done.wait(5 * _TICK)
 
-    def _serve(self) -> None:
-        while True:
-            work, box, done = self._asked.get()
-            try:
-                box.append(work())
-            except Exception as error:  # noqa: BLE001  # told by the thread that computes
-                box.append(error)
-            done.set()
-            del work, box, done
+
+def _serve(asked: queue.SimpleQueue[_Job | None]) -> None:
+    while (job := asked.get()) is not None:
+        work, box, done = job
+        try:
+            box.append(work())
+        except Exception as error:  # noqa: BLE001  # told by the thread that computes
+            box.append(error)
+        done.set()
+        del job, work, box, done
