@@ -155,4 +155,4 @@ def test_an_interrupt_at_the_terminal_ends_torchrun_and_every_rank(tmp_path):
             os.killpg(agent.pid, signal.SIGKILL)
     words = log.read_text(encoding="utf-8")
     assert "terminate called" not in words
-    assert words.count("Traceback") <= 5  # the agent's and one of each rank
+    assert words.count("Traceback") <= 5  # the agent's, and of each rank one or one and its cause
