@@ -15,7 +15,7 @@ from pathlib import Path
 
 from compile_plan.compiler.search.clock import Clock
 from compile_plan.compiler.search.dataflow import Graph, busiest
-from compile_plan.compiler.search.intervals import in_order
+from compile_plan.compiler.search.intervals import in_order, postorder
 from compile_plan.compiler.search.partition import least_load, partition
 
 LIMIT = 90.0
@@ -57,20 +57,8 @@ def topological(nodes, edges):
     for source, target in edges:
         sources[target].append(source)
         targets[source] += 1
-    order, seen = [], set()
-    for sink in [n for n in nodes if not targets[n]] + list(nodes):
-        stack = [(sink, iter(sources[sink]))] if sink not in seen else []
-        seen.add(sink)
-        while stack:
-            node, rest = stack[-1]
-            following = next((s for s in rest if s not in seen), None)
-            if following is None:
-                order.append(node)
-                stack.pop()
-            else:
-                seen.add(following)
-                stack.append((following, iter(sources[following])))
-    return order
+    sinks = [node for node in nodes if not targets[node]]
+    return postorder([*sinks, *nodes], sources.__getitem__)
 
 
 def expert(path, graph, position, accelerators):

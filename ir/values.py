@@ -13,5 +13,9 @@ A_PLAN: Final = "give a plan: `read_plan` returns one, and so does `compile_mode
 def require(name: str, value: object, kinds: type | tuple[type, ...], wanted: str) -> None:
     """Raise `PlanError` for an argument that is not of one of these kinds; ``wanted`` says what to give."""
     if not isinstance(value, kinds):
-        message = f"`{name}` cannot be of the type `{type(value).__name__}`"
-        raise PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=wanted)])
+        raise refused(name, f"of the type `{type(value).__name__}`", wanted)
+
+
+def refused(name: str, what: str, wanted: str) -> PlanError:
+    """Return the error of an argument that cannot be what it is."""
+    return PlanError([Diagnostic(BAD_OPTION_VALUE, f"`{name}` cannot be {what}", help=wanted)])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from typing import Final
 
 from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
-from ...ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
+from ...ir.purposes import ACTIVATIONS, LEDGER_LINES, LOGITS, ON_HOST
 from ..placing.ledger import peak_demand
 
 _LARGEST: Final = 3
@@ -43,10 +42,10 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _lines(account: Account) -> Iterator[str]:
-    for line in fields(Account):
-        nbytes = getattr(account, line.name)
-        if line.name != "device" and nbytes:
-            yield f"{line.name.replace('_', ' ')} {human_size(nbytes)}"
+    for line in LEDGER_LINES:
+        nbytes = getattr(account, line)
+        if nbytes:
+            yield f"{line.replace('_', ' ')} {human_size(nbytes)}"
 
 
 def _largest(plan: Plan, name: str) -> Iterator[str]:

@@ -287,16 +287,16 @@ def suggestion(word: str, known: Sequence[str]) -> str | None:
     return longer[0] if len(longer) == 1 else near_name(word, known)
 
 
-_FORMS: Final = (".plan", ".msgpack", ".json", ".html")
-
-
 def _too_many(first: str, word: str) -> str:
     """Say what a second INPUT was probably meant as."""
+    from ...backends import BACKENDS  # only what is wrong opens them here
+
+    forms = tuple(backend.suffix for backend in BACKENDS.values())
     if "=" in word and "/" not in word.partition("=")[0]:
         return f"sizes are joined by commas, without blanks: `--memory cuda:0=24GiB,{word}`"
-    if word.lower().endswith(_FORMS) and Path(word).exists():
+    if word.lower().endswith(forms) and Path(word).exists():
         return f"compare two plans with `--diff {pasted(first)} {pasted(word)}`"
-    if word.lower().endswith(_FORMS):
+    if word.lower().endswith(forms):
         return f"write the plan with `-o {pasted(word)}`"
     if "." not in first and not Path(first).exists():
         return f"there are no commands: `compile-plan {pasted(word)}`"

@@ -7,18 +7,18 @@ devices and layers there are, it fits a screen: the more devices, the fewer line
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from ...backends.predictions import counted_workload, predicted_text, workload_text
 from ...ir import Account, Device, Plan, Workload, human_size, is_accelerator
+from ...ir.purposes import LEDGER_LINES
 from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
 from .contents import Contents, unit_sizes
 from .render import as_data, by_place
 from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, wrap
 
-_LEDGER: Final = tuple(line.name for line in fields(Account) if line.name != "device")
 _SCREEN: Final = 20
 """Lines for all devices together; two lines above, two below and a warning are beside them."""
 _SHOWN_LINES: Final = 4
@@ -181,7 +181,7 @@ def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
         yield f"in {visible(device.at)}"
     if device.pool is not None:
         yield f"shares memory with pool {visible(device.pool)}"
-    filled = [] if account is None else [line for line in _LEDGER if getattr(account, line)]
+    filled = [] if account is None else [line for line in LEDGER_LINES if getattr(account, line)]
     if filled:
         amounts = (f"{line.replace('_', ' ')} {human_size(getattr(account, line))}" for line in filled)
         yield " + ".join(amounts)
@@ -222,7 +222,7 @@ def _device_data(device: Device, account: Account | None) -> dict[str, Any]:
         "origin": device.origin,
         "used": None if account is None else account.total,
         "free": None if account is None or device.memory is None else device.memory - account.total,
-        "ledger": None if account is None else {line: getattr(account, line) for line in _LEDGER},
+        "ledger": None if account is None else {line: getattr(account, line) for line in LEDGER_LINES},
     }
 
 

@@ -14,7 +14,7 @@ from ...backends import read_plan
 from ...ir import Diagnostic, Diagnostics, Plan, PlanError, Role
 from ...ir.dtypes import parse_dtype
 from ...ir.rules.loading import FOREIGN_HOOKS
-from ...ir.rules.usage import BAD_OPTION_VALUE
+from ...ir.values import refused
 from ..sources.live import checked_module
 
 _HOOKS: Final = {
@@ -141,8 +141,7 @@ def check_rest(
 
 
 def _refused(name: str, value: object, help_: str) -> PlanError:
-    message = f"`{name}` cannot be {_described(value)}"
-    return PlanError([Diagnostic(BAD_OPTION_VALUE, message, help=help_)])
+    return refused(name, _described(value), help_)
 
 
 def _described(value: Any) -> str:  # noqa: ANN401

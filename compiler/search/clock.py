@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -20,12 +19,10 @@ class Clock:
     undecided: bool = False
     """Whether a program met its limit of nodes with neither a solution nor a proof that there is none."""
 
-    def solve(
-        self, program: Program, *, gap: float, nodes: int = NODE_LIMIT, start: Sequence[float] | None = None
-    ) -> Answer:
+    def solve(self, program: Program, *, gap: float, nodes: int = NODE_LIMIT) -> Answer:
         """Solve a program in the time that is left; without time there is no answer."""
         left = self.seconds - (monotonic() - self.started)
-        answer = solve(program, seconds=left, nodes=nodes, gap=gap, start=start)
+        answer = solve(program, seconds=left, nodes=nodes, gap=gap)
         self.ended |= answer.status == "clock"
         self.undecided |= answer.status == "limit" and not answer.values
         return answer

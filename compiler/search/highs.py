@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from math import inf
@@ -74,12 +74,11 @@ class Answer:
 def solve(
     program: Program,
     *,
-    start: Sequence[float] | None = None,
     seconds: float = inf,
     nodes: int = NODE_LIMIT,
     gap: float = 0.0,
 ) -> Answer:
-    """Solve a program, from ``start`` if given, within the limits; large ones may open fewer nodes."""
+    """Solve a program within the limits; large ones may open fewer nodes."""
     if any(not terms and not low <= 0 <= high for low, high, terms in program.rows):
         return Answer("infeasible", (), inf, inf)  # what may be nowhere needs no solver
     if len(program.costs) > MOST_COLUMNS:
@@ -116,10 +115,6 @@ def solve(
     if solver.passModel(lp) == highspy.HighsStatus.kError:
         msg = "the solver refused the program"
         raise ValueError(msg)
-    if start is not None:
-        guess = highspy.HighsSolution()
-        guess.col_value = list(start)
-        solver.setSolution(guess)
     solver.run()
     return _answer(solver, highspy.HighsModelStatus)
 

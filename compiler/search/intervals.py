@@ -6,10 +6,10 @@ first groups of the order? The loads of all segments are sums over rectangles of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from itertools import product
 from math import inf, prod
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from .dataflow import Graph, Group, busiest
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+Node = TypeVar("Node", bound=Hashable)
 
 MAX_STATES: Final = 2048
 """Combinations of devices that are told apart; with more the devices are used in the order given."""
@@ -58,23 +60,27 @@ def _as_ready(graph: Graph, *, newest: bool) -> list[int]:
 
 def _depth_first(graph: Graph, step: int) -> list[int]:
     """Reverse postorder, children in ascending (1) or descending (-1) order."""
-    order: list[int] = []
-    seen: set[int] = set()
-    for root in range(len(graph.sizes))[::step]:
-        if root in seen or graph.predecessors[root]:
-            continue
-        stack = [(root, iter(graph.successors[root][::step]))]
+    sources = (node for node in range(len(graph.sizes))[::step] if not graph.predecessors[node])
+    return postorder(sources, lambda node: graph.successors[node][::step])[::-1]
+
+
+def postorder(roots: Iterable[Node], following: Callable[[Node], Iterable[Node]]) -> list[Node]:
+    """Return what is reached from some nodes, each once, behind all that follow it."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root in roots:
+        stack = [(root, iter(following(root)))] if root not in seen else []
         seen.add(root)
         while stack:
             node, rest = stack[-1]
-            following = next((target for target in rest if target not in seen), None)
-            if following is None:
+            deeper = next((target for target in rest if target not in seen), None)
+            if deeper is None:
                 order.append(node)
                 stack.pop()
             else:
-                seen.add(following)
-                stack.append((following, iter(graph.successors[following][::step])))
-    return order[::-1]
+                seen.add(deeper)
+                stack.append((deeper, iter(following(deeper))))
+    return order
 
 
 class _Program:

@@ -36,7 +36,7 @@ def failed_script(error: BaseException, path: Path, text: str) -> Diagnostic:
             message = f"`{path}` reads arguments of its own, and ended itself without them"
             help_ = "give them defaults, or read them under `if __name__ == '__main__':` beside `def build()`"
         return Diagnostic(SCRIPT_FAILED, message, at, help=help_)
-    if type(error).__name__ == "TrainsError":
+    if _trains(error):
         message = f"`{path}` trains while it is imported, before it offers a `model`"
         help_ = "put what trains under `if __name__ == '__main__':`, and build the model before it"
         return Diagnostic(SCRIPT_FAILED, message, at, help=help_)
@@ -75,8 +75,12 @@ def _way_out(error: BaseException, frames: list[traceback.FrameSummary], path: P
 
 def on_purpose(error: BaseException) -> bool:
     """Say whether a script ended as its writer meant it to: it trained, or said that it was done."""
-    trained = type(error).__name__ == "TrainsError"
-    return trained or (isinstance(error, SystemExit) and error.code in {None, 0})
+    return _trains(error) or (isinstance(error, SystemExit) and error.code in {None, 0})
+
+
+def _trains(error: BaseException) -> bool:
+    """Say whether a script was ended because it trains, by name: the class lives beside torch."""
+    return type(error).__name__ == "TrainsError"
 
 
 def needs_values(finding: Diagnostic) -> bool:

@@ -50,26 +50,23 @@ class _Wires:
     def __init__(self, trace: Trace, plan: Plan, places: Places) -> None:
         self.trace = trace
         self.hosts = list(dict.fromkeys(host_of(str(unit.run)) for unit in plan.units))
-        made = {
-            trace.tree.module_index[p]
-            for p in made_everywhere(plan, trace.tree)
-            if p in trace.tree.module_index
-        }
+        everywhere, index = made_everywhere(plan, trace.tree), trace.tree.module_index
+        made = {index[path] for path in everywhere if path in index}
         self.owners = [
             None if target is None or module in made else str(target)
             for module, target in enumerate(places.targets)
         ]
-        self.held: dict[int, _Holders] = dict(self._weights(plan))
+        self.held: dict[int, _Holders] = dict(self._weights(plan, everywhere))
         self.running: list[str | None] = []
         """For each running call the device of its unit; None: the call of no unit."""
 
-    def _weights(self, plan: Plan) -> Iterator[tuple[int, _Holders]]:
+    def _weights(self, plan: Plan, everywhere: frozenset[str]) -> Iterator[tuple[int, _Holders]]:
         """Yield the weights, where they are read between units: on the host that has them."""
-        made, owner = made_everywhere(plan, self.trace.tree), unit_of_tensors(self.trace.tree, plan.units)
+        owner = unit_of_tensors(self.trace.tree, plan.units)
         for number, value in enumerate(self.trace.values):
             if value.origin is Origin.WEIGHT:
                 unit = plan.units[owner[value.tensors[0]]]
-                yield number, _Holders([] if unit.path in made else [str(unit.run)])
+                yield number, _Holders([] if unit.path in everywhere else [str(unit.run)])
 
     @property
     def unit(self) -> str | None:
