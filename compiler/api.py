@@ -37,9 +37,9 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
     example_inputs: Inputs = None,
     fallback: bool | None = None,
     reserves: Mapping[DeviceKey, Size] | Iterable[Reserve] | None = None,
-    margin: int | None = None,
-    runtime: int | None = None,
-    kv_cache: int | None = None,
+    margin: Size | None = None,
+    runtime: Size | None = None,
+    kv_cache: Size | None = None,
     workload: Use | None = None,
     rows: int | None = None,
     batch: int | None = None,
@@ -75,7 +75,7 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
         margin: bytes of every accelerator that are never planned with; None leaves devices theirs.
         runtime: bytes of every accelerator that its driver takes; None is what is usual of a budget read
             from this machine, and 0 of one that is given.
-        kv_cache: bytes of KV cache of the whole model, shared out over its layers.
+        kv_cache: bytes of KV cache of the whole model, shared out over its layers; ``"2GiB"`` too.
         workload: what the model is used for: ``generate``, ``forward``, ``loss`` or ``train``; None is what a
             `workload` line says, else ``generate``. This and ``rows``, ``prompt``, ``generate`` size the
             ledger where the forward can be traced, or a configuration says what is kept of a token.

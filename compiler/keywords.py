@@ -32,9 +32,9 @@ class PlanOptions(TypedDict, total=False):
     example_inputs: Inputs
     fallback: bool | None
     reserves: Mapping[DeviceKey, Size] | Iterable[Reserve] | None
-    margin: int | None
-    runtime: int | None
-    kv_cache: int | None
+    margin: Size | None
+    runtime: Size | None
+    kv_cache: Size | None
     workload: Use | None
     rows: int | None
     batch: int | None

@@ -17,7 +17,7 @@ MEMORY = {0: "1KiB", "cpu": "1MiB"}
         ({"objective": "fewest"}, "`fewest-devices`"),
         ({"offload": "never"}, "`none`"),
         ({"margin": -1}, "from 0 on"),
-        ({"kv_cache": "2GiB"}, "from 0 on"),
+        ({"kv_cache": "2 gigs"}, "`10GiB`"),
         ({"batch": 0}, "from 1 on"),
         ({"time_limit": float("nan")}, "from 0 on"),
         ({"dtype": "bflot16"}, "bfloat16"),
