@@ -11,6 +11,7 @@ _AT_REST = ("weights", "buffers", "row_cache", "runtime", "reserve")
 """What is there before the first call and behind the last."""
 _CALLED = ("kv_cache", "streaming")
 """What every call needs; activations are counted for the call that needs most of them."""
+_KEPT = "A token's own activations, fewer than those of the prompt, come on top of the last column."
 
 
 def moments(facts: Facts) -> str:
@@ -26,9 +27,8 @@ def moments(facts: Facts) -> str:
     ]
     columns = "".join(f'<th class="num">{text_of(_head(*head))}</th>' for head in heads)
     rows = "".join(map(_row, plan.ledger))
-    said = _said(facts)
     return (
-        f'<h2>The ledger by moment</h2>\n<p class="sub">{text_of(said)}</p><details open><summary>What each '
+        f'<h2>The ledger by moment</h2>\n<p class="sub">{_KEPT}</p><details open><summary>What each '
         "device holds</summary><table class='moments'><tr><th>device</th>"
         f'<th class="num">at rest</th>{columns}</tr>{rows}</table></details>'
     )
@@ -37,16 +37,6 @@ def moments(facts: Facts) -> str:
 def _head(what: str, seconds: float, limit: str) -> str:
     waits = f", waits for {limit}" if limit else ""
     return f"{what} ({timed_text(seconds)}{waits})" if seconds else what
-
-
-def _said(facts: Facts) -> str:
-    workload = facts.plan.workload
-    kept = "A token's own activations, fewer than those of the prompt, come on top of the last column."
-    if workload is None:
-        return kept
-    rows = "one row" if workload.rows == 1 else f"{workload.rows} rows"
-    use = f"{rows}, a prompt of {workload.prompt} tokens, {workload.tokens} tokens written"
-    return f"For {use}{' (assumed, as nobody said)' if workload.added else ''}. {kept}"
 
 
 def _row(account: Account) -> str:

@@ -61,6 +61,16 @@ def defaults_of(kind: type) -> dict[str, Any]:
     return {name: value for name, value in sorted(plain.items()) if not name.startswith("_")}
 
 
+def other_names(kind: Any, known: Collection[str]) -> dict[str, str]:
+    """Return how else a configuration's class names its sizes, and the names they have in its fields."""
+    pairs = [pair for one in kind.attribute_map.items() for pair in (one, one[::-1])]
+    return {
+        other: name
+        for other, name in pairs
+        if {other, name} <= SIZES and name in known and other not in known
+    }
+
+
 def said(defaults: Mapping[str, Any], extra: Collection[str], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a configuration as a file has it: the probe's sizes the class knows, and the changes."""
     known = {*defaults, *extra}
@@ -129,6 +139,7 @@ def described(name: str, model_type: str, config_class: Any, *extra: str) -> dic
     return {
         "defaults": defaults,
         "extra": list(extra),
+        "spelled": other_names(config_class, {*defaults, *extra}),
         "rows": words(tree, sizes, content["num_hidden_layers"], "bfloat16"),
         "tied": pairs[0] if pairs else None,
         "listed": list(no_split_classes(model)),

@@ -41,6 +41,8 @@ class Spill:
     needed: int
     lasting: int
     """What of the needed bytes is no weights."""
+    kept: str
+    """What that is, by its purposes."""
     peak: int
     """Bytes of activations that come on top."""
     free: int

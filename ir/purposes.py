@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Final
 
 from .names import is_accelerator
-from .plan import Account
+from .plan import Account, Demand
 
 LEDGER_LINES: Final = tuple(field.name for field in fields(Account) if field.name != "device")
 """The lines of a ledger, in the order in which they are told."""
@@ -49,6 +50,11 @@ _LINES: Final = {purpose.name: purpose.line for purpose in PURPOSES}
 def counts_on(purpose: str, device: str | None) -> bool:
     """Say whether bytes of a purpose are needed on a device: some kernels are fused on accelerators only."""
     return purpose != ON_HOST or (device is not None and not is_accelerator(device))
+
+
+def lasting_purposes(demands: Iterable[Demand]) -> str:
+    """Return what is kept from call to call beside the weights: ``kv cache``, ``gradients, optimizer``."""
+    return ", ".join(dict.fromkeys(each.purpose for each in demands if each.purpose not in MOMENTARY))
 
 
 def ledger_line(purpose: str) -> str:

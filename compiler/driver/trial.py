@@ -112,19 +112,12 @@ class _Clock:
 
 def _foretold(trial: Trial, plan: Plan) -> Trial:
     """Add what the cost model says of this very call under the plan's placement."""
-    from ..search.atoms import build
-    from ..search.fastest import predicted
-    from ..search.found import Wish
-    from ..search.verdict import simple_of
+    from ..search.telling import foretold
 
-    if plan.tree is None or not plan.devices or not trial.read:
+    if plan.tree is None or not trial.read:
         return trial
-    wish = Wish(work=Workload("generate", 1, trial.read, max(1, trial.written)))
-    found = simple_of(plan, build(plan, plan.tree, whole_layers=False), wish)
-    if found is None:  # a placement of another search than this: what the plan itself says is left
-        told = None if plan.outcome is None else plan.outcome.predicted
-        return trial if told is None else replace(trial, predicted_token=told.token or None)
-    timing = predicted(found, wish)
-    return replace(
-        trial, predicted_prompt=timing.prompt.seconds, predicted_token=timing.token.seconds or None
-    )
+    told = foretold(plan, plan.tree, Workload("generate", 1, trial.read, max(1, trial.written)))
+    if told is not None:
+        return replace(trial, predicted_prompt=told[0].prompt, predicted_token=told[0].token or None)
+    known = None if plan.outcome is None else plan.outcome.predicted  # a token is like any other
+    return trial if known is None else replace(trial, predicted_token=known.token or None)

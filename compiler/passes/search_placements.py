@@ -42,6 +42,7 @@ from math import inf
 from typing import ClassVar
 
 from ...ir import ComputedInstead, Diagnostics, ModuleTree, Plan, SearchEnded, Spill, Workload, is_accelerator
+from ...ir.purposes import lasting_purposes
 from ..placing.attempts import fixed_items, spills
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
@@ -57,6 +58,7 @@ from ..search.hostcuts import confined
 from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
 from ..search.rowwise import kept_for_rows
 from ..search.solve import search
+from ..search.telling import foretold
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
 
@@ -81,7 +83,8 @@ class SearchPlacements:
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with the better placement and what was proved about it."""
-        return around_visits(plan, lambda around: self._place(around, diagnostics))
+        placed = around_visits(plan, lambda around: self._place(around, diagnostics))
+        return _foretold(placed) if placed.outcome is not None else placed
 
     def _place(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         if plan.tree is None or not plan.tree.tensor_names or not plan.devices:
@@ -92,15 +95,17 @@ class SearchPlacements:
             return replace(plan, outcome=kept)
         work = plan.workload or Workload("generate", self.batch, self.prompt, self.generate, added=True)
         chosen, fine, wish = self._best(plan, plan.tree, work)
+        lasting = lasting_purposes(plan.demands)
         if chosen is None:
             undecided = wish.clock.undecided
-            diagnostics.add(undecided_error() if undecided else misfit_error(fine.problem, self.offload))
+            error = undecided_error() if undecided else misfit_error(fine.problem, self.offload, lasting)
+            diagnostics.add(error)
             return plan
         spilled: list[Spill] = []
         if chosen.spilled and any(is_accelerator(d.name) for d in plan.devices):
             places = carry_over(chosen.model, chosen.places, fine)
             patience = Clock(inf if self.time_limit else 0)  # advice may take steps, but no clock changes it
-            spilled.append(spill_of(chosen, fine.problem, places, patience))
+            spilled.append(spill_of(chosen, fine.problem, places, lasting, patience))
         pairs = zip(chosen.model.problem.atoms, chosen.places, strict=True)
         rows = any(atom.rows and place.streamed for atom, place in pairs)
         simple = chosen.status == "kept" and not rows
@@ -147,6 +152,17 @@ class SearchPlacements:
             return chosen
         wish.clock.seconds = inf
         return search(coarse, fine, wish)
+
+
+def _foretold(plan: Plan) -> Plan:
+    """Return the plan with the seconds of its workload, where it has one and nothing said them yet."""
+    if plan.tree is None or plan.outcome is None or plan.outcome.predicted is not None:
+        return plan
+    told = None if plan.workload is None else foretold(plan, plan.tree, plan.workload)
+    if told is None:
+        return plan
+    outcome = replace(plan.outcome, notes=(*plan.outcome.notes, *told[1]), predicted=told[0])
+    return replace(plan, outcome=outcome)
 
 
 def _is_settled(plan: Plan, tree: ModuleTree) -> bool:

@@ -69,9 +69,9 @@ def buffers_without_room(nbytes: int) -> Diagnostic:
     )
 
 
-def say_needs(total: int, lasting: int, peak: int) -> str:
+def say_needs(total: int, lasting: int, kept: str, peak: int) -> str:
     """Say what everything takes, and what of it is not weights where that is more than a twentieth."""
-    parts = [f"{human_size(lasting)} of it KV cache"] if lasting * 20 > total else []
+    parts = [f"{human_size(lasting)} of it {kept}"] if lasting * 20 > total else []
     parts += [f"up to {human_size(peak)} of activations beside it"] if peak * 20 > total else []
     return human_size(total) + (f" ({', '.join(parts)})" if parts else "")
 
@@ -96,7 +96,7 @@ def _short_buffer(finding: ShortBuffer) -> Diagnostic:
 
 
 def _spill(spill: Spill, ways: tuple[str, ...]) -> Diagnostic:
-    all_of_it = say_needs(spill.needed, spill.lasting, spill.peak)
+    all_of_it = say_needs(spill.needed, spill.lasting, spill.kept, spill.peak)
     outside = f"units outside {human_size(spill.smallest)} to {human_size(spill.largest)}"
     proof = [f"needs {all_of_it}, accelerators have {human_size(spill.free)} free for it"]
     if spill.largest:  # parts of units may be outside where no unit is

@@ -27,7 +27,7 @@ from .outoforder import least_extra
 from .problem import NEVER, UNLIMITED, Place, Problem, usage
 
 
-def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) -> Spill:
+def spill_of(found: Found, problem: Problem, places: list[Place], kept: str, clock: Clock) -> Spill:
     """Return the spill of a placement with its proof, and the change that would avoid it."""
     change, mains = smallest_change(problem, clock), problem.accelerators
     used = usage(problem, places)
@@ -38,6 +38,7 @@ def spill_of(found: Found, problem: Problem, places: list[Place], clock: Clock) 
         total=sum(atom.weight for atom in problem.atoms),
         needed=problem.total,
         lasting=sum(atom.demand for atom in problem.atoms),
+        kept=kept,
         peak=max((atom.peak for atom in problem.atoms), default=0),
         free=sum(max(0, problem.rooms[d]) for d in mains),
         largest=max((atom.cost for atom in outside), default=0),
@@ -77,8 +78,8 @@ def undecided_error() -> Diagnostic:
     )
 
 
-def misfit_error(problem: Problem, offload: str) -> Diagnostic:
-    """Return the error of a problem without any legal placement."""
+def misfit_error(problem: Problem, offload: str, kept: str) -> Diagnostic:
+    """Return the error of a problem without any legal placement; ``kept`` is what it has beside weights."""
     mains, clock = problem.accelerators, Clock(inf)
     if all(device_type(device.name) == DISK for device in problem.devices):
         message = "a disk stores but does not compute, and nothing else is listed"
@@ -94,7 +95,7 @@ def misfit_error(problem: Problem, offload: str) -> Diagnostic:
         DOES_NOT_FIT,
         f"the model does not fit on {names}",
         notes=(
-            f"needs {say_needs(problem.total, lasting, peak)}, has {has}",
+            f"needs {say_needs(problem.total, lasting, kept, peak)}, has {has}",
             f"largest unit {human_size(largest.cost)}",
         ),
         help=_way_out(problem, offload, clock),

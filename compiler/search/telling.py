@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...ir import Prediction
+from ...ir import ModuleTree, Plan, Prediction, Workload
+from .atoms import build
 from .costs import source_of_speeds
+from .emit import places_of
 from .fastest import predicted
 from .found import Found, Wish
 
@@ -31,3 +33,15 @@ def notes_of(found: Found) -> Iterator[str]:
     for device in found.model.problem.devices:
         sources.setdefault(source_of_speeds(device), []).append(device.name)
     yield "rates: " + "; ".join(f"{', '.join(names)} {source}" for source, names in sources.items())
+
+
+def foretold(plan: Plan, tree: ModuleTree, work: Workload) -> tuple[Prediction, tuple[str, ...]] | None:
+    """Return the seconds of a workload under a finished plan and whose rates they are by.
+
+    None where the plan places something as no atom of the search is placed: inside of what is whole to it.
+    """
+    model = build(plan, tree, whole_layers=False)
+    if not model.problem.devices or (places := places_of(plan, model)) is None:
+        return None
+    found, wish = Found(model, places, "fill", 0.0, 0.0, "kept"), Wish(work=work)
+    return prediction_of(found, wish), tuple(notes_of(found))

@@ -74,6 +74,8 @@ class DescribedClass:
     defaults: Mapping[str, Any]
     extra: tuple[str, ...]
     """Sizes that the class heeds although its configuration has no such field."""
+    spelled: Mapping[str, str]
+    """Other names of sizes, that its configuration reads and may write, and the names the table has."""
     rows: tuple[_Row, ...]
     """The modules in pre-order; those below a `LAYER` come once."""
     tied: tuple[str, str] | None
@@ -100,17 +102,28 @@ def table_version() -> str:
 
 def described_model(config: Mapping[str, Any]) -> Described | None:
     """Return the model of a configuration; None where the table does not tell."""
-    name = architecture(config) or ""
-    kind = described_class(name, str(config.get("model_type")))
-    if kind is None or not all(_is_tried(key, value, kind) for key, value in config.items()):
+    model_type = str(config.get("model_type"))
+    name = _usual_class(model_type) if not config.get("architectures") else architecture(config) or ""
+    kind = described_class(name, model_type)
+    if kind is None:
         return None
-    whole = {**kind.defaults, **config}
+    spelled = {kind.spelled.get(key, key): value for key, value in config.items()}
+    if len(spelled) < len(config) or not all(_is_tried(key, value, kind) for key, value in spelled.items()):
+        return None
+    config = spelled
+    whole = {**kind.defaults, **config, "architectures": [name]}
     sizes, layers = named_sizes(whole), whole.get("num_hidden_layers")
     if sizes is None or type(layers) is not int or layers > _MOST_LAYERS:
         return None
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
     tied = bool(whole.get("tie_word_embeddings"))
     return Described(name, _Columns(kind, sizes, layers, dtype).tree(tied=tied), kind, whole)
+
+
+def _usual_class(model_type: str) -> str:
+    """Return the class AutoModelForCausalLM has for a type, if it is in the table."""
+    names = (key.split(" ") for key in _content()["classes"])
+    return next((name for name, of in names if of == model_type), "")
 
 
 def _is_tried(key: str, value: object, kind: DescribedClass) -> bool:
@@ -238,6 +251,7 @@ def described_class(name: str, model_type: str) -> DescribedClass | None:
     return DescribedClass(
         defaults=row["defaults"],
         extra=tuple(row["extra"]),
+        spelled=row["spelled"],
         rows=tuple(read_row(each) for each in row["rows"]),
         tied=None if row["tied"] is None else (row["tied"][0], row["tied"][1]),
         listed=tuple(row["listed"]),

@@ -105,5 +105,6 @@ def test_latency_puts_the_part_that_computes_least_on_the_cpu_though_more_bytes_
 
 
 def test_what_is_needed_besides_weights_is_named_where_it_matters():
-    assert say_needs(250, 50, 400) == "250B (50B of it KV cache, up to 400B of activations beside it)"
-    assert say_needs(202, 2, 3) == "202B"
+    said = "250B (50B of it kv cache, up to 400B of activations beside it)"
+    assert say_needs(250, 50, "kv cache", 400) == said
+    assert say_needs(202, 2, "kv cache", 3) == "202B"

@@ -42,6 +42,26 @@ def test_rows_prompt_and_written_tokens_size_cache_and_activations():
     assert verify_plan(plan, model).diagnostics == ()
 
 
+def test_what_does_not_fit_is_called_what_it_is():
+    model = small_model("llama")
+    with pytest.raises(PlanError) as caught:
+        compile_model(model, max_memory={0: 1000, "cpu": 1000}, workload="train", rows=1, prompt=8)
+    (found,) = caught.value.diagnostics
+    assert "of it kept activations, gradients, optimizer" in found.notes[0]
+
+
+@pytest.mark.parametrize("options", [{"rows": 1}, {"rows": 4}, {"rows": 1, "objective": "balance"}], ids=str)
+def test_seconds_are_told_where_nothing_spills_too(options):
+    model = small_model("llama")
+    plan, _ = account(model, **options)
+    told = plan.outcome.predicted
+    assert 0 < told.token < told.prompt
+    assert told.token_limit
+    assert not told.simple
+    assert any(note.startswith("rates: ") for note in plan.outcome.notes)
+    assert compile_model(model, max_memory=ROOMY).outcome.predicted is None  # nobody said what it is for
+
+
 def test_a_line_says_it_as_well_and_an_option_wins():
     model, line = small_model("llama"), "workload rows 3 prompt 10 tokens 6\n"
     plan, told = account(model, overrides=line)
