@@ -117,7 +117,8 @@ def load_model(
         except BaseException:
             loader.untied.undo()
             raise
-        loader.commit(staged)
+        with nullcontext() if party is None or party.wire is None else party.wire.giving_up():
+            loader.commit(staged)
     _pass_on(found, diagnostics)
     if model.training:
         _LOG.info("`%s` is in training mode, as it was: call `.eval()` before using it", type(model).__name__)
@@ -132,6 +133,10 @@ def _together(party: Party | None) -> Iterator[None]:
     except Exception as error:
         if party is not None:
             party.agree(error)
+        raise
+    except BaseException as interrupt:
+        if party is not None and party.wire is not None:
+            party.wire.connections.give_up(interrupt)
         raise
     if party is not None:
         party.agree(None)

@@ -16,6 +16,11 @@ DIFFERENT_PLANS: Final = Rule(
     Severity.ERROR,
     "the processes were given different plans",
 )
+FAILED_ELSEWHERE: Final = Rule(
+    "failed-elsewhere",
+    Severity.ERROR,
+    "a call failed on another host",
+)
 FIXED_CACHE: Final = Rule(
     "fixed-cache",
     Severity.ERROR,
@@ -37,4 +42,12 @@ REFUSED_ELSEWHERE: Final = Rule(
     "another host refused to load its part of the plan",
 )
 
-ALL: Final = (DIFFERENT_CALLS, DIFFERENT_PLANS, FIXED_CACHE, HOSTS_AND_RANKS, LOST_HOST, REFUSED_ELSEWHERE)
+ALL: Final = (
+    DIFFERENT_CALLS,
+    DIFFERENT_PLANS,
+    FAILED_ELSEWHERE,
+    FIXED_CACHE,
+    HOSTS_AND_RANKS,
+    LOST_HOST,
+    REFUSED_ELSEWHERE,
+)

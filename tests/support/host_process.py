@@ -190,6 +190,53 @@ def ends_inside(job):
             return {**said(error), "seconds": time.monotonic() - start}
 
 
+class Failing(torch.nn.Linear):
+    """A layer that fails where it is computed, when it is told to."""
+
+    error = None
+
+    def forward(self, x):
+        """Compute, or fail."""
+        if self.error is not None and not self.weight.is_meta:
+            raise self.error
+        return super().forward(x)
+
+
+def tried(call):
+    """Return what a call gives or the error it raises, and how long it took."""
+    start = time.monotonic()
+    try:
+        found = {"out": call().tolist()}
+    except PlanError as error:
+        found = said(error)
+    except (RuntimeError, KeyboardInterrupt) as error:
+        found = {"error": f"{type(error).__name__}: {error}"[:200]}
+    return {**found, "seconds": time.monotonic() - start}
+
+
+def lives_on(job):
+    """Call a model that fails in one layer, catch what is raised, and call it again, in several ways."""
+    torch.manual_seed(4)
+    model = torch.nn.Sequential(*(Failing(8, 8) for _ in range(3)))
+    load_model(parse(job["plan"]), model)
+    given = torch.ones(2, 8)
+    found = {}
+    with torch.no_grad():
+        found["before"] = tried(lambda: model(given))
+        model[1].error = RuntimeError("no more memory")
+        found["failing"] = tried(lambda: model(given))
+        found["failing in turn"] = tried(lambda: torch.stack(call_batches(model, [given] * 8)))
+        model[1].error = None
+        found["after"] = tried(lambda: model(given))
+        found["failing everywhere"] = tried(lambda: model(given[:, :5]))
+        found["again"] = tried(lambda: model(given))
+        model[1].error = KeyboardInterrupt()
+        found["interrupted"] = tried(lambda: model(given))
+        model[1].error = None
+        found["after that"] = tried(lambda: model(given))
+    return found
+
+
 def never_comes(job):
     """Join the group of all processes; one ends before it loads what the others load."""
     import torch.distributed
@@ -255,6 +302,7 @@ JOBS = {
     "batches": batches,
     "ends": ends,
     "ends_inside": ends_inside,
+    "lives_on": lives_on,
     "never_comes": never_comes,
     "without_memory": without_memory,
 }

@@ -71,6 +71,10 @@ class Runs:
         jobs += [
             {**llama, "ways": (False,), "options": options, "lengths": (7,)} for options in WAYS.values()
         ]
+        jobs += [
+            {**job(name, folder / name, shares, tokens=TOKENS), "plan": self.holed(name, shares, tail)}
+            for name, shares, tail in HOLES.values()
+        ]
         short = {**llama, "plan": shared_plan(layers_of("llama"), (3, 3), tail_of("llama"))}
         more = {**llama, "plan": llama["plan"].replace("node1", "node9")}
         one = {**llama, "host": "node2"}
@@ -90,9 +94,27 @@ class Runs:
         }
         self.folder, self.names = (
             folder,
-            (*FAST, "bytes", "scores", "disk", "visits", "bare", "batches", "states", *WAYS, *FAILURES),
+            (
+                *FAST,
+                "bytes",
+                "scores",
+                "disk",
+                "visits",
+                "bare",
+                "batches",
+                "states",
+                *WAYS,
+                *HOLES,
+                *FAILURES,
+            ),
         )
         self.ranks = run_hosts(own, 3, folder)
+
+    @staticmethod
+    def holed(name, shares, tail):
+        """Return a plan in which some host has no layers, or nothing at all."""
+        plan = shared_plan(layers_of(name), shares)
+        return plan + "".join(f"place {path} on {tail}/cpu\n" for path in tail_of(name))
 
     def of(self, name):
         """Return what each rank saw of one job; the one that was killed saw less."""
@@ -108,6 +130,15 @@ WAYS = {
     "no cache": {"use_cache": False},
 }
 """What `generate` is told beside."""
+HOLES = {
+    "no layers on the first": ("gpt2", (0, 4, 2), "node3"),
+    "no layers in the middle": ("llama-tied", (3, 0, 3), "node3"),
+    "nothing in the middle": ("llama", (4, 0, 2), "node3"),
+    "nothing on the last": ("mixtral", (2, 4, 0), "node2"),
+    "only the first works": ("llama-tied", (6, 0, 0), "node1"),
+    "head and layers on the last, tables on the first": ("llama", (0, 0, 6), "node3"),
+}
+"""A model, the layers of each host, and who has what follows them; the first has the tables."""
 FAILURES = (
     "static cache",
     "another plan",
@@ -172,6 +203,12 @@ def test_a_folder_is_loaded_with_a_layer_of_each_host_on_its_disk(runs):
 def test_parts_of_layers_are_visited_on_other_hosts(runs):
     alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
     assert [rank.get("tokens") for rank in runs.of("visits")] == [alone] * 3
+
+
+@pytest.mark.parametrize("name", HOLES)
+def test_hosts_without_layers_or_with_nothing_write_the_same(runs, name):
+    alone = written(runs.models[HOLES[name][0]], LENGTHS, ROWS, TOKENS)
+    assert [rank.get("tokens") for rank in runs.of(name)] == [alone] * 3
 
 
 @pytest.mark.parametrize("name", WAYS)

@@ -14,13 +14,15 @@ import pytest
 from compile_plan.compiler import load_model
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
-from hosts import TIMEOUT, free_port, results_of, shared_plan, started
+from hosts import TIMEOUT, free_port, results_of, run_hosts, shared_plan, started
 
 torch = pytest.importorskip("torch")
+pulse = pytest.importorskip("compile_plan.compiler.loading.hosts.pulse")
+waiter = pytest.importorskip("compile_plan.compiler.loading.hosts.waiter")
 
 WITHIN = 10
 """Seconds in which a lost process is named."""
-SLACK = 10
+SLACK = 5
 """Seconds that a machine with other work may take for what takes none."""
 
 
@@ -77,6 +79,52 @@ def test_a_lost_process_is_named_within_ten_seconds(tmp_path, size, lost, how):
         assert seen["codes"] == ["lost-host"]
         assert seen["messages"] == [f"the process of `node{lost + 1}` (rank {lost}) is gone"]
         assert seen["seconds"] < WITHIN + SLACK
+
+
+def test_what_a_loss_takes_to_be_known_is_under_ten_seconds():
+    assert pulse.KNOWN + waiter.TICK < WITHIN
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory):
+    found = run_hosts([{"do": "lives_on", "plan": plan(3)}], 3, tmp_path_factory.mktemp("lives"))
+    return [rank[0] for rank in found]
+
+
+@pytest.mark.parametrize("name", ["failing", "failing in turn"])
+def test_a_call_that_fails_on_one_host_is_told_to_the_others(lived, name):
+    first, failing, last = (rank[name] for rank in lived)
+    assert failing["error"] == "RuntimeError: no more memory"
+    for other in (first, last):
+        assert other["codes"] == ["failed-elsewhere"]
+        assert other["messages"] == ["a call failed on `node2` (rank 1): RuntimeError: no more memory"]
+        assert other["seconds"] < SLACK
+
+
+def test_the_next_call_after_one_that_failed_begins_anew(lived):
+    before = lived[0]["before"]["out"]
+    for rank in lived:
+        assert [rank[name]["out"] for name in ("before", "after", "again")] == [before] * 3
+
+
+def test_what_fails_everywhere_is_everywhere_the_error_of_torch_or_told(lived):
+    said = [rank["failing everywhere"] for rank in lived]
+    assert "error" in said[0]
+    assert all("RuntimeError" in str(one) for one in said)
+
+
+def test_what_the_processes_said_counts_as_said(lived, triggered_elsewhere):
+    codes = {code for rank in lived for one in rank.values() for code in one.get("codes", ())}
+    triggered_elsewhere |= codes
+    assert codes == {"failed-elsewhere", "lost-host"}
+
+
+def test_an_interrupt_that_is_caught_leaves_nobody_waiting(lived):
+    first, interrupted, last = (rank["interrupted"] for rank in lived)
+    assert interrupted["error"].startswith("KeyboardInterrupt")
+    assert [one["codes"] for one in (first, last)] == [["lost-host"]] * 2
+    assert [one["messages"] for one in (first, last)] == [["the process of `node2` (rank 1) is gone"]] * 2
+    assert [rank["after that"]["codes"] for rank in lived] == [["lost-host"]] * 3
 
 
 def test_a_process_that_ended_before_it_came_is_no_reason_to_wait(tmp_path):

@@ -6,6 +6,7 @@ inputs would be other shapes, and a wrong answer or a wait without end.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
@@ -56,6 +57,22 @@ class Ends:
             self._road.wire.settle()  # the process may end after this
         return found
 
+    def around(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a forward whose errors the other hosts hear of, who wait for what it computes."""
+
+        @functools.wraps(forward)
+        def told(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            try:
+                with self._road.wire.giving_up():
+                    return forward(*args, **kwargs)
+            except Exception:
+                raise
+            except BaseException:
+                self._depth -= 1  # torch calls no hook after an interrupt
+                raise
+
+        return told
+
     def in_turn(self, call: Callable[[Any], Any], batches: Sequence[Any]) -> list[Any]:
         """Return what the calls return, begun one after another before any result is brought.
 
@@ -64,11 +81,12 @@ class Ends:
         """
         same_everywhere(self._road, _digest(list(batches)))
         self.generating = self.deferred = True
-        try:
-            made = [call(batch) for batch in batches]
-        finally:
-            self.generating = self.deferred = False
-        found = [self._everywhere(output) for output in made]
+        with self._road.wire.giving_up():
+            try:
+                made = [call(batch) for batch in batches]
+            finally:
+                self.generating = self.deferred = False
+            found = [self._everywhere(output) for output in made]
         self._road.wire.settle()
         return found
 
@@ -153,7 +171,8 @@ class With:
         _draw_alike(self._road)
         self.ends.generating = True
         try:
-            made = self._generate(*args, **kwargs)  # type: ignore[misc]
+            with self._road.wire.giving_up():
+                made = self._generate(*args, **kwargs)  # type: ignore[misc]
         finally:
             self.ends.generating = False
         self._road.wire.settle()

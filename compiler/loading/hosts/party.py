@@ -15,9 +15,11 @@ from ....ir import Diagnostic, Plan, PlanError
 from ....ir.rules.hosts import DIFFERENT_PLANS, HOSTS_AND_RANKS, REFUSED_ELSEWHERE
 from ....ir.rules.loading import OTHER_HOST
 from ....ir.rules.usage import BAD_OPTION_VALUE
+from .connections import Connections
 from .local_view import LocalView, hosts_of
 from .pulse import Pulse
-from .wire import Waiter, Wire, lost_host
+from .waiter import Waiter
+from .wire import Wire
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +109,7 @@ def _accord(roads: Roads, plan: Plan, hosts: tuple[str, ...], host: str | None) 
         raise _ranks(f"{names.count(double)} processes are `{double}`", hosts)
     ranks = tuple(names.index(name) for name in hosts)
     me = hosts.index(names[roads.rank])
-    wire = Wire(hosts, me, roads.wire.group, roads.pulse, ranks)
-    return Party(LocalView(hosts, me), wire)
+    return Party(LocalView(hosts, me), Wire(hosts, me, roads.wire.connections, ranks))
 
 
 def _no_such_host(host: object, hosts: Sequence[str]) -> PlanError:
@@ -163,7 +164,6 @@ class Roads:
     default: Any
     rank: int
     size: int
-    pulse: Pulse
     wire: Wire
     """Ranks as hosts, before it is known which is which."""
 
@@ -185,13 +185,9 @@ def roads_here() -> Roads:
     rank, size = distributed.get_rank(), distributed.get_world_size()
     pulse = Pulse(distributed.distributed_c10d._get_default_store().clone(), rank, size)  # noqa: SLF001
     atexit.register(pulse.end)
-    group = Waiter().run(
-        lambda: _met(distributed),
-        lambda: None if (lost := pulse.lost()) is None else lost_host(None, lost),
-        lambda _: lost_host(None, pulse.found_out()),
-    )
-    wire = Wire([f"rank {number}" for number in range(size)], rank, group, pulse)
-    _open[:] = [Roads(default, rank, size, pulse, wire)]
+    connections = Connections(pulse, rank, size, lambda: _met(distributed))
+    wire = Wire([f"rank {number}" for number in range(size)], rank, connections)
+    _open[:] = [Roads(default, rank, size, wire)]
     return _open[0]
 
 

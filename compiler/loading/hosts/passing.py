@@ -126,7 +126,7 @@ def attach_passing(
     for module in _between(tree, live, owners):
         enter = live[module].register_forward_pre_hook(ends.enter, with_kwargs=True, prepend=True)
         leave = live[module].register_forward_hook(ends.leave, always_call=True)
-        handles += [enter, leave]
+        handles += [enter, leave, Replaced(live[module], ends.around(live[module].forward))]
     handles.append(With(live[0], ends, road))
     return handles
 
