@@ -6,6 +6,11 @@ paths stay light.
 
 from __future__ import annotations
 
+from pkgutil import extend_path
+
+# Started in a clone, Python finds the clone's folder of this name first: the parts are in the installed one.
+__path__ = extend_path(__path__, __name__)
+
 __all__ = ["__version__"]
 
 

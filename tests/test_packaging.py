@@ -93,6 +93,22 @@ def test_the_wheel_holds_the_package_and_nothing_else(source):
     assert not any("__pycache__" in name or name.endswith(".pyc") for name in files)
 
 
+def test_python_started_in_the_clone_finds_what_is_installed(source, tmp_path):
+    shutil.unpack_archive(built(source, "wheel"), tmp_path, "zip")
+    program = (
+        "import sys; sys.path[:] = ['', *sys.argv[1:]]; import compile_plan.ir as ir; print(ir.__file__)"
+    )
+    here = [part for part in sys.path if part]
+    ran = subprocess.run(  # -S: without the finders of an editable installation
+        [sys.executable, "-S", "-c", program, str(tmp_path), *here],
+        cwd=source,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.stdout.strip() == str(tmp_path / "compile_plan" / "ir" / "__init__.py"), ran.stderr
+
+
 def test_the_source_distribution_holds_what_the_wheel_is_built_from(source):
     with tarfile.open(built(source, "sdist")) as packed:
         names = {name.partition("/")[2] for name in packed.getnames()} - {""}
