@@ -137,6 +137,14 @@ def tying() -> list[str]:
     return sorted(found)
 
 
+def eager() -> list[str]:
+    """Return the model types whose class with a language head attends without a fused kernel."""
+    import transformers
+
+    kinds = ((kind, getattr(transformers, name, None)) for kind, name in headed().items())
+    return sorted(kind for kind, made in kinds if made is not None and not made._supports_sdpa)  # noqa: SLF001
+
+
 def headed() -> dict[str, str]:
     """Return the class with a language head of each model type, for configurations without a class."""
     from transformers.models.auto import modeling_auto
@@ -179,13 +187,13 @@ def table() -> dict[str, Any]:
     import transformers
 
     content = {"transformers": transformers.__version__, "tying": tying(), "headed": headed()}
-    return {**content, "classes": facts(), "rules": rules()}
+    return {**content, "eager": eager(), "classes": facts(), "rules": rules()}
 
 
 def written(content: dict[str, Any]) -> str:
     """Return the content as text: one line a class, so that differences can be read."""
     parts = [f'{{"transformers": {json.dumps(content["transformers"])},']
-    parts.append(f'"tying": {json.dumps(content["tying"])},')
+    parts += [f'"{key}": {json.dumps(content[key])},' for key in ("tying", "eager")]
     for key in ("headed", "classes", "rules"):
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content[key].items())
         parts.append(f'"{key}": {{\n{lines}\n}}' + ("}" if key == "rules" else ","))

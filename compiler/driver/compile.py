@@ -108,7 +108,7 @@ def _traced(
     plan = replace(lowered, constraints=own)
     if inputs is None and not _wants_trace(options, facts):
         told = replace(plan, work=config_work(facts.config, facts.tree))
-        return _with_cuts(with_usual(told, facts.config, options), subject, options)
+        return _with_cuts(with_usual(told, facts.config, options, diagnostics), subject, options)
     from ..tracing import traced_plan
 
     made = inputs is None or (isinstance(inputs, str) and inputs == AUTOMATIC)

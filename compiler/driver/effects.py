@@ -83,9 +83,8 @@ def _workload(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]
         yield "cache_tokens", f"a workload of kind `{kind}` keeps no cache", "leave it out"
     if kind != "train" and options.optimizer is not None:
         yield "optimizer", f"a workload of kind `{kind}` trains nothing", "add `--workload train`"
-    if kind != "generate" and holds is Holding.HEADERS:
-        why, help_ = _NO_FORWARD[Holding.HEADERS]
-        yield "workload", why, help_
+    if kind == "train" and holds is Holding.HEADERS:
+        yield "workload", *_NO_FORWARD[Holding.HEADERS]
     if kind != "generate" and options.strategy == "accelerate":
         yield "workload", "strategy `accelerate` counts weights only", "take another strategy"
 

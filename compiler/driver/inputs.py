@@ -23,7 +23,7 @@ from .effects import Holding, check_effects
 from .facts import Known, built_when_asked, described_facts, known
 from .options import AUTOMATIC, Options
 from .remembered_models import remembered_model
-from .workload import cached_tokens, roomy, rows_of, with_usual
+from .workload import cached_tokens, roomy, rows_of, with_asked_room, with_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -145,7 +145,8 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
                 spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options)
             )
             folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
-            plan = with_usual(plan, read_config(folder / "config.json"), options)
+            config = read_config(folder / "config.json")
+            plan = with_asked_room(with_usual(plan, config, options, diagnostics), config, options)
         case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
-from ...ir import Diagnostics, ModuleTree, Plan, Workload, is_accelerator
+from ...ir import Demand, Diagnostics, ModuleTree, Plan, Workload, is_accelerator
 from ...ir.dtypes import stored_eighths
 from .options import Options
 
@@ -61,22 +61,51 @@ def use_of(options: Options, *, made: bool) -> Use:
     return use if options.optimizer is None else replace(use, optimizer=options.optimizer)
 
 
-def with_usual(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
+def with_usual(
+    plan: Plan, config: Mapping[str, Any], options: Options, diagnostics: Diagnostics | None = None
+) -> Plan:
     """Return an untraced plan with room for the usual workload, as far as a configuration tells of it.
 
     A plan of weights alone dies with the first token. Nothing is assumed where something is said of the
     workload, where a strategy imitates others, and of models so small that any card has the room.
+    ``diagnostics`` take that a model which writes keeps a cache nothing tells the size of.
     """
     tree = plan.tree
     if tree is None or not _unspoken(tree, options) or not config or "model_type" not in config:
         return plan
-    from ..sources.config_activations import activation_demands
-    from ..sources.config_cache import cache_of_config
+    from ..sources.config_cache import cache_of_config, keeps_unknown, writes_text
 
+    config = config if config.get("architectures") else {**config, "architectures": [tree.classes[0]]}
     usual = Workload(added=True)
-    cache = cache_of_config(config, tree, usual.prompt + usual.tokens, usual.rows)
-    room = activation_demands(config, tree, usual.rows * usual.prompt, usual.rows) if cache else ()
-    return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual) if cache else plan
+    total = usual.prompt + usual.tokens
+    cache = cache_of_config(config, tree, total, usual.rows, read=usual.prompt)
+    if not cache and not writes_text(config):
+        return plan
+    if not cache and diagnostics is not None and keeps_unknown(config):
+        from ..sources.checkpoint import unknown_cache
+
+        diagnostics.add(unknown_cache(plan.model.name))
+    room = _activations(config, tree, usual)
+    return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual)
+
+
+def with_asked_room(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
+    """Return a plan made from headers with room for the activations of the workload that was asked for."""
+    tree, work = plan.tree, options.used
+    if tree is None or work is None or options.strategy == "accelerate":
+        return plan
+    return replace(plan, demands=(*plan.demands, *_activations(config, tree, work)))
+
+
+def _activations(config: Mapping[str, Any], tree: ModuleTree, work: Workload) -> tuple[Demand, ...]:
+    """Return what a forward over the tokens of a workload needs, by the shapes of the weights."""
+    from ..sources.config_activations import activation_demands
+
+    if work.kind == _GENERATE:
+        return activation_demands(config, tree, work.rows * work.prompt, work.rows)
+    tokens = work.rows * work.tokens
+    widened = 2 if work.kind == "loss" else 0  # the scores, and their logarithms
+    return activation_demands(config, tree, tokens, tokens, copies=widened)
 
 
 def _unspoken(tree: ModuleTree, options: Options) -> bool:

@@ -33,6 +33,8 @@ FUSED: Final = frozenset(
         "W_pack",
     }
 )
+PAIRED: Final = frozenset({"kv_proj"})
+"""A projection that makes keys and values at once, the queries elsewhere."""
 _STATES: Final = frozenset({"conv1d", "ssm_conv1d"})
 DECAYS: Final = frozenset({"A_log", "ssm_a"})
 """The tensors of a running state; a convolution without one is of a kind only code tells."""
@@ -154,7 +156,7 @@ def _keeps(tree: ModuleTree, module: int) -> Keeps | None:
         return Keeps.STATE
     if tree.names[module] == _INDEX and "wk" in names:
         return Keeps.KEYS
-    attends = names & FUSED or (names & KEYS and (names & VALUES or "q_proj" in names))
+    attends = names & (FUSED | PAIRED) or (names & KEYS and (names & VALUES or "q_proj" in names))
     if not attends or any("conv" in tree.names[inner] for inner in range(module, tree.ends[module])):
         return None
     return Keeps.READ if _CROSS.search(tree.paths[module]) else Keeps.TOKENS

@@ -15,7 +15,7 @@ from ...ir import ModuleTree, Work
 
 _CHOSEN: Final = (
     "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts",
-    "num_selected_experts", "top_k",
+    "num_selected_experts", "moe_k", "top_k",
 )  # fmt: skip
 _EXPERTS: Final = (
     "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",

@@ -78,6 +78,11 @@ def architecture(config: Mapping[str, object]) -> str | None:
             return None
 
 
+def attends_eagerly(model_type: str) -> bool:
+    """Say whether models of a type keep the scores of an attention: no fused kernel serves them."""
+    return model_type in _table()["eager"]
+
+
 def with_class(config: Mapping[str, object], names: Collection[str]) -> Mapping[str, object]:
     """Return a configuration that names its class: the one with a head, if none is said and there is one."""
     name = _table()["headed"].get(config.get("model_type"))

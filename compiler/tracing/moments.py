@@ -126,7 +126,7 @@ def _with_loss(ran: Ran, model: nn.Module) -> Moments:
     if not labels:
         return Moments(ran.trace)
     try:
-        with_loss = run(ran.shadow, Recorder(ran.shadow.tree), ran.args, {**ran.kwargs, **labels})
+        with_loss = run(ran.shadow, _recorder(ran), ran.args, {**ran.kwargs, **labels})
     except Exception:  # noqa: BLE001  the model's own code may raise anything; then its scores stand
         return Moments(ran.trace)
     return Moments(with_loss.trace, widens=False)
@@ -168,11 +168,25 @@ def _with_writing(ran: Ran, use: Use) -> Moments:
     if name is None or not kept:
         return Moments(ran.trace)
     total = ran.kwargs[name].shape[1] + (use.written or 0) if use.total is None else use.total
+    told = _lengthened(ran, name, total)  # before a run that goes on changes what is kept
     try:
         sizes, later = _last_token(ran, name, total)
     except Exception:  # noqa: BLE001  the model's own code may raise anything; the prompt's moment stands
-        return Moments(ran.trace)
-    return Moments(ran.trace, later, sizes if len(sizes) == kept else None)
+        return Moments(ran.trace, cache_nbytes=told)
+    return Moments(ran.trace, later, sizes if len(sizes) == kept else told)
+
+
+def _lengthened(ran: Ran, name: str, total: int) -> tuple[int, ...]:
+    """Return the bytes of the cache where no run tells them: what is as long as the prompt grows with it.
+
+    Caches hold rows x heads x tokens x numbers; tokens of the model's own may stand before the prompt's.
+    """
+    length, found = ran.kwargs[name].shape[1], []
+    for tensor in unique(cache_of(ran.result)):
+        held = tensor.shape[-2] if tensor.dim() > 2 else 0
+        more = total - length if held >= length else 0
+        found.append(tensor.nbytes * (held + more) // held if more else tensor.nbytes)
+    return tuple(found)
 
 
 def _last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple[Trace, ...]]:
@@ -187,7 +201,12 @@ def _last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple
 
 
 def _again(ran: Ran, kwargs: dict[str, Untyped]) -> Ran:
-    return run(ran.shadow, Recorder(ran.shadow.tree), (), kwargs, before=ran.result)
+    return run(ran.shadow, _recorder(ran), (), kwargs, before=ran.result)
+
+
+def _recorder(ran: Ran) -> Recorder:
+    """Return a recorder for another run of the model, which assumes what the first had to assume."""
+    return Recorder(ran.shadow.tree, assume=ran.assumed)
 
 
 def _kept(ran: Ran) -> tuple[int, ...]:

@@ -43,6 +43,8 @@ class Ran:
     args: tuple[Untyped, ...]
     result: object
     """Its tensors are on the meta device."""
+    assumed: bool
+    """Whether values that depend on weights were assumed where the forward asked for them."""
 
 
 def run(
@@ -80,7 +82,7 @@ def run(
     with _recording(recorder, modules, grad=grad):
         result = shadow.model(*args, **kwargs)
         trace = recorder.finish(cache_of(result), logits_of(result), kinds)
-    return Ran(trace, shadow, kwargs, args, result)
+    return Ran(trace, shadow, kwargs, args, result, recorder.shadows.assume)
 
 
 def _number_state(before: object, recorder: Recorder) -> None:

@@ -60,7 +60,7 @@ def kept_by_module(ran: Ran, kwargs: Mapping[str, Untyped], trainable: frozenset
     parameters = dict(ran.shadow.model.named_parameters())
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in trainable and parameter.is_floating_point())
-    recorder = Recorder(ran.shadow.tree)
+    recorder = Recorder(ran.shadow.tree, assume=ran.assumed)
     kept = Kept(recorder, (*parameters.values(), *ran.shadow.model.buffers()))
     try:
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):

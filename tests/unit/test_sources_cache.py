@@ -54,6 +54,7 @@ MODELS = {
     "falcon_h1": {**BASE, **MAMBA, "head_dim": 16, "mamba_d_ssm": 128, "mamba_chunk_size": 8},
     "lfm2": {**BASE, "layer_types": ["conv", "full_attention"] * 2},
     "persimmon": BASE,
+    "jetmoe": {**BASE, "kv_channels": 16, "num_local_experts": 4},
     "glm_moe_dsa": {
         **BASE, **LATENT, "num_key_value_heads": 4, "index_head_dim": 16, "index_n_heads": 2,
         "pad_token_id": 0,
@@ -183,6 +184,14 @@ def test_an_unknown_cache_is_a_warning(tmp_path):
     plan, _ = read_checkpoint(folder, diagnostics, cache_tokens=100)
     assert [finding.code for finding in diagnostics] == ["unknown-cache"]
     assert not plan.demands
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(64, 64 * 10 * 2), (32, None), (96, None)])
+def test_keys_and_values_of_one_projection_are_told_where_heads_say_that_it_is_both(rows, kept):
+    tensors = named("model.layers.0.self_attn.q_proj.weight", "model.layers.0.self_attn.o_proj.weight")
+    tensors += named("model.layers.0.self_attn.kv_proj.weight", shape=(rows, 8))
+    config = {"num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 16}
+    assert demands(tensors, config) == ({} if kept is None else {"model.layers.0.self_attn": kept})
 
 
 TWO = {"num_hidden_layers": 2}

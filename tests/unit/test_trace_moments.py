@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from compile_plan.compiler.tracing import Moments, cache_demands, demands, try_moments
 from compile_plan.compiler.tracing.results import cache_of, state_of, unique
 from compile_plan.ir import Diagnostics
@@ -87,3 +88,29 @@ def test_the_length_of_the_cache_holds_for_given_inputs():
     found = try_moments(small_model("llama"), given, Diagnostics(), total=4096)
     four = sum(each.nbytes for each in cache_demands(found.main))
     assert sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes)) == 1024 * four
+
+
+STUBBORN = {
+    "dbrx": {
+        "n_layers": 2, "d_model": 64, "n_heads": 4, "vocab_size": 96,
+        "attn_config": {"rope_theta": 10_000.0, "clip_qkv": 8.0, "kv_n_heads": 2},
+        "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2},
+    },
+    "cpmant": {
+        "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "dim_head": 16, "dim_ff": 64,
+        "vocab_size": 96,
+    },
+}  # fmt: skip
+"""Asks for values in every forward; does not go on by a token on the meta device, and has 32 of its own."""
+
+
+@pytest.mark.parametrize("total", [24, 64])
+@pytest.mark.parametrize(("kind", "own"), [("dbrx", 0), ("cpmant", 32)])
+def test_a_cache_is_as_long_as_asked_where_a_model_is_stubborn(kind, own, total):
+    config = transformers.AutoConfig.for_model(kind, **STUBBORN[kind])
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = try_moments(model, None, Diagnostics(), seq=16, total=total)
+    assert found is not None
+    asked = sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes))
+    assert asked * (16 + own) == sum(each.nbytes for each in cache_demands(found.main)) * (total + own)

@@ -1,0 +1,52 @@
+"""Numbers of a ``config.json`` that go by several names, and the part of it that tells of text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+from ...ir import ModuleTree
+
+Config: TypeAlias = Mapping[str, Any]
+
+ATTENTION_HEADS: Final = ("num_attention_heads", "decoder_attention_heads", "n_heads", "n_head", "num_heads")
+HIDDEN: Final = ("hidden_size", "d_model", "n_embd", "dim")
+STATE_SIZES: Final = ("mamba_d_state", "ssm_state_size", "state_size", "d_state")
+_INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+WIDTHS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def text_config(config: Config) -> Config:
+    """Return the configuration of the part that writes text."""
+    for name in _INNER:
+        inner = config.get(name)
+        if isinstance(inner, dict):
+            return text_config(inner)
+    return config
+
+
+def integer(value: object) -> int | None:
+    """Return a number a size can be; None for anything else."""
+    return value if type(value) is int and 0 < value < 1 << 40 else None
+
+
+def first_told(config: Config, names: Sequence[str]) -> int | None:
+    """Return the number a configuration has under the first of so many names."""
+    return next((value for name in names if (value := integer(config.get(name)))), None)
+
+
+def number_width(config: Config, tree: ModuleTree) -> int:
+    """Return the bytes of a number in the dtype the model computes in."""
+    return _width(config, text_config(config), tree)
+
+
+def _width(config: Config, text: Config, tree: ModuleTree) -> int:
+    """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
+    for told in (text, config):
+        for name in ("dtype", "torch_dtype"):
+            width = WIDTHS.get(str(told.get(name)).removeprefix("torch."))
+            if width is not None:
+                return width
+    found = Counter(dtype for dtype in tree.dtypes if dtype in WIDTHS)
+    return WIDTHS[found.most_common(1)[0][0]] if found else 2

@@ -1,0 +1,106 @@
+"""Activations told by a configuration: never below the traced forward, and not far above it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+import transformers
+from checkpoints import write_shards
+from compile_plan.compiler import compile_model, compile_plan
+from compile_plan.compiler.sources.config_activations import activation_demands
+from compile_plan.compiler.sources.live import lower_model
+from compile_plan.compiler.tracing import Use, demands, try_moments
+from compile_plan.ir import Diagnostics, PlanError, Workload
+from compile_plan.ir.purposes import ACTIVATIONS, LOGITS
+
+TOKENS = 256
+EXPERTS = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2}
+KINDS = {
+    "apertus": {}, "arcee": {}, "bamba": {"attn_layer_indices": [1]}, "bitnet": {}, "bloom": {}, "cohere": {},
+    "deepseek_v3": {"n_routed_experts": 8}, "gemma2": {}, "gpt2": {}, "jetmoe": {}, "llama": {},
+    "mixtral": EXPERTS, "opt": {}, "qwen3_moe": EXPERTS,
+}  # fmt: skip
+"""What sets the peak: functions of several steps, norms, eager scores, recurrences, experts, positions."""
+COUNTS = {"gpt2": "n_layer", "bloom": "n_layer"}
+
+
+def two_layers(kind):
+    sizes = {**KINDS[kind], COUNTS.get(kind, "num_hidden_layers"): 2}
+    config = transformers.AutoConfig.for_model(kind, **sizes)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    return model.eval()
+
+
+def largest(found):
+    return max(each.nbytes for each in found if each.purpose in {ACTIVATIONS, LOGITS})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_configuration_tells_no_less_than_the_trace_and_not_twice_as_much(kind):
+    model = two_layers(kind)
+    found = try_moments(model, None, Diagnostics(), seq=TOKENS, use=Use(total=TOKENS + 8))
+    assert found is not None
+    config = json.loads(model.config.to_json_string())
+    told = largest(activation_demands(config, lower_model(model), TOKENS, 1))
+    assert 1.0 <= told / largest(demands(found)) <= 2.0
+
+
+def saved(tmp_path):
+    """Return a folder of a model whose files are planned from their headers."""
+    config = transformers.LlamaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, vocab_size=512
+    )
+    model = transformers.LlamaForCausalLM(config).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def activations(source, **options):
+    return compile_plan(source, max_memory={0: "1GiB", "cpu": "1GiB"}, **options).ledger[0].activations
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prompt": 64, "generate": 8},
+        {"rows": 3, "prompt": 64, "generate": 8},
+        {"workload": "forward", "prompt": 64},
+        {"workload": "loss", "prompt": 64},
+    ],
+)
+def test_a_workload_asked_of_headers_has_the_room_of_its_activations(tmp_path, options):
+    folder, model = saved(tmp_path)
+    traced = activations(model, **options)
+    assert traced <= activations(folder, **options) <= 3 * traced
+
+
+def test_longer_prompts_need_more_of_headers_too(tmp_path):
+    folder, _ = saved(tmp_path)
+    short, long = (activations(folder, prompt=prompt, generate=8) for prompt in (64, 640))
+    assert 5 * short < long <= 10 * short
+    assert activations(folder) == 0
+
+
+def test_training_cannot_be_told_from_headers(tmp_path):
+    folder, _ = saved(tmp_path)
+    with pytest.raises(PlanError, match="has no effect on a checkpoint that is planned from its headers"):
+        activations(folder, workload="train", prompt=8)
+
+
+def test_the_usual_workload_of_a_model_with_an_unknown_cache_says_so():
+    config = transformers.CTRLConfig(n_layer=48, n_embd=1280, dff=8192, vocab_size=40_000)
+    with torch.device("meta"):
+        model = transformers.CTRLLMHeadModel._from_config(config, dtype=torch.bfloat16)
+    plan = compile_model(model, max_memory={0: "8GiB", "cpu": "8GiB"})
+    assert plan.workload == Workload()
+    assert [each.code for each in plan.diagnostics].count("unknown-cache") == 1
+    assert plan.ledger[0].kv_cache == 0
+    assert plan.ledger[0].activations > 512 * 8192 * 2
+
+
+def test_a_folder_of_tensors_alone_keeps_nothing_for_activations(tmp_path):
+    folder = write_shards(tmp_path / "bare", {"fc.weight": ("F32", (4, 4))}, 1)
+    assert activations(folder) == 0
