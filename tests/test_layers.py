@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections import Counter, defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -55,9 +56,15 @@ DOORS = {
 """Which files, or folders, may import a heavy library."""
 
 
+@cache
+def parsed(path):
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
 def imports(path):
-    """Yield each import of a file as an absolute dotted name, ``compile_plan.ir.names``; not for types."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    """Return each import of a file as an absolute dotted name, ``compile_plan.ir.names``; not for types."""
+    tree = parsed(path)
     for_types = {
         node
         for block in ast.walk(tree)
@@ -65,16 +72,16 @@ def imports(path):
         for node in ast.walk(block)
     }
     package = ("compile_plan", *path.relative_to(ROOT).parent.parts)
+    found = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, node in for_types) for alias in node.names)
+            found += [(alias.name, node in for_types) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join((*start, *((node.module,) if node.module else ())))
-            if node.module:
-                yield base, node in for_types
-            else:
-                yield from ((f"{base}.{alias.name}", node in for_types) for alias in node.names)
+            names = [base] if node.module else [f"{base}.{alias.name}" for alias in node.names]
+            found += [(name, node in for_types) for name in names]
+    return found
 
 
 def shown(path):
@@ -134,7 +141,7 @@ SPOKEN = {"accepts", "emit", "lines", "read"}
 def test_a_public_name_is_defined_once():
     where = defaultdict(set)
     for path in FILES:
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in parsed(path).body:
             spoken = path.parent.name == "engines" and getattr(node, "name", "") in SPOKEN
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not (spoken or node.name.startswith("_")):
                 where[node.name].add(shown(path))
