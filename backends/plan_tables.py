@@ -103,6 +103,7 @@ _DEVICES: Final = Rows("devices", Device, (
     Column("margin", SOME_OR_0),
     Column("pool_memory", SOME),
     Column("bandwidth", SOME),
+    Column("few", SOME),
     Column("link", SOME),
     Column("flops", SOME),
     Column("latency", SOME),

@@ -174,20 +174,28 @@ class WordReader:
                 device = replace(device, pool=word.text, pool_memory=memory)
             case "at":
                 device = replace(device, at=word.text)
-            case "bandwidth":
-                device = replace(device, bandwidth=self.rate(word))
-            case "link":
-                device = replace(device, link=self.rate(word))
-            case "latency":
-                device = replace(device, latency=self.time(word))
-            case "flops" if attribute.dtype is not None:
-                row = (attribute.dtype.text, self.count(word) or 0)
-                device = replace(device, dtype_flops=(*device.dtype_flops, row))
-            case "flops":
-                device = replace(device, flops=self.count(word))
+            case "bandwidth" | "few" | "link" | "latency" | "flops":
+                device = self._rated(device, attribute)
             case keyword:
                 raise ValueError(f"the grammar has an attribute `{keyword}` that is not read")
         return device
+
+    def _rated(self, device: Device, attribute: Attribute) -> Device:
+        word = attribute.value
+        match attribute.keyword:
+            case "bandwidth":
+                return replace(device, bandwidth=self.rate(word))
+            case "few":
+                return replace(device, few=self.rate(word))
+            case "link":
+                return replace(device, link=self.rate(word))
+            case "latency":
+                return replace(device, latency=self.time(word))
+            case _ if attribute.dtype is not None:
+                row = (attribute.dtype.text, self.count(word) or 0)
+                return replace(device, dtype_flops=(*device.dtype_flops, row))
+            case _:
+                return replace(device, flops=self.count(word))
 
 
 def _between(before: Word, attribute: Attribute) -> Span | None:

@@ -128,7 +128,7 @@ _TENSOR = (_PATH, ":", Field("type", Kind.TENSOR_TYPE), Maybe((_SIZE,)))
 _SHARES = Maybe(("shares", Field("shares", Kind.PATH)))
 ATTRIBUTES: Final = (
     *(Way(word, Attribute, (_VALUE,), fixed={"keyword": word})
-      for word in ("memory", "margin", "reserve", "bandwidth", "link", "latency")),
+      for word in ("memory", "margin", "reserve", "bandwidth", "few", "link", "latency")),
     Way("flops", Attribute, (Maybe((Field("dtype", Kind.DTYPE),)), _VALUE), fixed={"keyword": "flops"}),
     Way("pool", Attribute, (Field("value", Kind.NAME), Maybe((_SIZE,))), fixed={"keyword": "pool"}),
     Way("at", Attribute, (Field("value", Kind.TEXT),), fixed={"keyword": "at"}),

@@ -128,8 +128,9 @@ def _attributes(device: Device, reserve: int | None) -> Iterator[Attribute]:
         yield Attribute("pool", Word(device.pool), size)
     if device.at is not None:
         yield Attribute("at", Word(device.at))
-    rates = (("bandwidth", device.bandwidth, exact_rate), ("link", device.link, exact_rate),
-             ("latency", device.latency, exact_time), ("flops", device.flops, exact_count))  # fmt: skip
+    rates = (("bandwidth", device.bandwidth, exact_rate), ("few", device.few, exact_rate),
+             ("link", device.link, exact_rate), ("latency", device.latency, exact_time),
+             ("flops", device.flops, exact_count))  # fmt: skip
     for keyword, value, spell in rates:
         if value is not None:
             yield Attribute(keyword, Word(spell(value)))

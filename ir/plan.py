@@ -64,6 +64,8 @@ class Device:
     """Folder of a disk device."""
     bandwidth: int | None = None
     """Bytes per second of the device's own memory."""
+    few: int | None = None
+    """Bytes of weights per second where each meets a few rows (16): more than one, fewer than a prompt."""
     link: int | None = None
     """Bytes per second between the host's memory and this device."""
     flops: int | None = None

@@ -124,7 +124,7 @@ def _describe(device: Device) -> str:
     parts += [f"pool {device.pool}"] if device.pool else []
     parts += [f"of {exact_size(device.pool_memory)}"] if device.pool_memory is not None else []
     parts += [f"at {device.at}"] if device.at else []
-    for name in ("bandwidth", "link", "latency", "flops"):
+    for name in ("bandwidth", "few", "link", "latency", "flops"):
         speed = getattr(device, name)
         parts += [f"{name} {speed}"] if speed is not None else []
     parts += [f"flops {dtype} {flops}" for dtype, flops in device.dtype_flops]

@@ -36,6 +36,8 @@ class Products(NamedTuple):
     """Bytes of weights a second when they meet one row: what writing a token waits for."""
     flops: int
     """Operations a second when they meet a prompt."""
+    few: int | None = None
+    """Bytes of weights a second when they meet a few rows: what an expert of a mixture gets of a prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Sizes:
     """All matrices together: more than caches hold."""
     side: int = 4096
     tokens: int = 256
+    few: int = 16
 
 
 def measure(devices: tuple[Device, ...], folder: str, sizes: Sizes | None = None) -> Iterator[Speed]:
@@ -216,22 +219,42 @@ def _products(torch: Any, name: str, sizes: Sizes) -> dict[str, Products]:  # no
 
 
 def _product(torch: Any, name: str, dtype: Any, sizes: Sizes) -> Products:  # noqa: ANN401
-    side, linear, timed = sizes.side, torch.nn.functional.linear, _timer(torch, name)
-    nbytes = side * side * dtype.itemsize
-    count = max(1, sizes.weights // nbytes)
-    weights = [torch.ones(side, side, dtype=dtype, device=name) for _ in range(count)]
-    row = torch.ones(1, side, dtype=dtype, device=name)
-    prompt = torch.ones(sizes.tokens, side, dtype=dtype, device=name)
-    turns = cycle(weights)
+    linear, timed = torch.nn.functional.linear, _timer(torch, name)
+    shapes = _shapes(name, sizes.side)
+    nbytes = sum(rows * columns for rows, columns in shapes) * dtype.itemsize
+    sets = [
+        [torch.ones(shape, dtype=dtype, device=name) for shape in shapes]
+        for _ in range(max(1, sizes.weights // nbytes))
+    ]
+    turns = cycle(sets)
 
-    def token() -> None:
-        for weight in weights:
-            linear(row, weight)
+    def seconds(tokens: int, times: int) -> float:
+        """Return the seconds in which weights of so many sets meet rows of so many tokens, by set."""
+        widths = {columns for _, columns in shapes}
+        given = {width: torch.ones(tokens, width, dtype=dtype, device=name) for width in widths}
+
+        def step() -> None:
+            for _ in range(times):
+                for weight in next(turns):
+                    linear(given[weight.shape[1]], weight)
+
+        return best(timed(step)) / times
 
     with torch.no_grad():
-        reads = count * nbytes / best(timed(token))
-        flops = 2 * sizes.tokens * side * side / best(timed(lambda: linear(prompt, next(turns))))
-    return Products(rounded(reads), rounded(flops))
+        reads, few = nbytes / seconds(1, len(sets)), nbytes / seconds(sizes.few, 1)
+        flops = 2 * sizes.tokens * nbytes / dtype.itemsize / seconds(sizes.tokens, 1)
+    return Products(rounded(reads), rounded(flops), rounded(few))
+
+
+def _shapes(name: str, side: int) -> list[tuple[int, int]]:
+    """Return the matrices that are multiplied: on a processor half of the bytes in small ones.
+
+    An expert's are a tenth of a dense layer's and are read more slowly there, where the pages are small.
+    """
+    if name != CPU:
+        return [(side, side)]
+    half, expert = side // 2, side * 3 // 16
+    return [(side, side), *[(half, expert), (expert, half)] * round(side * side / (2 * half * expert))]
 
 
 def disk_rate(folder: str, nbytes: int) -> int:

@@ -71,12 +71,16 @@ def _decoded(content: Any) -> Iterable[Speed]:  # noqa: ANN401
         raise ValueError(msg)
     for name, row in content["devices"].items():
         products = {
-            str(dtype): Products(_whole(rates["reads"]), _whole(rates["flops"]))
+            str(dtype): Products(_whole(rates["reads"]), _whole(rates["flops"]), _few(rates))
             for dtype, rates in row["products"].items()
         }
         memory, link = (None if row[key] is None else _whole(row[key]) for key in ("memory", "link"))
         hop = None if row["hop"] is None else _positive(row["hop"])
         yield Speed(str(name), str(row["product"]), memory, link, hop, products)
+
+
+def _few(rates: Any) -> int | None:  # noqa: ANN401  # files of earlier versions have none
+    return None if rates.get("few") is None else _whole(rates["few"])
 
 
 def _whole(value: Any) -> int:  # noqa: ANN401
@@ -106,6 +110,7 @@ def _with_measured(device: Device, speed: Speed | None, dtype: str | None) -> De
     rated = replace(
         device,
         bandwidth=device.bandwidth or (speed.memory if products is None else products.reads),
+        few=device.few or (None if products is None else products.few),
         link=device.link or speed.link,
         latency=device.latency or (None if speed.hop is None else round(speed.hop * 1e9)),
         dtype_flops=device.dtype_flops or (() if device.flops else by_dtype),

@@ -30,12 +30,33 @@ NETWORK: Final = Link("", "", 125_000_000, 200_000)
 """What is usual between two hosts where no `link` line tells: a gigabit a second."""
 
 
+FEW: Final = 16
+"""Rows by which the rate of weights that meet a few is known."""
+MANY: Final = 256
+"""Rows from which on products reach the operations a device is known for."""
+
+
 class Speeds(NamedTuple):
     """Bytes per second of a device's memory and of its link to the host, operations per second."""
 
     bandwidth: float
     link: float
     flops: float
+    few: float | None = None
+    """Bytes of weights per second where each meets `FEW` rows."""
+
+    def product(self, nbytes: float, flops: float, rows: float) -> float:
+        """Return the seconds of products of weights that meet so many rows each.
+
+        Between what was measured with one row, a few and many it is a straight line: fewer operations a
+        second are reached by few rows than by many, and fewer bytes a second than by one.
+        """
+        one, many = nbytes / self.bandwidth, flops / self.flops
+        if self.few is None or rows <= 1 or rows >= MANY:
+            return max(one, many)
+        few, full = nbytes / self.few, many * MANY / rows
+        start, end, first, last = (1, FEW, one, few) if rows <= FEW else (FEW, MANY, few, full)
+        return max(one, many, first + (last - first) * (rows - start) / (end - start))
 
 
 DEFAULTS: Final = {
@@ -61,7 +82,9 @@ def speeds(device: Device, dtype: str = "") -> Speeds:
     flops = dict(device.dtype_flops).get(dtype) or device.flops
     if flops is None:
         flops = max((each for _, each in device.dtype_flops), default=None)
-    return Speeds(device.bandwidth or usual.bandwidth, device.link or usual.link, flops or usual.flops)
+    return Speeds(
+        device.bandwidth or usual.bandwidth, device.link or usual.link, flops or usual.flops, device.few
+    )
 
 
 def source_of_speeds(device: Device) -> str:
@@ -120,6 +143,11 @@ class Costs:
             flops, reads = atom.effort
         read = min(atom.weight, reads * tokens)
         memory, computing = (read + atom.demand) / run.bandwidth, flops * tokens / run.flops
+        products = run.product(read, flops * tokens, reads * tokens / read if read else 1.0)
+        if memory >= computing:
+            memory = max(memory, products + atom.demand / run.bandwidth)
+        else:
+            computing = max(computing, products)
         if not place.streamed:
             return Cost(memory, computing)
         moved = read if atom.rows else atom.weight

@@ -67,6 +67,7 @@ def plan_of_the_fixture() -> Plan:
                 20,
                 origin="given",
                 bandwidth=10**12,
+                few=8 * 10**11,
                 link=10**10,
                 flops=10**14,
                 latency=12_000,

@@ -15,7 +15,8 @@ from compile_plan.compiler.machine.products import known_product, with_published
 from compile_plan.grammar import parse
 from compile_plan.ir import Device, Diagnostics
 
-MEASURED = Speed("cuda:0", "Card X", 10**12, 55 * 10**9, 2e-5, {"float16": Products(8 * 10**11, 10**14)})
+PRODUCTS = {"float16": Products(8 * 10**11, 10**14, 7 * 10**11)}
+MEASURED = Speed("cuda:0", "Card X", 10**12, 55 * 10**9, 2e-5, PRODUCTS)
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,7 @@ def test_the_measured_lines_describe_a_machine(tmp_path):
     assert devices["cpu"].bandwidth > 0
     assert dict(devices["cpu"].dtype_flops)["float32"] > 0
     assert devices["disk"].link > 0
+    assert devices["cpu"].few > 0
     assert not machine_path().exists()
     (tmp_path / "machine.plan").write_text(result.out, encoding="utf-8")
     (tmp_path / "m.plan").write_text("plan 1\nmodule a : Linear 1KiB\n", encoding="utf-8")
@@ -79,10 +81,20 @@ def test_speeds_come_back_as_they_were_kept():
     assert read_machine(machine_path(), Diagnostics()) == (MEASURED,)
 
 
+def test_a_file_without_the_rate_of_a_few_rows_is_read():
+    content = json.loads(encoded([MEASURED]))
+    del content["devices"]["cuda:0"]["products"]["float16"]["few"]
+    machine_path().parent.mkdir(parents=True)
+    machine_path().write_text(json.dumps(content))
+    (speed,) = read_machine(machine_path(), Diagnostics())
+    assert speed.products["float16"] == Products(8 * 10**11, 10**14)
+
+
 def test_what_a_line_states_stays_and_another_product_is_not_believed():
     stated = Device("cuda:0", 1, bandwidth=7)
     (rated,) = with_measured([stated], [MEASURED], "float16")
     assert (rated.bandwidth, rated.link, rated.latency) == (7, 55 * 10**9, 20_000)
+    assert rated.few == 7 * 10**11
     assert (dict(rated.dtype_flops), rated.measured) == ({"float16": 10**14}, "measured here")
     other = Device("cuda:0", 1, origin="free on this machine, by nvidia-smi (Card Y)")
     assert with_measured([other], [MEASURED], "float16") == (other,)

@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 from compile_plan.compiler.search.atoms import build
-from compile_plan.compiler.search.costs import Costs, counted_calls, predict
+from compile_plan.compiler.search.costs import Costs, counted_calls, predict, speeds
 from compile_plan.compiler.search.problem import Place, is_legal
 from compile_plan.compiler.sources.config_work import config_work
 from compile_plan.ir import Atomic, Device, Link, Work, Workload, verify
@@ -119,6 +119,29 @@ def test_a_call_takes_the_longer_of_its_computing_and_its_transfers():
     one = predict(problem, [resident, streamed], work)
     assert both == pytest.approx(2e-3)
     assert (one.seconds, one.token.limit) == (pytest.approx(1e-2), "link to cuda:0")
+
+
+def test_few_rows_reach_less_than_one_reads_and_many_compute():
+    told = speeds(Device("cpu", 1, bandwidth=10**10, few=10**9, flops=10**12))
+    by_rows = [told.product(10**6, rows * 10**6 / 2, rows) for rows in (1, 8, 16, 128, 256, 2560)]
+    assert by_rows[0] == pytest.approx(1e-4)
+    assert by_rows[2] == pytest.approx(1e-3)
+    assert by_rows[5] == pytest.approx(10 * 256 * 0.5e-6)
+    assert by_rows == sorted(by_rows)
+    unknown = speeds(Device("cpu", 1, bandwidth=10**10, flops=10**12))
+    assert unknown.product(10**6, 16 * 10**6 / 2, 16) == pytest.approx(1e-4)
+
+
+def test_an_expert_meets_its_share_of_a_prompt():
+    tree = mixture(1)
+    devices = (Device("cpu", 10**12, bandwidth=10**10, few=10**9, flops=10**15),)
+    plan = plan_of(tree, devices, constraints=BLOCKS, work=config_work(MIXTURE, tree))
+    model = build(plan, tree, parts=True)
+    costs, host = Costs(model.problem), Place(0, 0)
+    experts = next(a for a in model.problem.atoms if model.grains[a.grains[0]].path.endswith("experts"))
+    one, prompt = (costs.of(experts, host, tokens).memory for tokens in (1, 256))
+    assert one == pytest.approx(64 * MIB * 4 / 64 / 1e10)  # 4 of 64, each meets one row
+    assert prompt == pytest.approx(64 * MIB / 1e9)  # all of them, 16 rows each
 
 
 def test_a_link_between_cards_is_what_a_hop_takes():
