@@ -64,6 +64,8 @@ class Hop:
     step: int
     value: int
     """The copy."""
+    source: int
+    """What is copied: the same value, however often it goes."""
     origin: Label
     target: Label
 
@@ -130,7 +132,7 @@ class _Replay:
             labels[inner] = origin if target is None else target
             known += origin is not None
             if target is not None and origin is not None and origin != target:
-                self.labels.hops.append(Hop(index, inner, origin, target))
+                self.labels.hops.append(Hop(index, inner, outer, origin, target))
         # What finds all its arguments where it runs was called from there: a part of a visited sequence.
         visited = not known or len(self.labels.hops) > hops
         self.returns.append(self.places.homes.get(module) if visited else None)
@@ -143,7 +145,7 @@ class _Replay:
             weight = self.trace.values[value].origin is Origin.WEIGHT  # the module keeps it
             if origin is not None and origin != home and not weight:
                 self.labels.values[value] = home
-                self.labels.hops.append(Hop(index, value, origin, home))
+                self.labels.hops.append(Hop(index, value, value, origin, home))
 
     def _read(self, value: int, call: int) -> Label:
         item = self.trace.values[value]
@@ -202,4 +204,4 @@ class _Replay:
         for value in step.outputs:
             labels[value] = result
             if moves and None not in (origin, result) and origin != result:
-                self.labels.hops.append(Hop(index, value, origin, result))
+                self.labels.hops.append(Hop(index, value, step.inputs[0], origin, result))

@@ -37,6 +37,8 @@ class Copy:
     origin: str
     target: str
     nbytes: int
+    again: bool = False
+    """Whether it went there before: what every layer takes, and computing is there already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,11 @@ class Verification:
 
     @property
     def hops(self) -> int:
-        """How often a forward changes devices: copies of one module's arguments count once."""
-        places = [(copy.path, copy.origin, copy.target) for copy in self.copies]
+        """How often computing changes devices: copies of one module's arguments count once.
+
+        What went to a device before, as the tables of positions that every layer takes, is no change.
+        """
+        places = [(copy.path, copy.target) for copy in self.copies if not copy.again]
         return sum(1 for i, place in enumerate(places) if i == 0 or place != places[i - 1])
 
     @property
@@ -152,6 +157,11 @@ def _copies(trace: Trace, plan: Plan, places: Places, labels: Labels) -> Iterato
     """Yield what moves within hosts, as the labels say, and between them, as their processes send it."""
     within = [hop for hop in labels.hops if host_of(str(hop.origin)) == host_of(str(hop.target))]
     moves: list[Hop | Crossing] = [*within, *crossings(trace, plan, places)]
+    gone: set[tuple[int, str]] = set()
     for move in sorted(moves, key=lambda each: each.step):
-        nbytes = trace.values[move.value].own_nbytes
-        yield Copy(path_of_step(trace, move), str(move.origin), str(move.target), nbytes)
+        nbytes, way = (
+            trace.values[move.value].own_nbytes,
+            (move.source if isinstance(move, Hop) else move.value, str(move.target)),
+        )
+        yield Copy(path_of_step(trace, move), str(move.origin), str(move.target), nbytes, way in gone)
+        gone.add(way)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import pytest
 import torch
+from compile_plan.compiler import compile_model
 from compile_plan.compiler.tracing import trace_model, traced_plan, verify_plan, verify_trace
 from compile_plan.ir import Atomic, Device, Diagnostics, Model, Plan, Unit
 from small_models import small_model
@@ -162,3 +164,41 @@ def test_a_plan_stays_as_it_was_when_there_is_no_trace():
     diagnostics = Diagnostics()
     assert traced_plan(start, Chain(), None, diagnostics) == (start, None)
     assert [d.code for d in diagnostics] == ["no-example-inputs"]
+
+
+COMMON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 6, "num_attention_heads": 4}
+WRITERS = {
+    "llama": {**COMMON, "intermediate_size": 64, "num_key_value_heads": 2},
+    "mixtral": {**COMMON, "intermediate_size": 48, "num_key_value_heads": 2, "num_local_experts": 4},
+    "gpt2": {"vocab_size": 96, "n_embd": 32, "n_layer": 6, "n_head": 4, "n_positions": 64},
+}
+
+
+def test_what_every_layer_takes_goes_to_a_device_once():
+    model = small_model("llama", **WRITERS["llama"])
+    there = {f"model.layers.{i}" for i in (2, 3, 4, 5)}
+    paths = ("model.embed_tokens", *(f"model.layers.{i}" for i in range(6)), "model.norm", "model.rotary_emb")
+    cards = {path: "cuda:1" if path in there else "cuda:0" for path in (*paths, "lm_head")}
+    found = verify_plan(plan(*((path, card, card) for path, card in cards.items())), model)
+    assert found.lawful
+    assert next(copy.path for copy in found.copies if copy.again) == "model.layers.3"
+    assert found.hops == 2  # to the third layer, and back behind the last
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_plan_states_the_changes_of_device_that_its_replay_sees(kind):
+    model = small_model(kind, **WRITERS[kind])
+    total = sum(tensor.nbytes for tensor in model.parameters())
+    for seed in range(6):
+        draw = random.Random(seed)  # noqa: S311  reproducible on purpose
+        first, second = (int(total * draw.uniform(*span)) for span in ((0.2, 0.8), (0.1, 0.7)))
+        budgets = {0: first, 1: second, "cpu": "1GiB"}
+        if seed % 2:
+            del budgets[1]
+        objective = (None, "balance", "accelerator-bytes")[seed % 3]
+        placed = compile_model(model, max_memory=budgets, example_inputs="auto", objective=objective)
+        seen = verify_plan(placed, model)
+        assert seen.lawful
+        assert placed.outcome.hops == seen.hops
+        homes = {unit.run for unit in placed.units}
+        assert (seen.hops == 0) == (len(homes) == 1)
