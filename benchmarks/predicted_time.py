@@ -10,7 +10,8 @@ than a tenth are ranked right, and the largest deviation.
 Without a card a pretended one is used: the host's memory under another name, as the tests use it. It copies
 while nothing else computes, so what a card does beside its computing is added for it; and each of its
 operations goes through Python, so what the same layout of a model with hardly any weights takes is added,
-too. ``--busy`` is for machines that do other things meanwhile: one thread, its own seconds, and no disk.
+too. The machine is measured before and after each layout. ``--busy`` is for machines that do other things
+meanwhile: one thread, its own seconds, medians of rates and of calls instead of the best, and no disk.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import torch
@@ -32,7 +34,7 @@ import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.machine import calibration
-from compile_plan.compiler.machine.calibration import Sizes, Speed, best, measure
+from compile_plan.compiler.machine.calibration import Sizes, Speed, measure
 from compile_plan.compiler.machine.machine_file import with_measured
 from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import Costs
@@ -116,8 +118,8 @@ def pretended(card: str, nbytes: int) -> tuple[int, float]:
         torch.empty(nbytes, dtype=torch.uint8, device=card),
     )
     small = torch.ones(4096, dtype=torch.uint8)
-    link = nbytes / best(lambda: (target.copy_(source), None)[1])
-    return int(link), best(lambda: (small.to(card).to("cpu"), None)[1]) / 2
+    link = nbytes / calibration.best(lambda: (target.copy_(source), None)[1])
+    return int(link), calibration.best(lambda: (small.to(card).to("cpu"), None)[1]) / 2
 
 
 def planned(model, text: str, devices: tuple[Device, ...]):
@@ -149,8 +151,14 @@ def forget(folder: str) -> None:
         os.close(handle)
 
 
-def measured(model, tokens: int, folder: str, clock: Callable[[], float], *, cold: bool) -> float:
-    """Return the seconds of the quickest call of so many tokens; ``cold`` reads from the disk each time."""
+def measured(
+    model, tokens: int, folder: str, clock: Callable[[], float], typical: Callable[[list[float]], float],
+    *, cold: bool,
+) -> float:  # fmt: skip
+    """Return the seconds of the quickest, or a typical, call of so many tokens.
+
+    ``cold`` reads from the disk each time.
+    """
     ids, found = torch.randint(0, 1000, (1, tokens)), []
     ids = ids.to(model.get_input_embeddings().weight.device)
     end = time.perf_counter() + SECONDS
@@ -163,7 +171,18 @@ def measured(model, tokens: int, folder: str, clock: Callable[[], float], *, col
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         found.append(clock() - begun)
-    return min(found[1:])
+    return typical(found[1:])
+
+
+def steady(step: Callable[[], float | None]) -> float:
+    """Return the median seconds of a step after a first one, in calibration's place: see ``--busy``."""
+    step()
+    end, found = time.perf_counter() + 2 * calibration.SECONDS, list[float]()
+    while len(found) < 5 or time.perf_counter() < end:
+        begun = calibration.time.perf_counter()
+        step()
+        found.append(calibration.time.perf_counter() - begun)
+    return median(found)
 
 
 def ranked(results: list[Result]) -> tuple[int, int]:
@@ -193,23 +212,27 @@ class Bench:
     card: str
     calls: tuple[int, ...]
     clock: Callable[[], float]
+    typical: Callable[[list[float]], float]
 
     def times(self, config, folder: str, text: str) -> list[tuple[float, float]]:
         """Load a layout; return for each call the predicted and the measured seconds.
 
-        The machine is measured right before: one that others use is not as fast from minute to minute.
+        The machine is measured before and after: one that others use is not as fast from minute to minute.
         """
-        plan = planned(empty(config), text, calibrated(self.card, folder))
-        model = load_model(plan, empty(config), folder, devices={CARD: self.card}, map_memory=False)
+        before = planned(empty(config), text, calibrated(self.card, folder))
+        model = load_model(before, empty(config), folder, devices={CARD: self.card}, map_memory=False)
         cold, added = "disk" in text, self.card != CARD
-        found = [
-            (predicted(plan, tokens, added=added), measured(model, tokens, folder, self.clock, cold=cold))
-            for tokens in self.calls
+        seconds = [
+            measured(model, tokens, folder, self.clock, self.typical, cold=cold) for tokens in self.calls
+        ]
+        after = planned(empty(config), text, calibrated(self.card, folder))
+        told = [
+            sum(predicted(each, tokens, added=added) for each in (before, after)) / 2 for tokens in self.calls
         ]
         release_model(model)
         del model
         gc.collect()
-        return found
+        return list(zip(told, seconds, strict=True))
 
 
 def main() -> None:
@@ -219,19 +242,20 @@ def main() -> None:
     parser.add_argument("--only", default="")
     parser.add_argument("--busy", action="store_true")
     arguments = parser.parse_args()
-    clock = time.perf_counter
+    clock, typical = time.perf_counter, min
     calibration.DTYPES = ("float32",)
     if arguments.busy:
         torch.set_num_threads(1)
         clock = time.process_time
         calibration.time = SimpleNamespace(perf_counter=clock)  # rates by the same clock
+        calibration.best, typical = steady, median
     card, config, twin = the_card(), configuration(arguments.gb), configuration(0)
     calls = (1, arguments.prompt)
     results: dict[int, list[Result]] = {tokens: [] for tokens in calls}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as small:
         for each, into in ((config, folder), (twin, small)):
             transformers.MixtralForCausalLM(each).save_pretrained(into, save_original_format=False)
-        bench = Bench(card, calls, clock)
+        bench = Bench(card, calls, clock, typical)
         for device in calibrated(card, folder):
             rates = f"{device.bandwidth} B/s, with a few rows {device.few}, link {device.link}"
             print(f"{device.name}: {rates}, {dict(device.dtype_flops)}")

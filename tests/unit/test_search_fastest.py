@@ -121,6 +121,19 @@ def test_a_call_takes_the_longer_of_its_computing_and_its_transfers():
     assert (one.seconds, one.token.limit) == (pytest.approx(1e-2), "link to cuda:0")
 
 
+@pytest.mark.parametrize(("slower", "mixed"), [(12, True), (16, False)], ids=["6 %", "3 %"])
+def test_a_mixture_is_kept_where_it_is_clearly_quicker(slower, mixed):
+    """The rest is streamed; computing some of it on the host meanwhile gains the less the slower that is."""
+    link = 2 * 10**10
+    card = Device("cuda:0", 60 * MIB, bandwidth=10**12, link=link, flops=10**15)
+    devices = (card, Device("cpu", 10**12, bandwidth=link // slower, flops=10**15))
+    plan = placed(plan_of(leaves(**{f"l{i}": 2 * MIB for i in range(60)}), devices))
+    assert ({unit.run for unit in plan.units} == {"cuda:0", "cpu"}) == mixed
+    assert plan.outcome.bound <= plan.outcome.value
+    if mixed:
+        assert plan.outcome.value <= 0.95 * plan.outcome.predicted.simple_seconds
+
+
 def test_few_rows_reach_less_than_one_reads_and_many_compute():
     told = speeds(Device("cpu", 1, bandwidth=10**10, few=10**9, flops=10**11))
     by_rows = [told.product(10**6, rows * 10**6 / 2, rows) for rows in (1, 8, 16, 128, 256, 2560)]
