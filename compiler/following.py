@@ -127,7 +127,7 @@ def load_pretrained(
 
     """
     from .driver import pretrained as whole
-    from .driver.together import compiled_together
+    from .driver.together import compiled_together, name_here
     from .loading.asked import asked_plan
     from .sources.pipelines import INDEX
 
@@ -161,7 +161,7 @@ def load_pretrained(
         progress=progress,
         materialize=materialize,
         map_memory=map_memory,
-        host=host,
+        host=lambda placed: host if plan is not None else name_here(placed, host),
         diagnostics=diagnostics,
     )
     whole.tell(placed, model)

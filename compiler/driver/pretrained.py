@@ -145,6 +145,7 @@ def load_whole(
     auto_class: Any = None,  # noqa: ANN401  # a class of transformers, or None
     trust_remote_code: bool = False,
     devices: Mapping[str, Any] | None = None,
+    host: Callable[[Plan], str | None] = lambda _: None,
     **loading: Any,  # noqa: ANN401  # what `load_model` takes
 ) -> tuple[nn.Module, Plan]:
     """Load a folder by the plan that ``compiled`` returns for it, or for the model that was asked for.
@@ -164,6 +165,6 @@ def load_whole(
         built = built_for(folder, chosen, auto_class, trust_remote_code=trust_remote_code)
         other = dtype is not None or auto_class is not None
         plan = compiled(built if other else folder)
-        model = load_model(plan, built, folder, devices=devices, **loading)
+        model = load_model(plan, built, folder, devices=devices, host=host(plan), **loading)
     with_generation(model, folder)
     return model, plan

@@ -48,6 +48,20 @@ def compiled_together(
     return one_plan(wire, names, asked, lambda: compiled(more))
 
 
+def name_here(plan: Plan, host: str | None) -> str | None:
+    """Return which host of a plan that was made for all processes this one is; None: its place says so.
+
+    Accelerators are listed first, so hosts called by their ranks are not always listed in that order.
+    """
+    from ..loading.hosts import others
+
+    wire = others() if host is None and any(host_of(device.name) for device in plan.devices) else None
+    if wire is None:
+        return host
+    ranks = [f"node{number + 1}" for number in range(len(wire.hosts))]
+    return ranks[wire.me] if {host_of(device.name) for device in plan.devices} == set(ranks) else None
+
+
 def _devices(options: Mapping[str, Any]) -> tuple[Device, ...]:
     """Return the devices a person names, in a budget or in lines."""
     given = options.get("max_memory")

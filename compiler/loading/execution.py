@@ -116,6 +116,7 @@ def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> No
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
         execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices, here)
     if party is not None and party.wire is not None and here is not None:
+        party.wire.start_from(here)
         road = execution.road = Road(party.wire, here)
         tree = runtime.plain.tree
         execution.elsewhere = attach_passing(runtime.plan, tree, live, runtime.devices, party.view, road)

@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import host_models
+import host_process
+import hosts
 import pytest
 import torch
 import transformers as hf
@@ -173,3 +176,32 @@ def test_two_names_for_one_card(saved):
         model = KINDS[saved.kind]().eval().to(torch.bfloat16)
     load_model(plan, model, saved.folder, devices=devices, progress=False)
     assert torch.allclose(scores(model), saved.expected, atol=1e-2)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two processes have a card each")
+def test_two_hosts_with_a_card_each_send_over_nccl(tmp_path):
+    model = host_models.saved("llama", tmp_path / "model")
+    alone = host_process.written(model, (1, 7, 33), 2, 4)
+    layers, tail = host_models.layers_of("llama"), host_models.tail_of("llama")
+    job = {
+        "do": "generate",
+        "folder": str(tmp_path / "model"),
+        "plan": hosts.shared_plan(layers, (4, 2), tail, device="cuda:0"),
+        "lengths": (1, 7, 33),
+        "rows": 2,
+        "tokens": 4,
+    }
+    cards = [{"CUDA_VISIBLE_DEVICES": str(number), "NCCL_DEBUG": "INFO"} for number in range(2)]
+    for rank in hosts.run_hosts([job], 2, tmp_path, more=cards):
+        assert (rank[0].get("tokens"), rank[0]["device"]) == (alone, "cuda:0")
+    assert "NCCL INFO" in (tmp_path / "log-0.txt").read_text(encoding="utf-8")
+
+
+def test_two_hosts_on_one_card_send_by_host_memory(tmp_path):
+    model = host_models.saved("llama", tmp_path / "model")
+    alone = host_process.written(model, (7,), 1, 4, (False,))
+    layers, tail = host_models.layers_of("llama"), host_models.tail_of("llama")
+    plan = hosts.shared_plan(layers, (4, 2), tail, device="cuda:0")
+    job = {"do": "generate", "folder": str(tmp_path / "model"), "plan": plan, "lengths": (7,), "rows": 1}
+    for rank in hosts.run_hosts([{**job, "tokens": 4, "ways": (False,)}], 2, tmp_path):
+        assert (rank[0].get("tokens"), rank[0]["device"]) == (alone, "cuda:0")

@@ -18,6 +18,7 @@ from compile_plan.compiler import load_model, load_pretrained, runtime_report
 from compile_plan.compiler.loading import call_batches
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
+from live_bytes import LiveBytes
 
 
 def built(folder):
@@ -64,13 +65,32 @@ def generate(job):
     model = (
         load_pretrained(job["folder"], plan, host=host, **how)
         if plan is None or job.get("pretrained")
-        else load_model(plan, built(job["folder"]), job["folder"], host=host)
+        else load_model(plan, built(job["folder"]), job["folder"], host=host, devices=job.get("devices"))
     )
     told(model)
     ways, options = job.get("ways", (False, True)), job.get("options", {})
     tokens = written(model, job["lengths"], job["rows"], job["tokens"], ways, **options)
     here = sorted(path for path, parameter in model.named_parameters() if not parameter.is_meta)
     return {"tokens": tokens, "bytes": told(model), "here": here, "device": str(model.device)}
+
+
+def measured(job):
+    """Load a model, and return the most bytes of tensors this process held while it wrote."""
+    model = load_model(parse(job["plan"]), built(job["folder"]), job["folder"])
+    mine = [one for one in (*model.parameters(), *model.buffers()) if not one.is_meta]
+    storages = {one.untyped_storage()._cdata: one.untyped_storage().nbytes() for one in mine}
+    live = LiveBytes(set(storages))
+    with live:
+        tokens = written(model, job["lengths"], job["rows"], job["tokens"], (False,))
+    return {"tokens": tokens, "weights": sum(storages.values()), "beside": live.peak}
+
+
+def on_a_card(job):
+    """Do as `generate` does on a host with an accelerator that is pretended."""
+    import pretend_device
+
+    assert pretend_device.COUNT
+    return generate({**job, "devices": {"node2/cuda:0": "npu:0"}})
 
 
 def forward(job):
@@ -82,6 +102,23 @@ def forward(job):
         found = model(ids + job.get("other", 0), attention_mask=mask, output_hidden_states=job.get("states"))
     states = [one.tolist() for one in found.hidden_states or ()]
     return {"scores": found.logits.tolist(), "states": states, "bytes": told(model)}
+
+
+def card_to_card(job):
+    """Do as `generate` does, as if the memory of each process were a card with a way of its own to others."""
+    from compile_plan.compiler.loading.hosts import between_cards, wire
+
+    before, between_cards.DIRECT["cpu"] = wire.card_here, "gloo"
+    wire.card_here = lambda device: between_cards.Card(device.type, job["card"])
+    opened = []
+    connect = torch.distributed.new_group
+    torch.distributed.new_group = lambda *given, **how: opened.append(how) or connect(*given, **how)
+    try:
+        return {**generate(job), "opened": [how["backend"] for how in opened]}
+    finally:
+        wire.card_here = before
+        torch.distributed.new_group = connect
+        del between_cards.DIRECT["cpu"]
 
 
 class Bare(torch.nn.Module):
@@ -267,7 +304,8 @@ def on_own_machine(job):
 
     before = hosts.machines_of, together.this_machine
     hosts.machines_of = lambda wire: tuple(map(str, range(len(wire.hosts))))
-    together.this_machine = lambda _: (Device("cpu", job["memory"], origin="free here"),)
+    memory = {"cpu": job["memory"], **job.get("more", {})}
+    together.this_machine = lambda _: tuple(Device(*each, origin="free here") for each in memory.items())
     try:
         return generate(job)
     finally:
@@ -302,7 +340,10 @@ JOBS = {
     "batches": batches,
     "ends": ends,
     "ends_inside": ends_inside,
+    "card_to_card": card_to_card,
     "lives_on": lives_on,
+    "measured": measured,
+    "on_a_card": on_a_card,
     "never_comes": never_comes,
     "without_memory": without_memory,
 }

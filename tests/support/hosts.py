@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "host_process.py"
-TIMEOUT = 240
+TIMEOUT = 600
 """Seconds after which a hanging test ends; no test waits for it when all is well."""
 
 

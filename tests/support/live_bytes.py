@@ -18,7 +18,7 @@ class LiveBytes(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for item in out if isinstance(out, list | tuple) else [out]:
-            if isinstance(item, Tensor):
+            if isinstance(item, Tensor) and not item.is_meta:
                 self._see(item)
         return out
 

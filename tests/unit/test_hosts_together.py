@@ -14,14 +14,16 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 LENGTHS, ROWS, TOKENS = (1, 7), 2, 2
-HALF = 200 << 10
+HALF = 260 << 10
 """Bytes of a machine that holds a part of the model."""
+STAND_IN = {"node2/cuda:0": "cpu"}
 NAMES = (
     "calibrated",
     "kept",
     "kept without a name",
     "one machine each",
     "budgets by host",
+    "a card on the second",
     "one machine for two",
     "other options",
     "too little",
@@ -50,13 +52,15 @@ class Runs:
             {**measure, "words": ["--save"]},
             {**load, "do": "on_own_machine", "memory": HALF, "how": use},
             {**load, "how": {**use, "max_memory": hosts}},
+            {**load, "do": "on_own_machine", "memory": HALF, "how": {**use, "devices": STAND_IN}},
             {**load, "how": use},
             {**load, "how": {**use, "max_memory": hosts}},
             {**load, "how": {**use, "max_memory": dict.fromkeys(hosts, 50 << 10)}},
             {**load, "how": {**use, "max_memory": {"cpu": "1GiB"}}},
         ]
         other = [*jobs]
-        other[6] = {**load, "how": {**use, "max_memory": hosts, "offload": "stream"}}
+        other[5] = {**jobs[5], "memory": HALF // 4, "more": {"cuda:0": HALF}}
+        other[7] = {**load, "how": {**use, "max_memory": hosts, "offload": "stream"}}
         self.ranks = run_hosts({0: jobs, 1: other}, 2, folder)
 
     def of(self, name):
@@ -93,7 +97,7 @@ def test_a_measured_cluster_is_kept_by_the_first_process_under_a_name(runs):
     assert "error[bad-option-value]: `--save` without a name keeps what one machine is" in refused[0]["err"]
 
 
-@pytest.mark.parametrize("name", ["one machine each", "budgets by host"])
+@pytest.mark.parametrize("name", ["one machine each", "budgets by host", "a card on the second"])
 def test_the_first_process_plans_for_all(runs, name):
     alone = written(runs.model, LENGTHS, ROWS, TOKENS)
     assert [rank.get("tokens") for rank in runs.of(name)] == [alone, alone]
@@ -101,6 +105,11 @@ def test_the_first_process_plans_for_all(runs, name):
     assert all(here)
     assert not set.intersection(*here)
     assert set.union(*here) == {path for path, _ in runs.model.named_parameters()}
+
+
+def test_the_process_of_a_machine_has_what_is_planned_for_it(runs):
+    first, second = (rank["here"] for rank in runs.of("a card on the second"))
+    assert len(second) > len(first)  # a card is filled first, and it is the second's
 
 
 def test_processes_of_one_machine_say_what_each_has(runs):

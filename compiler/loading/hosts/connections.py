@@ -6,13 +6,16 @@ which ends what waits on them elsewhere. With the next call all of them open new
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import torch
 
+from .between_cards import connected
 from .pulse import Pulse
 from .waiter import Waiter
 
@@ -22,6 +25,8 @@ IN_FLIGHT: Final = 2
 
 All hosts send and receive in the order of one program, so that no two ever wait for each other.
 """
+_SOON: Final = 5e-5
+"""Seconds between two looks at whether a card has done something."""
 _AT_ONCE: Final = timedelta(milliseconds=1)
 _NOTHING: Final = 7
 """The tag of a message that nobody sends: who waits for it never takes a tensor in its place."""
@@ -49,18 +54,27 @@ class Connections:
         self._waiter = Waiter()
         self._pending: dict[int, deque[tuple[Any, torch.Tensor]]] = {}
         self._group: Any = None
+        self._direct: tuple[str, torch.device] | None = None
+        """What carries tensors from card to card, and the card here."""
+        self._cards: Any = None
         self._closed = False
 
-    def send(self, flat: torch.Tensor, target: int) -> None:
+    def go_over(self, backend: str, device: torch.device) -> None:
+        """Open connections between the cards of all ranks, who all do so, for tensors that are on one."""
+        if self._direct != (backend, device):
+            self._direct = backend, device
+            self._connect_cards()
+
+    def send(self, flat: torch.Tensor, target: int, *, direct: bool = False) -> None:
         """Send bytes to a rank and return at once, as long as few are on their way."""
         pending = self._pending.setdefault(target, deque())
-        pending.append((self._start(_distributed().isend, flat, target), flat))
+        pending.append((self._start(_distributed().isend, flat, target, direct=direct), flat))
         while len(pending) > IN_FLIGHT:
-            self._wait(pending.popleft()[0].wait, target)
+            self._arrived(pending.popleft()[0], target)
 
-    def receive(self, flat: torch.Tensor, origin: int) -> None:
+    def receive(self, flat: torch.Tensor, origin: int, *, direct: bool = False) -> None:
         """Fill a tensor with the next bytes of a rank."""
-        self._wait(self._start(_distributed().irecv, flat, origin).wait, origin)
+        self._arrived(self._start(_distributed().irecv, flat, origin, direct=direct), origin)
 
     def exchange(self, value: object) -> list[Any]:
         """Return what every rank gives here, over new connections if there are none."""
@@ -75,7 +89,7 @@ class Connections:
         """Return when everything that was sent has arrived."""
         for target, pending in self._pending.items():
             while pending:
-                self._wait(pending.popleft()[0].wait, target)
+                self._arrived(pending.popleft()[0], target)
 
     def give_up(self, error: BaseException) -> None:
         """Tell the others that a call failed here, or that this process was interrupted."""
@@ -93,13 +107,34 @@ class Connections:
             self.pulse.renew()
         self._group = self._wait(self._connect, None)
         self._closed = False
+        if self._direct is not None:
+            self._connect_cards()
+
+    def _connect_cards(self) -> None:
+        if self._direct is not None:
+            backend, device = self._direct
+            ranks = self._rank, 1 + len(self._others)
+            self._cards = self._wait(lambda: connected(backend, *ranks, device), None)
+
+    def _arrived(self, work: Any, other: int) -> None:  # noqa: ANN401  # a work of torch
+        """Wait for a message: for gloo's by itself, for a card's until the card has done it."""
+
+        def wait() -> None:
+            work.wait()
+            while self._group is not None and not work.is_completed():
+                time.sleep(_SOON)
+
+        self._wait(wait, other)
 
     def _close(self) -> None:
         """Let go of what waits, here and on the other hosts.
 
         A receive that runs out of time is how gloo closes the connections of a group.
         """
-        group, self._group, self._closed = self._group, None, True
+        group, cards, self._group, self._cards, self._closed = self._group, self._cards, None, None, True
+        if cards is not None:
+            with suppress(RuntimeError):  # gloo's has nothing to stop
+                cards.abort()
         for rank in () if group is None else self._others:
             try:
                 nothing = torch.empty(1, dtype=torch.uint8)
@@ -109,11 +144,12 @@ class Connections:
         self._waiter.settle()
         self._pending.clear()
 
-    def _start(self, start: Callable[..., Any], flat: torch.Tensor, other: int) -> Any:  # noqa: ANN401
-        if self._group is None:
+    def _start(self, start: Callable[..., Any], flat: torch.Tensor, other: int, *, direct: bool) -> Any:  # noqa: ANN401
+        group = self._cards if direct else self._group
+        if group is None:
             raise self._ended() or Ended(self._rank)
         try:
-            return start(flat, other, group=self._group)
+            return start(flat, other, group=group)
         except RuntimeError:
             error = self._broken(other)
             self._close()

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from ...running.nesting import map_tensors, tensors_in
 from .wire import Wire
@@ -60,7 +61,7 @@ class Held(torch.Tensor):
     @staticmethod
     def of(plain: torch.Tensor, holders: frozenset[int], home: int, road: Road) -> Held:
         """Return a tensor with the knowledge of who has it."""
-        made = plain.as_subclass(Held)
+        made = (plain if type(plain) in _OF_TORCH else _shape(plain)).as_subclass(Held)
         made.plain, made.holders, made.home, made.road = plain, holders, home, road
         return made
 
@@ -88,6 +89,14 @@ class Held(torch.Tensor):
         del types
         with torch._C.DisableTorchFunctionSubclass():  # noqa: SLF001  # what torch's own subclasses do
             return _run(func, tuple(args), dict(kwargs or {}))
+
+
+_OF_TORCH: Final = frozenset({torch.Tensor, nn.Parameter, nn.Buffer})
+"""Kinds that can be seen as another kind; kinds of other libraries are kept beside their shape."""
+
+
+def _shape(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def _run(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401

@@ -8,7 +8,7 @@ from typing import Final
 import torch
 
 from ....ir import CPU, DISK, ModuleTree, Plan, device_type, host_of
-from ...running.everywhere import made_everywhere
+from ...running.everywhere import made_everywhere, opened_around_layers
 
 ELSEWHERE: Final = torch.device("meta")
 """Where everything of other hosts is."""
@@ -54,6 +54,7 @@ class LocalView:
 
     def with_made(self, plan: Plan, tree: ModuleTree) -> Plan:
         """Return the plan with what every host makes placed on this one."""
+        plan = opened_around_layers(plan, tree) if len(self.hosts) > 1 else plan
         home = self.home_device(plan)
         made = self.made(plan, tree)
         units = (replace(unit, store=home, run=home) if unit.path in made else unit for unit in plan.units)

@@ -15,6 +15,7 @@ import torch
 
 from ....ir import Diagnostic, PlanError
 from ....ir.rules.hosts import FAILED_ELSEWHERE, LOST_HOST
+from .between_cards import Card, backend_between, card_here
 from .connections import Connections, Ended
 
 
@@ -30,25 +31,36 @@ class Wire:
         self.received: Counter[int] = Counter()
         self.messages: Counter[int] = Counter()
         """Tensors that went to or came from each host."""
+        self._carrier = torch.device("cpu")
+        """The device that tensors leave from and come to."""
+        self._direct = False
+
+    def start_from(self, device: torch.device) -> None:
+        """Let tensors go from device to device where every host has a card of its own; all do this."""
+        backend = backend_between([Card(*told) for told in self.exchange(tuple(card_here(device)))])
+        if backend is not None:
+            with self._naming():
+                self.connections.go_over(backend, device)
+            self._carrier, self._direct = device, True
 
     def send(self, tensor: torch.Tensor, target: int) -> None:
         """Send a tensor to a host and return at once."""
-        flat = _bytes(tensor.detach().cpu().contiguous())
+        flat = _bytes(tensor.detach().to(self._carrier).contiguous())
         self.sent[target] += flat.numel()
         self.messages[target] += 1
         if flat.numel():
             with self._naming():
-                self.connections.send(flat, self.ranks[target])
+                self.connections.send(flat, self.ranks[target], direct=self._direct)
 
     def receive(self, like: torch.Tensor, origin: int, device: torch.device) -> torch.Tensor:
         """Return the next tensor a host sends, shaped like a tensor without values."""
-        made = torch.empty(like.shape, dtype=like.dtype)
+        made = torch.empty(like.shape, dtype=like.dtype, device=self._carrier)
         flat = _bytes(made)
         self.received[origin] += flat.numel()
         self.messages[origin] += 1
         if flat.numel():
             with self._naming():
-                self.connections.receive(flat, self.ranks[origin])
+                self.connections.receive(flat, self.ranks[origin], direct=self._direct)
         return made.to(device)
 
     def exchange(self, value: object) -> list[Any]:
