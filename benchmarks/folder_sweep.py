@@ -1,9 +1,10 @@
-"""Plan every transformers type from its saved folder and load it by that plan.
+"""Load every transformers type by plans, from its saved folder, and compare with what transformers loads.
 
-``python benchmarks/folder_sweep.py [FROM:TO[:STEP]] [--out results.jsonl]``: every type that builds is
-made tiny, saved by ``save_pretrained``, planned from the folder on two pretended cards, and loaded by
-our loader into a model built from the same folder. What comes out equals what transformers loads, bit
-for bit, or the type is refused with a code. ``--table results.jsonl`` counts what was written.
+``python benchmarks/folder_sweep.py [FROM:TO[:STEP]] [--out results.jsonl]``: every type that builds is made
+tiny and saved by ``save_pretrained``. Then it is loaded in three ways: by the plan of the live model on two
+pretended cards, by the plan of the folder on the same, and by a plan that leaves everything on disk. What
+comes out equals what ``from_pretrained`` makes of the folder, bit for bit, or the type is refused with a
+code. ``--page results.jsonl`` prints docs/every-type.md.
 """
 
 from __future__ import annotations
@@ -17,13 +18,15 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
-from compile_plan.compiler import compile_plan, load_model
-from compile_plan.ir import Diagnostics, Plan, PlanError
+from compile_plan.compiler import compile_model, compile_plan, load_model, load_pretrained
+from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Unit
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -87,12 +90,22 @@ def _each_kind(kinds: list[Any], layers: int) -> list[Any]:
     return [*dict.fromkeys(kinds), *kinds][:layers]
 
 
-def saved(name: str, folder: Path) -> tuple[type[transformers.PreTrainedModel], int] | str:
-    """Save a tiny model of a type; return its class and bytes, or why there is none."""
+class Saved(NamedTuple):
+    """A tiny model in a folder, and what transformers loads from there."""
+
+    cls: type[transformers.PreTrainedModel]
+    nbytes: int
+    loaded: transformers.PreTrainedModel
+    lost: int
+    """Tensors that transformers does not find in what it saved, and fills with random numbers."""
+
+
+def saved(name: str, folder: Path) -> Saved | str:
+    """Save a tiny model of a type and load it again; return why there is none otherwise."""
     kind = transformers.CONFIG_MAPPING[name]
     why = "no config"
     for config in tiny(kind, name):
-        for cls in classes_for(config):
+        for cls in _classes_of(config):
             try:
                 with torch.device("meta"):
                     hollow = cls._from_config(config)
@@ -101,33 +114,69 @@ def saved(name: str, folder: Path) -> tuple[type[transformers.PreTrainedModel], 
                     why = f"{nbytes >> 20} MiB"
                     continue
                 torch.manual_seed(0)
-                model = cls._from_config(config).eval()
-                model.save_pretrained(folder)
-                cls.from_pretrained(folder)
+                cls._from_config(config).eval().save_pretrained(folder)
+                loaded, said = cls.from_pretrained(folder, output_loading_info=True)
             except Exception as error:  # noqa: BLE001  # another class or config may
                 why = f"{type(error).__name__}: {str(error).strip()[:80]}"
             else:
-                return cls, nbytes
+                return Saved(cls, nbytes, loaded, len(said["missing_keys"]))
     return why
 
 
-def refusal(cls: type[transformers.PreTrainedModel], folder: Path, nbytes: int) -> str | None:
-    """Plan a folder, load by the plan and compare; return what went wrong."""
-    found = Diagnostics()
+def _classes_of(config: transformers.PreTrainedConfig) -> Iterator[type[transformers.PreTrainedModel]]:
+    """Yield the classes for a config, up to one that transformers names and does not have."""
+    with suppress(ValueError):
+        yield from classes_for(config)
+
+
+_CARDS = {"cuda:0": "cpu", "cuda:1": "cpu"}
+
+
+def _by_live_plan(made: Saved, folder: Path) -> nn.Module:
+    with torch.device("meta"):
+        model = made.cls._from_config(transformers.AutoConfig.from_pretrained(folder))  # noqa: SLF001
+    plan = compile_model(model, max_memory=_budgets(made.nbytes))
+    return load_model(plan, model.eval(), folder, devices=_CARDS, diagnostics=Diagnostics())
+
+
+def _by_folder_plan(made: Saved, folder: Path) -> nn.Module:
+    plan = compile_plan(folder, max_memory=_budgets(made.nbytes))
+    model = load_pretrained(folder, plan, auto_class=made.cls, devices=_CARDS, diagnostics=Diagnostics())
+    wrong = _miscounted(plan, model)
+    if wrong is not None:
+        raise Wrong(wrong)
+    return model
+
+
+def _all_on_disk(made: Saved, folder: Path) -> nn.Module:
+    served = Plan(Model(""), (Device("cpu", None), Device("disk", None)), units=(Unit("", "disk", "cpu"),))
+    return load_pretrained(folder, served, auto_class=made.cls, diagnostics=Diagnostics())
+
+
+WAYS = {"live plan": _by_live_plan, "folder plan": _by_folder_plan, "all on disk": _all_on_disk}
+
+
+class Wrong(Exception):  # noqa: N818  # it is a result
+    """Something was loaded, and it is not what it should be."""
+
+
+def _budgets(nbytes: int) -> dict[str, int | str]:
+    return {"cuda:0": int(nbytes * 0.7) + 65536, "cuda:1": int(nbytes * 0.7) + 65536, "cpu": "8GiB"}
+
+
+def refusal(way: str, made: Saved, folder: Path) -> str | None:
+    """Load a folder in one of the ways and compare; return what went wrong."""
     try:
-        memory = {"cuda:0": int(nbytes * 0.7) + 65536, "cuda:1": int(nbytes * 0.7) + 65536, "cpu": "8GiB"}
-        plan = compile_plan(folder, max_memory=memory)
-        config = transformers.AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = cls._from_config(config)
-        names = {"cuda:0": "cpu", "cuda:1": "cpu"}
-        load_model(plan, model, folder, devices=names, diagnostics=found)
+        model = WAYS[way](made, folder)
+        different = _difference(model, made.loaded)
     except PlanError as error:
         first = error.diagnostics[0]
         return f"{first.code}: {first.message[:150]} {'; '.join(first.notes)[:150]}"
+    except Wrong as error:
+        return str(error)
     except Exception as error:  # noqa: BLE001  # a defect of ours is a result too
         return f"{type(error).__name__}: {str(error)[:200]}"
-    return _difference(model, cls.from_pretrained(folder)) or _miscounted(plan, model)
+    return different
 
 
 def _miscounted(plan: Plan, model: nn.Module) -> str | None:
@@ -154,30 +203,87 @@ def _difference(ours: nn.Module, theirs: nn.Module) -> str | None:
     return None
 
 
+def tried(name: str, folder: Path) -> dict[str, Any]:
+    """Return what became of a type: why it is not built, what transformers loses, and each way's refusal."""
+    made = saved(name, folder)
+    if isinstance(made, str):
+        return {"type": name, "unbuilt": made}
+    row = {"type": name, "class": made.cls.__name__, "nbytes": made.nbytes, "lost": made.lost}
+    return {**row, "ways": {way: refusal(way, made, folder) for way in WAYS}}
+
+
 def sweep(names: list[str]) -> Iterator[dict[str, Any]]:
     """Yield one row a type."""
     for name in names:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            made = saved(name, Path(folder))
-            row: dict[str, Any] = {"type": name}
-            if isinstance(made, str):
-                row["unbuilt"] = made
-            else:
-                row |= {"class": made[0].__name__, "nbytes": made[1]}
-                row["refused"] = refusal(made[0], Path(folder), made[1])
+            row = tried(name, Path(folder))
         yield {**row, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Return the counts, as in docs/checkpoints.md."""
+def page(rows: list[dict[str, Any]]) -> str:
+    """Return docs/every-type.md."""
     built = [row for row in rows if "unbuilt" not in row]
-    refused = [row for row in built if row["refused"]]
-    kinds = Counter(row["refused"].partition(":")[0] for row in refused)
-    lines = [
-        f"{len(rows)} types, {len(built)} built and saved, {len(built) - len(refused)} loaded as planned"
+    read = [row for row in built if not row["lost"]]
+    counts = [
+        "| way | types | equal to what transformers loads | refused or different |",
+        "|---|---|---|---|",
     ]
-    return "\n".join([*lines, *(f"  {count:4} {kind}" for kind, count in kinds.most_common())])
+    for way in WAYS:
+        refused = sum(row["ways"][way] is not None for row in read)
+        counts.append(f"| {way} | {len(read)} | {len(read) - refused} | {refused} |")
+    bad = [f"| `{row['type']}` | {way} | {why} |" for row in read for way, why in row["ways"].items() if why]
+    lost = [
+        f"| `{row['type']}` | {row['lost']} | {_one({why or 'loaded' for why in row['ways'].values()})} |"
+        for row in built
+        if row["lost"]
+    ]
+    unbuilt = Counter(_kind(row["unbuilt"]) for row in rows if "unbuilt" in row)
+    return "\n".join(
+        [
+            *_HEAD.format(release=transformers.__version__, all=len(rows), built=len(built)).splitlines(),
+            *counts,
+            "",
+            *(
+                ["## Refused or different", "", "| type | way | what is said |", "|---|---|---|", *bad, ""]
+                if bad
+                else []
+            ),
+            "## What transformers itself does not read back",
+            "",
+            "Of these, transformers does not find in the folder what it saved there, and fills the tensors",
+            "with random numbers. A checkpoint that lacks weights is refused.",
+            "",
+            "| type | tensors it loses | here |",
+            "|---|---|---|",
+            *lost,
+            "",
+            "## Not built",
+            "",
+            *(f"- {count}: {why}" for why, count in unbuilt.most_common()),
+            "",
+        ]
+    )
+
+
+_HEAD = """# Every transformers type
+
+`python benchmarks/folder_sweep.py` makes every type that transformers {release} knows tiny, saves it with
+`save_pretrained`, and loads it in three ways: by the plan of the live model on two pretended cards, by the
+plan of the folder on the same cards, and by a plan that leaves everything on disk. Parameters and buffers
+are compared with what `from_pretrained` makes of the same folder, bit for bit, and the bytes of the folder's
+plan with those of the loaded model. Of {all} types {built} build from a config of their own; the others
+need a backbone, a package or a field that no default has.
+
+"""
+
+
+def _kind(why: str) -> str:
+    return why.partition(":")[0] if not why.endswith("MiB") else "larger than the sweep saves"
+
+
+def _one(said: set[str]) -> str:
+    return "; ".join(sorted({why.partition(":")[0] for why in said}))
 
 
 def main() -> None:
@@ -186,24 +292,24 @@ def main() -> None:
     parser.add_argument("slice", nargs="?", default=":")
     parser.add_argument("--only", nargs="*")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path)
+    parser.add_argument("--page", type=Path)
     asked = parser.parse_args()
-    if asked.table:
-        print(table([json.loads(line) for line in asked.table.read_text().splitlines()]))
+    if asked.page:
+        print(
+            page(sorted(map(json.loads, asked.page.read_text().splitlines()), key=itemgetter("type"))), end=""
+        )
         return
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     transformers.utils.logging.disable_progress_bar()
     numbers = slice(*(int(part) if part else None for part in asked.slice.split(":")))
     names = asked.only or sorted(transformers.CONFIG_MAPPING.keys())[numbers]
-    rows = []
     for row in sweep(names):
-        rows.append(row)
-        print(row["type"], row.get("unbuilt") or row["refused"] or "loads", row["seconds"], flush=True)
+        wrong = [f"{way}: {why}" for way, why in row.get("ways", {}).items() if why]
+        print(row["type"], row.get("unbuilt") or "; ".join(wrong) or "loads", row["seconds"], flush=True)
         if asked.out:
             with asked.out.open("a") as stream:
                 stream.write(json.dumps(row) + "\n")
-    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,8 +67,18 @@ def _parts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for line in ast.walk(node):
         match line:
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)], value=value):
-                made = value.func if isinstance(value, ast.Call) else None
-                yield name, made.id if isinstance(made, ast.Name) else ""
+                yield name, _called(value)
+
+
+def _called(value: ast.expr) -> str:
+    """Return the class that is called for a value, also through a method of it; empty for other values."""
+    match value:
+        case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(value=ast.Name(id=name))):
+            return name
+        case ast.IfExp(body=body):
+            return _called(body)
+        case _:
+            return ""
 
 
 def _assigned(line: ast.stmt) -> tuple[str, ast.expr | None]:
@@ -104,13 +115,28 @@ def facts() -> dict[str, dict[str, Any]]:
                 for key, value in one.facts.items()
                 if value or key == "ties"
             }
-            if later or any(one.decided_later for one in known):
+            decided = later or any(one.decided_later for one in known)
+            if decided or _is_built_to_order(said, known, everywhere):
                 said["decided_later"] = True
             inner = [one.parts[said["prefix"]] for one in known if said.get("prefix") in one.parts]
             if inner:
                 said["inner"] = inner[0] or "?"
             result[name] = {key: said[key] for key in sorted(said) if said[key]}
     return dict(sorted(result.items()))
+
+
+def _is_built_to_order(said: dict[str, Any], known: list[_Class], everywhere: dict[str, _Class]) -> bool:
+    """Say whether a configuration chooses the class of a part, or what is ignored in files fits a part.
+
+    Of the latter only what is left over is ignored, which takes the names of the model.
+    """
+    made = {name: maker for one in known for name, maker in one.parts.items()}
+    below = (everywhere[maker] for maker in made.values() if maker in everywhere)
+    parts = [name for one in (*known, *below) for name, maker in one.parts.items() if maker]
+    dropped = any(
+        re.search(pattern, f"{part}.weight") for pattern in said.get("unexpected", ()) for part in parts
+    )
+    return dropped or any(re.match("Auto(Model|Backbone)", maker) for maker in made.values())
 
 
 def _line(name: str, near: dict[str, _Class], far: dict[str, _Class]) -> Iterator[str]:
@@ -159,7 +185,33 @@ def rules() -> dict[str, list[dict[str, Any]] | None]:
     from transformers import conversion_mapping
 
     found = conversion_mapping._build_checkpoint_conversion_mapping()  # noqa: SLF001
-    return {name: _written(rules) for name, rules in sorted(found.items())}
+    files = dict(_classes(_package()))
+    return {
+        name: None if _is_ambiguous(rules, _parts_near(name, files)) else _written(rules)
+        for name, rules in sorted(found.items())
+    }
+
+
+def _parts_near(name: str, files: dict[str, dict[str, _Class]]) -> set[str]:
+    """Return the attributes of all classes beside a class, or in the file of a model type."""
+    stems = [stem.removeprefix("modeling_") for stem in files]
+    kind = max((stem for stem in stems if name.startswith(stem)), key=len, default="")
+    near = [classes for stem, classes in files.items() if name in classes or stem == f"modeling_{kind}"]
+    return {part for classes in near for one in classes.values() for part in one.parts}
+
+
+def _is_ambiguous(rules: list[Any], parts: set[str]) -> bool:
+    """Say whether a rule for old names also fits one that today's classes give.
+
+    transformers looks then whether the model has the new name or the old one, which no table knows.
+    """
+    return any(
+        not pattern.startswith("^") and re.search(pattern, f"model.layers.0.{part}.weight")
+        for rule in rules
+        for pattern in rule.source_patterns
+        for part in parts
+        if not getattr(rule, "operations", ())
+    )
 
 
 def _written(rules: list[Any]) -> list[dict[str, Any]] | None:

@@ -30,7 +30,7 @@ class Merge:
     sources: list[tuple[str, StoredTensor]] = field(default_factory=list[tuple[str, StoredTensor]])
     """The rule's pattern and the stored tensor, in natural order of their names."""
 
-    def run(self, values: list[torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    def run(self, values: list[torch.Tensor], model: nn.Module | None) -> dict[str, torch.Tensor]:
         """Return the model's tensors by path; ``values`` are those of ``sources``, taken from the list.
 
         The converter alone holds them then, and lets go of them as it goes.

@@ -6,7 +6,7 @@ and the root hands its output back to where its input came from.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -173,8 +173,18 @@ def _savable(sites: Mapping[int, Site]) -> list[RemovableHandle]:
     """Let the state of modules whose tensors rest in pieces be saved as any other."""
     owners = [site for site in sites.values() if any(one.pieces is not None for one in site.streamed)]
     parts = {id(part): part for site in owners for part in site.module.modules()}
-    holders = (m for m in parts.values() if any(isinstance(p, Stacked) for p in m.parameters(recurse=False)))
+    holders = (part for part in parts.values() if any(map(_is_in_pieces, _own_tensors(part))))
     return [holder.register_state_dict_post_hook(put_together) for holder in holders]  # type: ignore[no-untyped-call]
+
+
+def _is_in_pieces(tensor: torch.Tensor) -> bool:
+    return isinstance(tensor, Stacked)
+
+
+def _own_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    """Yield the parameters and buffers a module itself holds."""
+    yield from module.parameters(recurse=False)
+    yield from module.buffers(recurse=False)
 
 
 def _choosers(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Chooser]:

@@ -37,7 +37,7 @@ from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .hosts import Party, join_party
 from .matching import Match, match_seats
-from .obstacles import disks_to_convert, disks_without_files, larger_than_planned, short_memory
+from .obstacles import disks_without_files, larger_than_planned, short_memory
 from .opaque import opaque_weights
 from .progress import Wish, progress_shown
 from .quantised import quantised_checkpoint
@@ -240,9 +240,7 @@ class _Loader:
         self.found.raise_errors()
 
     def _unservable(self) -> list[Diagnostic]:
-        if self.index is not None:
-            return disks_to_convert(self.seats, self.match)
-        return disks_without_files(self.plan, self.seats, self.kept)
+        return [] if self.index is not None else disks_without_files(self.plan, self.seats, self.kept)
 
     def read(self, progress: Wish, materialize: Materialize | None, *, map_memory: bool) -> Staged:
         """Make every tensor the model will have; the model stays as it is."""
@@ -250,7 +248,8 @@ class _Loader:
         self.attributes = rebuild_attributes(self.model, materialize, self.found)
         self.found.raise_errors()
         files = self.files
-        stage = Stage(self.match, made, self.devices, files, map_memory, self.kept)
+        inner = self.model.get_submodule(self.plain.modules[0])
+        stage = Stage(self.match, made, self.devices, files, inner, map_memory, self.kept)
         with nullcontext() if files is None else files.opened():
             if files is not None:
                 self._refuse_different_ties(files)
@@ -275,13 +274,17 @@ class _Loader:
     def _merge(self, staged: Staged, files: OpenFiles) -> None:
         """Read what must be converted, one group at a time, and copy the result to its place."""
         slots = {path: slot for seat in self.seats for slot in seat.slots for path in slot.paths}
-        for merge in (merge for merge in self.match.merges if merge.target not in staged.placed):
-            self._merge_one(merge, slots, staged, files)
+        wanted: dict[int, tuple[Merge, dict[str, Slot]]] = {}
+        for path, merge in self.match.makers.items():
+            if path in slots and path not in staged.placed:
+                wanted.setdefault(id(merge), (merge, {}))[1][path] = slots[path]
+        for merge, made in wanted.values():
+            self._merge_one(merge, made, staged, files)
 
     def _merge_one(
         self, merge: Merge, slots: Mapping[str, Slot], staged: Staged, files: OpenFiles
     ) -> None:  # a function of its own: nothing of one group is left when the next is read
-        wanted = slots[merge.target].dtype
+        wanted = next(iter(slots.values())).dtype
         values: list[torch.Tensor] = []
         jobs: list[Job] = []
         for _, source in merge.sources:

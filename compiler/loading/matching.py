@@ -7,7 +7,7 @@ checkpoint lack or have in excess (``transformer.``) is seen through. Nothing ha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -42,14 +42,18 @@ class Match:
     """By first path of the slot."""
     absent: tuple[Slot, ...]
     """Slots that are in no checkpoint and have no value on the model: to be made again."""
-    merges: tuple[Merge, ...] = ()
-    """What must be converted before it is one of the model's tensors."""
+    makers: Mapping[str, Merge] = field(default_factory=dict[str, Merge])
+    """What must be converted before it is one of the model's tensors, by all paths that come out."""
     merged: frozenset[str] = frozenset()
     """First paths of the slots that merges fill."""
     again: tuple[tuple[StoredTensor, StoredTensor], ...] = ()
     """What fills a tied tensor, with what is stored under another of its names."""
     fresh: frozenset[str] = frozenset()
     """First paths of absent slots that the model's own initialisation fills, perhaps with random numbers."""
+
+    def maker(self, slot: Slot) -> tuple[str, Merge] | None:
+        """Return what makes a slot's tensor, and by which path it comes out; None where it is stored."""
+        return next(((path, self.makers[path]) for path in slot.paths if path in self.makers), None)
 
     def of(self, seats: Sequence[Seat]) -> Match:
         """Return what fills some of the seats."""
@@ -60,7 +64,7 @@ class Match:
         return Match(
             stored,
             tuple(slot for slot in self.absent if slot.paths[0] in first),
-            tuple(merge for merge in self.merges if merge.target in known),
+            {path: merge for path, merge in self.makers.items() if path in known},
             self.merged & first,
             tuple(pair for pair in self.again if id(pair[0]) in filling),
             self.fresh & first,
@@ -91,7 +95,9 @@ def match_seats(
     known = {path: tuple(slot.tensor.shape) for slot in slots for path in slot.paths}
     class_names = converted(model, index.tensors, known)
     stored = _named_as_model(known, class_names.stored)
-    outputs = {path: kind for merge in class_names.merges for path, kind in merge.shapes(model).items()}
+    made = [(merge, merge.shapes(model)) for merge in class_names.merges]
+    outputs = {path: kind for _, shapes in made for path, kind in shapes.items()}
+    makers = {path: merge for merge, shapes in made for path in shapes}
     found: dict[str, StoredTensor] = {}
     missing: list[Slot] = []
     for seat in seats:
@@ -124,7 +130,7 @@ def match_seats(
     absent = tuple(slot for slot in missing if slot.tensor.is_meta)
     again = tuple(_stored_again(slots, stored, found))
     fresh = frozenset(slot.paths[0] for slot in new)
-    return Match(found, absent, class_names.merges, merged, again, fresh)
+    return Match(found, absent, makers, merged, again, fresh)
 
 
 def _stored_again(

@@ -8,15 +8,12 @@ import torch
 
 from ...ir import DISK, Diagnostic, Plan, Role, device_type, human_size
 from ...ir.rules.loading import (
-    DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
     LARGER_THAN_PLANNED,
     NO_MEMORY,
 )
 from ...ir.wording import in_words
 from ..machine.host_memory import available_memory
-from .matching import Match
-from .pieces import places_in
 from .seats import Seat
 
 
@@ -34,19 +31,6 @@ def disks_without_files(plan: Plan, seats: Sequence[Seat], kept: Collection[int]
     message = f"{in_words(paths, 4)} is planned for disk, and no checkpoint is given to serve it from"
     help_ = "save the model and pass the folder as `checkpoint`"
     return [Diagnostic(DISK_WITHOUT_CHECKPOINT, message, help=help_)]
-
-
-def disks_to_convert(seats: Sequence[Seat], match: Match) -> list[Diagnostic]:
-    """Report what is planned for disk and is not stored as the model has it."""
-    on_disk = (seat for seat in seats if device_type(seat.store) == DISK)
-    merged = (slot for seat in on_disk for slot in seat.slots if slot.paths[0] in match.merged)
-    paths = [slot.paths[0] for slot in merged if places_in(match.merges, slot) is None]
-    if not paths:
-        return []
-    message = f"`{paths[0]}` is planned for disk, but the checkpoint holds it in pieces"
-    notes = (f"{len(paths)} tensors on disk are merged from several stored ones",)
-    help_ = "save the model once in its own layout: `save_pretrained(FOLDER, save_original_format=False)`"
-    return [Diagnostic(DISK_NEEDS_CONVERSION, message, notes=notes, help=help_)]
 
 
 def short_memory(

@@ -18,6 +18,7 @@ from ..sources.safetensors_header import StoredTensor
 from .asked import is_plain_float
 from .conversions import Merge
 from .matching import stored_dtype
+from .remade import Remade
 from .seats import Slot
 from .stored_files import Mapped
 
@@ -37,10 +38,9 @@ class StackPlace:
     """Its first element within the row."""
 
 
-def places_in(merges: Sequence[Merge], slot: Slot) -> tuple[StackPlace, ...] | None:
-    """Return where the stored tensors that make a slot's tensor belong in it; None where none are placed."""
-    merge = next((merge for merge in merges if merge.target in slot.paths), None)
-    places = None if merge is None else stack_places(merge, slot.tensor.shape)
+def places_in(merge: Merge, slot: Slot) -> tuple[StackPlace, ...] | None:
+    """Return where the stored tensors that make a slot's tensor belong in it; None where none is placed."""
+    places = stack_places(merge, slot.tensor.shape)
     stored = {stored_dtype(place.source) for place in places or ()}
     return places if is_plain_float(slot.dtype) and len(stored) == 1 and None not in stored else None
 
@@ -102,6 +102,11 @@ class Pieces:
             mapped.bring_all(0, part.nbytes)
             yield part, flat[first : first + part.numel()]
 
+    def pairs(self, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the parts of all rows, with their places in memory of the stack's shape."""
+        for row in range(self.shape[0]):
+            yield from self.brought(row, room[row])
+
     def fill(self, row: int, target: torch.Tensor) -> None:
         """Write one row to memory of its shape, in any dtype."""
         for part, room in self.brought(row, target):
@@ -114,9 +119,9 @@ class Pieces:
             self.fill(row, result[row])
         return result
 
-    def read_ahead(self, rows: Iterable[int]) -> None:
-        """Ask for the pages of some rows; returns before they are there."""
-        for row in rows:
+    def read_ahead(self, rows: Iterable[int] | None = None) -> None:
+        """Ask for the pages of some rows, or of all; returns before they are there."""
+        for row in range(self.shape[0]) if rows is None else rows:
             for mapped, _ in self.rows[row]:
                 mapped.read_ahead(0, mapped.tensor.nbytes)
 
@@ -129,10 +134,10 @@ class Pieces:
 class Stacked(torch.Tensor):
     """A tensor on the host whose values are read from its pieces by whatever computes with it."""
 
-    pieces: Pieces
+    pieces: Pieces | Remade
 
     @staticmethod
-    def __new__(cls: type[Stacked], pieces: Pieces) -> Stacked:  # noqa: PYI034  # no class is made of it
+    def __new__(cls: type[Stacked], pieces: Pieces | Remade) -> Stacked:  # noqa: PYI034  # no class is made of it
         """Return a tensor that holds no memory."""
         make: Any = torch.Tensor._make_wrapper_subclass  # noqa: SLF001
         made: Stacked = make(cls, pieces.shape, dtype=pieces.dtype, device="cpu")

@@ -6,6 +6,7 @@ both times is used: neither uninitialised memory nor random numbers pass. The mo
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -25,6 +26,8 @@ from .twins import (
     looks_like,
     parameters_on_meta,
     same_random_state,
+    usual_dtype,
+    usual_dtypes,
 )
 
 Materialize: TypeAlias = Callable[[str, torch.Tensor], "torch.Tensor | None"]
@@ -81,7 +84,9 @@ def rebuild_attributes(
     with same_random_state():
         for path, module, name, tensor in attributes_on_meta(model):
             value = None if materialize is None else materialize(path, tensor)
-            value = _twice(partial(makers.constructed, path), tensor) if value is None else value
+            if value is None:
+                tries = (_twice(maker, tensor) for maker in makers.by_constructors(path))
+                value = next((one for one in tries if one is not None), None)
             if value is None:
                 lost.append(path)
             else:
@@ -137,12 +142,22 @@ class _Makers:
     def __init__(self, model: nn.Module) -> None:
         self.modules = dict(model.named_modules(remove_duplicate=False))
         self._hollows: dict[tuple[str, int], nn.Module | None] = {}
+        self._twins: dict[tuple[str, torch.dtype, int], nn.Module | None] = {}
 
     def of(self, path: str) -> Iterator[_Maker]:
         """Yield what may make the buffer at a path, the nearest first."""
         for start in _upwards(path.rpartition(".")[0]):
             yield partial(self.initialised, start, path)
-        yield partial(self.constructed, path)
+        yield from self.by_constructors(path)
+
+    def by_constructors(self, path: str) -> Iterator[_Maker]:
+        """Yield what makes a tensor as a constructor does: its module's, or that of one above it.
+
+        Each is tried with torch's usual dtype and with that of the weights: either may have been set.
+        """
+        for start in _upwards(path.rpartition(".")[0]):
+            for dtype in usual_dtypes(self.modules[start]):
+                yield partial(self.constructed, start, dtype, path)
 
     def initialised(self, start: str, path: str, fill: int) -> torch.Tensor | None:
         """Return a buffer as transformers' own `_init_weights` of a module at or above it writes it."""
@@ -172,20 +187,27 @@ class _Makers:
         initialise(twin)
         return twin.get_parameter(name).detach()
 
-    def constructed(self, path: str, fill: int) -> torch.Tensor | None:
-        """Run the constructor of the module that has the tensor with the arguments its attributes show."""
-        owner, _, name = path.rpartition(".")
-        module = self.modules[owner]
-        arguments = constructor_arguments(module, self._nearest(owner, "config"))
+    def constructed(self, start: str, dtype: torch.dtype, path: str, fill: int) -> torch.Tensor | None:
+        """Return a tensor as the constructor of the module at or above it makes it."""
+        key = start, dtype, fill
+        if key not in self._twins:
+            self._twins[key] = None
+            self._twins[key] = self._constructed(*key)
+        twin = self._twins[key]
+        owner, _, name = path.removeprefix(start).removeprefix(".").rpartition(".")
+        found = None if twin is None else getattr(twin.get_submodule(owner), name, None)
+        return found if isinstance(found, torch.Tensor) else None
+
+    def _constructed(self, start: str, dtype: torch.dtype, fill: int) -> nn.Module | None:
+        """Run the constructor of a module with the arguments its attributes show."""
+        module = self.modules[start]
+        arguments = constructor_arguments(module, copy.copy(self._nearest(start, "config")))
         if arguments is None:
             return None
-        with parameters_on_meta(), torch.device("cpu"), FilledMemory(fill):
+        with parameters_on_meta(), torch.device("cpu"), usual_dtype(dtype), FilledMemory(fill):
             twin = type(module)(**arguments)
         twin.train(module.training)
-        if not looks_like(twin, module):
-            return None
-        found = getattr(twin, name, None)
-        return found if isinstance(found, torch.Tensor) else None
+        return twin if looks_like(twin, module) else None
 
     def _nearest(self, path: str, attribute: str) -> Any:  # noqa: ANN401  # whatever a model has there
         """Return an attribute of the nearest module that has it, from a path upwards."""

@@ -19,6 +19,7 @@ from .blocks import Block, room_for
 from .matching import Match, stored_dtype
 from .pieces import Part, Pieces, Stacked, StackPlace, places_in
 from .reading import Job
+from .remade import remade
 from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles
 from .streaming import Streamed
@@ -50,6 +51,8 @@ class Stage:
     """Values that are in no checkpoint, by first path."""
     devices: Mapping[str, torch.device]
     files: OpenFiles | None
+    model: nn.Module
+    """The model without wrappers, which some conversions ask."""
     map_memory: bool
     """Whether tensors in the host's memory stay in the file's pages instead of being copied."""
     kept: Mapping[int, Streamed]
@@ -115,10 +118,15 @@ class Stage:
 
     def _merged(self, seat: Seat, slot: Slot, staged: Staged) -> None:
         """Stage a tensor that is stored in pieces: on disk it stays so, else each is read into its place."""
-        path = slot.paths[0]
-        places = places_in(self.match.merges, slot)
-        if places is not None and device_type(seat.store) == DISK and self.files is not None:
-            staged.tensors[path] = Stacked(_pieces(places, slot, self.files))
+        path, made = slot.paths[0], self.match.maker(slot)
+        places = None if made is None else places_in(made[1], slot)
+        if made is not None and device_type(seat.store) == DISK and self.files is not None:
+            output, merge = made
+            staged.tensors[path] = Stacked(
+                remade(merge, slot, output, self.files, self.model)
+                if places is None
+                else _pieces(places, slot, self.files)
+            )
             staged.placed.update(slot.paths)
             return
         target = staged.tensors[path] = self._memory(seat, slot, staged)

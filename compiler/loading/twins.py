@@ -10,6 +10,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+_BUILT_IN: Final = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SCALARS: Final = (bool, int, float, str, type(None))
 
 
@@ -130,3 +131,24 @@ def same_random_state() -> Iterator[None]:
         yield
     finally:
         torch.set_rng_state(state)
+
+
+def usual_dtypes(module: nn.Module) -> Iterator[torch.dtype]:
+    """Yield torch's default dtype, and that of a module's first weights where it is another."""
+    usual = torch.get_default_dtype()
+    yield usual
+    floats = (weight.dtype for weight in module.parameters() if weight.dtype in _BUILT_IN)
+    first = next(floats, usual)
+    if first != usual:
+        yield first
+
+
+@contextmanager
+def usual_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make a dtype torch's default inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)

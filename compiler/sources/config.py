@@ -5,6 +5,7 @@ Nothing is downloaded. Code that came with the configuration is imported only wh
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,13 +114,23 @@ def _build(
     match content.get("architectures"):
         case _ if auto_class is not None:
             build = getattr(auto_class, "from_config", None) or auto_class._from_config  # noqa: SLF001
-        case [str(name), *_] if not trust and hasattr(transformers, name):
-            kind = getattr(transformers, name)
+        case [str(name), *_] if not trust and (kind := _class_named(transformers, config, name)) is not None:
             build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls
         case _:
             build = _auto_class(transformers, config).from_config
             options["trust_remote_code"] = trust
     return built_weightless(lambda: build(config, **options))
+
+
+def _class_named(transformers: Any, config: Any, name: str) -> Any:  # noqa: ANN401
+    """Return a class of transformers, also one that only the file beside its configuration has; else None."""
+    home = type(config).__module__.replace(".configuration_", ".modeling_")
+    if hasattr(transformers, name) or not home.startswith("transformers."):
+        return getattr(transformers, name, None)
+    try:
+        return getattr(importlib.import_module(home), name, None)
+    except ImportError:
+        return None
 
 
 def built_weightless(build: Callable[[], nn.Module]) -> nn.Module:

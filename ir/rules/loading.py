@@ -18,11 +18,6 @@ CHANGED_CHECKPOINT: Final = Rule(
 COPIED_WHILE_STREAMING: Final = Rule(
     "copied-while-streaming", Severity.ERROR, "a model with streamed units cannot be copied or pickled"
 )
-DISK_NEEDS_CONVERSION: Final = Rule(
-    "disk-needs-conversion",
-    Severity.ERROR,
-    "a unit is planned for disk, but no file holds its tensors as the model has them",
-)
 DISK_WITHOUT_CHECKPOINT: Final = Rule(
     "disk-without-checkpoint",
     Severity.ERROR,
@@ -97,7 +92,6 @@ ALL: Final = (
     CHANGED_CHECKPOINT,
     COPIED_WHILE_STREAMING,
     FORKED_WHILE_STREAMING,
-    DISK_NEEDS_CONVERSION,
     DISK_WITHOUT_CHECKPOINT,
     FOREIGN_HOOKS,
     IGNORED_TENSOR,

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from compile_plan.compiler import load_pretrained
 from compile_plan.compiler.loading import load_model
+from compile_plan.compiler.loading.pieces import Stacked
 from compile_plan.compiler.sources.live import lower_model
-from compile_plan.ir import PlanError, Unit
+from compile_plan.ir import Unit
 from rounding import same_outputs
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 ON_CPU = Unit("", "cpu", "cpu")
 ON_DISK = Unit("", "disk", "cpu")
@@ -104,12 +111,50 @@ def test_experts_stored_one_by_one_stay_so_on_disk(tmp_path):
     assert repr(stack) == f"Stacked({list(stack.shape)}, dtype=torch.float32, on disk in pieces)"
 
 
-def test_pieces_of_several_precisions_cannot_stay_on_disk(tmp_path):
+def test_pieces_of_several_precisions_are_put_together_when_they_are_used(tmp_path):
     tiny = TINY["mixtral"]
     save(tiny, tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     name = next(name for name in tensors if "experts.1." in name)
     save_file(tensors | {name: tensors[name].bfloat16()}, tmp_path / "model.safetensors")
-    with pytest.raises(PlanError) as caught:
-        load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
-    assert [d.code for d in caught.value.diagnostics] == ["disk-needs-conversion"]
+    in_memory, on_disk = (load_model(plan(unit), on_meta(tiny), tmp_path) for unit in (ON_CPU, ON_DISK))
+    assert same_outputs(output(on_disk, tiny), output(in_memory, tiny))
+
+
+@pytest.mark.parametrize("kind", ["gte", "kimi_k25"])
+def test_what_is_cut_on_loading_is_cut_whenever_it_is_used(kind, tmp_path):
+    from folder_sweep import saved
+
+    made = saved(kind, tmp_path)
+    model = load_pretrained(tmp_path, plan(ON_DISK), auto_class=made.cls)
+    cut = [name for name, value in model.named_parameters() if isinstance(value, Stacked)]
+    assert cut
+    assert same_values(model.state_dict(), made.loaded.state_dict())
+    owner = model.get_submodule(cut[0].rpartition(".")[0])
+    x = torch.ones(2, owner.weight.shape[1])
+    assert torch.equal(owner(x), made.loaded.get_submodule(cut[0].rpartition(".")[0])(x))
+    model.save_pretrained(tmp_path / "again")
+    again = made.cls.from_pretrained(tmp_path / "again")
+    assert same_values(again.state_dict(), made.loaded.state_dict())
+
+
+def test_what_a_forward_writes_to_pieces_on_disk_is_there_in_the_next(tmp_path):
+    tiny = TINY["mixtral"]
+    real = save(tiny, tmp_path)
+    model = load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
+    for each in (real, model):
+        experts = each.model.layers[0].mlp.experts
+
+        def doubled(module, _inputs):
+            with torch.no_grad():
+                module.down_proj.mul_(2)
+
+        handle = experts.register_forward_pre_hook(doubled)
+        output(each, tiny)
+        handle.remove()
+    assert same_outputs(output(model, tiny), output(real, tiny))
+    assert same_values(model.state_dict(), real.state_dict())
+
+
+def same_values(found, expected):
+    return list(found) == list(expected) and all(torch.equal(found[name], expected[name]) for name in found)

@@ -77,8 +77,7 @@ def _pairs(one: Streamed, room: torch.Tensor) -> Iterator[Pair]:
         one.bring()
         yield one.rest, room
         return
-    for row in range(one.rest.shape[0]):
-        yield from row_pairs(one, row, room[row])
+    yield from one.pieces.pairs(room)
 
 
 def row_pairs(one: Streamed, row: int, room: torch.Tensor) -> Iterator[Pair]:

@@ -14,6 +14,7 @@ import torch
 
 from ..blocks import Block
 from ..pieces import Pieces, Stacked
+from ..remade import Remade
 from ..stored_files import Mapped
 
 Home: TypeAlias = tuple[dict[str, Any], str]
@@ -102,7 +103,14 @@ class Streamed:
 
     def _keep(self, value: torch.Tensor) -> None:
         """Let a value be what rests, in the memory of what rested before where it fits without a loss."""
-        if (value.dtype, value.shape) == (self.rest.dtype, self.rest.shape):
+        if self.pieces is not None:  # they are never written, and their tensor has no memory to take a value
+            self.rest = value.to(self.rest.device, copy=True)
+            self.tensor = (
+                torch.nn.Parameter(self.rest, requires_grad=self.tensor.requires_grad)
+                if isinstance(self.tensor, torch.nn.Parameter)
+                else self.rest
+            )
+        elif (value.dtype, value.shape) == (self.rest.dtype, self.rest.shape):
             self.rest.copy_(value)  # the pages of a file are private to the process
         else:
             self.rest, self.mapped, self.block = value.to(self.rest.device, copy=True), None, None
@@ -128,7 +136,7 @@ class Streamed:
         return self.rest.numel() * self.dtype.itemsize
 
     @property
-    def pieces(self) -> Pieces | None:
+    def pieces(self) -> Pieces | Remade | None:
         """What it is put together from, if it rests in pieces."""
         return self.rest.pieces if isinstance(self.rest, Stacked) else None
 
@@ -149,7 +157,7 @@ class Streamed:
         if self.mapped is not None:
             self.mapped.read_ahead(0, self.rest.nbytes)
         elif self.pieces is not None:
-            self.pieces.read_ahead(range(self.rest.shape[0]))
+            self.pieces.read_ahead()
 
     def bring(self) -> None:
         """Return when the bytes at rest are in memory; those in pieces come when they are read."""
