@@ -29,7 +29,7 @@ from compile_plan.compiler import compile_model, compile_plan, load_model, load_
 from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Unit
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))
 from zoo_types import SETTINGS, classes_for
 
 MOST = 400 << 20

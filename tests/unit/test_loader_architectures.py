@@ -16,7 +16,7 @@ from rounding import same_outputs
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 ON_CPU = Unit("", "cpu", "cpu")
 ON_DISK = Unit("", "disk", "cpu")

@@ -16,7 +16,7 @@ from compile_plan.ir import Diagnostics
 from safetensors.torch import load_file, save_file
 
 transformers = pytest.importorskip("transformers")
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
 CAUSAL = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 SAMPLE = (
