@@ -78,15 +78,13 @@ def cache_of_config(
     """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told.
 
     ``cells`` counts the tokens an engine makes room for; without it, it is what transformers keeps. ``read``
-    is how many tokens an encoder reads, if not as many as are kept of the text.
+    is how long the prompt is: so many tokens an encoder reads, and a window holds on to until the next one.
     """
     text = text_config(config)
     if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
         return ()
     count = first_told(text, _LAYERS)
-    cache = _Cache(
-        text, tree, tokens, batch, number_width(config, tree), cells, tokens if read is None else read
-    )
+    cache = _Cache(text, tree, tokens, batch, number_width(config, tree), cells, read)
     # The last layers may read what others keep: a checkpoint then has no keys of theirs.
     own = None if count is None else count - (integer(text.get("num_kv_shared_layers")) or 0)
     sized = [(site, cache.nbytes(site)) for site in cache_sites(tree, _layers(config, text, own))]
@@ -123,7 +121,7 @@ class _Cache:
     batch: int
     width: int
     cells: Cells | None
-    read: int
+    read: int | None
 
     def nbytes(self, site: CacheSite) -> int | None:
         """Return the bytes of one module; None if nothing tells."""
@@ -135,7 +133,9 @@ class _Cache:
             return self._index(site)
         elements = self._token_elements(site)
         if elements is None or site.keeps is Keeps.READ:
-            return None if elements is None else elements * self.read * self.batch * self.width
+            return (
+                None if elements is None else elements * (self.read or self.tokens) * self.batch * self.width
+            )
         return self._grown(elements, _window(self.config, site.layer))
 
     def _grown(self, elements: int, window: int | None) -> int:
@@ -143,6 +143,8 @@ class _Cache:
         if self.cells is not None:
             return elements * self.cells(self.tokens, window) * self.batch * self.width
         tokens = self.tokens if window is None else min(self.tokens, window - 1)
+        if window is not None and self.read is not None and self.read >= window:
+            tokens = self.read  # a window is a view of what was read
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 
     def _index(self, site: CacheSite) -> int | None:

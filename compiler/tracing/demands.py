@@ -54,7 +54,7 @@ def _largest(demands: Iterable[Demand]) -> Iterator[Demand]:
 def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[Demand, ...]:
     """Return the bytes each module leaves behind for the next call; ``nbytes`` are those of each value."""
     totals: dict[int, int] = {}
-    sizes = [trace.values[value].own_nbytes for value in trace.cache] if nbytes is None else nbytes
+    sizes = trace.cache_nbytes if nbytes is None else nbytes
     for value, size in zip(trace.cache, sizes, strict=True):
         maker = trace.maker(value)
         if maker >= 0 and trace.values[value].origin is Origin.OP:

@@ -173,7 +173,10 @@ def _with_writing(ran: Ran, use: Use) -> Moments:
         sizes, later = _last_token(ran, name, total)
     except Exception:  # noqa: BLE001  the model's own code may raise anything; the prompt's moment stands
         return Moments(ran.trace, cache_nbytes=told)
-    return Moments(ran.trace, later, sizes if len(sizes) == kept else told)
+    sizes = sizes if len(sizes) == kept else told
+    if later:  # the whole of the prompt was there before
+        sizes = tuple(map(max, sizes, ran.trace.cache_nbytes))
+    return Moments(ran.trace, later, sizes)
 
 
 def _lengthened(ran: Ran, name: str, total: int) -> tuple[int, ...]:

@@ -163,6 +163,18 @@ class Trace:
         return tuple(flops)
 
     @cached_property
+    def cache_nbytes(self) -> tuple[int, ...]:
+        """The bytes each value of the cache holds on to when the forward ends.
+
+        What a window keeps of a longer prompt is a view: until the next token the whole of it stays.
+        """
+        roots = [self.roots[value] for value in self.cache]
+        return tuple(
+            self.values[root].nbytes if roots.count(root) == 1 else self.values[value].own_nbytes
+            for root, value in zip(roots, self.cache, strict=True)
+        )
+
+    @cached_property
     def roots(self) -> tuple[int, ...]:
         """The first value of each value's storage."""
         roots: list[int] = []

@@ -12,7 +12,7 @@ from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.sources.named_tensors import NamedTensor, tree_of_tensors
-from compile_plan.compiler.tracing import traced_plan
+from compile_plan.compiler.tracing import cache_demands, traced_plan, try_moments
 from compile_plan.ir import Diagnostics, Model, Plan
 
 BASE = {
@@ -91,6 +91,17 @@ def test_each_module_keeps_what_the_trace_saw(kind, tokens):
     told = cache_of_config(json.loads(model.config.to_json_string()), tree, tokens, batch=2)
     assert {demand.path: demand.nbytes for demand in told} == seen
     assert seen
+
+
+@pytest.mark.parametrize(("prompt", "total"), [(8, 64), (48, 64), (16, 20)])
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "gemma2", "gemma4_text", "llama"])
+def test_a_window_holds_on_to_the_whole_prompt_until_the_next_token(kind, prompt, total):
+    model = weightless(kind)
+    found = try_moments(model, None, Diagnostics(), batch=2, seq=prompt, total=total)
+    seen = {demand.path: demand.nbytes for demand in cache_demands(found.main, found.cache_nbytes)}
+    config = json.loads(model.config.to_json_string())
+    told = cache_of_config(config, lower_model(model), total, batch=2, read=prompt)
+    assert {demand.path: demand.nbytes for demand in told} == seen
 
 
 def named(*paths, shape=(8, 8), dtype="bfloat16"):

@@ -12,6 +12,7 @@ from compile_plan.compiler.tracing import (
     example_inputs,
     module_graph,
     trace_model,
+    try_moments,
     try_trace,
 )
 from compile_plan.compiler.tracing.inputs.example_inputs import parse_inputs
@@ -132,15 +133,17 @@ def test_the_cache_of_a_layer_is_two_tensors_for_each_token():
     assert {demand.nbytes for demand in found} == {2 * 2 * 10 * 2 * 16 * 4}
 
 
-def test_layers_with_a_window_keep_a_window():
+def test_layers_with_a_window_keep_a_window_and_the_whole_of_a_longer_prompt_until_the_next_token():
     model = small_model("gemma2", sliding_window=8)
-    short, long = (
-        {demand.path: demand.nbytes for demand in cache_demands(trace_model(model, seq=seq))}
-        for seq in (4, 64)
-    )
-    window, full = "model.layers.0.self_attn", "model.layers.1.self_attn"
-    assert long[full] // 64 == short[full] // 4
-    assert long[window] < long[full] // 4
+
+    def kept(prompt):
+        found = try_moments(model, None, Diagnostics(), seq=prompt, total=64)
+        return [demand.nbytes for demand in cache_demands(found.main, found.cache_nbytes)]
+
+    window, full = kept(4)
+    assert window < full // 4
+    window, full = kept(60)
+    assert full * 60 // 64 <= window < full
 
 
 def test_scores_are_a_demand_of_the_head_in_both_widths():

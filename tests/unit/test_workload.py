@@ -72,6 +72,25 @@ def test_a_line_says_it_as_well_and_an_option_wins():
     assert again.workload == Workload("generate", 1, 10, 6)
 
 
+@pytest.mark.parametrize("kind", ["generate", "forward", "loss"])
+def test_the_ledger_is_no_less_than_what_is_alive_where_a_window_is_shorter_than_the_prompt(kind):
+    torch.manual_seed(0)
+    config = transformers.MistralConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=500, sliding_window=16,
+    )  # fmt: skip
+    model, ids = transformers.MistralForCausalLM(config).eval(), torch.ones(2, 48, dtype=torch.int64)
+    options = {"generate": 4} if kind == "generate" else {"workload": kind}
+    plan, ledger = account(model, rows=2, prompt=48, **options)
+    more = {"labels": ids} if kind == "loss" else {"logits_to_keep": 1} if kind == "generate" else {}
+    live = LiveBytes({t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), ids)})
+    with torch.no_grad(), live:
+        model(ids, **more)
+    counted = ledger.kv_cache + ledger.activations
+    assert live.peak <= counted <= 1.15 * live.peak
+    assert verify_plan(plan, model).diagnostics == ()
+
+
 def test_a_longer_writing_needs_its_own_moment():
     found = try_moments(small_model("llama"), None, Diagnostics(), seq=4, use=Use(written=900))
     late = max(each.nbytes for each in demands(found) if each.purpose == "activations")
