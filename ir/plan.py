@@ -64,8 +64,6 @@ class Device:
     """Folder of a disk device."""
     bandwidth: int | None = None
     """Bytes per second of the device's own memory."""
-    few: int | None = None
-    """Bytes of weights per second where each meets a few rows (16): more than one, fewer than a prompt."""
     link: int | None = None
     """Bytes per second between the host's memory and this device."""
     flops: int | None = None
@@ -78,6 +76,8 @@ class Device:
     """Operations per second in single dtypes, where they differ from ``flops``."""
     measured: str = field(default="", compare=False)
     """Where the rates came from, for people: ``measured``, ``data sheet``."""
+    few: int | None = None
+    """Bytes of weights per second where each meets a few rows (16): more than one, fewer than a prompt."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 

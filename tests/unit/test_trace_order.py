@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from compile_plan.compiler import compile_model, load_model
+from compile_plan.compiler import compile_model, load_model, verify_plan
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.tracing import trace_model
 from compile_plan.compiler.tracing.order import in_execution_order, permuted
@@ -50,13 +50,18 @@ def test_a_tree_that_is_in_order_is_the_same_object():
     assert in_execution_order(tree, trace_model(model, X)) is tree
 
 
-def test_placing_follows_execution_and_saves_a_hop():
+def test_placing_follows_execution():
     model = HeadFirst()
     budgets = {0: 2 * BLOCK + 300, 1: 10_000}
     traced = compile_model(model, max_memory=budgets, example_inputs=X)
     assert [unit.run for unit in traced.units] == sorted(unit.run for unit in traced.units)
     assert [unit.path for unit in traced.units][-2:] == ["head", "unused"]
-    assert traced.outcome is None or traced.outcome.hops == 1
+    between = [copy.path for copy in verify_plan(traced, model, X).copies]
+    assert between == [
+        "blocks.0",
+        "blocks.3",
+    ]  # from where what is registered first is, and once between cards
+    assert traced.outcome.hops == 2
     assert traced.model.digest == lower_model(model).digest
     assert verify(traced) == ()
     assert parse(print_plan(traced)) == replace(traced, tree=None, ledger=())
