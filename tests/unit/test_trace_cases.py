@@ -85,9 +85,8 @@ KEYS_AND_VALUES = 2 * 2 * 16 * 2
 )  # fmt: skip
 def test_windows_and_full_layers_keep_what_they_need(name, config, windows):
     found = cache_of(model_of(name, num_hidden_layers=4, **SMALL, **config), SEQ)
-    # A window of 8 keeps the 7 tokens before the next one, and counts them in a number of 8 bytes.
-    token = KEYS_AND_VALUES * BATCH
-    expected = [token * SEQ if window is None else token * (window - 1) + 8 for window in windows]
+    # A window of 8 is a view of the longer prompt until the next token; a number of 8 bytes counts tokens.
+    expected = [KEYS_AND_VALUES * BATCH * SEQ + (0 if window is None else 8) for window in windows]
     assert found == {f"model.layers.{i}.self_attn": nbytes for i, nbytes in enumerate(expected)}
 
 
