@@ -84,7 +84,8 @@ def _workload(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]
     if kind != "train" and options.optimizer is not None:
         yield "optimizer", f"a workload of kind `{kind}` trains nothing", "add `--workload train`"
     if kind == "train" and holds is Holding.HEADERS:
-        yield "workload", *_NO_FORWARD[Holding.HEADERS]
+        why, way_out = _NO_FORWARD[Holding.HEADERS]
+        yield "workload", why, way_out
     if kind != "generate" and options.strategy == "accelerate":
         yield "workload", "strategy `accelerate` counts weights only", "take another strategy"
 
