@@ -38,8 +38,10 @@ from ...ir import (
     ModuleTree,
     Plan,
     Reason,
+    Unit,
     UnlistedDisk,
     device_type,
+    host_of,
     human_size,
 )
 from ...ir.rules.searching import DOES_NOT_FIT
@@ -129,10 +131,11 @@ def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
     if not off or offload not in {"compute", "none"}:
         return plan
     if offload == "compute":
-        moved = {unit: replace(unit, run=CPU) for unit in off if device_type(unit.run or CPU) != CPU}
-        devices = plan.devices
-        if moved and all(device.name != CPU for device in devices):
-            devices = (*devices, Device(CPU, 0))
+        streaming = [unit for unit in off if device_type(unit.run or CPU) != CPU]
+        moved = {unit: replace(unit, run=_cpu_of(unit)) for unit in streaming}
+        known = {device.name for device in plan.devices}
+        added = dict.fromkeys(name for name in map(_cpu_of, moved) if name not in known)
+        devices = (*plan.devices, *(Device(name, 0) for name in added))
         return replace(plan, devices=devices, units=tuple(moved.get(unit, unit) for unit in plan.units))
     shown = off[0].path or "the model"
     diagnostics.add(
@@ -143,3 +146,8 @@ def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
         )
     )
     return plan
+
+
+def _cpu_of(unit: Unit) -> str:
+    """Return the CPU of the machine that stores a unit."""
+    return f"{host_of(unit.store or '')}/{CPU}".removeprefix("/")

@@ -88,12 +88,11 @@ def place_units(plan: Plan, tree: ModuleTree, attempt: Attempt, moved: Reason = 
             units.append(old)
         elif is_accelerator(store):
             units.append(Unit(item_path(tree, item), store, store, moved))
-        elif (runner := runner_of(item, device)) == _NOWHERE:
+        elif (runner := runner_of(item, device)) is None or runner == _NOWHERE:
             homeless.append(item)
         else:
-            on_host = CPU if runner is None else names[runner]
-            spilled = Reason.SPILLED if is_accelerator(on_host) else moved
-            units.append(Unit(item_path(tree, item), store, on_host, spilled))
+            spilled = Reason.SPILLED if is_accelerator(names[runner]) else moved
+            units.append(Unit(item_path(tree, item), store, names[runner], spilled))
     if not homeless:
         return replace(plan, units=merge_units(tree, units, split_modules(tree, plan.constraints)))
     units += [Unit(item_path(tree, item)) for item in homeless]

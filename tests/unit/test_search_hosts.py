@@ -8,7 +8,7 @@ import pytest
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
 from compile_plan.compiler.cli.verifying import verification_lines
 from compile_plan.grammar import parse, print_plan
-from compile_plan.ir import Demand, PlanError, host_of, unit_of_tensors
+from compile_plan.ir import Demand, PlanError, host_of, unit_of_tensors, verify
 from search_models import placed, plan_of, stored, tree_of
 
 torch = pytest.importorskip("torch")
@@ -180,3 +180,28 @@ def test_bytes_alone_are_not_given_up_for_whole_layers_on_one_host():
     demands = (Demand(6, "m1.0.y", "kv cache"),)
     plan = placed(plan_of(tree, budgets, demands=demands), objective="accelerator-bytes", offload="stream")
     assert stored(plan)["cpu"] == 0
+
+
+NARROW = (
+    {"node1/cuda:1": 4},
+    {"cuda:0": 0, "node1/cuda:1": 4},
+    {"node1/cuda:1": 4, "node2/cuda:0": 0},
+    {"node1/cuda:0": 0, "node2/cuda:0": 4},
+    {"node1/cuda:0": 4, "node1/disk": 100},
+    {"node1/cuda:0": 4, "node2/disk": 100},
+    {"node1/cuda:0": 4, "node2/cuda:0": 0, "node2/cpu": 100},
+    {"node1/cuda:0": 4, "node1/cpu": 100, "node2/disk": 100},
+)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "accelerate", "balanced", "sequential"])
+@pytest.mark.parametrize("offload", ["auto", "stream", "compute", "none"])
+@pytest.mark.parametrize("memory", NARROW, ids=str)
+def test_what_has_nothing_to_run_on_beside_its_store_is_homeless(memory, offload, strategy):
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False))
+    try:
+        plan, said = compile_model(model, max_memory=memory, offload=offload, strategy=strategy), set()
+    except PlanError as error:
+        plan, said = None, {found.code for found in error.diagnostics}
+    assert said <= {"does-not-fit", "no-usable-device"}
+    assert plan is None or (beside(plan) and verify(plan) == ())
