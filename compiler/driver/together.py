@@ -53,12 +53,12 @@ def name_here(plan: Plan, host: str | None) -> str | None:
 
     Accelerators are listed first, so hosts called by their ranks are not always listed in that order.
     """
-    from ..loading.hosts import others
+    from ..loading.hosts import others, unnamed
 
     wire = others() if host is None and any(host_of(device.name) for device in plan.devices) else None
     if wire is None:
         return host
-    ranks = [f"node{number + 1}" for number in range(len(wire.hosts))]
+    ranks = unnamed(wire)
     return ranks[wire.me] if {host_of(device.name) for device in plan.devices} == set(ranks) else None
 
 

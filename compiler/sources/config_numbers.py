@@ -37,13 +37,8 @@ def first_told(config: Config, names: Sequence[str]) -> int | None:
 
 
 def number_width(config: Config, tree: ModuleTree) -> int:
-    """Return the bytes of a number in the dtype the model computes in."""
-    return _width(config, text_config(config), tree)
-
-
-def _width(config: Config, text: Config, tree: ModuleTree) -> int:
     """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
-    for told in (text, config):
+    for told in (text_config(config), config):
         for name in ("dtype", "torch_dtype"):
             width = WIDTHS.get(str(told.get(name)).removeprefix("torch."))
             if width is not None:

@@ -159,9 +159,7 @@ def _copies(trace: Trace, plan: Plan, places: Places, labels: Labels) -> Iterato
     moves: list[Hop | Crossing] = [*within, *crossings(trace, plan, places)]
     gone: set[tuple[int, str]] = set()
     for move in sorted(moves, key=lambda each: each.step):
-        nbytes, way = (
-            trace.values[move.value].own_nbytes,
-            (move.source if isinstance(move, Hop) else move.value, str(move.target)),
-        )
+        nbytes = trace.values[move.value].own_nbytes
+        way = move.source if isinstance(move, Hop) else move.value, str(move.target)
         yield Copy(path_of_step(trace, move), str(move.origin), str(move.target), nbytes, way in gone)
         gone.add(way)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .before import in_turn, machines_of, names_of, one_plan, others
+from .before import in_turn, machines_of, names_of, one_plan, others, unnamed
 from .between import measured_links
 from .ends import With
 from .held import Held, Road
@@ -29,4 +29,5 @@ __all__ = [
     "one_plan",
     "others",
     "torch_name",
+    "unnamed",
 ]

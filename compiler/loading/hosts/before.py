@@ -22,10 +22,15 @@ def others() -> Wire | None:
     return wire if len(wire.hosts) > 1 else None
 
 
+def unnamed(wire: Wire) -> tuple[str, ...]:
+    """Return what hosts are called that say no name: ``node1``, ``node2`` in the order of their ranks."""
+    return tuple(f"node{number + 1}" for number in range(len(wire.hosts)))
+
+
 def names_of(wire: Wire, host: str | None) -> tuple[str, ...]:
-    """Return the names of all hosts: what each says of itself, else ``node1``, ``node2`` in their order."""
+    """Return the names of all hosts: what each says of itself, else that of its rank."""
     said: list[str | None] = wire.exchange(host)
-    names = tuple(name or f"node{number + 1}" for number, name in enumerate(said))
+    names = tuple(name or usual for name, usual in zip(said, unnamed(wire), strict=True))
     double = next((name for name in names if names.count(name) > 1), None)
     if double is not None:
         message = f"{names.count(double)} processes are `{double}`"
