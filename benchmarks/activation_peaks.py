@@ -27,6 +27,10 @@ from live_bytes import LiveBytes
 from small_models import CONFIGS
 
 ROWS, PROMPT, WRITTEN = 2, 48, 16
+VISION = {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2,
+    "projection_dim": 64,
+}  # fmt: skip
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: (name, CONFIGS[name]) for name in CONFIGS if name not in {"bert", "resnet", "vit", "whisper"}},
     "llama, eager attention": ("llama", {**CONFIGS["llama"], "attn_implementation": "eager"}),
@@ -46,28 +50,50 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     }),
     "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 500}),
     "llama, 32,000 words": ("llama", {**CONFIGS["llama"], "vocab_size": 32_000}),
+    "llava": ("llava", {
+        "image_token_index": 7, "vision_feature_layer": -1, "text_config": {"model_type": "llama", **CONFIGS["llama"]},
+        "vision_config": {"model_type": "clip_vision_model", **VISION, "image_size": 32, "patch_size": 8},
+    }),
 }  # fmt: skip
 KINDS = ("generate", "forward", "loss")
 Model = Any
 
 
-def built(name: str) -> Model:
-    kind, sizes = MODELS[name]
+FACTORIES = (
+    transformers.AutoModelForSeq2SeqLM,
+    transformers.AutoModelForImageTextToText,
+    transformers.AutoModelForCausalLM,
+)
+
+
+def built(name: str, **sizes: Any) -> Model:  # noqa: ANN401  # what a configuration takes
+    """Return a model of the table, in evaluation mode; ``sizes`` replace those of its configuration."""
+    kind, small = MODELS[name]
     torch.manual_seed(0)
-    config = transformers.AutoConfig.for_model(kind, **sizes)
-    seq2seq = type(config) in transformers.AutoModelForSeq2SeqLM._model_mapping  # noqa: SLF001
-    factory = transformers.AutoModelForSeq2SeqLM if seq2seq else transformers.AutoModelForCausalLM
+    config = transformers.AutoConfig.for_model(kind, **{**small, **sizes})
+    factory = next(each for each in FACTORIES if type(config) in each._model_mapping)  # noqa: SLF001
     return factory.from_config(config).eval()
 
 
-def real_inputs(model: Model) -> dict[str, torch.Tensor]:
-    """Return the inputs the trace makes by itself, with memory behind them."""
-    _, inputs = next(iter(example_inputs(model, None, Diagnostics(), batch=ROWS, seq=PROMPT)))
-    return {
-        name: torch.randint(1, 400, value.shape, dtype=value.dtype) if value.is_meta else value
-        for name, value in inputs.items()
-        if isinstance(value, torch.Tensor)
-    }
+def real_inputs(model: Model, rows: int = ROWS, prompt: int = PROMPT) -> dict[str, torch.Tensor]:
+    """Return the inputs the trace settles on by itself, with memory behind them, where the model is."""
+    device = next(model.parameters()).device
+    attempts = example_inputs(model, None, Diagnostics(), batch=rows, seq=prompt)
+    _, given = next(attempts)
+    while True:
+        made = {
+            name: torch.randint(1, 400, value.shape, dtype=value.dtype) if value.is_meta else value
+            for name, value in given.items()
+            if isinstance(value, torch.Tensor)
+        }
+        made = {name: value.to(device) for name, value in made.items()}
+        try:
+            with torch.no_grad():
+                model(**made)
+        except (RuntimeError, ValueError, TypeError) as error:  # a guess that does not run leads to the next
+            _, given = attempts.send(error)
+        else:
+            return made
 
 
 @contextlib.contextmanager
