@@ -51,7 +51,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 500}),
     "llama, 32,000 words": ("llama", {**CONFIGS["llama"], "vocab_size": 32_000}),
     "llava": ("llava", {
-        "image_token_index": 7, "vision_feature_layer": -1, "text_config": {"model_type": "llama", **CONFIGS["llama"]},
+        "image_token_index": 7, "vision_feature_layer": -1,
+        "text_config": {"model_type": "llama", **CONFIGS["llama"]},
         "vision_config": {"model_type": "clip_vision_model", **VISION, "image_size": 32, "patch_size": 8},
     }),
 }  # fmt: skip
@@ -66,7 +67,7 @@ FACTORIES = (
 )
 
 
-def built(name: str, **sizes: Any) -> Model:  # noqa: ANN401  # what a configuration takes
+def built(name: str, **sizes: Any) -> Model:
     """Return a model of the table, in evaluation mode; ``sizes`` replace those of its configuration."""
     kind, small = MODELS[name]
     torch.manual_seed(0)

@@ -165,9 +165,9 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:90]}"
 
 
-def needless(plan: Plan) -> bool:
-    """Say whether a piece of weight that is elsewhere fits in what the card has left, its buffer kept."""
-    card, pieces = plan.ledger[0], [each for each in spilled(plan) if each >= MIB]
+def needless(plan: Plan, least: int = MIB) -> bool:
+    """Say whether a piece that is elsewhere fits in what the card has left, its buffer kept."""
+    card, pieces = plan.ledger[0], [each for each in spilled(plan) if each >= least]
     left = (plan.devices[0].memory or 0) - card.total + card.margin
     return bool(pieces) and min(pieces) <= left
 
