@@ -17,13 +17,13 @@ from ...ir import Plan, is_within
 from ...ir.patterns import match_paths
 from ..running.homes import spans_of
 from .attributes import place_attributes
-from .blocks import Block, Registering
+from .blocks import Registering
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
 from .moves import arrives, attach_moves
 from .pieces import Stacked, put_together
 from .seats import Seat
-from .staging import registration
+from .staging import Berth, registration
 from .stored_files import Mapped
 from .streaming import Home, Streamed
 from .streaming.choosers import Chooser, chooser_of
@@ -32,6 +32,7 @@ from .streaming.live_sites import streaming_sites
 from .streaming.rows import RowSite
 from .streaming.site import Site
 from .streaming.stream import Stream
+from .streaming.streamed import at_rest
 from .wrappers import Plain
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Runtime:
     objects: Mapping[str, torch.Tensor]
     """The registered tensor of each slot, by its first path."""
     mapped: Mapping[str, Mapped]
-    blocks: Mapping[str, tuple[Block, int]]
-    """The host memory a slot rests in together with its unit, and its first byte there."""
+    blocks: Mapping[str, tuple[Berth, ...]]
+    """Where the plain tensors of a slot lie in the host memory that its unit shares."""
 
 
 class Execution:
@@ -164,8 +165,9 @@ def _stream(
     newcomers = adopt_newcomers(live[0], stream, arrives)
     newcomers[:0] = execution.handles  # the list goes on growing
     execution.handles = newcomers
-    blocks = {id(one.block): one.block for site in sites.values() for one in site.streamed if one.block}
-    if any(one.device.type == "cuda" for site in sites.values() for one in site.streamed):
+    leaves = [leaf for site in sites.values() for one in site.streamed for leaf in one.leaves]
+    blocks = {id(leaf.block): leaf.block for leaf in leaves if leaf.block is not None}
+    if any(leaf.device.type == "cuda" for leaf in leaves):
         execution.registering = Registering(list(blocks.values()))
 
 
@@ -193,7 +195,8 @@ def _choosers(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, Chooser]
     rows = [
         seat for seat in runtime.seats if runtime.plan.units[seat.unit].by_rows and seat.store != seat.run
     ]
-    tensors = {tree.tensor_index[path] for seat in rows for slot in seat.slots for path in slot.paths}
+    plain = (slot for seat in rows for slot in seat.slots if slot.compound is None)
+    tensors = {tree.tensor_index[path] for slot in plain for path in slot.paths}
     for module, owner in enumerate(live):
         own = {tree.tensor_names[tensor]: tensor for tensor in tree.own_tensors(module)}
         if not any(tensor in tensors for tensor in own.values()):
@@ -240,8 +243,9 @@ def _sites(
             tensor = runtime.objects[slot.paths[0]]
             mapped = runtime.mapped.get(slot.paths[0])
             homes = [*(registration(modules, path) for path in slot.live), *others.get(id(tensor), ())]
-            one = Streamed(tensor, tensor.data, runtime.devices[seat.run], slot.dtype, mapped, homes)
-            one.block, one.start = runtime.blocks.get(slot.paths[0], (None, 0))
+            one = at_rest(tensor, runtime.devices[seat.run], slot.dtype, mapped, homes)
+            for leaf, berth in zip(one.leaves, runtime.blocks.get(slot.paths[0], ()), strict=False):
+                leaf.block, leaf.start = berth
             if one.moves or one.in_files:
                 streamed |= {index[path]: one for path in slot.paths}
     if not streamed:

@@ -236,7 +236,8 @@ class _Loader:
         self.match = replace(self.match, absent=self.match.absent + absent)
         self.found.extend(self._unservable())
         self.found.extend(short_memory(self.seats, self.devices, moved=self.index is None))
-        self.found.extend(opaque_weights(self.seats))
+        stored = self.match.stored.keys() | self.match.makers.keys()
+        self.found.extend(opaque_weights(self.seats, self.devices, stored))
         self.found.raise_errors()
 
     def _unservable(self) -> list[Diagnostic]:

@@ -11,6 +11,7 @@ from ..sources.checkpoint import read_config
 from ..sources.checkpoint_index import CheckpointIndex
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -31,6 +32,9 @@ def _is_quantised(model: nn.Module) -> bool:
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         return True
     tensors = (*model.parameters(), *model.buffers())
-    return any(
-        tensor.dim() > 1 and not tensor.is_floating_point() and tensor.itemsize < 8 for tensor in tensors
-    )
+    return any(tensor.dim() > 1 and _is_packed(tensor) for tensor in tensors)
+
+
+def _is_packed(tensor: torch.Tensor) -> bool:
+    """Say whether numbers are smaller than those plain models have: eight-bit floats, or integers."""
+    return tensor.itemsize == 1 or (not tensor.is_floating_point() and tensor.itemsize < 8)

@@ -26,6 +26,7 @@ from ...ir import (
 from ...ir.rules.loading import ABSENT_DEVICE, OTHER_HOST
 from ..lines.binding import bind_plan
 from .asked import Dtypes
+from .compounds import Compound, taken_apart
 from .hosts import ELSEWHERE, LocalView, torch_name
 from .wrappers import Plain
 
@@ -43,11 +44,20 @@ class Slot:
     role: Role
     dtype: torch.dtype
     """What it will be."""
+    compound: Compound | None = None
+    """What the tensor is made of, if it is of a class of its own."""
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the elements."""
-        return self.tensor.numel() * self.dtype.itemsize
+        """Bytes of the elements, or of all that it is made of."""
+        return sum(self.sizes)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Bytes of each plain tensor it takes."""
+        if self.compound is not None:
+            return tuple(leaf.nbytes for leaf in self.compound.leaves)
+        return (self.tensor.numel() * self.dtype.itemsize,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +103,15 @@ def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtypes: Dtypes) -> list
     for first, members in slots.items():
         tensor = found[plain.tensors[first]]
         role = min(tree.roles[i] for i in members)
+        compound = taken_apart(tensor)
+        dtype = dtypes.of((tree.tensor_paths[i] for i in members), tensor.dtype, role)
         slot = Slot(
             tuple(tree.tensor_paths[i] for i in members),
             tuple(plain.tensors[i] for i in members),
             tensor,
             role,
-            dtypes.of((tree.tensor_paths[i] for i in members), tensor.dtype, role),
+            dtype if compound is None else tensor.dtype,  # packed numbers are converted by nobody
+            compound,
         )
         grouped.setdefault(tree.storages[first], []).append(slot)
     return [

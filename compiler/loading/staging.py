@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -24,6 +24,9 @@ from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles
 from .streaming import Streamed
 
+Berth: TypeAlias = tuple[Block, int]
+"""A block, and the first byte of a tensor in it."""
+
 
 @dataclass(slots=True)
 class Staged:
@@ -36,8 +39,12 @@ class Staged:
         default_factory=list[tuple[torch.Tensor, torch.Tensor]]
     )
     """Targets that are no contiguous memory, with what was read for them."""
-    blocks: dict[str, tuple[Block, int]] = field(default_factory=dict[str, "tuple[Block, int]"])
-    """The host memory that tensors of one streamed unit share, and where they begin in it."""
+    fills: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = field(
+        default_factory=dict[str, "list[tuple[torch.Tensor, torch.Tensor]]"]
+    )
+    """Memory that values of the model itself are copied to when they are put in: one at a time."""
+    blocks: dict[str, tuple[Berth, ...]] = field(default_factory=dict[str, "tuple[Berth, ...]"])
+    """Where the plain tensors of a slot lie in the host memory that a streamed unit shares."""
     placed: set[str] = field(default_factory=set[str])
     """Targets of merges that are read straight into their place, or stay in pieces."""
 
@@ -82,7 +89,7 @@ class Stage:
         sizes: dict[int, list[int]] = {}
         for seat in seats:
             if self._shares_a_block(seat):
-                sizes.setdefault(seat.unit, []).extend(slot.nbytes for slot in seat.slots)
+                sizes.setdefault(seat.unit, []).extend(size for slot in seat.slots for size in slot.sizes)
         return sizes
 
     def _shares_a_block(self, seat: Seat) -> bool:
@@ -112,9 +119,22 @@ class Stage:
             if served.mapped is not None:
                 staged.mapped[path] = served.mapped
             return
+        if slot.compound is not None:
+            leaves = [self._put(seat, slot, leaf, staged) for leaf in slot.compound.leaves]
+            staged.tensors[path] = slot.compound.made_of(leaves)
+            return
         value = self._value(slot)
         whole = value.pieces.whole() if isinstance(value, Stacked) else value
-        staged.tensors[path] = whole.to(self.devices[seat.store], slot.dtype)
+        staged.tensors[path] = self._put(seat, slot, whole, staged)
+
+    def _put(self, seat: Seat, slot: Slot, value: torch.Tensor, staged: Staged) -> torch.Tensor:
+        """Return a value where it is stored; what is streamed gets a place in its unit's block."""
+        dtype = slot.dtype if slot.compound is None else value.dtype
+        if not self._shares_a_block(seat):
+            return value.to(self.devices[seat.store], dtype)
+        target = self._berth(seat, slot, value.shape, dtype, staged)
+        staged.fills.setdefault(slot.paths[0], []).append((target, value))
+        return target
 
     def _merged(self, seat: Seat, slot: Slot, staged: Staged) -> None:
         """Stage a tensor that is stored in pieces: on disk it stays so, else each is read into its place."""
@@ -154,9 +174,14 @@ class Stage:
     def _memory(self, seat: Seat, slot: Slot, staged: Staged) -> torch.Tensor:
         if not self._shares_a_block(seat):
             return torch.empty(slot.tensor.shape, dtype=slot.dtype, device=self.devices[seat.store])
+        return self._berth(seat, slot, slot.tensor.shape, slot.dtype, staged)
+
+    def _berth(
+        self, seat: Seat, slot: Slot, shape: Sequence[int], dtype: torch.dtype, staged: Staged
+    ) -> torch.Tensor:
         block = self._blocks[seat.unit]
-        target, start = block.tensor(slot.tensor.shape, slot.dtype)
-        staged.blocks[slot.paths[0]] = (block, start)
+        target, start = block.tensor(shape, dtype)
+        staged.blocks[slot.paths[0]] = (*staged.blocks.get(slot.paths[0], ()), (block, start))
         return target
 
     def _views(self, seat: Seat, staged: Staged) -> None:
@@ -233,8 +258,10 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
     modules = dict(model.named_modules(remove_duplicate=False))
     objects = {slot.paths[0]: _object(slot, staged.tensors[slot.paths[0]]) for slot in slots}
     for slot in slots:
+        for target, source in staged.fills.pop(slot.paths[0], ()):
+            target.copy_(source)
         value = objects[slot.paths[0]]
-        if value is slot.tensor:
+        if value is slot.tensor and slot.compound is None:
             value.data = staged.tensors[slot.paths[0]]
         for path in slot.live:
             table, name = registration(modules, path)
@@ -244,6 +271,8 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
 
 def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
     before = slot.tensor
+    if slot.compound is not None:
+        return value
     stays = not isinstance(before, Stacked) or isinstance(value, Stacked)  # what is in pieces has no memory
     if stays and not before.is_meta and before.device.type == value.device.type:
         return before

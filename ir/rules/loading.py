@@ -45,7 +45,7 @@ MOVED_BY_HAND: Final = Rule(
 )
 NO_MEMORY: Final = Rule("no-memory", Severity.ERROR, "a device has less free memory than the plan puts on it")
 OPAQUE_WEIGHTS: Final = Rule(
-    "opaque-weights", Severity.ERROR, "a tensor of a class of its own is planned to be streamed"
+    "opaque-weights", Severity.ERROR, "a tensor of a class of its own cannot be where the plan has it"
 )
 OTHER_HOST: Final = Rule("other-host", Severity.ERROR, "the plan places units on another machine")
 TENSOR_NOT_IN_CHECKPOINT: Final = Rule(

@@ -36,6 +36,10 @@ class There(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
 
+    def __repr__(self, *, tensor_contents=None):
+        del tensor_contents
+        return f"There({self.elem!r})"
+
 
 def run(func, args, kwargs):
     """Run an op on the CPU for the device its tensors are on."""

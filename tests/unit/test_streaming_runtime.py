@@ -18,6 +18,7 @@ from compile_plan.compiler.loading.streaming.site import Site
 from compile_plan.compiler.loading.streaming.stream import Stream
 from compile_plan.compiler.loading.streaming.streamed import Streamed
 from compile_plan.ir import PlanError, Unit
+from packed_tensors import Packed
 from safetensors.torch import save_file
 from tiny_checkpoints import plan
 from torch import nn
@@ -76,38 +77,15 @@ def test_a_forked_process_is_told_that_it_cannot_use_the_card(monkeypatch):
     assert "`cuda:0`" in caught.value.diagnostics[0].message
 
 
-class Own(torch.Tensor):
-    """A tensor of a class of its own, as libraries for quantisation have them."""
-
-    @staticmethod
-    def __new__(cls, inner):
-        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-        made.inner = inner
-        return made
-
-    def __tensor_flatten__(self):
-        return ["inner"], None
-
-    @classmethod
-    def __tensor_unflatten__(cls, parts, _context, _size, _stride):
-        return cls(parts["inner"])
-
-    @classmethod
-    def __torch_dispatch__(cls, func, _types, args=(), kwargs=None):
-        if func is torch.ops.aten.detach.default:
-            return cls(args[0].inner)
-        return func(*(arg.inner if isinstance(arg, cls) else arg for arg in args), **(kwargs or {}))
-
-
-def test_weights_of_a_class_of_their_own_are_not_streamed(tmp_path):
+def test_weights_of_a_class_of_their_own_are_no_place_for_plain_numbers(tmp_path):
     model = layers()
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    model[1][0].weight = nn.Parameter(Own(torch.zeros(16, 16)), requires_grad=False)
-    with pytest.raises(PlanError) as caught:
-        load_model(plan(Unit("", "cpu", "cpu"), Unit("1", "disk", "cpu")), model, tmp_path)
-    found = {diagnostic.rule.code: diagnostic for diagnostic in caught.value.diagnostics}
-    assert "`1.0.weight`" in found["opaque-weights"].message
-    assert "`Own`" in found["opaque-weights"].message
+    model[1][0].weight = nn.Parameter(Packed.of(torch.rand(16, 16)), requires_grad=False)
+    for store in ("cpu", "disk"):
+        with pytest.raises(PlanError) as caught:
+            load_model(plan(Unit("", "cpu", "cpu"), Unit("1", store, "cpu")), model, tmp_path)
+        found = {diagnostic.rule.code: diagnostic for diagnostic in caught.value.diagnostics}
+        assert found["opaque-weights"].message.startswith("`1.0.weight` is a `Packed`, which plain numbers")
 
 
 def test_the_report_says_what_came_since_the_last(streamed):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...running.kinds import has_forward
 from .site import Site
-from .streamed import Streamed
+from .streamed import at_rest
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,7 @@ class Newcomers:
         device = self._run(modules[near])
         if device is None or tensor.device == device or tensor.is_meta:
             return
-        one = Streamed(tensor, tensor.data, device, tensor.dtype, None, [home])
+        one = at_rest(tensor, device, tensor.dtype, None, [home])
         self._runs[id(tensor)] = device
         numbers = {id(site.module): number for number, site in enumerate(self._stream.sites)}
         around = next((numbers[id(modules[place])] for place in above if id(modules[place]) in numbers), None)

@@ -43,7 +43,9 @@ class Site:
     def quick(self) -> bool:
         """Whether bringing it is only a matter of asking the card: nothing is read or converted first."""
         return all(
-            one.device.type == "cuda" and one.block is not None and one.block.pinned for one in self.streamed
+            leaf.device.type == "cuda" and leaf.block is not None and leaf.block.pinned
+            for one in self.streamed
+            for leaf in one.leaves
         )
 
     def check(self) -> None:

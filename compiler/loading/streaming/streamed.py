@@ -6,13 +6,14 @@ byte, and taken to where the tensor rests; the checkpoint's files are never writ
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 
 from ..blocks import Block
+from ..compounds import Compound, taken_apart
 from ..pieces import Pieces, Stacked
 from ..remade import Remade
 from ..stored_files import Mapped
@@ -41,6 +42,10 @@ class Streamed:
     """How often what is at rest was written to from what was in use."""
     used: torch.Tensor | None = None
     """What is registered while it is in use, if that is not what is at rest."""
+    compound: Compound | None = None
+    """What it is made of, if it is of a class of its own."""
+    parts: Sequence[Streamed] = ()
+    """The plain tensors of it: what really rests and travels."""
     _version: int = 0
     _lent: Sequence[Home] = ()
 
@@ -54,7 +59,7 @@ class Streamed:
         if value is None:
             self._version = _version(self.tensor)
             return
-        if self.pieces is None and _takes(self.tensor, value):
+        if self.pieces is None and not self.parts and _takes(self.tensor, value):
             self.tensor.data = value
             value = self.tensor
         self.used, self._version = value, _version(value)
@@ -91,9 +96,8 @@ class Streamed:
         """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables."""
         if self.used is None:
             return
-        value = self.used.data
         if any(id(table) in written for table, _ in self._lent):
-            self._keep(value)
+            self._keep(self.used.data)
         if self.used is self.tensor:
             self.tensor.data = self.rest
         for table, name in self._lent:
@@ -110,6 +114,9 @@ class Streamed:
                 if isinstance(self.tensor, torch.nn.Parameter)
                 else self.rest
             )
+        elif self.compound is not None:
+            for part, leaf in zip(self.parts, leaves_of(value), strict=True):
+                part.rest.copy_(leaf)
         elif (value.dtype, value.shape) == (self.rest.dtype, self.rest.shape):
             self.rest.copy_(value)  # the pages of a file are private to the process
         else:
@@ -121,11 +128,24 @@ class Streamed:
     @property
     def stamp(self) -> tuple[int, int]:
         """What changes with what is at rest, whoever writes to it."""
-        return self.writes, _version(self.tensor)
+        return self.writes, sum(_version(leaf.tensor) for leaf in self.leaves)
+
+    @property
+    def leaves(self) -> Sequence[Streamed]:
+        """The plain tensors that are copied for it: itself, unless it is made of others."""
+        return self.parts or (self,)
+
+    def put_together(self, values: Mapping[int, torch.Tensor | None]) -> torch.Tensor:
+        """Return what it is where its parts have been brought; they are given by their ids."""
+        assert self.compound is not None  # noqa: S101  # nothing else has parts
+        brought = [values[id(part)] for part in self.parts]
+        return self.compound.made_of([value for value in brought if value is not None])
 
     @property
     def moves(self) -> bool:
         """Whether a copy is needed: another device, another dtype, or bytes at an odd address."""
+        if self.parts:
+            return any(part.moves for part in self.parts)
         if self.rest.device != self.device or self.rest.dtype != self.dtype or self.pieces is not None:
             return True
         return self.rest.numel() > 0 and self.rest.data_ptr() % self.rest.element_size() != 0
@@ -133,6 +153,8 @@ class Streamed:
     @property
     def nbytes(self) -> int:
         """Bytes while in use."""
+        if self.parts:
+            return sum(part.nbytes for part in self.parts)
         return self.rest.numel() * self.dtype.itemsize
 
     @property
@@ -168,6 +190,27 @@ class Streamed:
         """Return what the module computes with; None when the tensor at rest will do, its bytes in memory."""
         self.bring()
         return self.rest.to(self.device, self.dtype, copy=True) if self.moves else None
+
+
+def at_rest(
+    tensor: torch.Tensor,
+    device: torch.device,
+    dtype: torch.dtype,
+    mapped: Mapped | None,
+    homes: Sequence[Home],
+) -> Streamed:
+    """Return a tensor that rests where it is and is used on a device; what is made of others, by those."""
+    compound = taken_apart(tensor)
+    one = Streamed(tensor, tensor.data, device, dtype, mapped, homes, compound=compound)
+    if compound is not None:
+        one.parts = [Streamed(leaf, leaf, device, leaf.dtype, None) for leaf in compound.leaves]
+    return one
+
+
+def leaves_of(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+    """Return the plain tensors that a tensor is made of."""
+    compound = taken_apart(tensor)
+    return (tensor,) if compound is None else compound.leaves
 
 
 def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:

@@ -162,10 +162,13 @@ class Supply:
             for cargo in load.cargo:
                 there, mark = cargo.carrier.bring(_on(cargo.carrier.device, streamed), cargo.lot)
                 values |= there
+                here = [one for one in streamed if one.device == cargo.carrier.device]
+                values |= {id(one): one.put_together(values) for one in here if one.parts}
                 load.marks.append((cargo.carrier.lane, mark))
         rows = zip(streamed, stamps, strict=True)
         load.copies = [(one, stamp, values[id(one)]) for one, stamp in rows]
 
 
 def _on(device: torch.device, streamed: Sequence[Streamed]) -> list[Streamed]:
-    return [one for one in streamed if one.device == device]
+    """Return what is copied to a device."""
+    return [leaf for one in streamed if one.device == device for leaf in one.leaves]
