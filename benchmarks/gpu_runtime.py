@@ -10,6 +10,8 @@ Run: python benchmarks/gpu_runtime.py
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import json
 import resource
 import subprocess
@@ -18,7 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
-TOOLS = ("compile-plan", "transformers", "accelerate", "safetensors")
+TOOLS = ("compile-plan", "transformers", "accelerate", "safetensors", "fastsafetensors", "instanttensor")
+BARE = TOOLS[3:]
+"""Read tensors to the card and leave models to others."""
 PLACES = ("card", "half in memory", "half on disk")
 LAYERS, EXPERTS, CHOSEN = 16, 32, 2
 TOKENS = 8
@@ -89,13 +93,18 @@ def places(place: str) -> dict[str, str]:
     return {f"model.layers.{i}": elsewhere if i in streamed else card() for i in range(LAYERS)}
 
 
-def empty_model(folder: Path):
-    import torch
+def new_model(folder: Path):
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
+    return transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+
+
+def empty_model(folder: Path):
+    import torch
+
     with torch.device("meta"):
-        return transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+        return new_model(folder)
 
 
 def ours(folder: Path, units, cache: int = 0):
@@ -124,13 +133,31 @@ def load(tool: str, place: str, folder: Path, offload: Path):
     if tool == "accelerate":
         import accelerate
 
-        model = empty_model(folder)
+        with accelerate.init_empty_weights():  # buffers are not in the checkpoint, and it makes none
+            model = new_model(folder)
         return accelerate.load_checkpoint_and_dispatch(
             model, str(folder), stored | rest, offload_folder=str(offload)
         )
+    return tensors(tool, [str(file) for file in sorted(folder.glob("*.safetensors"))])
+
+
+def tensors(tool: str, files: list[str]):
+    """Return the tensors of files on the card, as a reader of files gives them."""
+    if tool == "fastsafetensors":
+        import fastsafetensors
+
+        loader = fastsafetensors.SafeTensorsFileLoader(None, card(), nogds=True)
+        loader.add_filenames({0: files})
+        there = loader.copy_files_to_device()
+        return [there.get_tensor(name) for name in there.key_to_rank_lidx], there, loader
+    if tool == "instanttensor":
+        import instanttensor
+
+        with instanttensor.safe_open(files, framework="pt", device=0) as opened:
+            return list(opened.tensors())
     import safetensors.torch
 
-    return [safetensors.torch.load_file(file, device=card()) for file in sorted(folder.glob("*.safetensors"))]
+    return [safetensors.torch.load_file(file, device=card()) for file in files]
 
 
 def prepare(tool: str) -> None:
@@ -143,8 +170,8 @@ def prepare(tool: str) -> None:
     _ = transformers.LlamaForCausalLM, transformers.MixtralForCausalLM
     if tool == "compile-plan":
         import compile_plan.compiler.loading  # noqa: F401
-    if tool == "accelerate":
-        import accelerate  # noqa: F401
+    if tool in {"accelerate", *BARE}:
+        importlib.import_module(tool)
     torch.zeros(1, device=card())
 
 
@@ -157,7 +184,7 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
         made: list = []
         found = {"load s": timed(lambda: made.append(load(tool, place, folder, Path(name))))}
         found["host GB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
-        if tool == "safetensors":
+        if tool in BARE:
             return found
         ids = torch.arange(64, device=card())[None]
         found["first s"] = timed(lambda: made[0](ids, use_cache=False))
@@ -210,12 +237,22 @@ def table(title: str, rows: dict[str, dict[str, float]], rate: float, nbytes: in
         print(f"{tool:16}{values}{share:14.2f}{ratio}")
 
 
-def one(arguments: list[str]) -> dict[str, float]:
+def usable(tool: str) -> bool:
+    """Say whether a tool is here; those that only read to cards need one."""
+    here = tool == "compile-plan" or importlib.util.find_spec(tool) is not None
+    return here and (tool not in BARE[1:] or card() != "cpu")
+
+
+def one(arguments: list[str], *, needed: bool = True) -> dict[str, float]:
+    """Return what a process of its own measured; nothing where a peer that is not needed fails."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", *arguments], check=False, capture_output=True, text=True
     )
-    if done.returncode:
+    if done.returncode and needed:
         raise SystemExit(done.stderr[-3000:])
+    if done.returncode:
+        print(f"{arguments[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
+        return {}
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -233,14 +270,15 @@ def main() -> None:
     gb = arguments.gb or (7.0 if card() != "cpu" else 0.02)
     rates = link()
     print(f"link: pinned {rates['pinned'] / 1e9:.1f} GB/s, pageable {rates['pageable'] / 1e9:.1f} GB/s")
-    tools = [tool for tool in TOOLS if tool in arguments.tools.split(",")]
+    tools = [tool for tool in arguments.tools.split(",") if usable(tool)]
     with tempfile.TemporaryDirectory() as name:
         dense, mixture = Path(name) / "dense", Path(name) / "mixture"
         make(dense, gb, mixture=False)
         size = sum(file.stat().st_size for file in dense.glob("*.safetensors"))
         for place in PLACES:
-            able = [tool for tool in tools if tool != "safetensors" or place == "card"]
-            rows = {tool: one([tool, place, str(dense)]) for tool in able}
+            able = [tool for tool in tools if tool not in BARE or place == "card"]
+            found = {tool: one([tool, place, str(dense)], needed=tool not in BARE) for tool in able}
+            rows = {tool: row for tool, row in found.items() if row}
             table(f"{size / 1e9:.2f} GB, {place}", rows, rates["pinned"], size)
         make(mixture, gb / 2, mixture=True)
         size = sum(file.stat().st_size for file in mixture.glob("*.safetensors"))

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from statistics import median
@@ -43,7 +44,9 @@ from compile_plan.compiler.search.rowwise import by_stacks
 from compile_plan.ir import Device
 
 LAYERS, EXPERTS, CHOSEN = 4, 4, 2
-CARD, RUNS, SECONDS = "cuda:0", 20, 3.0
+CARD, RUNS = "cuda:0", 20
+SECONDS = 1.0 if torch.cuda.is_available() else 3.0
+"""For the calls of one kind."""
 LAYOUTS = {
     "all on the card": "place ** on cuda:0",
     "all on the host": "place ** on cpu",
@@ -70,9 +73,15 @@ class Result:
         return self.predicted / self.measured
 
 
+def kind() -> str:
+    """Return the dtype that models are run in: a card's matrix units want half precision."""
+    return "bfloat16" if torch.cuda.is_available() else "float32"
+
+
 def configuration(gb: float) -> transformers.PretrainedConfig:
-    """Return a mixture of so many float32 gigabytes, most of them experts."""
-    width = max(64, round((gb * 1e9 / 4 / LAYERS / (EXPERTS * 8 + 4)) ** 0.5) // 64 * 64)
+    """Return a mixture of so many gigabytes, most of them experts."""
+    size = getattr(torch, kind()).itemsize
+    width = max(64, round((gb * 1e9 / size / LAYERS / (EXPERTS * 8 + 4)) ** 0.5) // 64 * 64)
     return transformers.MixtralConfig(
         vocab_size=1024, hidden_size=width, intermediate_size=width * 8 // 3, num_hidden_layers=LAYERS,
         num_attention_heads=width // 64, num_key_value_heads=width // 64,
@@ -82,7 +91,7 @@ def configuration(gb: float) -> transformers.PretrainedConfig:
 
 def empty(config):
     with torch.device("meta"):
-        model = transformers.MixtralForCausalLM(config).eval()
+        model = transformers.MixtralForCausalLM(config).eval().to(getattr(torch, kind()))
     model.set_experts_implementation("eager")
     return model
 
@@ -98,6 +107,12 @@ def the_card() -> str:
     return "npu:0"
 
 
+@cache
+def of_a_card(folder: str) -> tuple[Device, ...]:
+    """Return what was measured of a machine with a card, which nobody shares: once is enough."""
+    return calibrated(CARD, folder)
+
+
 def calibrated(card: str, folder: str) -> tuple[Device, ...]:
     """Return the devices with what was measured of them; a pretended card is the host behind a copy."""
     devices = (Device(CARD, 64 * 2**30), Device("cpu", None), Device("disk", None, at=folder))
@@ -108,7 +123,7 @@ def calibrated(card: str, folder: str) -> tuple[Device, ...]:
         host = next(speed for speed in speeds if speed.name == "cpu")
         link, hop = pretended(card, sizes.copied)
         speeds.append(Speed(CARD, memory=host.memory, link=link, hop=hop, products=host.products))
-    return with_measured(devices, speeds, "float32")
+    return with_measured(devices, speeds, kind())
 
 
 def pretended(card: str, nbytes: int) -> tuple[int, float]:
@@ -214,18 +229,21 @@ class Bench:
     clock: Callable[[], float]
     typical: Callable[[list[float]], float]
 
+    def devices(self, folder: str) -> tuple[Device, ...]:
+        return of_a_card(folder) if self.card == CARD else calibrated(self.card, folder)
+
     def times(self, config, folder: str, text: str) -> list[tuple[float, float]]:
         """Load a layout; return for each call the predicted and the measured seconds.
 
         The machine is measured before and after: one that others use is not as fast from minute to minute.
         """
-        before = planned(empty(config), text, calibrated(self.card, folder))
+        before = planned(empty(config), text, self.devices(folder))
         model = load_model(before, empty(config), folder, devices={CARD: self.card}, map_memory=False)
         cold, added = "disk" in text, self.card != CARD
         seconds = [
             measured(model, tokens, folder, self.clock, self.typical, cold=cold) for tokens in self.calls
         ]
-        after = planned(empty(config), text, calibrated(self.card, folder))
+        after = planned(empty(config), text, self.devices(folder))
         told = [
             sum(predicted(each, tokens, added=added) for each in (before, after)) / 2 for tokens in self.calls
         ]
@@ -243,7 +261,7 @@ def main() -> None:
     parser.add_argument("--busy", action="store_true")
     arguments = parser.parse_args()
     clock, typical = time.perf_counter, min
-    calibration.DTYPES = ("float32",)
+    calibration.DTYPES = (kind(),)
     if arguments.busy:
         torch.set_num_threads(1)
         clock = time.process_time
@@ -254,7 +272,9 @@ def main() -> None:
     results: dict[int, list[Result]] = {tokens: [] for tokens in calls}
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as small:
         for each, into in ((config, folder), (twin, small)):
-            transformers.MixtralForCausalLM(each).save_pretrained(into, save_original_format=False)
+            with torch.device(CARD if torch.cuda.is_available() else "cpu"):
+                made = transformers.MixtralForCausalLM(each).to(getattr(torch, kind()))
+            made.to("cpu").save_pretrained(into, save_original_format=False)
         bench = Bench(card, calls, clock, typical)
         for device in calibrated(card, folder):
             rates = f"{device.bandwidth} B/s, with a few rows {device.few}, link {device.link}"

@@ -28,7 +28,7 @@ TRIGGERED = pytest.StashKey[set[str]]()
 CACHE = pytest.StashKey[tempfile.TemporaryDirectory]()
 RUN = "# run:"
 HIDING = {"CUDA_VISIBLE_DEVICES": "", "HIP_VISIBLE_DEVICES": "", "ZE_AFFINITY_MASK": ""}
-"""What a machine with a card and a machine without one have in common."""
+"""What a machine with a card and a machine without one have in common; ``-m gpu`` asks for the card."""
 PASSES = "# passes:"
 INTERNAL_ERROR = 70
 
@@ -40,7 +40,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     if config.getoption("--update-golden") and os.environ.get("CI"):
         raise pytest.UsageError("--update-golden is for people, not for CI")
-    os.environ.update(HIDING)  # before torch looks
+    if config.getoption("markexpr") != "gpu":
+        os.environ.update(HIDING)  # before torch looks
     config.addinivalue_line("markers", "after_all: runs behind everything else, and only in a whole run")
     os.environ["XDG_CONFIG_HOME"] = str(TESTS / "no-configuration")  # rates of tests come from no machine
     config.stash[CACHE] = tempfile.TemporaryDirectory()  # removed with the run

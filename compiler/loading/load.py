@@ -36,12 +36,13 @@ from .asked import (
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .hosts import Party, join_party
+from .jobs import Job
 from .matching import Match, match_seats
 from .obstacles import disks_without_files, larger_than_planned, short_memory
 from .opaque import opaque_weights
 from .progress import Wish, progress_shown
 from .quantised import quantised_checkpoint
-from .reading import Job, read_all
+from .reading import read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
 from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .staging import Stage, Staged, installed

@@ -1,8 +1,8 @@
 """Stored bytes into tensors: in file order, by a few threads, straight into the memory they stay in.
 
 Bytes are read with ``pread`` into the tensor itself where nothing is converted, and through a small
-piece of scratch memory per thread where something is: a dtype, or another device. For cards the scratch
-is a pair of pinned slots: one is filled while the card copies from the other. Tensors that stay in the
+piece of scratch memory per thread where a dtype is. For other devices the scratch is a ring of slots, pinned
+for cards: one is filled while the card copies from the other. Tensors that stay in the
 file's pages have them brought. Peak memory is what stays plus the scratch. A failure ends all threads
 and names file and tensor.
 """
@@ -14,40 +14,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import zip_longest
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 import torch
 
-from ..sources.safetensors_header import StoredTensor
+from ...ir import PlanError
+from .jobs import Job, Piece, Stretch, pieces_of
 from .slots import Slots
-from .stored_files import PIECE, Mapped, OpenFiles, memory_of
+from .stored_files import Mapped, OpenFiles, memory_of
 
 THREADS: Final = 4
-CARD_THREADS: Final = 8
-"""Threads that fill slots for cards: one core copies a fifth of what a link takes."""
+SENDING_THREADS: Final = 8
+"""Threads that fill slots for devices: one core copies a seventh of what a link takes."""
 Progress: TypeAlias = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One stored tensor and the contiguous tensor that takes it."""
-
-    source: StoredTensor
-    dtype: torch.dtype
-    """What the stored bytes are."""
-    target: torch.Tensor | Mapped
-    """What takes them; pages of the file itself are only brought."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    job: Job
-    first: int
-    """First byte within the stored tensor."""
-    nbytes: int
 
 
 def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -> None:
@@ -58,7 +38,7 @@ def read_all(jobs: Sequence[Job], files: OpenFiles, progress: Progress | None) -
     ordered = sorted(jobs, key=lambda job: (job.source.file, job.source.offset))
     for job in ordered:
         files.file(job.source)
-    pieces = _in_turns([piece for job in ordered for piece in _pieces(job)])
+    pieces = pieces_of(ordered)
     total = sum(piece.nbytes for piece in pieces)
     if not pieces:
         return
@@ -80,15 +60,16 @@ class _Readers:
     The threads are known before they start: a pool's may be lost when an interrupt meets its start.
     """
 
-    def __init__(self, pieces: Sequence[_Piece], files: OpenFiles) -> None:
+    def __init__(self, pieces: Sequence[Piece], files: OpenFiles) -> None:
         self._count, self._files = len(pieces), files
-        self._waiting: SimpleQueue[_Piece] = SimpleQueue()
+        self._waiting: SimpleQueue[Piece] = SimpleQueue()
         for piece in pieces:
             self._waiting.put(piece)
         self._results: SimpleQueue[int | BaseException] = SimpleQueue()
         self._over = False
-        cards = any(_goes_to_a_card(piece) for piece in pieces)
-        threads = min(CARD_THREADS, os.cpu_count() or THREADS) if cards else THREADS
+        sent = [piece.extent for piece in pieces if piece.device is not None]
+        self._slot = max(sent, default=0)
+        threads = min(SENDING_THREADS, os.cpu_count() or THREADS) if sent else THREADS
         names = (f"compile-plan-read-{number}" for number in range(min(threads, len(pieces))))
         self._threads = [threading.Thread(target=self._work, name=name) for name in names]
 
@@ -118,7 +99,7 @@ class _Readers:
             raise interrupt
 
     def _work(self) -> None:
-        slots = Slots()
+        slots = Slots(self._slot)
         try:
             with suppress(Empty):
                 while not self._over:
@@ -132,41 +113,40 @@ class _Readers:
             self._results.put(error)
 
 
-def _goes_to_a_card(piece: _Piece) -> bool:
-    return isinstance(piece.job.target, torch.Tensor) and piece.job.target.device.type == "cuda"
-
-
-def _in_turns(pieces: Sequence[_Piece]) -> list[_Piece]:
-    """Return pieces so that several cards are filled at once, those of each in the order of the file."""
-    lines: dict[object, list[_Piece]] = {}
-    for piece in pieces:
-        target = piece.job.target
-        lines.setdefault(target.device if _goes_to_a_card(piece) else None, []).append(piece)  # type: ignore[union-attr]
-    turns = zip_longest(*lines.values())
-    return [piece for turn in turns for piece in turn if piece is not None]
-
-
-def _pieces(job: Job) -> Iterator[_Piece]:
-    for first in range(0, job.source.nbytes, PIECE):
-        yield _Piece(job, first, min(PIECE, job.source.nbytes - first))
-
-
-def _read(piece: _Piece, files: OpenFiles, slots: Slots) -> None:
-    job = piece.job
-    if isinstance(job.target, Mapped):
-        job.target.read_ahead(piece.first, piece.nbytes)
-        job.target.bring(piece.first, piece.nbytes)
-        return
-    start, count = piece.first // job.dtype.itemsize, piece.nbytes // job.dtype.itemsize
+def _read(piece: Piece, files: OpenFiles, slots: Slots) -> None:
     with torch.inference_mode(mode=False), torch.no_grad():
-        part = job.target.view(-1)[start : start + count]
-        if part.device.type == "cuda":
-            landing = slots.free(part.device)[: piece.nbytes]
-            files.read(job.source, piece.first, memory_of(landing))
-            slots.send(landing.view(job.dtype), part)
-            return
-        direct = part.dtype == job.dtype and part.device.type == "cpu"
-        landing = part if direct else torch.empty(count, dtype=job.dtype)
-        files.read(job.source, piece.first, memory_of(landing))
-        if not direct:
-            part.copy_(landing)
+        if piece.device is None:
+            _fill(piece.parts[0], files)
+        else:
+            _send(piece, piece.device, files, slots)
+
+
+def _send(piece: Piece, device: torch.device, files: OpenFiles, slots: Slots) -> None:
+    slot, start = slots.free(device)[: piece.extent], piece.parts[0].offset
+    _read_together(piece, files, slot)
+    landings = (slot[part.offset - start : part.end - start].view(part.job.dtype) for part in piece.parts)
+    slots.send(device, [(landing, part.room()) for landing, part in zip(landings, piece.parts, strict=True)])
+
+
+def _read_together(piece: Piece, files: OpenFiles, slot: torch.Tensor) -> None:
+    first = piece.parts[0]
+    try:
+        files.read(first.job.source, first.first, memory_of(slot))
+    except PlanError:
+        for part in piece.parts:  # the one that cannot be read says so
+            files.read(part.job.source, part.first, memory_of(slot[: part.nbytes]))
+        raise
+
+
+def _fill(part: Stretch, files: OpenFiles) -> None:
+    job = part.job
+    if isinstance(job.target, Mapped):
+        job.target.read_ahead(part.first, part.nbytes)
+        job.target.bring(part.first, part.nbytes)
+        return
+    room = part.room()
+    direct = room.dtype == job.dtype
+    landing = room if direct else torch.empty(room.numel(), dtype=job.dtype)
+    files.read(job.source, part.first, memory_of(landing))
+    if not direct:
+        room.copy_(landing)

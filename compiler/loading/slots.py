@@ -1,53 +1,39 @@
-"""The pinned slots of one reading thread: filled in turn, each sent to its card while the next is filled."""
+"""What one reading thread sends to devices: through a ring of slots for each."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
-import torch
+from .ring import Ring
+from .streaming.courier import Pair
+from .streaming.lanes import Lane, lane_to
 
-from .blocks import Block
-from .stored_files import PIECE
+if TYPE_CHECKING:
+    import torch
 
 
 class Slots:
-    """Two slots per card, made when the thread first reads for it."""
+    """A ring and a lane for each device, made when the thread first reads for it."""
 
-    def __init__(self) -> None:
-        self._blocks: dict[torch.device, list[Block]] = {}
-        self._marks: dict[torch.device, list[Any]] = {}
-        self._sides: dict[torch.device, Any] = {}
-        self._turn: dict[torch.device, int] = {}
+    def __init__(self, nbytes: int) -> None:
+        self._nbytes = nbytes
+        self._rings: dict[torch.device, Ring] = {}
+        self._lanes: dict[torch.device, Lane] = {}
 
     def free(self, device: torch.device) -> torch.Tensor:
-        """Return the bytes of the slot whose turn it is, when the card is done with it."""
-        if device not in self._blocks:
-            self._open(device)
-        turn = self._turn[device] = 1 - self._turn[device]
-        mark = self._marks[device][turn]
-        if mark is not None:
-            mark.synchronize()
-        return self._blocks[device][turn].bytes(0, PIECE)
+        """Return the bytes of the slot whose turn it is, when the device is done with it."""
+        if device not in self._rings:
+            self._rings[device] = Ring(self._nbytes, known=device.type == "cuda")
+            self._lanes[device] = lane_to(device)
+        return self._rings[device].free(self._nbytes)
 
-    def send(self, landing: torch.Tensor, target: torch.Tensor) -> None:
-        """Let the card copy what is in the slot; where dtypes differ, the card converts."""
-        side = self._sides[target.device]
-        with torch.cuda.stream(side):
-            target.copy_(landing, non_blocking=True)
-        mark = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        mark.record(side)
-        self._marks[target.device][self._turn[target.device]] = mark
+    def send(self, device: torch.device, pairs: list[Pair]) -> None:
+        """Let the device copy parts of the slot to where they belong; where dtypes differ, it converts."""
+        ring, lane = self._rings[device], self._lanes[device]
+        ring.filled()
+        ring.sent(lane.copy(pairs, [lane.mark()]))  # the memory may have been somebody else's
 
     def settle(self) -> None:
         """Return when all copies have happened."""
-        for side in self._sides.values():
-            side.synchronize()
-
-    def _open(self, device: torch.device) -> None:
-        blocks = [Block(PIECE), Block(PIECE)]
-        for block in blocks:
-            block.register()
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(device))  # the memory may have been somebody else's
-        self._blocks[device], self._marks[device] = blocks, [None, None]
-        self._sides[device], self._turn[device] = side, 0
+        for ring in self._rings.values():
+            ring.settle()

@@ -16,9 +16,9 @@ from torch import nn
 from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
 from .blocks import Block, room_for
+from .jobs import Job
 from .matching import Match, stored_dtype
 from .pieces import Part, Pieces, Stacked, StackPlace, places_in
-from .reading import Job
 from .remade import remade
 from .seats import Seat, Slot
 from .stored_files import Mapped, OpenFiles

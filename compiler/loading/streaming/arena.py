@@ -12,7 +12,7 @@ from typing import Final
 
 import torch
 
-from .courier import Mark
+from ..ring import Mark
 from .lanes import Lane
 
 ALIGNMENT: Final = 256

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..blocks import Block
+from ..ring import Mark
 from .arena import Arena, Lot, aligned
-from .courier import Mark, Pair
+from .courier import Pair
 from .lanes import Lane, lane_to
 from .streamed import Streamed
 

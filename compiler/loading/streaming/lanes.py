@@ -12,7 +12,8 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from .courier import Courier, Mark, Pair
+from ..ring import Mark
+from .courier import Courier, Pair
 
 _UNREAD: Final = 512
 """Waits whose length was not asked for yet; older ones are read from the device before more are noted."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..ring import Mark
 from .arena import Lot
 from .carrier import Carrier
-from .courier import Mark
 from .lanes import Lane
 from .streamed import Streamed
 from .tally import Tally
