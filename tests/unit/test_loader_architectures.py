@@ -15,6 +15,7 @@ from compile_plan.ir import Unit
 from rounding import same_outputs
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
+from transformers import CONFIG_MAPPING
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -125,6 +126,8 @@ def test_pieces_of_several_precisions_are_put_together_when_they_are_used(tmp_pa
 def test_what_is_cut_on_loading_is_cut_whenever_it_is_used(kind, tmp_path):
     from folder_sweep import saved
 
+    if kind not in CONFIG_MAPPING:
+        pytest.skip("this transformers is older")
     made = saved(kind, tmp_path)
     model = load_pretrained(tmp_path, plan(ON_DISK), auto_class=made.cls)
     cut = [name for name, value in model.named_parameters() if isinstance(value, Stacked)]

@@ -83,6 +83,8 @@ def weightless(kind):
 @pytest.mark.parametrize("tokens", [8, 64])
 @pytest.mark.parametrize("kind", MODELS)
 def test_each_module_keeps_what_the_trace_saw(kind, tokens):
+    if kind == "glm_moe_dsa" and transformers.__version__.startswith("5.17"):
+        pytest.skip("before 5.18 transformers keeps the keys of every head")
     model = weightless(kind)
     tree = lower_model(model)
     lowered = Plan(model=Model(kind, tree.digest), tree=tree)

@@ -18,7 +18,7 @@ from torch import nn
 
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
-_CONTRACT: Final = ("has_gate", "has_bias", "is_transposed", "_is_expert_parallel", "config")
+_CONTRACT: Final = ("has_gate", "has_bias", "is_transposed", "config")
 _EXPERTS_ARGS: Final = 3
 """What is computed with, what is chosen for each token, how much each choice counts."""
 
@@ -77,7 +77,8 @@ def _experts(module: nn.Module) -> Chooser | None:
     names = tuple(inspect.signature(module.forward).parameters)
     own = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
     tables = tuple(name for name, tensor in own.items() if tensor.dim() and tensor.shape[0] == count)
-    if not known or not tables or len(names) != _EXPERTS_ARGS or module._is_expert_parallel:  # noqa: SLF001
+    spread = getattr(module, "_is_expert_parallel", False)  # since transformers 5.18
+    if not known or not tables or len(names) != _EXPERTS_ARGS or spread:
         return None
     return Chooser(tables, int(count or 0), names, names[1], experts=True)
 
