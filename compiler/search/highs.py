@@ -20,6 +20,7 @@ NODE_LIMIT: Final = 10_000
 NODE_COLUMNS: Final = 2_000_000
 """What nodes may add up to, each counted by its columns: a few seconds on any machine of today."""
 LEAST_NODES: Final = 200
+"""What the size of a program leaves it; who asks for fewer gets fewer."""
 MOST_COLUMNS: Final = 50_000
 """Larger programs are not begun: preparing them outlasts any limit of time, which is not looked at then."""
 _GUARD: Final = Lock()
@@ -92,7 +93,7 @@ def solve(
         solver = highspy.Highs()  # type: ignore[no-untyped-call]
     options = {
         "output_flag": False, "log_to_console": False, "threads": 1, "random_seed": 0, "time_limit": seconds,
-        "mip_max_nodes": max(LEAST_NODES, min(nodes, NODE_COLUMNS // max(len(program.costs), 1))),
+        "mip_max_nodes": min(nodes, max(LEAST_NODES, NODE_COLUMNS // max(len(program.costs), 1))),
         "mip_rel_gap": gap, "mip_abs_gap": 1e-9,
         "mip_feasibility_tolerance": 1e-9, "primal_feasibility_tolerance": 1e-9,
     }  # fmt: skip

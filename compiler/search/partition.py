@@ -16,14 +16,14 @@ from .annealing import anneal
 from .clock import Clock
 from .dataflow import Assignment, Graph, busiest
 from .intervals import in_order
-from .windows import share_again
+from .windows import Window
 
 STEPS: Final = 20_000
 """Moves the walk tries."""
 NODES: Final = {2: 200, 3: 20}
 """Nodes of an integer program by the devices of its window: three take ten times as long as two."""
-MAX_FREE: Final = 400
-"""Groups a window of more than two devices may hold: the program grows with its devices."""
+WORK: Final = 24_000
+"""Columns of all windows together: 20 seconds on a machine of today, whatever the graph's size."""
 GAIN: Final = 1e-6
 """Relative gain below which a window changed nothing."""
 ENOUGH: Final = 2e-3
@@ -35,7 +35,7 @@ def partition(graph: Graph, clock: Clock, steps: int = STEPS) -> list[int]:
     simple = in_order(graph)
     if busiest(graph, simple) <= least_load(graph) * (1 + ENOUGH):
         return simple
-    settled = _settled(graph, anneal(graph, simple, steps), clock)
+    settled = _Settling(graph, clock).settle(anneal(graph, simple, steps))
     return min(simple, settled, key=lambda devices: busiest(graph, devices))
 
 
@@ -54,33 +54,47 @@ def least_load(graph: Graph) -> float:
     return max(shared, *map(min, rows)) if rows else 0.0
 
 
-def _settled(graph: Graph, devices: list[int], clock: Clock) -> list[int]:
-    """Share out again what a few devices have, the busiest among them, until no few can do better."""
-    tried: set[object] = set()
-    while not clock.ended:
-        better = next(_improved(graph, devices, clock, tried), None)
-        if better is None:
-            break
-        devices = better
-    return devices
+class _Settling:
+    """Shares out again what a few devices have, the busiest among them, until no few can do better."""
 
+    def __init__(self, graph: Graph, clock: Clock) -> None:
+        self.graph, self.clock = graph, clock
+        self.tried: set[object] = set()
+        self.work = 0
 
-def _improved(graph: Graph, devices: list[int], clock: Clock, tried: set[object]) -> Iterator[list[int]]:
-    """Yield assignments in which the busiest device has less to do and no other as much."""
-    before = Assignment(graph, devices)
-    most = max(before.loads)
-    for window in _windows(before):
-        held = tuple(tuple(node for node, device in enumerate(devices) if device == one) for one in window)
-        free = sum(devices[group[0]] in window for group in graph.groups)
-        if held in tried or (len(window) > 2 and free > MAX_FREE):
-            continue
-        tried.add(held)
-        shared = share_again(graph, devices, window, clock, NODES[len(window)])
-        if shared is None:
-            continue
-        after = Assignment(graph, shared)
-        if max(after.loads[device] for device in window) < most * (1 - GAIN) and not after.excess > 0:
-            yield shared
+    def settle(self, devices: list[int]) -> list[int]:
+        """Return the last of a row of assignments, each better than the one before."""
+        while not self.clock.ended and (better := next(self._better(devices), None)):
+            devices = better
+        return devices
+
+    def _better(self, devices: list[int]) -> Iterator[list[int]]:
+        """Yield assignments in which the busiest device has less to do and no other as much."""
+        before = Assignment(self.graph, devices)
+        limit = max(before.loads) * (1 - GAIN)
+        for few in _windows(before):
+            held = self._held(devices, few)
+            if held in self.tried:
+                continue
+            self.tried.add(held)
+            window = Window(self.graph, devices, few)
+            if self.work + window.work > WORK:
+                continue
+            self.work += window.work
+            shared = window.share_again(self.clock, NODES[len(few)])
+            if shared is None:
+                continue
+            self.tried.add(self._held(shared, few))  # asked again it would answer the same
+            after = Assignment(self.graph, shared)
+            if max(after.loads[device] for device in few) < limit and not after.excess > 0:
+                yield shared
+
+    def _held(self, devices: Sequence[int], few: Sequence[int]) -> object:
+        """Return what the few devices have, whichever of those that are alike has it."""
+        alike = {device: kind for kind in self.graph.kinds for device in kind}
+        return frozenset(
+            (alike[one], tuple(node for node, device in enumerate(devices) if device == one)) for one in few
+        )
 
 
 def _windows(state: Assignment) -> Iterator[Sequence[int]]:

@@ -18,16 +18,7 @@ CALMING: Final = 1e-3
 """What the other loads of a window count beside its busiest: room that is made is used by the next."""
 
 
-def share_again(
-    graph: Graph, devices: Sequence[int], window: Sequence[int], clock: Clock, nodes: int
-) -> list[int] | None:
-    """Return the best assignment found that differs only in which of the window's devices has what."""
-    model = _Model(graph, devices, window)
-    answer = clock.solve(model.program, gap=GAP, nodes=nodes)
-    return model.read(answer.values) if answer.values else None
-
-
-class _Model:
+class Window:
     """A program whose columns say which device of the window each free group has."""
 
     def __init__(self, graph: Graph, devices: Sequence[int], window: Sequence[int]) -> None:
@@ -46,6 +37,16 @@ class _Model:
         """Columns of what is sent or received: (column, producer, device)."""
         self._add_tolls()
         self._add_limits()
+
+    @property
+    def work(self) -> int:
+        """Return about how long it takes: its columns, once more for every device beyond two."""
+        return len(self.program.costs) * max(1, len(self.window) - 1)
+
+    def share_again(self, clock: Clock, nodes: int) -> list[int] | None:
+        """Return the best assignment found that differs only in which of the window's devices has what."""
+        answer = clock.solve(self.program, gap=GAP, nodes=nodes)
+        return self._read(answer.values) if answer.values else None
 
     def _allowed(self, group: int, device: int) -> bool:
         return all(self.graph.times[device][node] < inf for node in self.graph.groups[group])
@@ -111,8 +112,7 @@ class _Model:
     def _size(self, group: int) -> float:
         return sum(self.graph.sizes[node] for node in self.graph.groups[group])
 
-    def read(self, values: Sequence[float]) -> list[int]:
-        """Return the assignment of a solution."""
+    def _read(self, values: Sequence[float]) -> list[int]:
         found = list(self.devices)
         for group in self.free:
             chosen = max(self.window, key=lambda device: values[self.column[group, device]])

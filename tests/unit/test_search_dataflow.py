@@ -10,13 +10,14 @@ import torch
 from compile_plan.backends import to_device_map
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.search import annealing
+from compile_plan.compiler.search import partition as sharing
 from compile_plan.compiler.search.annealing import anneal, walk
 from compile_plan.compiler.search.clock import Clock
 from compile_plan.compiler.search.dataflow import Assignment, Graph, busiest
 from compile_plan.compiler.search.flows import Flow
 from compile_plan.compiler.search.intervals import in_order
 from compile_plan.compiler.search.partition import least_load, partition
-from compile_plan.compiler.search.windows import share_again
+from compile_plan.compiler.search.windows import Window
 from compile_plan.ir import Device
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -181,7 +182,7 @@ def test_a_window_is_shared_out_as_well_as_can_be_and_nothing_else_moves(graph, 
     """Against every assignment that differs only in which of two devices has what."""
     start = list(assignments(graph))[pick % len(graph.memories) ** len(graph.groups)]
     window = (0, 2)
-    found = share_again(graph, start, window, EVER, 1000)
+    found = Window(graph, start, window).share_again(EVER, 1000)
     kept = [node for node, device in enumerate(start) if device not in window]
 
     def value(devices):
@@ -207,6 +208,53 @@ def test_all_stages_together_reach_the_best_of_all(graph):
         assert partition(graph, EVER, 600) == found
     finally:
         annealing.TINY = tiny
+
+
+def test_windows_end_where_their_work_does(monkeypatch):
+    """The walk stays at its start here; each window's columns count, and what is too large is left alone."""
+    graph = chain(12, devices=4, toll=0.01)
+    monkeypatch.setattr(annealing, "TINY", 0)
+    monkeypatch.setattr(sharing, "in_order", lambda graph: [0] * len(graph.sizes))
+    asked = []
+    share = Window.share_again
+
+    def watched(window, clock, nodes):
+        asked.append((window.work, len(window.window), nodes))
+        return share(window, clock, nodes)
+
+    monkeypatch.setattr(Window, "share_again", watched)
+    free = busiest(graph, partition(graph, EVER, 0))
+    assert {(few, nodes) for _, few, nodes in asked} == {(2, 200), (3, 20)}
+    total, first = sum(work for work, *_ in asked), asked[0][0]
+    for most in (0, first, total // 2):
+        asked.clear()
+        monkeypatch.setattr(sharing, "WORK", most)
+        bound = busiest(graph, partition(graph, EVER, 0))
+        assert sum(work for work, *_ in asked) <= most
+        assert bool(asked) == bool(most)
+        assert free <= bound <= busiest(graph, [0] * 12)
+    assert free < busiest(graph, [0] * 12)
+
+
+def test_what_a_window_answered_is_not_asked_again(monkeypatch):
+    graph = chain(12, devices=3, toll=0.01)
+    monkeypatch.setattr(annealing, "TINY", 0)
+    monkeypatch.setattr(sharing, "in_order", lambda graph: [0] * len(graph.sizes))
+    seen = []
+    share = Window.share_again
+
+    def watched(window, clock, nodes):
+        sets = [frozenset(n for n, d in enumerate(window.devices) if d == one) for one in window.window]
+        seen.append(frozenset(sets))
+        found = share(window, clock, nodes)
+        seen.append(frozenset(frozenset(n for n, d in enumerate(found) if d == one) for one in window.window))
+        return found
+
+    monkeypatch.setattr(Window, "share_again", watched)
+    partition(graph, EVER, 0)
+    asked, answered = seen[::2], seen[1::2]
+    assert len(asked) > 3
+    assert all(one not in {*asked[:i], *answered[:i]} for i, one in enumerate(asked))
 
 
 @given(graphs())

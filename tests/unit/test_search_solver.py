@@ -7,7 +7,8 @@ import os
 
 import highspy
 import pytest
-from compile_plan.compiler.search.highs import Program, solve
+from compile_plan.compiler.search import highs
+from compile_plan.compiler.search.highs import NODE_LIMIT, Program, solve
 
 
 @pytest.fixture
@@ -31,3 +32,24 @@ def test_a_greeting_solver_is_not_heard(capfd):
     ctypes.CDLL(None).fflush(None)
     os.write(1, b"after\n")
     assert capfd.readouterr().out == "before\nafter\n"
+
+
+@pytest.mark.parametrize(
+    ("columns", "asked", "given"), [(3, 20, 20), (3, NODE_LIMIT, NODE_LIMIT), (40, 20, 20), (40, 900, 300)]
+)
+def test_a_program_gets_the_nodes_asked_for_unless_it_is_large(monkeypatch, columns, asked, given):
+    """The least that a large program is left is no reason to give a small window more than it wants."""
+    options = {}
+    real = highspy.Highs
+
+    class Watched(real):
+        def setOptionValue(self, name, value):  # noqa: N802  # the solver's own
+            options[name] = value
+            return super().setOptionValue(name, value)
+
+    monkeypatch.setattr(highspy, "Highs", Watched)
+    monkeypatch.setattr(highs, "NODE_COLUMNS", 12_000 if columns > 3 else highs.NODE_COLUMNS)
+    program = Program()
+    program.at_most(-1.0, [(program.column(cost=1.0), -1.0) for _ in range(columns)])
+    assert solve(program, nodes=asked).value == 1
+    assert options["mip_max_nodes"] == given
