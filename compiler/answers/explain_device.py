@@ -10,6 +10,7 @@ from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
 from ...ir.purposes import ACTIVATIONS, LEDGER_LINES, LOGITS, ON_HOST
 from ..placing.ledger import peak_demand
+from ..placing.tiers import pinned_bytes
 
 _LARGEST: Final = 3
 _MOMENTS: Final = {
@@ -29,6 +30,9 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     limit = "" if device.memory is None else f" of {human_size(device.memory)}"
     yield "holds", f"{human_size(account.total)}{limit}"
     yield "made of", " + ".join(_lines(account)) or "nothing"
+    pinned = pinned_bytes(plan).get(name)
+    if pinned:
+        yield "pinned", f"{human_size(pinned)} of its weights: they are streamed to accelerators"
     work = counted_workload(plan)
     if work is not None:
         yield "for", workload_text(work).removeprefix("counted for ")

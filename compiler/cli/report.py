@@ -15,6 +15,7 @@ from ...ir import Account, Device, Plan, Workload, human_size, is_accelerator
 from ...ir.purposes import LEDGER_LINES
 from ...ir.rules.searching import SPILL
 from ...ir.visible import visible
+from ..placing.tiers import pinned_bytes
 from .contents import Contents, unit_sizes
 from .render import as_data, by_place
 from .terminal import DEFAULT_WIDTH, Line, cell_width, clip, wrap
@@ -190,12 +191,16 @@ def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
 def report_data(plan: Plan) -> dict[str, Any]:
     """Return the plan's summary as what JSON can hold; sizes are bytes."""
     accounts = {account.device: account for account in plan.ledger}
+    pinned = pinned_bytes(plan)
     return {
         "model": {"name": plan.model.name, "digest": plan.model.digest},
         "options": dict(plan.options),
         "workload": None if plan.workload is None else _workload_data(plan.workload),
         "outcome": None if plan.outcome is None else _outcome_data(plan),
-        "devices": [_device_data(device, accounts.get(device.name)) for device in plan.devices],
+        "devices": [
+            _device_data(device, accounts.get(device.name), pinned.get(device.name, 0))
+            for device in plan.devices
+        ],
         "units": _units_data(plan),
         "ties": [list(tie.tensors) for tie in plan.ties],
         "diagnostics": [as_data(diagnostic) for diagnostic in by_place(plan.diagnostics)],
@@ -215,7 +220,7 @@ def _outcome_data(plan: Plan) -> dict[str, Any]:
     return {**{name: getattr(plan.outcome, name) for name in kept}, **predicted}
 
 
-def _device_data(device: Device, account: Account | None) -> dict[str, Any]:
+def _device_data(device: Device, account: Account | None, pinned: int) -> dict[str, Any]:
     return {
         "name": device.name,
         "memory": device.memory,
@@ -223,6 +228,7 @@ def _device_data(device: Device, account: Account | None) -> dict[str, Any]:
         "used": None if account is None else account.total,
         "free": None if account is None or device.memory is None else device.memory - account.total,
         "ledger": None if account is None else {line: getattr(account, line) for line in LEDGER_LINES},
+        "pinned": pinned,
     }
 
 

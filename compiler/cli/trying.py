@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...backends.predictions import timed_text
-from ...ir import Diagnostic, Plan, PlanError
+from ...ir import Diagnostic, Plan, PlanError, human_size
 from ...ir.rules.usage import CANNOT_TRY
 from ...ir.visible import visible
 from ..driver.pretrained import load_whole, told
@@ -33,7 +33,9 @@ class Tried:
 
     def data(self) -> dict[str, Any]:
         """Return it as what JSON can hold; times are seconds."""
-        return {"loading": self.seconds, **asdict(self.trial)}
+        told = self.trial.runtime
+        trial = asdict(replace(self.trial, runtime=None))
+        return {"loading": self.seconds, **trial, "runtime": None if told is None else told.data()}
 
     def lines(self) -> Iterator[Line]:
         """Yield it as lines for people."""
@@ -48,6 +50,16 @@ class Tried:
         )
         parts = [_measured(what, seconds, predicted) for what, seconds, predicted in pairs if seconds]
         yield [("", f"measured: {', '.join(parts) or 'nothing was written'}")]
+        yield from ([("", line)] for line in _streamed(trial))
+
+
+def _streamed(trial: Trial) -> Iterator[str]:
+    """Yield what came to each device while it wrote, and what kept that from its rate."""
+    for device in () if trial.runtime is None else trial.runtime.devices:
+        each = human_size(device.nbytes // max(1, trial.written))
+        yield f"streamed to {device.device}: {each} a token; it waited {timed_text(device.stalled)} in all"
+    for finding in () if trial.runtime is None else trial.runtime.findings:
+        yield f"{finding.severity}: {finding.message}"
 
 
 def _measured(what: str, measured: float, predicted: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...ir import Diagnostic, Plan, PlanError, Workload
 from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import CANNOT_TRY
+from ..loading import RuntimeReport, runtime_report
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +35,8 @@ class Trial:
     """Seconds of each further one, the median; 0 if there was none."""
     predicted_prompt: float | None = None
     predicted_token: float | None = None
+    runtime: RuntimeReport | None = None
+    """What was streamed while it wrote."""
 
 
 def tokenizer_of(folder: Path) -> Any:  # noqa: ANN401  # any class of transformers
@@ -70,6 +73,7 @@ def try_model(model: nn.Module, tokenizer: Any, prompt: str, plan: Plan) -> Tria
         raise PlanError([Diagnostic(CANNOT_TRY, "the prompt has no tokens", help="give it some words")])
     options = {"do_sample": False, "num_beams": 1, "pad_token_id": _padding(generator, tokenizer)}
     generator.generate(**inputs, max_new_tokens=2, **options)
+    runtime_report(model)  # what is counted from here on is the trial's
     clock = _Clock()
     found = generator.generate(**inputs, max_new_tokens=_TOKENS, streamer=clock, **options)
     read = inputs["input_ids"].shape[1] if len(clock.steps) else 0
@@ -81,6 +85,7 @@ def try_model(model: nn.Module, tokenizer: Any, prompt: str, plan: Plan) -> Tria
         len(clock.steps),
         clock.steps[0] - clock.start if clock.steps else 0.0,
         median(gaps) if gaps else 0.0,
+        runtime=runtime_report(model),
     )
     return _foretold(trial, plan)
 

@@ -17,11 +17,11 @@ from ...ir import Plan, is_within
 from ...ir.patterns import match_paths
 from ..running.homes import spans_of
 from .attributes import place_attributes
-from .blocks import Registering
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
 from .moves import arrives, attach_moves
 from .pieces import Stacked, put_together
+from .pinning import Pinning, leaves_of_site, pinned_first
 from .seats import Seat
 from .staging import Berth, registration
 from .stored_files import Mapped
@@ -66,7 +66,7 @@ class Execution:
         self.road: Road | None = None
         self.stream: Stream | None = None
         self.rows: list[RowSite] = []
-        self.registering: Registering | None = None
+        self.registering: Pinning | None = None
         self.guards: list[Guard] = []
 
     @staticmethod
@@ -165,10 +165,8 @@ def _stream(
     newcomers = adopt_newcomers(live[0], stream, arrives)
     newcomers[:0] = execution.handles  # the list goes on growing
     execution.handles = newcomers
-    leaves = [leaf for site in sites.values() for one in site.streamed for leaf in one.leaves]
-    blocks = {id(leaf.block): leaf.block for leaf in leaves if leaf.block is not None}
-    if any(leaf.device.type == "cuda" for leaf in leaves):
-        execution.registering = Registering(list(blocks.values()))
+    if any(leaf.device.type == "cuda" for site in stream.sites for leaf in leaves_of_site(site)):
+        execution.registering = Pinning(pinned_first(stream.sites, aside))
 
 
 def _savable(sites: Mapping[int, Site]) -> list[RemovableHandle]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from .execution import Execution
+from .pinning import TierReport, refused_by_driver, tiers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from ...ir import Diagnostic
     from .hosts.wire import Wire
     from .streaming.site import Site
 
@@ -71,10 +73,19 @@ class RuntimeReport:
     devices: tuple[DeviceReport, ...]
     hosts: tuple[HostReport, ...] = ()
     """The other hosts of the plan."""
+    tiers: tuple[TierReport, ...] = ()
+    """Where what is streamed rests now."""
+    findings: tuple[Diagnostic, ...] = ()
+    """What keeps the runtime from its rate: memory that a driver did not take."""
+
+    def data(self) -> dict[str, Any]:
+        """Return it as what JSON can hold; sizes are bytes, times seconds."""
+        told = [{"code": one.code, "message": one.message, "help": one.help} for one in self.findings]
+        return {**asdict(replace(self, findings=())), "findings": told}
 
     def to_json(self) -> str:
         """Return it as one JSON object; sizes are bytes, times seconds."""
-        return json.dumps(asdict(self), indent=2)
+        return json.dumps(self.data(), indent=2)
 
 
 def runtime_report(model: nn.Module) -> RuntimeReport:
@@ -90,7 +101,10 @@ def runtime_report(model: nn.Module) -> RuntimeReport:
     stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
     sites = tuple(_reported(site) for site in stream.sites)
     names = dict.fromkeys(site.device for site in sites)
-    return RuntimeReport(sites, tuple(_summed(name, sites, stalls.get(name)) for name in names), hosts)
+    devices = tuple(_summed(name, sites, stalls.get(name)) for name in names)
+    tiers = tiers_of(stream.sites)
+    pinning = None if execution is None else execution.registering
+    return RuntimeReport(sites, devices, hosts, tiers, tuple(refused_by_driver(tiers, pinning)))
 
 
 def _hosts(wire: Wire) -> tuple[HostReport, ...]:

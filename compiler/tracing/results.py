@@ -31,7 +31,8 @@ def state_of(result: object) -> tuple[str, object] | None:
     """Return the name and the object of what a result keeps for the next call; None if it keeps nothing."""
     if not isinstance(result, Mapping):
         return None
-    named = [(name, result[name]) for name in _STATE if result.get(name) is not None]
+    found = {name: part for name, part in result.items() if name in _STATE and part is not None}
+    named = [(name, found[name]) for name in _STATE if name in found]  # other names it may answer to are old
     return named[0] if named else None
 
 

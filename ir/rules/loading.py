@@ -44,6 +44,9 @@ MOVED_BY_HAND: Final = Rule(
     "moved-by-hand", Severity.ERROR, "a model that is spread by a plan is moved or converted as a whole"
 )
 NO_MEMORY: Final = Rule("no-memory", Severity.ERROR, "a device has less free memory than the plan puts on it")
+NOT_PINNED: Final = Rule(
+    "not-pinned", Severity.WARNING, "streamed weights rest in memory that the card's driver does not know"
+)
 OPAQUE_WEIGHTS: Final = Rule(
     "opaque-weights", Severity.ERROR, "a tensor of a class of its own cannot be where the plan has it"
 )
@@ -99,6 +102,7 @@ ALL: Final = (
     LARGER_THAN_PLANNED,
     MOVED_BY_HAND,
     NO_MEMORY,
+    NOT_PINNED,
     OPAQUE_WEIGHTS,
     OTHER_HOST,
     TENSOR_NOT_IN_CHECKPOINT,

@@ -62,6 +62,15 @@ def test_what_was_measured_is_told_to_machines(folder):
     assert trial["written"] == 16
     assert trial["loading"] > 0
     assert trial["token"] > 0
+    (device,) = trial["runtime"]["devices"]
+    (tier,) = trial["runtime"]["tiers"]
+    assert device["device"] == tier["device"] == "cpu"
+    assert tier["files"] > 0
+    assert tier["pinned"] == 0
+    assert {site["calls"] for site in trial["runtime"]["sites"]} == {trial["written"]}
+    assert trial["runtime"]["findings"] == []
+    told = run_command([str(folder), "--override", str(plan), "--try", "once"]).out
+    assert "streamed to cpu: " in told
 
 
 def codes(result):

@@ -187,7 +187,8 @@ def _refuse_fixed_caches(model: nn.Module, kwargs: Kwargs) -> None:
         *(getattr(s, "cache_implementation", None) for s in settings),
     ]
     word = next((name for name in named if name), None)
-    layers = getattr(kwargs.get("past_key_values"), "layers", None) or ()
+    given = kwargs.get("cache", kwargs.get("past_key_values"))  # its name since, and before transformers 5.24
+    layers = getattr(given, "layers", None) or ()
     if word in _FIXED or any(hasattr(layer, "cumulative_length") and _counts(layer) for layer in layers):
         message = f"a cache of fixed size (`{word or 'static'}`) cannot be shared by several hosts"
         help_ = "leave `cache_implementation` out: the cache then grows with what is written"
