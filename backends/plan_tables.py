@@ -22,6 +22,7 @@ from ..ir import (
     Model,
     Never,
     Outcome,
+    Phase,
     Plan,
     Prediction,
     Reason,
@@ -86,7 +87,7 @@ class _Finding(NamedTuple):
     notes: tuple[str, ...]
 
 
-_KINDS: Final = ("atomic path", "atomic class", "split", "never", "together")
+_KINDS: Final = ("atomic path", "atomic class", "split", "never", "together", "phase")
 _PURPOSE: Final = Column("purpose", STRING)
 _ADDED: Final = Column("added", FLAG)
 _PATTERNS: Final = (Column("path", PATH),)
@@ -254,6 +255,8 @@ def _rule_of(constraint: Constraint) -> _Rule:
             return _Rule("never", (pattern,), device, added)
         case Together(patterns):
             return _Rule("together", patterns, None, added)
+        case Phase(patterns):
+            return _Rule("phase", patterns, None, added)
 
 
 def _constraint_of(rule: _Rule) -> Constraint:
@@ -266,6 +269,8 @@ def _constraint_of(rule: _Rule) -> Constraint:
             return Never(pattern, device, added=added)
         case _Rule("together", patterns, None, added):
             return Together(patterns, added=added)
+        case _Rule("phase", patterns, None, added):
+            return Phase(patterns, added=added)
     raise MalformedError("a constraint is none of those of this version")
 
 

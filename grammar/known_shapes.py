@@ -43,6 +43,7 @@ TERMINALS: Final = {
     "OPTION": "option",
     "PARAMETER": "parameter",
     "PATH": '[^\\s"#=:]+',
+    "PHASE": "phase",
     "PLACE": "place",
     "PLAN": "plan",
     "POOL": "pool",

@@ -22,6 +22,7 @@ from ..ir import (
     Link,
     Model,
     Never,
+    Phase,
     Plan,
     Reason,
     Reserve,
@@ -59,6 +60,7 @@ from .syntax import (
     NeverLine,
     OptionLine,
     Path,
+    PhaseLine,
     PlaceLine,
     ReserveLine,
     SplitLine,
@@ -136,7 +138,7 @@ class _Resolver:
                 self._head(statement, span)
             case DeviceLine():
                 self._device(statement, span)
-            case AtomicClassLine() | AtomicLine() | SplitLine() | NeverLine() | TogetherLine():
+            case AtomicClassLine() | AtomicLine() | SplitLine() | NeverLine() | TogetherLine() | PhaseLine():
                 self.constraints += self._constraint(statement, span)
             case TieLine():
                 self.ties += self._tie(statement, span)
@@ -242,7 +244,7 @@ class _Resolver:
 
     def _constraint(
         self,
-        statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | TogetherLine,
+        statement: AtomicClassLine | AtomicLine | SplitLine | NeverLine | TogetherLine | PhaseLine,
         span: Span | None,
     ) -> Iterator[Constraint]:
         expand, added = self.reader.expand, statement.added
@@ -259,6 +261,8 @@ class _Resolver:
                     yield from (Never(each, device, added, span) for each in expand(path))
             case TogetherLine(paths):
                 yield Together(tuple(each for path in paths for each in expand(path)), added, span)
+            case PhaseLine(paths):
+                yield Phase(tuple(each for path in paths for each in expand(path)), added, span)
             case _:
                 assert_never(statement)
 

@@ -136,6 +136,14 @@ class TogetherLine:
 
 
 @dataclass(frozen=True, slots=True)
+class PhaseLine:
+    """``phase PATTERN PATTERN``."""
+
+    paths: tuple[Path, ...]
+    added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class TieLine:
     """``tie PATH = PATH``."""
 
@@ -232,6 +240,7 @@ Statement: TypeAlias = (
     | SplitLine
     | NeverLine
     | TogetherLine
+    | PhaseLine
     | TieLine
     | ReserveLine
     | CacheLine

@@ -15,6 +15,7 @@ from ..ir import (
     Device,
     Link,
     Never,
+    Phase,
     Plan,
     Reserve,
     Split,
@@ -43,6 +44,7 @@ from .syntax import (
     NeverLine,
     OptionLine,
     Path,
+    PhaseLine,
     ReserveLine,
     SplitLine,
     Statement,
@@ -166,6 +168,8 @@ def _constraints(constraints: Sequence[Constraint]) -> Iterator[Statement]:
         match constraint:
             case Together(patterns):
                 yield TogetherLine(tuple(folded.path for folded in fold_paths(patterns)), constraint.added)
+            case Phase(patterns):
+                yield PhaseLine(tuple(folded.path for folded in fold_paths(patterns)), constraint.added)
             case Atomic(target, by_class=True):
                 yield AtomicClassLine(Word(target), constraint.added)
             case Atomic():
@@ -179,7 +183,7 @@ def _constraints(constraints: Sequence[Constraint]) -> Iterator[Statement]:
 
 
 def _kind(constraint: Constraint) -> object:
-    """Say which neighbours may share a line: none for ``together`` and classes."""
+    """Say which neighbours may share a line: none for ``together``, ``phase`` and classes."""
     match constraint:
         case Atomic(by_class=False) | Split():
             return type(constraint), constraint.added

@@ -85,6 +85,10 @@ def is_accelerator(name: str) -> bool:
     return device_type(name) not in {CPU, DISK}
 
 
+BUSIEST: Final = ("transformer", "transformer_2", "unet", "prior", "controlnet")
+"""Parts of pipelines that are called in every step of making a picture; the others are called once."""
+
+
 def join_path(parent: str, name: str) -> str:
     """Join two parts of a path; the root contributes nothing."""
     return f"{parent}.{name}" if parent else name

@@ -193,7 +193,17 @@ class Together:
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
-Constraint: TypeAlias = Atomic | Split | Never | Together
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What these patterns name is in use at one time, what another phase names at another."""
+
+    patterns: tuple[str, ...]
+    added: bool = field(default=False, compare=False)
+    """Whether a compile added it, not a person."""
+    span: Span | None = field(default=None, compare=False, repr=False)
+
+
+Constraint: TypeAlias = Atomic | Split | Never | Together | Phase
 
 
 @dataclass(frozen=True, slots=True)

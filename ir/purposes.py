@@ -44,6 +44,8 @@ PURPOSES: Final = (
     Purpose(RUNTIME, "runtime"),
 )
 MOMENTARY: Final = frozenset(purpose.name for purpose in PURPOSES if purpose.momentary)
+PASSING: Final = frozenset({KV_CACHE, KEPT})
+"""Purposes that add up while their module is in use, and go with the phase it is in use in."""
 _LINES: Final = {purpose.name: purpose.line for purpose in PURPOSES}
 
 

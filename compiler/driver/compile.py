@@ -14,6 +14,7 @@ from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .facts import Known, ModelFacts, known
 from .options import AUTOMATIC, Options, settled
+from .phases import phase_rules, with_part_traces
 from .strategies import passes_for
 from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
 
@@ -70,6 +71,8 @@ def compile_known(
     diagnostics.extend(facts.findings)
     lowered, trace = _traced(lowered, subject, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
+    if facts.parts:
+        lowered = replace(lowered, constraints=(*lowered.constraints, *phase_rules(facts)))
     if options.strategy != "accelerate":
         whole = [Atomic(kind, by_class=True, added=True) for kind in facts.whole]
         apart = _never_apart(lowered, facts.whole)
@@ -106,6 +109,10 @@ def _traced(
     listed = set(facts.listed) & set(facts.tree.classes) if options.no_split is None else ()
     own = tuple(Atomic(kind, by_class=True, added=True) for kind in sorted(listed))
     plan = replace(lowered, constraints=own)
+    if facts.parts:
+        if inputs is None and not _wants_trace(options, facts):
+            return plan, None
+        return with_part_traces(plan, subject.model(), inputs, options, diagnostics), None
     if inputs is None and not _wants_trace(options, facts):
         told = replace(plan, work=config_work(facts.config, facts.tree))
         return _with_cuts(with_usual(told, facts.config, options, diagnostics), subject, options)

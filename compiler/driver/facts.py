@@ -43,6 +43,8 @@ class ModelFacts:
     """That configuration; empty where there is none."""
     configured: bool
     """Whether it has a configuration of any kind."""
+    parts: tuple[str, ...] = ()
+    """Of a pipeline, its parts."""
     busiest: tuple[str, ...] = ()
     """Of a pipeline, the parts that are called in every step."""
     findings: tuple[Diagnostic, ...] = ()
@@ -112,6 +114,7 @@ def facts_of(model: nn.Module) -> ModelFacts:
         described=hasattr(config, "model_type"),
         config=_configuration(config),
         configured=hasattr(model, "config"),
+        parts=tuple(name for name, _ in model.named_children()) if isinstance(model, Parts) else (),
         busiest=model.busiest if isinstance(model, Parts) else (),
         findings=() if warning is None else (warning,),
     )

@@ -22,6 +22,7 @@ from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
 from .facts import Known, built_when_asked, described_facts, known
 from .options import AUTOMATIC, Options
+from .phases import busiest_first, busiest_of, unruled
 from .remembered_models import remembered_model
 from .workload import cached_tokens, roomy, rows_of, with_asked_room, with_usual
 
@@ -195,7 +196,6 @@ def compile_opened(
     subject = opened.subject
     if subject is not None:
         from .compile import compile_known
-        from .phases import busiest_first
 
         inputs = traced_inputs(opened, options, example_inputs)
 
@@ -222,7 +222,13 @@ def _compile_plan(
     from .compile import compile_lowered
 
     found = plan.diagnostics if fresh or not _is_placed(plan) else ()
-    compiled = compile_lowered(plan, options, overrides, after=after, fresh=fresh)
+    busiest = busiest_of(plan)
+    start = unruled(plan, busiest)
+
+    def place(more: tuple[Plan, ...]) -> Plan:
+        return compile_lowered(start, options, (*more, *overrides), after=after, fresh=fresh)
+
+    compiled = busiest_first(busiest, options.devices or plan.devices or None, place)
     return replace(compiled, diagnostics=tuple(dict.fromkeys((*found, *compiled.diagnostics))))
 
 

@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...ir import CPU, DISK, Diagnostic, Model, Never, Plan, PlanError, device_type, is_accelerator, is_within
+from ...ir import (
+    CPU,
+    DISK,
+    WAYS,
+    Atomic,
+    Constraint,
+    Diagnostic,
+    Diagnostics,
+    Model,
+    Never,
+    Phase,
+    Plan,
+    PlanError,
+    Split,
+    Together,
+    device_type,
+    is_accelerator,
+    is_within,
+)
+from ...ir.names import BUSIEST
 from ...ir.rules.configs import CONFIG_FAILED
+from ...ir.rules.tracing import BAD_EXAMPLE_INPUT
+from ...ir.wording import in_words
+from ..lines.option_values import in_brief
+from .workload import read_tokens, rows_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ...ir import Device
+    from .facts import ModelFacts
+    from .options import Options
 
 
 def busiest_first(
@@ -36,6 +61,82 @@ def busiest_first(
         return place(())
     ours = (replace(rule, added=True) if rule in rules else rule for rule in plan.constraints)
     return replace(plan, constraints=tuple(ours))
+
+
+def phase_rules(facts: ModelFacts) -> Iterator[Phase]:
+    """Yield when the parts of a pipeline are in use: those of every step together, others alone.
+
+    The busiest come first: placing such a plan again knows them by that.
+    """
+    if facts.busiest:
+        yield Phase(facts.busiest, added=True)
+    yield from (Phase((name,), added=True) for name in facts.parts if name not in facts.busiest)
+
+
+def busiest_of(plan: Plan) -> tuple[str, ...]:
+    """Return the parts that a compile found to be called most; none where there are none."""
+    first = next((rule for rule in plan.constraints if isinstance(rule, Phase) and rule.added), None)
+    names = () if first is None else first.patterns
+    return names if all(name in BUSIEST for name in names) else ()
+
+
+def unruled(plan: Plan, busiest: tuple[str, ...]) -> Plan:
+    """Return a plan without the rules that an earlier compile added for its busiest parts."""
+    rules = (rule for rule in plan.constraints if not _keeps(rule, busiest))
+    return replace(plan, constraints=tuple(rules))
+
+
+def _keeps(rule: Constraint, busiest: tuple[str, ...]) -> bool:
+    return isinstance(rule, Never) and rule.added and rule.pattern in busiest and rule.device not in WAYS
+
+
+def with_part_traces(
+    plan: Plan, parts: nn.Module, inputs: object, options: Options, diagnostics: Diagnostics
+) -> Plan:
+    """Return the plan of a pipeline with what each part needs while it is in use, and what must stay whole.
+
+    ``inputs`` are those of the parts by name; parts without any are traced where a transformers
+    configuration says what to put in.
+    """
+    from ..tracing import Use, traced_plan
+
+    given: Mapping[str, Any] = inputs if isinstance(inputs, Mapping) else {}
+    children = dict(parts.named_children())
+    diagnostics.extend(_unknown_part(name, children) for name in given if name not in children)
+    for name, part in children.items():
+        own = given.get(name)
+        if own is None and not hasattr(getattr(part, "config", None), "model_type"):
+            continue
+        sizes = {"batch": rows_of(options), "seq": read_tokens(options), "dtype": options.dtype}
+        found, _ = traced_plan(Plan(Model(name)), part, own, diagnostics, use=Use("forward"), **sizes)
+        plan = replace(
+            plan,
+            constraints=(*plan.constraints, *(_below(name, rule) for rule in found.constraints)),
+            demands=(*plan.demands, *(replace(each, path=_join(name, each.path)) for each in found.demands)),
+            work=(*plan.work, *(replace(each, path=_join(name, each.path)) for each in found.work)),
+        )
+    return plan
+
+
+def _unknown_part(name: object, parts: Mapping[str, object]) -> Diagnostic:
+    message = f"`example_inputs` are given for `{in_brief(str(name))}`, which is no part of the pipeline"
+    help_ = f"give them by the names of its parts: {in_words(parts, 8)}"
+    return Diagnostic(BAD_EXAMPLE_INPUT, message, help=help_)
+
+
+def _below(name: str, rule: Constraint) -> Constraint:
+    """Return a rule of a part as one of the pipeline."""
+    match rule:
+        case Atomic(target):
+            return rule if rule.by_class else replace(rule, target=_join(name, target))
+        case Split(pattern) | Never(pattern):
+            return replace(rule, pattern=_join(name, pattern))
+        case Together(patterns) | Phase(patterns):
+            return replace(rule, patterns=tuple(_join(name, pattern) for pattern in patterns))
+
+
+def _join(name: str, pattern: str) -> str:
+    return f"{name}.{pattern}" if pattern else name
 
 
 def part_of(plan: Plan, name: str) -> Plan:

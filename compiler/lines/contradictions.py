@@ -18,6 +18,7 @@ from ...ir import (
     Label,
     ModuleTree,
     Never,
+    Phase,
     Plan,
     Span,
     Split,
@@ -56,6 +57,8 @@ def check_pins(plan: Plan, units: Sequence[Unit], owners: Sequence[int], diagnos
                 diagnostics.extend(_members_apart(tree, rule, units, drawn))
             case Split():
                 diagnostics.extend(_cannot_split(tree, rule, plan.constraints))
+            case Phase():
+                pass  # when parts are in use contradicts no place
             case Atomic():
                 diagnostics.extend(_cut(tree, rule, units, owners, banned))
     diagnostics.extend(_nowhere(tree, plan))

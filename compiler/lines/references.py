@@ -15,6 +15,7 @@ from ...ir import (
     Label,
     ModuleTree,
     Never,
+    Phase,
     Plan,
     Span,
     Split,
@@ -64,7 +65,7 @@ def _unknown_of_rule(tree: ModuleTree, rule: Constraint, diagnostics: Diagnostic
             return ()
         case Atomic(pattern) | Split(pattern) | Never(pattern):
             return _unmatched(tree, (pattern,), rule.span)
-        case Together(patterns):
+        case Together(patterns) | Phase(patterns):
             return _unmatched(tree, patterns, rule.span)
 
 

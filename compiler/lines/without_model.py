@@ -12,7 +12,18 @@ from typing import Final
 
 from ...grammar import parse
 from ...grammar.words import path_of, spell_path
-from ...ir import Atomic, Constraint, Diagnostic, Diagnostics, ModuleTree, Never, Plan, Split, Together
+from ...ir import (
+    Atomic,
+    Constraint,
+    Diagnostic,
+    Diagnostics,
+    ModuleTree,
+    Never,
+    Phase,
+    Plan,
+    Split,
+    Together,
+)
 from .binding import bind_units
 from .contradictions import check_pins
 
@@ -42,7 +53,7 @@ def _paths(rule: Constraint) -> tuple[str, ...]:
             return (target,)
         case Split(pattern) | Never(pattern):
             return (pattern,)
-        case Together(patterns):
+        case Together(patterns) | Phase(patterns):
             return patterns
 
 

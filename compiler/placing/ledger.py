@@ -18,9 +18,35 @@ from ...ir import (
     homes_of,
     unit_of_tensors,
 )
-from ...ir.purposes import MOMENTARY, counts_on, ledger_line
+from ...ir.purposes import MOMENTARY, PASSING, counts_on, ledger_line
 from .grains import ancestors, opened_modules, stream_bytes, walk_grains
+from .in_phases import ALWAYS, Phases
 from .ledger_runs import Runs
+
+
+@dataclass(slots=True)
+class _Use:
+    """What is on a device while something is in use."""
+
+    kv_cache: int = 0
+    activations: int = 0
+    moment: int = 0
+    """The largest of what is there for a moment only."""
+    streamed: int = 0
+    """Largest part streamed to this device: what its buffer must hold."""
+
+    @property
+    def total(self) -> int:
+        return self.kv_cache + self.activations + self.moment + self.streamed
+
+    def beside(self, always: _Use) -> _Use:
+        """Return what is there while this is, and what is always in use."""
+        return _Use(
+            self.kv_cache + always.kv_cache,
+            self.activations + always.activations,
+            max(self.moment, always.moment),
+            max(self.streamed, always.streamed),
+        )
 
 
 @dataclass(slots=True)
@@ -31,14 +57,22 @@ class _Sums:
     buffers: int = 0
     kv_cache: int = 0
     activations: int = 0
-    moment: int = 0
-    """The largest of what is there for a moment only."""
     streaming: int = 0
-    streamed: int = 0
-    """Largest part streamed to this device: what its buffer must hold."""
     row_cache: int = 0
     runtime: int = 0
     reserve: int = 0
+    uses: dict[int, _Use] = field(default_factory=dict[int, _Use])
+    """By phase, what is there while it lasts."""
+
+    def use(self, phase: int) -> _Use:
+        """Return the lines of a phase."""
+        return self.uses.setdefault(phase, _Use())
+
+    def highest(self) -> tuple[int, _Use]:
+        """Return the phase in which the device holds most, and what it holds then."""
+        always = self.uses.get(ALWAYS, _Use())
+        phases = {phase: use.beside(always) for phase, use in self.uses.items() if phase != ALWAYS}
+        return max(phases.items(), key=lambda item: item[1].total, default=(ALWAYS, always))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +85,32 @@ class Books:
 
 
 def keep_books(plan: Plan, tree: ModuleTree) -> Books:
-    """Return the accounts of a placed plan.
+    """Return the accounts of a placed plan; of its phases, each device shows the one it holds most in.
 
     The buffer of a device holds one part: the largest legal unit of what is streamed to it. A
     loader that reads ahead does so only into memory that is free.
     """
+    sums = _sums(plan, tree)
+    accounts, short = list[Account](), list[ShortBuffer]()
+    for device in plan.devices:
+        _, use = sums[device.name].highest()
+        account, left = _account(device, sums[device.name], use)
+        accounts.append(account)
+        if left is not None and left < use.streamed:
+            short.append(ShortBuffer(device.name, use.streamed, left))
+    return Books(tuple(accounts), tuple(short))
+
+
+def peak_phases(plan: Plan, tree: ModuleTree) -> dict[str, str]:
+    """Return what is in use on each device when it holds most; only devices whose phases differ are in it."""
+    lines = Phases(plan, tree)
+    found = ((name, line.highest()) for name, line in _sums(plan, tree).items() if lines.lines)
+    return {name: lines.name(phase) for name, (phase, use) in found if phase != ALWAYS and use.total}
+
+
+def _sums(plan: Plan, tree: ModuleTree) -> dict[str, _Sums]:
     sums = {device.name: _Sums() for device in plan.devices}
-    owner = unit_of_tensors(tree, plan.units)
+    owner, phases = unit_of_tensors(tree, plan.units), Phases(plan, tree)
     _add_tensors(plan, tree, owner, sums)
     _add_demands(plan, tree, owner, sums)
     for reserve in plan.reserves:
@@ -66,20 +119,14 @@ def keep_books(plan: Plan, tree: ModuleTree) -> Books:
     for cache in plan.caches:
         if cache.device in sums:
             sums[cache.device].row_cache += cache.nbytes
-    for unit, part in streamed_parts(plan, tree, owner):
-        line = sums[unit.run or ""]
-        line.streamed = max(line.streamed, part)
-    accounts, short = list[Account](), list[ShortBuffer]()
-    for device in plan.devices:
-        account, left = _account(device, sums[device.name])
-        accounts.append(account)
-        if left is not None and left < sums[device.name].streamed:
-            short.append(ShortBuffer(device.name, sums[device.name].streamed, left))
-    return Books(tuple(accounts), tuple(short))
+    for unit, part, tensors in _streamed_parts(plan, tree, owner):
+        use = sums[unit.run or ""].use(phases.of_tensors(tensors))
+        use.streamed = max(use.streamed, part)
+    return sums
 
 
-def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[tuple[Unit, int]]:
-    """Yield every part that travels, with its bytes: a streamed unit is streamed by its smallest legal units.
+def _streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[tuple[Unit, int, range]]:
+    """Yield every part that travels, its bytes and tensors: units are streamed by their smallest legal units.
 
     What of a whole module is in none of its visited parts travels as one.
     """
@@ -90,7 +137,7 @@ def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[t
     visited = [tree.module_index[plan.units[index].path] for index in homes]
     opened = opened_modules(plan, tree).union(*(ancestors(tree, module) for module in visited))
     hosts, rest = set(homes.values()), dict[int, int]()
-    travelling: list[tuple[int, int]] = []
+    travelling: list[tuple[int, int, range]] = []
     for grain in walk_grains(tree, closed.union(visited), opened):
         index = owner[grain.start]
         if index < 0 or plan.units[index].run is None or plan.units[index].store == plan.units[index].run:
@@ -98,9 +145,10 @@ def streamed_parts(plan: Plan, tree: ModuleTree, owner: list[int]) -> Iterator[t
         if index in hosts:
             rest[index] = rest.get(index, 0) + stream_bytes(tree, grain)
         else:
-            travelling.append((index, stream_bytes(tree, grain)))
-    for index, nbytes in (*rest.items(), *travelling):
-        yield plan.units[index], nbytes + _meanwhile(plan, homes, rest, index)
+            travelling.append((index, stream_bytes(tree, grain), range(grain.start, grain.stop)))
+    left = ((index, nbytes, tree.covered(plan.units[index].path)) for index, nbytes in rest.items())
+    for index, nbytes, tensors in (*left, *travelling):
+        yield plan.units[index], nbytes + _meanwhile(plan, homes, rest, index), tensors
 
 
 def _meanwhile(plan: Plan, homes: dict[int, int], rest: dict[int, int], index: int) -> int:
@@ -126,17 +174,21 @@ def _by_role(tree: ModuleTree) -> Iterator[tuple[int, int]]:
 
 
 def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
-    runs = Runs(plan, tree, owner)
+    runs, phases = Runs(plan, tree, owner), Phases(plan, tree)
     for demand in plan.demands:
         if demand.purpose not in MOMENTARY:
             line = sums.get(runs.lasting(demand.path) or "")
             if line is not None:
-                _add(line, demand.purpose, demand.nbytes)
+                passing = demand.purpose in PASSING
+                _add(
+                    line.use(phases.of_path(demand.path)) if passing else line, demand.purpose, demand.nbytes
+                )
             continue
         for run in runs.momentary(demand.path):
             line = sums.get(run or "")
             if line is not None and counts_on(demand.purpose, run):
-                line.moment = max(line.moment, demand.nbytes)
+                use = line.use(phases.of_path(demand.path))
+                use.moment = max(use.moment, demand.nbytes)
 
 
 def peak_demand(plan: Plan, tree: ModuleTree, device: str) -> Demand | None:
@@ -150,20 +202,21 @@ def peak_demand(plan: Plan, tree: ModuleTree, device: str) -> Demand | None:
     return max(here, key=lambda demand: demand.nbytes, default=None)
 
 
-def _add(line: _Sums, purpose: str, nbytes: int) -> None:
+def _add(line: _Sums | _Use, purpose: str, nbytes: int) -> None:
     name = ledger_line(purpose)
     setattr(line, name, getattr(line, name) + nbytes)
 
 
-def _account(device: Device, line: _Sums) -> tuple[Account, int | None]:
+def _account(device: Device, line: _Sums, use: _Use) -> tuple[Account, int | None]:
     """Return a device's account and what is left for its streaming buffer."""
     account = Account(
-        device.name, line.weights, line.buffers, line.kv_cache, line.activations + line.moment,
-        line.streaming, line.row_cache, line.runtime, line.reserve, device.margin,
+        device.name, line.weights, line.buffers, line.kv_cache + use.kv_cache,
+        line.activations + use.activations + use.moment, line.streaming, line.row_cache, line.runtime,
+        line.reserve, device.margin,
     )  # fmt: skip
     if device.memory is None:
-        return replace(account, streaming=account.streaming + line.streamed), None
+        return replace(account, streaming=account.streaming + use.streamed), None
     if account.total > device.memory and account.total - device.margin <= device.memory:
         account = replace(account, margin=device.memory - (account.total - device.margin))
     left = max(0, device.memory - account.total)
-    return replace(account, streaming=account.streaming + min(left, line.streamed)), left
+    return replace(account, streaming=account.streaming + min(left, use.streamed)), left

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ...ir import STREAMING, Cache, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
+from ...ir import STREAMING, Cache, Demand, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
 from ...ir.patterns import match_paths
-from ...ir.purposes import MOMENTARY, ON_HOST
+from ...ir.purposes import MOMENTARY, ON_HOST, PASSING
+from .in_phases import ALWAYS, Phases
 
 
 class Pool(NamedTuple):
@@ -27,6 +28,8 @@ class Needed(NamedTuple):
     tensors: range
     nbytes: int
     path: str
+    phase: int = ALWAYS
+    """The phase it is needed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,12 @@ class Terms:
 
 def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
     """Return what a plan asks."""
-    needed = [(demand, demand_tensors(tree, demand.path)) for demand in plan.demands]
+    needed, phases = (
+        [(demand, demand_tensors(tree, demand.path)) for demand in plan.demands],
+        Phases(plan, tree),
+    )
     rows = [  # what only the host's own kernels need is in its ledger: no accelerator is to keep it free
-        (d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path))
+        (d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path, _phase(d, phases)))
         for d, at in needed
         if at and d.purpose != ON_HOST
     ]
@@ -68,6 +74,11 @@ def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
         tuple(row for is_momentary, row in rows if not is_momentary),
         tuple(row for is_momentary, row in rows if is_momentary),
     )
+
+
+def _phase(demand: Demand, phases: Phases) -> int:
+    """Return the phase bytes are needed in; gradients and their like stay from one to the next."""
+    return phases.of_path(demand.path) if demand.purpose in MOMENTARY | PASSING else ALWAYS
 
 
 def rooms_of(plan: Plan) -> tuple[int | None, ...]:

@@ -17,6 +17,7 @@ from ..placing.grains import (
     stream_bytes,
     walk_grains,
 )
+from ..placing.in_phases import Phases, one_phase
 from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts, takes_rows
 from .flows import Flow, handovers_of
@@ -63,7 +64,10 @@ def build(
     terms = terms_of(plan, tree)
     leaders = _merge(terms, owner, len(grains), homes)
     fixed = _fixed(plan, tree, owner, leaders)
-    demands, peaks = _demands(terms, grains, owner, homes)
+    demands, peaks, phases = _demands(terms, grains, owner, homes)
+    used_in = Phases(plan, tree)
+    for number, grain in enumerate(grains if used_in.lines else ()):
+        phases[number].add(used_in.of_tensors(range(grain.start, grain.stop)))
     bans, kept = _bans(terms, owner), {owner[tensor] for tensor in terms.resident}
     efforts = Efforts(plan, tree, owner, len(grains))
     written_rows = {owner[t] for unit in plan.units if unit.by_rows for t in tree.covered(unit.path)}
@@ -80,6 +84,7 @@ def build(
             NEVER if kept.intersection(group) else max([_stream(tree, grains[g]) for g in group]),
             frozenset().union(*[bans.get(g, ()) for g in group]) if bans else frozenset(),
             effort := efforts.of(group),
+            one_phase(phase for g in group for phase in phases[g]),
             len(group) == 1
             and takes_rows(tree, grains[group[0]], effort)
             and (group[0] not in fixed or group[0] in written_rows),
@@ -93,6 +98,7 @@ def build(
         visited_from=visited_from,
         handovers=_handovers(tree, grains, owner, homes, flows),
         dtype=main_dtype(tree) or "",
+        phases=len(used_in.lines),
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
     return PlanProblem(tree, grains, problem, frozenset(opened), homes)
@@ -204,21 +210,24 @@ def _bans(terms: Terms, owner: list[int]) -> dict[int, set[int]]:
 
 def _demands(
     terms: Terms, grains: tuple[Grain, ...], owner: list[int], homes: tuple[tuple[int, ...], ...]
-) -> tuple[list[int], list[int]]:
-    """Return, by grain, the demands that add up and the largest of those that do not.
+) -> tuple[list[int], list[int], list[set[int]]]:
+    """Return, by grain, the demands that add up, the largest of those that do not, and the phases of both.
 
     What a module needs is charged where its own forward runs: an opened one's to its first part, what a part
     of it is visited for to what is left of it. Activations are charged to each of its parts.
     """
-    adding, largest = [0] * len(grains), [0] * len(grains)
+    adding, largest, phases = [0] * len(grains), [0] * len(grains), [set[int]() for _ in grains]
     left = {grains[home[0]].path: home[0] for home in homes}
     for needed in terms.lasting:
-        adding[_runs_in(needed, grains, owner, left)] += needed.nbytes
+        grain = _runs_in(needed, grains, owner, left)
+        adding[grain] += needed.nbytes
+        phases[grain].add(needed.phase)
     for needed in terms.momentary:
         first, last = owner[needed.tensors.start], owner[needed.tensors.stop - 1]
         for grain in {*range(first, last + 1), _runs_in(needed, grains, owner, left)}:
             largest[grain] = max(largest[grain], needed.nbytes)
-    return adding, largest
+            phases[grain].add(needed.phase)
+    return adding, largest, phases
 
 
 def _runs_in(needed: Needed, grains: tuple[Grain, ...], owner: list[int], left: dict[str, int]) -> int:

@@ -161,6 +161,7 @@ def _few(problem: Problem, policy: str) -> _Few | None:
     if (
         len(problem.cpus) > 1
         or problem.pools
+        or problem.phases
         or not 1 <= len(mains) <= 2
         or not 1 <= len(groups) <= MAX_KINDS
     ):

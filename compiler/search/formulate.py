@@ -8,6 +8,7 @@ from itertools import pairwise
 from math import gcd
 from typing import Final
 
+from ..placing.in_phases import ALWAYS
 from .costs import speeds
 from .highs import Program
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem, twins
@@ -116,8 +117,7 @@ class Builder:
             self.program.equal(count, [(column, 1.0) for column in self.columns[-1].values()])
         self.loads: list[list[tuple[int, float]]] = [[] for _ in problem.devices]
         self._weights()
-        self._largest(streamed=False)
-        self._largest(streamed=True)
+        self._in_use()
         if relieved is not None:
             extra = self.program.column(cost=1.0, upper=float("inf"), integer=False)
             self.loads[relieved].append((extra, -1.0))
@@ -132,11 +132,33 @@ class Builder:
             for place, column in columns.items():
                 if group.atom.weight:
                     self.loads[place.store].append((column, self.amount(group.atom.weight)))
-                if group.atom.demand:
-                    self.loads[place.run].append((column, self.amount(group.atom.demand)))
 
-    def _largest(self, *, streamed: bool) -> None:
-        """Charge each device the largest peak (or streaming buffer) of what runs there."""
+    def _in_use(self) -> None:
+        """Charge each device what is in use there beside weights, in the phase in which it is most."""
+        phases = range(self.problem.phases) if self.problem.phases else (ALWAYS,)
+        uses = [self._use(phase) for phase in phases]
+        for device, load in enumerate(self.loads):
+            if len(uses) == 1:
+                load.extend(uses[0][device])
+            elif any(use[device] for use in uses):
+                highest = self.program.column(upper=float("inf"), integer=False)
+                load.append((highest, 1.0))
+                for use in uses:
+                    self.program.at_most(0.0, [(highest, -1.0), *use[device]])
+
+    def _use(self, phase: int) -> list[list[tuple[int, float]]]:
+        """Return by device the terms of one phase: demands, the largest peak and the largest buffer."""
+        use: list[list[tuple[int, float]]] = [[] for _ in self.loads]
+        for group, columns in zip(self.groups, self.columns, strict=True):
+            for place, column in columns.items() if group.atom.phase in {phase, ALWAYS} else ():
+                if group.atom.demand:
+                    use[place.run].append((column, self.amount(group.atom.demand)))
+        self._largest(use, phase, streamed=False)
+        self._largest(use, phase, streamed=True)
+        return use
+
+    def _largest(self, use: list[list[tuple[int, float]]], phase: int, *, streamed: bool) -> None:
+        """Charge each device the largest peak (or streaming buffer) of what runs there in a phase."""
         present = (self.problem.buffers if streamed else self.problem.peaks) or (0,) * len(self.loads)
         running = [_by_runner(columns, streamed=streamed) for columns in self.columns]
         for device, there in enumerate(present):
@@ -144,11 +166,11 @@ class Builder:
             for group, by_runner in zip(self.groups, running, strict=True):
                 nbytes = group.atom.stream if streamed else group.atom.peak
                 here = by_runner.get(device)
-                if nbytes <= there or not here:
+                if nbytes <= there or not here or group.atom.phase not in {phase, ALWAYS}:
                     continue
                 if level < 0:
                     level = self.program.column(upper=float("inf"), integer=False)
-                    self.loads[device].append((level, 1.0))
+                    use[device].append((level, 1.0))
                 flag = self.program.column()
                 count = float(len(group.members))
                 self.program.at_most(0.0, [(flag, -count), *((c, 1.0) for c in here)])

@@ -13,7 +13,7 @@ from typing import Final
 from .clock import Clock
 from .formulate import Builder, Group, groups_of, runs_of
 from .highs import NODE_LIMIT
-from .problem import UNLIMITED, Place, Problem
+from .problem import UNLIMITED, Place, Problem, uses_of
 
 MAX_HOP_COLUMNS: Final = 3000
 
@@ -126,17 +126,11 @@ def overruns(
     problem: Problem, groups: tuple[Group, ...], table: tuple[dict[Place, int], ...]
 ) -> list[int]:  # fmt: skip
     """Return by device how many bytes the counts exceed its room or its pool, exactly."""
-    used = [0] * len(problem.devices)
-    peaks = list(problem.peaks or used)
-    buffers = list(problem.buffers or used)
-    base = [a + b for a, b in zip(peaks, buffers, strict=True)]
+    used, uses = [0] * len(problem.devices), uses_of(problem)
     for group, place, count in _entries(groups, table):
         used[place.store] += count * group.atom.weight
-        used[place.run] += count * group.atom.demand
-        peaks[place.run] = max(peaks[place.run], group.atom.peak)
-        if place.streamed:
-            buffers[place.run] = max(buffers[place.run], group.atom.stream)
-    loads = [u + p + b - o for u, p, b, o in zip(used, peaks, buffers, base, strict=True)]
+        uses[place.run].take(group.atom, streamed=place.streamed, count=count)
+    loads = [load + use.nbytes() for load, use in zip(used, uses, strict=True)]
     over = [max(0, load - max(0, room)) for load, room in zip(loads, problem.rooms, strict=True)]
     for pool in problem.pools:
         excess = sum(loads[d] for d in pool.members) - max(0, pool.room)

@@ -12,8 +12,10 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ...ir import CPU, DISK, Device, Link, device_type, host_of, is_accelerator
+from ..placing.in_phases import ALWAYS
 from ..placing.terms import Pool
 from .efforts import Effort
+from .uses import InUse
 
 UNLIMITED: Final = 2**62
 NEVER: Final = 2 * UNLIMITED
@@ -50,13 +52,24 @@ class Atom:
     """Devices that may neither store nor run it."""
     effort: Effort | None = None
     """What a token costs, if it was measured."""
+    phase: int = ALWAYS
+    """The phase in which its demand, its peak and its buffer are there."""
     rows: bool = False
     """Whether only the rows that a call needs travel when it is streamed."""
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What makes two atoms interchangeable."""
-        return (self.weight, self.demand, self.peak, self.stream, self.banned, self.effort, self.rows)
+        return (
+            self.weight,
+            self.demand,
+            self.peak,
+            self.stream,
+            self.banned,
+            self.effort,
+            self.rows,
+            self.phase,
+        )
 
     @property
     def cost(self) -> int:
@@ -103,6 +116,9 @@ class Problem:
     caches: tuple[int, ...] = ()
     """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
 
+    phases: int = 0
+    """How many phases its atoms have; each device must hold what is in use in any one of them."""
+
     @property
     def total(self) -> int:
         """Bytes of all free atoms, stored and run on one device."""
@@ -142,21 +158,18 @@ class Problem:
 
 def usage(problem: Problem, places: list[Place]) -> list[int]:
     """Return the bytes a placement of the free atoms takes of each device's room."""
-    used = [0] * len(problem.devices)
-    peaks = list(problem.peaks or used)
-    buffers = list(problem.buffers or used)
+    used, uses = [0] * len(problem.devices), uses_of(problem)
     for atom, (store, run) in zip(problem.atoms, places, strict=True):
         used[store] += atom.weight
-        used[run] += atom.demand
-        if atom.peak:
-            peaks[run] = max(peaks[run], atom.peak)
-        if store != run:
-            buffers[run] = max(buffers[run], atom.stream)
-    start = zip(problem.peaks or (0,) * len(used), problem.buffers or (0,) * len(used), strict=True)
-    return [
-        load + peak + buffer - old_peak - old_buffer
-        for load, peak, buffer, (old_peak, old_buffer) in zip(used, peaks, buffers, start, strict=True)
-    ]
+        uses[run].take(atom, streamed=store != run)
+    return [load + use.nbytes() for load, use in zip(used, uses, strict=True)]
+
+
+def uses_of(problem: Problem) -> list[InUse]:
+    """Return by device what is needed beside weights, before any atom is placed."""
+    zero = (0,) * len(problem.devices)
+    rows = zip(problem.peaks or zero, problem.buffers or zero, strict=True)
+    return [InUse(problem.phases, peak, buffer) for peak, buffer in rows]
 
 
 def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int, int]]:
@@ -206,11 +219,9 @@ class Loads:
 
     def __init__(self, problem: Problem, places: list[Place]) -> None:
         self.problem, self.places = problem, list(places)
-        self.used = usage(problem, places)
-        zero = (0,) * len(self.used)
-        self._peaks, self._buffers = list(problem.peaks or zero), list(problem.buffers or zero)
+        self.used, self._uses = usage(problem, places), uses_of(problem)
         for atom, place in zip(problem.atoms, places, strict=True):
-            self._raise(atom, place)
+            self._uses[place.run].take(atom, streamed=place.streamed)
 
     def move(self, index: int, place: Place) -> bool:
         """Move an atom if every budget and ban holds afterwards; say whether it moved."""
@@ -219,24 +230,20 @@ class Loads:
             return False
         change = dict.fromkeys((*place, *before), 0)
         change[place.store] += atom.weight
-        change[place.run] += atom.demand + max(0, atom.peak - self._peaks[place.run])
-        change[place.run] += max(0, atom.stream - self._buffers[place.run]) if place.streamed else 0
         change[before.store] -= atom.weight
-        change[before.run] -= atom.demand
+        uses = {device: self._uses[device].copy() for device in {place.run, before.run}}
+        uses[before.run].give_back(atom)
+        uses[place.run].take(atom, streamed=place.streamed)
+        for device, use in uses.items():
+            change[device] += use.nbytes() - self._uses[device].nbytes()
         if not self._fits(change):
             return False
         for device, nbytes in change.items():
             self.used[device] += nbytes
-        self._raise(atom, place)
+        for device, use in uses.items():
+            self._uses[device] = use
         self.places[index] = place
         return True
-
-    def _raise(self, atom: Atom, place: Place) -> None:
-        store, run = place
-        if atom.peak:
-            self._peaks[run] = max(self._peaks[run], atom.peak)
-        if store != run:
-            self._buffers[run] = max(self._buffers[run], atom.stream)
 
     def _fits(self, change: dict[int, int]) -> bool:
         if any(n > 0 and self.used[d] + n > self.problem.rooms[d] for d, n in change.items()):

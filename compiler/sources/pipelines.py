@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from ...ir import Diagnostic, Diagnostics, PlanError, join_path
+from ...ir.names import BUSIEST
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG
 from ...ir.rules.sources import MISSING_EXTRA, NOT_A_MODEL
 from .checkpoint import folder_dtype, read_config
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INDEX: Final = "model_index.json"
-_BUSIEST: Final = ("transformer", "transformer_2", "unet", "prior", "controlnet")
-"""Parts that are called in every step of making a picture; the others are called once."""
 
 
 class Parts(nn.Module):
@@ -32,13 +31,13 @@ class Parts(nn.Module):
 
     def __init__(self, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
-        for name in sorted(parts, key=lambda name: name not in _BUSIEST):
+        for name in sorted(parts, key=lambda name: name not in BUSIEST):
             self.add_module(name, parts[name])
 
     @property
     def busiest(self) -> tuple[str, ...]:
         """The names of what is called most often."""
-        return tuple(name for name, _ in self.named_children() if name in _BUSIEST)
+        return tuple(name for name, _ in self.named_children() if name in BUSIEST)
 
 
 def parts_of(given: object) -> dict[str, nn.Module] | None:
