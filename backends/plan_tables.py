@@ -148,7 +148,9 @@ _UNITS: Final = Rows("units", Unit, (
     Column("rows", FLAG, "by_rows"),
 ))  # fmt: skip
 _LEDGER: Final = Rows(
-    "ledger", Account, (Column("device", DEVICE), *(Column(line, NUMBER) for line in LEDGER_LINES))
+    "ledger",
+    Account,
+    (Column("device", DEVICE), *(Column(line, NUMBER) for line in LEDGER_LINES), Column("phase", STRING)),
 )
 _OUTCOME: Final = Rows("outcome", Outcome, (
     Column("objective", STRING),

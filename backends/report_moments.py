@@ -11,6 +11,7 @@ _AT_REST = ("weights", "buffers", "row_cache", "runtime", "reserve")
 """What is there before the first call and behind the last."""
 _CALLED = ("kv_cache", "streaming")
 """What every call needs; activations are counted for the call that needs most of them."""
+_APART = "What is in use at different times never adds up: a device must hold the fullest phase."
 _KEPT = "A token's own activations, fewer than those of the prompt, come on top of the last column."
 
 
@@ -18,6 +19,8 @@ def moments(facts: Facts) -> str:
     """Return a table of devices and moments; nothing of a plan that tells no workload of generation."""
     plan = facts.plan
     workload = plan.workload
+    if any(account.phase for account in plan.ledger):
+        return _by_phase(plan.ledger)
     if not plan.ledger or (workload is not None and workload.kind != "generate"):
         return ""
     told = None if plan.outcome is None else plan.outcome.predicted
@@ -31,6 +34,22 @@ def moments(facts: Facts) -> str:
         f'<h2>The ledger by moment</h2>\n<p class="sub">{_KEPT}</p><details open><summary>What each '
         "device holds</summary><table class='moments'><tr><th>device</th>"
         f'<th class="num">at rest</th>{columns}</tr>{rows}</table></details>'
+    )
+
+
+def _by_phase(ledger: tuple[Account, ...]) -> str:
+    """Return a table of what devices hold when nothing runs, and in the phase in which they hold most."""
+    rows = "".join(
+        f"<tr><td>{text_of(account.device)}</td>"
+        f'<td class="num">{human_size(_sum(account, _AT_REST))}</td>'
+        f'<td class="num">{human_size(account.total - account.margin)}</td>'
+        f"<td>{text_of(account.phase) or 'any time'}</td></tr>"
+        for account in ledger
+    )
+    return (
+        f'<h2>The ledger by phase</h2>\n<p class="sub">{_APART}</p><details open><summary>What each '
+        "device holds</summary><table class='moments'><tr><th>device</th><th class=\"num\">at rest</th>"
+        f'<th class="num">at most</th><th>while this is in use</th></tr>{rows}</table></details>'
     )
 
 

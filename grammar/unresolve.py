@@ -160,6 +160,7 @@ def _account_comment(device: Device, account: Account | None) -> str:
     if account is not None and account.total:
         notes.append(f"{human_size(account.total)} used")
         notes += [f"{human_size(device.memory - account.total)} free"] if device.memory is not None else []
+        notes += [f"most while {account.phase} is in use"] if account.phase else []
     return f"# {visible(', '.join(notes))}" if notes else ""
 
 

@@ -270,6 +270,8 @@ class Account:
     """What the device's driver and libraries take for themselves."""
     reserve: int = 0
     margin: int = 0
+    phase: str = ""
+    """What is in use when the device holds most, and what the lines above count; empty for all the time."""
 
     @property
     def total(self) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 from .names import is_accelerator
 from .plan import Account, Demand
 
-LEDGER_LINES: Final = tuple(field.name for field in fields(Account) if field.name != "device")
+LEDGER_LINES: Final = tuple(field.name for field in fields(Account) if field.type == "int")
 """The lines of a ledger, in the order in which they are told."""
 
 

@@ -9,7 +9,7 @@ from typing import Final
 from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
 from ...ir.purposes import ACTIVATIONS, LEDGER_LINES, LOGITS, ON_HOST
-from ..placing.ledger import peak_demand, peak_phases
+from ..placing.ledger import peak_demand
 from ..placing.tiers import pinned_bytes
 
 _LARGEST: Final = 3
@@ -42,8 +42,8 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     if peak is not None:
         where = f"`{peak.path}`" if peak.path else "the model"
         yield "its peak", f"{where}, {_MOMENTS.get(peak.purpose, 'while it runs')}: {human_size(peak.nbytes)}"
-    if name in (phases := peak_phases(plan, plan.tree)):
-        yield "in use then", phases[name]
+    if account.phase:
+        yield "in use then", account.phase
     yield from (("largest", text) for text in _largest(plan, name))
 
 

@@ -186,6 +186,8 @@ def _budget_facts(device: Device, account: Account | None) -> Iterator[str]:
     if filled:
         amounts = (f"{line.replace('_', ' ')} {human_size(getattr(account, line))}" for line in filled)
         yield " + ".join(amounts)
+    if account is not None and account.phase:
+        yield f"most while {visible(account.phase)} is in use"
 
 
 def report_data(plan: Plan) -> dict[str, Any]:
@@ -229,6 +231,7 @@ def _device_data(device: Device, account: Account | None, pinned: int) -> dict[s
         "free": None if account is None or device.memory is None else device.memory - account.total,
         "ledger": None if account is None else {line: getattr(account, line) for line in LEDGER_LINES},
         "pinned": pinned,
+        **({"phase": account.phase} if account is not None and account.phase else {}),
     }
 
 

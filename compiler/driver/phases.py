@@ -31,6 +31,7 @@ from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.tracing import BAD_EXAMPLE_INPUT
 from ...ir.wording import in_words
 from ..lines.option_values import in_brief
+from ..placing.ledger import keep_books
 from .workload import read_tokens, rows_of
 
 if TYPE_CHECKING:
@@ -140,12 +141,18 @@ def _join(name: str, pattern: str) -> str:
 
 
 def part_of(plan: Plan, name: str) -> Plan:
-    """Return the plan of one part of a pipeline, its paths as the part itself has them."""
+    """Return the plan of one part of a pipeline, its paths as the part itself has them.
+
+    Its ledger is that of the part's own phase: what is read ahead may take what is free then.
+    """
     own = [unit for unit in plan.units if is_within(unit.path, name)]
     around = [unit for unit in plan.units if not unit.path]
     units = own if any(unit.path == name for unit in own) else [*around, *own]
     units = [replace(unit, path=unit.path.removeprefix(name).removeprefix(".")) for unit in units]
-    return Plan(Model(name), plan.devices, plan.options, units=tuple(units), ledger=plan.ledger)
+    tree = plan.tree
+    ledger = plan.ledger if tree is None or tree.nbytes is None else keep_books(plan, tree, name).ledger
+    only = (Phase(("",)),)
+    return Plan(Model(name), plan.devices, plan.options, constraints=only, units=tuple(units), ledger=ledger)
 
 
 def load_parts(plan: Plan, parts: Mapping[str, nn.Module], folder: Path | None, **loading: Any) -> None:  # noqa: ANN401

@@ -15,6 +15,7 @@ from torch import nn
 
 from ...ir import Plan, is_within
 from ...ir.patterns import match_paths
+from ..placing.in_phases import phase_lines
 from ..running.homes import spans_of
 from .attributes import place_attributes
 from .guards import Guard, guarded
@@ -154,7 +155,9 @@ def _stream(
     """Let sites bring their tensors; modules that choose rows are asked what they chose."""
     choosers = _choosers(runtime, live)
     aside = [number for number, module in enumerate(sites) if module in choosers]
-    stream = execution.stream = Stream(list(sites.values()), _buffer(runtime), aside)
+    stream = execution.stream = Stream(
+        list(sites.values()), _buffer(runtime), aside, alone=not phase_lines(runtime.plan)
+    )
     execution.handles = attach_stream(live[0], stream, aside)
     caches = _caches(runtime, [stream.sites[number] for number in aside])
     for number, module in enumerate(sites):

@@ -68,9 +68,11 @@ class _Sums:
         """Return the lines of a phase."""
         return self.uses.setdefault(phase, _Use())
 
-    def highest(self) -> tuple[int, _Use]:
-        """Return the phase in which the device holds most, and what it holds then."""
+    def highest(self, wanted: int | None = None) -> tuple[int, _Use]:
+        """Return the phase in which the device holds most, or the one wanted, and what it holds then."""
         always = self.uses.get(ALWAYS, _Use())
+        if wanted is not None:
+            return wanted, self.uses.get(wanted, _Use()).beside(always)
         phases = {phase: use.beside(always) for phase, use in self.uses.items() if phase != ALWAYS}
         return max(phases.items(), key=lambda item: item[1].total, default=(ALWAYS, always))
 
@@ -84,28 +86,23 @@ class Books:
     """Devices whose streaming buffer does not fit."""
 
 
-def keep_books(plan: Plan, tree: ModuleTree) -> Books:
+def keep_books(plan: Plan, tree: ModuleTree, during: str | None = None) -> Books:
     """Return the accounts of a placed plan; of its phases, each device shows the one it holds most in.
+
+    With ``during``, a path, it is the phase that this is in use in.
 
     The buffer of a device holds one part: the largest legal unit of what is streamed to it. A
     loader that reads ahead does so only into memory that is free.
     """
-    sums = _sums(plan, tree)
+    sums, lines = _sums(plan, tree), Phases(plan, tree)
     accounts, short = list[Account](), list[ShortBuffer]()
     for device in plan.devices:
-        _, use = sums[device.name].highest()
+        phase, use = sums[device.name].highest(None if during is None else lines.of_path(during))
         account, left = _account(device, sums[device.name], use)
-        accounts.append(account)
+        accounts.append(replace(account, phase=lines.name(phase) if use.total else ""))
         if left is not None and left < use.streamed:
             short.append(ShortBuffer(device.name, use.streamed, left))
     return Books(tuple(accounts), tuple(short))
-
-
-def peak_phases(plan: Plan, tree: ModuleTree) -> dict[str, str]:
-    """Return what is in use on each device when it holds most; only devices whose phases differ are in it."""
-    lines = Phases(plan, tree)
-    found = ((name, line.highest()) for name, line in _sums(plan, tree).items() if lines.lines)
-    return {name: lines.name(phase) for name, (phase, use) in found if phase != ALWAYS and use.total}
 
 
 def _sums(plan: Plan, tree: ModuleTree) -> dict[str, _Sums]:

@@ -19,6 +19,7 @@ from compile_plan.ir import (
     Device,
     Model,
     Never,
+    Phase,
     Plan,
     Reason,
     Reserve,
@@ -71,6 +72,22 @@ def instance(seed):
         margin=dice.choice((0, 0, 0, 2)),
         objective=dice.choice(("accelerator-bytes", "accelerator-bytes", None)),
     )
+
+
+def in_phases(problem, seed):
+    """Return a problem without pins whose modules are in use one after another, with more that each needs."""
+    dice = Random(seed)  # noqa: S311
+    tops = [path for path in problem.lowered.tree.paths if path and "." not in path]
+    named = [path for path in tops if dice.random() < 0.8]
+    rules = [Phase((path,)) for path in named]
+    more = [
+        Demand(dice.randint(1, 9), path, dice.choice(("kv cache", "activations")))
+        for path in tops
+        if dice.random() < 0.7
+    ]
+    lowered = replace(problem.lowered, demands=(*problem.lowered.demands, *more))
+    written = replace(problem.written, units=(), constraints=(*problem.written.constraints, *rules))
+    return replace(problem, lowered=lowered, written=written)
 
 
 def _tree(dice):
@@ -215,7 +232,7 @@ class Judge:
         for reserve in plan.reserves:
             kept[self.index[reserve.device]] += reserve.nbytes
         loads = [0] * len(self.devices)
-        peaks, buffers = list(loads), list(loads)
+        used = [defaultdict(lambda: [0, 0, 0]) for _ in self.devices]  # by phase: adds up, peak, buffer
         for storage in set(self.tree.storages):
             if places[storage] is not None:
                 loads[places[storage][0]] += self.tree.nbytes[storage]
@@ -223,18 +240,37 @@ class Judge:
             runs = [places[t][1] for t in self.named(demand.path) if places[t] is not None]
             if demand.purpose in MOMENTS:
                 for run in runs:
-                    peaks[run] = max(peaks[run], demand.nbytes)
+                    line = used[run][self.phase(self.named(demand.path))]
+                    line[1] = max(line[1], demand.nbytes)
             elif runs and places[self.named(demand.path)[0]] is not None:
-                loads[runs[0]] += demand.nbytes
+                used[runs[0]][self.phase(self.named(demand.path))][0] += demand.nbytes
         for grain in self.grains:
             place = places[grain[0]]
             if place is not None and place[0] != place[1]:
-                buffers[place[1]] = max(buffers[place[1]], self.weight(grain))
-        held = [sum(parts) for parts in zip(loads, peaks, buffers, strict=True)]
+                line = used[place[1]][self.phase(grain)]
+                line[2] = max(line[2], self.weight(grain))
+        held = [load + self.highest(lines) for load, lines in zip(loads, used, strict=True)]
         return [
             (bytes_, keep if device.memory is None else min(keep, device.memory))
             for bytes_, keep, device in zip(held, kept, self.devices, strict=True)
         ]
+
+    def phase(self, tensors):
+        """Return the one `phase` line that names all of these tensors; None for none, or several."""
+        lines = [
+            {number for number, rule in enumerate(self.rules) if isinstance(rule, Phase)
+             and any(t in self.named(path) for path in rule.patterns)}
+            for t in tensors
+        ]  # fmt: skip
+        common = set().union(*lines)
+        return next(iter(common)) if len(common) == 1 and all(lines) else None
+
+    @staticmethod
+    def highest(lines):
+        """Return what is held in the fullest phase."""
+        always = lines.get(None, [0, 0, 0])
+        phases = [each for number, each in lines.items() if number is not None] or [[0, 0, 0]]
+        return max(always[0] + each[0] + max(always[1], each[1]) + max(always[2], each[2]) for each in phases)
 
     def overloaded(self, places):
         """Return the devices and pools that hold too much."""

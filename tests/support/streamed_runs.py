@@ -17,7 +17,7 @@ import pretend_device
 import torch
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.loading.streaming import carrier, lanes
-from compile_plan.ir import Account, Device, Model, Plan, Unit
+from compile_plan.ir import Account, Device, Model, Phase, Plan, Unit
 from safetensors.torch import save_file
 from torch import nn
 
@@ -57,7 +57,7 @@ class Stack(nn.Module):
         return x
 
 
-def pair(store, folder, *, streaming=0, split=False):
+def pair(store, folder, *, streaming=0, split=False, phases=()):
     """Return the plain model, and one whose layers are stored elsewhere than they run."""
     torch.manual_seed(0)
     real = Stack()
@@ -69,7 +69,7 @@ def pair(store, folder, *, streaming=0, split=False):
     parts = ("q_proj", "norm", "scale") if split else ("",)
     units += [Unit(f"{name}.{part}".rstrip("."), store, "cuda:0") for name in names for part in parts]
     ledger = (Account("cuda:0", streaming=streaming),) if streaming else ()
-    plan = Plan(Model("stack"), DEVICES, units=tuple(units), ledger=ledger)
+    plan = Plan(Model("stack"), DEVICES, units=tuple(units), ledger=ledger, constraints=phases)
     load_model(plan, model, folder / "model.safetensors", devices=NAMES)
     return real, model
 
@@ -97,6 +97,19 @@ def small_buffer(store, folder):
 def large_buffer(store, folder):
     real, model = pair(store, folder, streaming=1 << 20)
     return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def one_of_several(store, folder):
+    """Between the passes of a part of a pipeline nothing of it waits on the card: others are in use."""
+    real, model = pair(store, folder, streaming=1 << 20)
+    assert same(real, model)
+    waits = [bool(model._compile_plan_execution.stream.supply.ready)]
+    (folder / "part").mkdir()
+    real, model = pair(store, folder / "part", streaming=1 << 20, phases=(Phase(("",)),))
+    for _ in range(2):
+        assert same(real, model)
+        waits.append(bool(model._compile_plan_execution.stream.supply.ready))
+    return waits == [True, False, False] and at_rest(model)
 
 
 def parts_of_layers(store, folder):
@@ -269,7 +282,7 @@ def released(store, folder):
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, interrupts,
-    interrupts_without_the_models_hooks, threads, forked, released,
+    interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
 )  # fmt: skip
 
 

@@ -134,6 +134,6 @@ def test_a_pipeline_is_planned_again_for_smaller_cards(tmp_path):
     parts = {"text_encoder": Deep(8, 64), "transformer": Deep(16, 64)}
     plan = compile_model(parts, max_memory={0: "64KiB", "cpu": "1MiB"})
     write_plan(plan, tmp_path / "p.msgpack")
-    for memory, stores in (("10KiB", {"cuda:0"}), ("4KiB", {"cuda:0", "cpu"})):
+    for memory, stores in (("10KiB", {"cuda:0"}), ("4KiB", {"cpu"})):
         again = compile_plan(tmp_path / "p.msgpack", max_memory={0: memory, "cpu": "1MiB"})
         assert {unit.store for unit in again.units if unit.path.startswith("transformer")} == stores

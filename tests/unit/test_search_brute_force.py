@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from brute_force import Judge, instance
+from brute_force import Judge, in_phases, instance
 from compile_plan.compiler.driver.compile import compile_lowered
 from compile_plan.compiler.driver.options import Options
 from compile_plan.ir import PlanError, device_type, unit_of_tensors
@@ -40,7 +40,10 @@ def outcome_of(problem):
 
 def faults(seed):
     """Return what is wrong with the answer to one problem, in words."""
-    problem = instance(seed)
+    return faults_of(instance(seed))
+
+
+def faults_of(problem):
     judge = Judge(problem)
     if any(len(judge.fixed(atom)) > len({store for store, _ in judge.fixed(atom)}) for atom in judge.atoms):
         return []  # stored together and pinned to run apart: lawful, and nothing that is counted here
@@ -96,6 +99,18 @@ def _not_best(judge, plan, legal):
 @pytest.mark.parametrize("first", range(0, QUICK, 50))
 def test_small_problems_are_solved_as_counting_through_does(first):
     found = {seed: wrong for seed in range(first, first + 50) if (wrong := faults(seed))}
+    assert found == {}
+
+
+@pytest.mark.parametrize("first", range(0, QUICK, 50))
+def test_what_is_in_use_one_after_another_is_placed_as_counting_through_does(first):
+    found = {}
+    for seed in range(first, first + 50):
+        problem = in_phases(instance(seed), seed)
+        judge = Judge(problem)
+        mixed = any(len({judge.phase([tensor]) for tensor in atom}) > 1 for atom in judge.atoms)
+        if not mixed and (wrong := faults_of(problem)):  # what is tied over phases counts in all of them
+            found[seed] = wrong
     assert found == {}
 
 

@@ -33,7 +33,7 @@ def test_streamed_models_compute_the_same_in_every_circumstance():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found) == 15
+    assert len(found) == 16
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
 
 

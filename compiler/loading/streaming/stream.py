@@ -38,8 +38,14 @@ class _Pass:
 class Stream:
     """Lets modules have their weights while they run."""
 
-    def __init__(self, sites: Sequence[Site], budget: int, aside: Iterable[int] = ()) -> None:
-        """Take the sites in tree order; those ``aside`` are entered only by passes that need all of them."""
+    def __init__(
+        self, sites: Sequence[Site], budget: int, aside: Iterable[int] = (), *, alone: bool = True
+    ) -> None:
+        """Take the sites in tree order; those ``aside`` are entered only by passes that need all of them.
+
+        Where a model is not ``alone``, another is in use after each of its passes: nothing is brought for it.
+        """
+        self._alone = alone
         self.supply = Supply(sites, budget)
         some = [number for number in range(len(sites)) if number not in set(aside)]
         self._next = {True: _in_order(range(len(sites))), False: _in_order(some)}
@@ -78,7 +84,7 @@ class Stream:
         """Drop what was not used; accelerators are sent what the next forward starts with."""
         with self._lock:
             self._pass().last = None
-            away = all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
+            away = self._alone and all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
             self.supply.drop({self._first} if away else (), rest=True)
             if away:
                 self.supply.ahead(self._first)
