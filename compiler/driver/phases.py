@@ -108,8 +108,16 @@ def with_part_traces(
         own = given.get(name)
         if own is None and not hasattr(getattr(part, "config", None), "model_type"):
             continue
-        sizes = {"batch": rows_of(options), "seq": read_tokens(options), "dtype": options.dtype}
-        found, _ = traced_plan(Plan(Model(name)), part, own, diagnostics, use=Use("forward"), **sizes)
+        found, _ = traced_plan(
+            Plan(Model(name)),
+            part,
+            own,
+            diagnostics,
+            batch=rows_of(options),
+            seq=read_tokens(options),
+            dtype=options.dtype,
+            use=Use("forward"),
+        )
         plan = replace(
             plan,
             constraints=(*plan.constraints, *(_below(name, rule) for rule in found.constraints)),

@@ -66,8 +66,8 @@ def build(
     fixed = _fixed(plan, tree, owner, leaders)
     demands, peaks, phases = _demands(terms, grains, owner, homes)
     used_in = Phases(plan, tree)
-    for number, grain in enumerate(grains if used_in.lines else ()):
-        phases[number].add(used_in.of_tensors(range(grain.start, grain.stop)))
+    for number, (_, start, stop) in enumerate(grains if used_in.lines else ()):
+        phases[number].add(used_in.of_tensors(range(start, stop)))
     bans, kept = _bans(terms, owner), {owner[tensor] for tensor in terms.resident}
     efforts = Efforts(plan, tree, owner, len(grains))
     written_rows = {owner[t] for unit in plan.units if unit.by_rows for t in tree.covered(unit.path)}
@@ -219,9 +219,9 @@ def _demands(
     adding, largest, phases = [0] * len(grains), [0] * len(grains), [set[int]() for _ in grains]
     left = {grains[home[0]].path: home[0] for home in homes}
     for needed in terms.lasting:
-        grain = _runs_in(needed, grains, owner, left)
-        adding[grain] += needed.nbytes
-        phases[grain].add(needed.phase)
+        at = _runs_in(needed, grains, owner, left)
+        adding[at] += needed.nbytes
+        phases[at].add(needed.phase)
     for needed in terms.momentary:
         first, last = owner[needed.tensors.start], owner[needed.tensors.stop - 1]
         for grain in {*range(first, last + 1), _runs_in(needed, grains, owner, left)}:
