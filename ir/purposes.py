@@ -29,6 +29,7 @@ ACTIVATIONS: Final = "activations"
 LOGITS: Final = "logits"
 ON_HOST: Final = "activations on the cpu"
 RUNTIME: Final = "runtime"
+ALLOCATOR: Final = "allocator"
 KEPT: Final = "kept activations"
 GRADIENTS: Final = "gradients"
 OPTIMIZER: Final = "optimizer"
@@ -42,6 +43,7 @@ PURPOSES: Final = (
     Purpose(ON_HOST, "activations", momentary=True),
     Purpose("streaming buffer", "streaming"),
     Purpose(RUNTIME, "runtime"),
+    Purpose(ALLOCATOR, "runtime"),
 )
 MOMENTARY: Final = frozenset(purpose.name for purpose in PURPOSES if purpose.momentary)
 PASSING: Final = frozenset({KV_CACHE, KEPT})

@@ -9,10 +9,22 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from ...ir import Atomic, Device, ModuleTree, Plan, Reason, Reserve, Split, Unit, is_accelerator, is_within
+from ...ir import (
+    Atomic,
+    Demand,
+    Device,
+    ModuleTree,
+    Plan,
+    Reason,
+    Reserve,
+    Split,
+    Unit,
+    is_accelerator,
+    is_within,
+)
 from ...ir.dtypes import stored_eighths
 from ...ir.patterns import match_paths
-from ...ir.purposes import RUNTIME
+from ...ir.purposes import ALLOCATOR, RUNTIME
 from .options import Options
 
 _WRITTEN: Final = frozenset({None, Reason.WRITTEN})
@@ -28,7 +40,10 @@ def as_written(plan: Plan, asked: Options, options: Options) -> Plan:
     return replace(
         plan,
         units=tuple(unit for unit in plan.units if _is_written(unit)),
-        reserves=tuple(each for each in plan.reserves if not (runtime and _is_runtime(each))),
+        reserves=tuple(
+            each for each in plan.reserves if not (runtime and _is_runtime(each)) and not _is_allocator(each)
+        ),
+        demands=(*plan.demands, *_told_of_the_allocator(plan)),
         caches=tuple(cache for cache in plan.caches if not cache.added),
         tree=_sizes_taken_off(plan, options),
         ledger=(),
@@ -53,6 +68,16 @@ def _is_written(unit: Unit) -> bool:
 
 def _is_runtime(reserve: Reserve) -> bool:
     return reserve.added and reserve.purpose == RUNTIME
+
+
+def _is_allocator(reserve: Reserve) -> bool:
+    return reserve.added and reserve.purpose == ALLOCATOR
+
+
+def _told_of_the_allocator(plan: Plan) -> list[Demand]:
+    """Return what a trace told of the allocator, for whatever accelerators there are now."""
+    nbytes = max((each.nbytes for each in plan.reserves if _is_allocator(each)), default=None)
+    return [] if nbytes is None else [Demand(nbytes, "", ALLOCATOR, added=True)]
 
 
 def with_classes(plan: Plan, names: tuple[str, ...] | None, *, fresh: bool) -> Plan:

@@ -39,7 +39,7 @@ def passes_for(
         MergeTies(),
         ApplyOverrides(overrides, own),
         *(() if options.kv_cache is None else (ShareCache(options.kv_cache),)),
-        ReserveRuntime(options.runtime),
+        ReserveRuntime(options.runtime, allocator=options.strategy == "auto"),
         ExpandSplits(),
         *_placing(options, flows),
         AccountMemory(),

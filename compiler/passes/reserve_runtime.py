@@ -4,6 +4,9 @@ A budget a person gives is meant for the model. A budget read from this machine 
 process starts its driver context there, so that is taken off as a reserve with its own ledger line; so it is
 of a given budget of a whole card, where the plan has room for a workload nobody spoke of.
 
+What torch's allocator holds beyond what is alive is told by a trace, as a demand of the whole model, the
+workspaces of libraries included; it is needed on every accelerator alike.
+
 Before:
     plan 1
     model "m"
@@ -23,8 +26,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Final
 
-from ...ir import Device, Diagnostics, Plan, Reserve, is_accelerator
-from ...ir.purposes import KV_CACHE, RUNTIME
+from ...ir import Demand, Device, Diagnostics, Plan, Reserve, is_accelerator
+from ...ir.purposes import ALLOCATOR, KV_CACHE, RUNTIME
 from ..machine.this_machine import FREE_BY_TOOL, FREE_BY_TORCH
 from .pipeline import Fact
 
@@ -34,19 +37,25 @@ CUDA 12 with torch's kernels takes 0.3-0.5 GiB. Asked through torch the context 
 workspaces of cuBLAS (8 MiB a stream, 32 MiB on Hopper) and kernels loaded on first use remain."""
 _WHOLE_CARD: Final = 4 * 2**30
 """A smaller budget is no card's: whoever gives it has left the rest to others."""
+_CARD: Final = 128 * 2**20
+"""Below this a budget is a toy's: an allocator's segments would be most of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReserveRuntime:
-    """``nbytes`` is taken from every accelerator; None takes what is known of a budget's origin."""
+    """``nbytes`` is taken from every accelerator; None takes what is known of a budget's origin.
+
+    Without ``allocator`` nothing is kept for torch's allocator: the strategy imitates a tool that keeps none.
+    """
 
     name: ClassVar[str] = "reserve-runtime"
     needs: ClassVar[frozenset[Fact]] = frozenset()
     gives: ClassVar[frozenset[Fact]] = frozenset()
     nbytes: int | None = 2**20
+    allocator: bool = True
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
-        """Return the plan with one reserve for each accelerator that has none for this purpose."""
+        """Return the plan with reserves for each accelerator that has none for these purposes."""
         del diagnostics
         written = {reserve.device for reserve in plan.reserves if reserve.purpose == RUNTIME}
         needed = [
@@ -59,7 +68,32 @@ class ReserveRuntime:
             for device, nbytes in needed
             if nbytes
         )
+        return self._with_allocator(replace(plan, reserves=plan.reserves + reserves))
+
+    def _with_allocator(self, plan: Plan) -> Plan:
+        """Return the plan with what was told of the allocator as a reserve of every accelerator."""
+        there: tuple[Demand | Reserve, ...] = (*plan.demands, *plan.reserves)
+        told = [each.nbytes for each in there if _is_told(each)]
+        plan = replace(
+            plan,
+            demands=tuple(each for each in plan.demands if not _is_told(each)),
+            reserves=tuple(each for each in plan.reserves if not _is_told(each)),
+        )
+        if not told or self.nbytes is not None or not self.allocator:
+            return plan  # nobody knows, or a person says what is taken
+        written = {each.device for each in plan.reserves if each.purpose == ALLOCATOR}
+        reserves = tuple(
+            Reserve(max(told), device.name, ALLOCATOR, added=True)
+            for device in plan.devices
+            if is_accelerator(device.name)
+            and device.name not in written
+            and (device.memory or _CARD) >= _CARD
+        )
         return replace(plan, reserves=plan.reserves + reserves)
+
+
+def _is_told(each: Demand | Reserve) -> bool:
+    return each.purpose == ALLOCATOR and each.added
 
 
 def _usual(plan: Plan, device: Device) -> int:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ...ir import Atomic, Constraint, Diagnostics, Plan
+from ...ir import Atomic, Constraint, Demand, Diagnostics, Plan
+from ...ir.purposes import ALLOCATOR
 from .cuts import Cuts
 from .demands import demands
 from .forward import try_trace
 from .graph import flows
-from .moments import Use, try_moments
+from .moments import Moments, Use, try_moments
 from .order import in_execution_order
+from .segments import WORKSPACES, held_beyond
 from .splits import splits
 from .stays import never_streamed
 from .visitable import visit_rules
@@ -54,12 +57,19 @@ def traced_plan(
         return plan, None
     trace = moments.main
     cuts = _cuts(plan, trace)
+    found = [*demands(moments, cuts), *_scattered(plan, moments)]
     return replace(
         _with_rules(plan, trace, cuts),
-        demands=plan.demands + tuple(replace(each, added=True) for each in demands(moments, cuts)),
+        demands=plan.demands + tuple(replace(each, added=True) for each in found),
         work=plan.work + tuple(work(trace, cuts, moments.positions)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     ), trace
+
+
+def _scattered(plan: Plan, moments: Moments) -> Iterator[Demand]:
+    """Yield what an accelerator's allocator holds beyond what is alive, where a workload was asked for."""
+    if plan.workload is not None:
+        yield Demand(WORKSPACES + held_beyond(moments.traces), "", ALLOCATOR)
 
 
 def with_rules(plan: Plan, model: nn.Module) -> tuple[Plan, Trace | None]:

@@ -41,6 +41,7 @@ class Ran:
     shadow: Shadow
     kwargs: Mapping[str, Untyped]
     args: tuple[Untyped, ...]
+    """As they were given: another run asks for values too, of tokens that stand for pictures."""
     result: object
     """Its tensors are on the meta device."""
     assumed: bool
@@ -72,15 +73,15 @@ def run(
         recorder.shadows.learn(made, _assumed(tensor))
         return made
 
-    args, kwargs = map_tensors(args, on_meta), map_tensors(kwargs, on_meta)
-    given = [*tensors_in(args), *tensors_in(kwargs)]
-    recorder.keep(given)
-    for tensor in dict.fromkeys(given):
+    given = map_tensors((args, kwargs), on_meta)
+    there = list(tensors_in(given))
+    recorder.keep(there)
+    for tensor in dict.fromkeys(there):
         recorder.add(tensor, Origin.INPUT)
     _number_state(before, recorder)
     kinds = _kinds(shadow.model, recorder.tree)  # before: some models exchange modules while they run
     with _recording(recorder, modules, grad=grad):
-        result = shadow.model(*args, **kwargs)
+        result = shadow.model(*given[0], **given[1])
         trace = recorder.finish(cache_of(result), logits_of(result), kinds)
     return Ran(trace, shadow, kwargs, args, result, recorder.shadows.assume)
 

@@ -91,6 +91,24 @@ def test_the_ledger_is_no_less_than_what_is_alive_where_a_window_is_shorter_than
     assert verify_plan(plan, model).diagnostics == ()
 
 
+def test_a_loss_sees_the_values_of_given_tokens():
+    """A text has a token for each part of a picture, and the model counts them."""
+    text = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = transformers.LlavaConfig(
+        text_config={**text, "model_type": "llama", "vocab_size": 500}, image_token_index=7,
+        vision_config={**text, "model_type": "clip_vision_model", "image_size": 32, "patch_size": 8},
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.LlavaForConditionalGeneration(config)
+    (_, loss), (_, forward) = (
+        account(model, rows=2, prompt=48, workload=kind) for kind in ("loss", "forward")
+    )
+    scores = 2 * 48 * 500 * 4
+    assert loss.activations >= forward.activations + scores / 2
+    plan, _ = account(model, rows=2, prompt=48, workload="train")
+    assert plan.diagnostics == ()
+
+
 def test_a_longer_writing_needs_its_own_moment():
     found = try_moments(small_model("llama"), None, Diagnostics(), seq=4, use=Use(written=900))
     late = max(each.nbytes for each in demands(found) if each.purpose == "activations")

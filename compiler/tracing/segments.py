@@ -1,0 +1,188 @@
+"""What torch's caching allocator holds beyond what is alive, by playing a traced forward through its rules.
+
+The rules are those its notes and its source publish (`CUDACachingAllocator.cpp`, torch 2.4 to 2.13): requests
+are rounded to 512 bytes; up to 1 MiB they share segments of 2 MiB, below 10 MiB segments of 20 MiB, from
+there on each has one of its own, rounded to 2 MiB. The smallest free block that is large enough is taken, and
+split where more than 1 MiB would be left (512 bytes among the small). Neighbours that are free become one.
+At its limit the allocator gives back the segments that are free as a whole, and tries again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from .trace import Origin, Trace
+
+_MIB: Final = 1 << 20
+_ROUND: Final = 512
+_SMALL: Final = _MIB
+_SMALL_SEGMENT: Final = 2 * _MIB
+_LARGE_SEGMENT: Final = 20 * _MIB
+_OWN: Final = 10 * _MIB
+"""From here on a request has a segment of its own."""
+_ROUND_OWN: Final = 2 * _MIB
+_EXACT: Final = 2 * _MIB
+"""To how many bytes the least limit is looked for."""
+WORKSPACES: Final = 32 * _MIB
+"""What cuBLAS takes from the allocator for its workspace on Hopper; 8 MiB on other cards."""
+
+Event = tuple[int, int]
+"""What happens to a storage: its number, and its bytes; 0 when it is let go."""
+
+
+class _Block:
+    """A part of a segment."""
+
+    __slots__ = ("after", "before", "free", "nbytes", "serial", "small")
+
+    def __init__(self, nbytes: int, *, small: bool) -> None:
+        self.nbytes, self.small, self.free, self.serial = nbytes, small, False, 0
+        self.before: _Block | None = None
+        self.after: _Block | None = None
+
+
+class _FullError(Exception):
+    """The limit is reached."""
+
+
+class _Segments:
+    """The allocator of one device."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        self.reserved = self.highest = 0
+        self._limit, self._serial = limit, 0
+        self._free: tuple[list[tuple[int, int, _Block]], ...] = ([], [])
+
+    def take(self, nbytes: int) -> _Block:
+        """Return a block for a request; raises `_FullError`."""
+        size = -(-nbytes // _ROUND) * _ROUND
+        small = size <= _SMALL
+        pool = self._free[small]
+        at = bisect_left(pool, (size, -1))
+        block = pool.pop(at)[2] if at < len(pool) else self._segment(size, small=small)
+        block.free = False
+        self._split(block, size)
+        return block
+
+    def give(self, block: _Block) -> None:
+        """Take a block back and join it with what is free beside it."""
+        for other in (block.before, block.after):
+            if other is None or not other.free:
+                continue
+            self._forget(other)
+            block.nbytes += other.nbytes
+            if other is block.before:
+                block.before = other.before
+                if block.before is not None:
+                    block.before.after = block
+            else:
+                block.after = other.after
+                if block.after is not None:
+                    block.after.before = block
+        self._keep(block)
+
+    def _segment(self, size: int, *, small: bool) -> _Block:
+        own = -(-size // _ROUND_OWN) * _ROUND_OWN if size >= _OWN else _LARGE_SEGMENT
+        nbytes = _SMALL_SEGMENT if small else own
+        if self._limit is not None and self.reserved + nbytes > self._limit:
+            self._release()
+            if self.reserved + nbytes > self._limit:
+                raise _FullError
+        self.reserved += nbytes
+        self.highest = max(self.highest, self.reserved)
+        return _Block(nbytes, small=small)
+
+    def _split(self, block: _Block, size: int) -> None:
+        left = block.nbytes - size
+        if left < _ROUND or (not block.small and left <= _SMALL):
+            return
+        rest = _Block(left, small=block.small)
+        rest.before, rest.after = block, block.after
+        if rest.after is not None:
+            rest.after.before = rest
+        block.after, block.nbytes = rest, size
+        self._keep(rest)
+
+    def _release(self) -> None:
+        """Give back what is free as a whole."""
+        for pool in self._free:
+            whole = [each for each in pool if each[2].before is None and each[2].after is None]
+            self.reserved -= sum(each[0] for each in whole)
+            for each in whole:
+                pool.remove(each)
+
+    def _keep(self, block: _Block) -> None:
+        self._serial += 1
+        block.free, block.serial = True, self._serial
+        insort(self._free[block.small], (block.nbytes, block.serial, block))
+
+    def _forget(self, block: _Block) -> None:
+        pool = self._free[block.small]
+        pool.pop(bisect_left(pool, (block.nbytes, block.serial)))
+
+
+def held_beyond(traces: Iterable[Trace]) -> int:
+    """Return the bytes a device must have beyond what is alive at once for these forwards, one at a time.
+
+    Everything is on one device; where that has no room to spare the allocator gives free segments back.
+    """
+    played = [(_weights(trace), _events(trace)) for trace in traces]
+    alive = max((sum(weights) + _alive(events) for weights, events in played), default=0)
+    least = max((_least(weights, events) for weights, events in played), default=0)
+    return max(0, least - alive)
+
+
+def _weights(trace: Trace) -> list[int]:
+    return [value.nbytes for value in trace.values if value.origin is Origin.WEIGHT and value.nbytes]
+
+
+def _events(trace: Trace) -> list[Event]:
+    """Return what is made and let go in the order of a forward; at one step what ends makes room first."""
+    found = list[tuple[int, int, int]]()
+    for root, (born, died) in trace.lives.items():
+        value = trace.values[root]
+        if value.origin in {Origin.OP, Origin.INPUT, Origin.STATE} and value.nbytes:
+            found.append((max(born, 0), root, value.nbytes))
+            found.append((died + 1, root, 0))
+    found.sort(key=lambda each: (each[0], each[2] > 0))
+    return [(root, nbytes) for _, root, nbytes in found]
+
+
+def _alive(events: Sequence[Event]) -> int:
+    sizes, now, most = dict[int, int](), 0, 0
+    for root, nbytes in events:
+        now += nbytes - (0 if nbytes else sizes[root])
+        sizes[root] = nbytes
+        most = max(most, now)
+    return most
+
+
+def _least(weights: Sequence[int], events: Sequence[Event]) -> int:
+    """Return the least limit under which everything finds its place, to `_EXACT` bytes."""
+    high = _played(weights, events)
+    low = sum(weights)
+    while high is not None and high - low > _EXACT:
+        middle = (low + high) // 2
+        if _played(weights, events, middle) is None:
+            low = middle
+        else:
+            high = middle
+    return high or 0
+
+
+def _played(weights: Sequence[int], events: Sequence[Event], limit: int | None = None) -> int | None:
+    """Return the most that is reserved, None where the limit is too low."""
+    segments, blocks = _Segments(limit), dict[int, _Block]()
+    try:
+        for nbytes in weights:
+            segments.take(nbytes)
+        for root, nbytes in events:
+            if nbytes:
+                blocks[root] = segments.take(nbytes)
+            else:
+                segments.give(blocks.pop(root))
+    except _FullError:
+        return None
+    return segments.highest

@@ -1,0 +1,95 @@
+"""What torch's allocator holds beyond what is alive: its published rules, and a line of every accelerator."""
+
+from __future__ import annotations
+
+import pytest
+from compile_plan.compiler import compile_model, compile_plan
+from compile_plan.compiler.tracing import trace_model
+from compile_plan.compiler.tracing.segments import WORKSPACES, _alive, _events, _least, _played, held_beyond
+from compile_plan.ir import Reserve
+from small_models import small_model
+from torch import nn, zeros
+
+MIB = 1 << 20
+
+
+def made(*mib):
+    """Storages that stay, numbered from 1."""
+    return [(number, int(size * MIB)) for number, size in enumerate(mib, 1)]
+
+
+@pytest.mark.parametrize(
+    ("mib", "reserved"),
+    [
+        ((0.001,), 2),
+        ((1, 1, 1), 4),
+        ((1.5,), 20),
+        ((9, 9, 9), 40),
+        ((10,), 10),
+        ((10.5,), 12),
+        ((13, 7), 34),
+        ((30.5, 0.5), 34),
+    ],
+)
+def test_segments_are_as_large_as_their_requests_ask_for(mib, reserved):
+    assert _played([], made(*mib)) == reserved * MIB
+
+
+def test_what_is_let_go_is_joined_and_taken_again():
+    events = [*made(6, 6, 6), (1, 0), (2, 0), (4, 12 * MIB)]
+    assert _played([], events) == 20 * MIB
+    assert _played([], [*made(6, 6, 6), (1, 0), (3, 0), (4, 12 * MIB)]) == 32 * MIB  # a hole on either side
+
+
+def test_a_smaller_request_splits_a_block_and_keeps_its_segment():
+    events = [(1, 64 * MIB), (1, 0), (2, 12 * MIB), (3, 64 * MIB)]
+    assert _played([], events) == 128 * MIB
+    assert _alive(events) == 76 * MIB
+    assert _played([], events, 127 * MIB) is None
+    assert _played([], events, 128 * MIB) == 128 * MIB
+
+
+def test_at_the_limit_segments_that_are_free_are_given_back():
+    events = [(1, 64 * MIB), (1, 0), (2, 100 * MIB)]
+    assert _played([], events) == 164 * MIB
+    assert _played([], events, 100 * MIB) == 100 * MIB
+    assert 100 * MIB <= _least([], events) <= 102 * MIB
+
+
+def test_a_forward_needs_no_less_than_what_is_alive():
+    model = nn.Sequential(*(nn.Linear(2048, 2048) for _ in range(3)))
+    trace = trace_model(model, zeros(3000, 2048))
+    assert _alive(_events(trace)) == trace.activation_peak + 3000 * 2048 * 4
+    assert 0 <= held_beyond([trace]) <= 22 * MIB
+    assert held_beyond([]) == 0
+
+
+def planned(memory="1GiB", **options):
+    return compile_model(small_model("llama"), max_memory={0: memory, 1: memory, "cpu": "1GiB"}, **options)
+
+
+def test_every_accelerator_has_the_line_where_a_workload_is_asked_for():
+    plan = planned(rows=1)
+    kept = [each for each in plan.reserves if each.purpose == "allocator"]
+    assert [each.device for each in kept] == ["cuda:0", "cuda:1"]
+    assert all(WORKSPACES <= each.nbytes <= WORKSPACES + 24 * MIB for each in kept)
+    assert [account.runtime for account in plan.ledger] == [kept[0].nbytes, kept[1].nbytes, 0]
+    assert not any(each.purpose == "allocator" for each in plan.demands)
+    again = compile_plan(plan, max_memory={0: "2GiB", "cpu": "1GiB"})
+    assert [each for each in again.reserves if each.purpose == "allocator"] == kept[:1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"rows": 1, "memory": "64MiB"}, {"rows": 1, "runtime": 0}, {"rows": 1, "strategy": "balanced"}],
+    ids=str,
+)
+def test_nothing_is_kept_where_nobody_asks_or_somebody_says_what_is_taken(options):
+    assert [account.runtime for account in planned(**options).ledger] == [0, 0, 0]
+
+
+def test_a_line_of_a_person_stands_in_its_place():
+    plan = planned(rows=1, overrides='reserve 7MiB on cuda:0 for "allocator"')
+    assert Reserve(7 * MIB, "cuda:0", "allocator") in plan.reserves
+    assert [account.runtime > 7 * MIB for account in plan.ledger] == [False, True, False]
+    assert plan.ledger[0].runtime == 7 * MIB
