@@ -3,7 +3,9 @@
 Makes a random checkpoint (7 GB on a card, a few MB on a machine without one, where the script only shows
 that it works), then measures the link with pinned and pageable copies, and each tool with everything on
 the card, half of the layers in host memory, and half on disk; then a mixture whose experts are in host
-memory, by rows and by stacks. Every tool runs in a process of its own. Ratios are to the link and to us.
+memory, by rows and by stacks. Every tool runs in a process of its own, with what it imports there already.
+`load s` is all of it, the empty model included; `read GB/s` is between the first bytes and the last. Ratios
+are to the link and to us.
 Run: python benchmarks/gpu_runtime.py
 """
 
@@ -12,12 +14,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
-import resource
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 TOOLS = ("compile-plan", "transformers", "accelerate", "safetensors", "fastsafetensors", "instanttensor")
@@ -25,7 +27,9 @@ BARE = TOOLS[3:]
 """Read tensors to the card and leave models to others."""
 PLACES = ("card", "half in memory", "half on disk")
 LAYERS, EXPERTS, CHOSEN = 16, 32, 2
-TOKENS = 8
+TOKENS, PROMPT = 8, 512
+IMPORTED = ["transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral",
+            "safetensors.torch", "accelerate", "compile_plan.compiler.loading"]  # fmt: skip
 
 
 def card() -> str:
@@ -41,6 +45,30 @@ def wait() -> None:
         torch.cuda.synchronize()
 
 
+def peak() -> int:
+    """Return the most bytes of memory this process has had since the last call, where Linux tells."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+
+class Read:
+    """How fast bytes came, between the first and the last."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[float, int]] = []
+
+    def __call__(self, done: int, _total: int) -> None:
+        self.points.append((time.perf_counter(), done))
+
+    def rate(self) -> float:
+        (start, first), (end, last) = self.points[0], self.points[-1]
+        return (last - first) / (end - start) if end > start else 0.0
+
+
 def timed(step) -> float:
     wait()
     start = time.perf_counter()
@@ -49,7 +77,7 @@ def timed(step) -> float:
     return time.perf_counter() - start
 
 
-def make(folder: Path, gb: float, *, mixture: bool) -> None:
+def make(folder: Path, gb: float, *, mixture: bool) -> dict[str, float]:
     import torch
     import transformers
 
@@ -68,6 +96,7 @@ def make(folder: Path, gb: float, *, mixture: bool) -> None:
     with torch.device(card()):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.to("cpu").save_pretrained(folder, max_shard_size="2GB")
+    return {}
 
 
 def link() -> dict[str, float]:
@@ -107,23 +136,24 @@ def empty_model(folder: Path):
         return new_model(folder)
 
 
-def ours(folder: Path, units, cache: int = 0):
+def ours(folder: Path, units, cache: int = 0, *, progress=False):
     from compile_plan.compiler.loading import load_model
     from compile_plan.ir import Cache, Device, Model, Plan
 
     devices = tuple(Device(name, None) for name in dict.fromkeys((card(), "cpu", "disk")))
     caches = (Cache(cache, ("**.experts",), card()),) if cache else ()
     plan = Plan(Model("bench"), devices, units=tuple(units), caches=caches)
-    return load_model(plan, empty_model(folder), folder, progress=False)
+    return load_model(plan, empty_model(folder), folder, progress=progress)
 
 
-def load(tool: str, place: str, folder: Path, offload: Path):
+def load(tool: str, place: str, folder: Path, offload: Path, read: Read):
     from compile_plan.ir import Unit
 
     stored = places(place)
     rest = dict.fromkeys(("model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"), card())
     if tool == "compile-plan":
-        return ours(folder, [Unit("", card(), card()), *(Unit(k, v, card()) for k, v in stored.items())])
+        units = [Unit("", card(), card()), *(Unit(k, v, card()) for k, v in stored.items())]
+        return ours(folder, units, progress=read)
     if tool == "transformers":
         import transformers
 
@@ -179,11 +209,14 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
     import torch
 
     prepare(tool)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak()
+    before, read = peak(), Read()
     with tempfile.TemporaryDirectory(dir=folder.parent) as name, torch.no_grad():
         made: list = []
-        found = {"load s": timed(lambda: made.append(load(tool, place, folder, Path(name))))}
-        found["host GB"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6
+        found = {"load s": timed(lambda: made.append(load(tool, place, folder, Path(name), read)))}
+        found["host GB"] = (peak() - before) / 1e9
+        if len(read.points) > 1:
+            found["read GB/s"] = read.rate() / 1e9
         if tool in BARE:
             return found
         ids = torch.arange(64, device=card())[None]
@@ -209,6 +242,9 @@ def decode(how: str, folder: Path) -> dict[str, float]:
         cache = size // 4 if how == "cached rows" else 0
         seconds = timed(lambda: made.append(ours(folder, units, cache)))
         ids = torch.arange(16, device=card())[None]
+        long = torch.randint(0, 2048, (1, PROMPT), device=card())
+        made[0](long, use_cache=False)
+        prompt = min(timed(lambda: made[0](long, use_cache=False)) for _ in range(2))
         write = {"do_sample": False, "max_new_tokens": TOKENS, "min_new_tokens": TOKENS, "pad_token_id": 0}
         made[0].generate(ids, **write)
         runtime_report(made[0])
@@ -217,6 +253,7 @@ def decode(how: str, folder: Path) -> dict[str, float]:
     chosen = report.row_hits + report.row_misses
     return {
         "load s": seconds,
+        "prompt s": prompt,
         "tokens/s": TOKENS / generated,
         "GB/token": report.nbytes / TOKENS / 1e9,
         "hits": report.row_hits / chosen if chosen else 0.0,
@@ -243,46 +280,44 @@ def usable(tool: str) -> bool:
     return here and (tool not in BARE[1:] or card() != "cpu")
 
 
-def one(arguments: list[str], *, needed: bool = True) -> dict[str, float]:
+def one(step, *arguments, needed: bool = True) -> dict[str, float]:
     """Return what a process of its own measured; nothing where a peer that is not needed fails."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--one", *arguments], check=False, capture_output=True, text=True
-    )
-    if done.returncode and needed:
-        raise SystemExit(done.stderr[-3000:])
-    if done.returncode:
-        print(f"{arguments[0]} failed: {done.stderr.strip().splitlines()[-1:]}")
-        return {}
-    return json.loads(done.stdout.splitlines()[-1])
+    start, context = time.perf_counter(), get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(step, *arguments).result()
+        except Exception as error:
+            if needed:
+                raise
+            print(f"{arguments[0]} failed: {error}")
+            return {}
+        finally:
+            took = time.perf_counter() - start
+            print(*map(str, arguments[:2]), f"{took:.1f} s", file=sys.stderr, flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--gb", type=float, help="size of the checkpoint; 7 on a card, 0.02 without one")
     parser.add_argument("--tools", default=",".join(TOOLS), help="which to run")
-    parser.add_argument("--one", nargs=3, metavar=("TOOL", "PLACE", "FOLDER"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.one:
-        tool, place, folder = arguments.one
-        result = decode(place, Path(folder)) if tool == "decode" else measure(tool, place, Path(folder))
-        print(json.dumps(result))
-        return
     gb = arguments.gb or (7.0 if card() != "cpu" else 0.02)
-    rates = link()
+    rates = one(link)
     print(f"link: pinned {rates['pinned'] / 1e9:.1f} GB/s, pageable {rates['pageable'] / 1e9:.1f} GB/s")
     tools = [tool for tool in arguments.tools.split(",") if usable(tool)]
     with tempfile.TemporaryDirectory() as name:
         dense, mixture = Path(name) / "dense", Path(name) / "mixture"
-        make(dense, gb, mixture=False)
+        one(partial(make, mixture=False), dense, gb)
         size = sum(file.stat().st_size for file in dense.glob("*.safetensors"))
         for place in PLACES:
             able = [tool for tool in tools if tool not in BARE or place == "card"]
-            found = {tool: one([tool, place, str(dense)], needed=tool not in BARE) for tool in able}
+            found = {tool: one(measure, tool, place, dense, needed=tool not in BARE) for tool in able}
             rows = {tool: row for tool, row in found.items() if row}
             table(f"{size / 1e9:.2f} GB, {place}", rows, rates["pinned"], size)
-        make(mixture, gb / 2, mixture=True)
+        one(partial(make, mixture=True), mixture, gb / 2)
         size = sum(file.stat().st_size for file in mixture.glob("*.safetensors"))
-        rows = {how: one(["decode", how, str(mixture)]) for how in ("stacks", "rows", "cached rows")}
+        rows = {how: one(decode, how, mixture) for how in ("stacks", "rows", "cached rows")}
         table(f"{size / 1e9:.2f} GB, experts away, {TOKENS} tokens", rows, rates["pinned"], size)
 
 

@@ -5,6 +5,7 @@ Skipped where torch finds no card. Models are of the size that tells: a few hund
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,6 +100,9 @@ def test_outputs_are_equal(saved, store):
 
 @pytest.mark.parametrize("store", ["cpu", "disk"])
 def test_the_card_holds_what_the_ledger_says(saved, store):
+    gc.collect()  # models of other tests
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(0)
     model = loaded(saved, layers_on(store))
     stream = model._compile_plan_execution.stream
     streamed = {id(one): one.nbytes for site in stream.sites for one in site.streamed}
@@ -106,8 +110,9 @@ def test_the_card_holds_what_the_ledger_says(saved, store):
     torch.cuda.reset_peak_memory_stats(0)
     scores(model)
     scores(model)
-    activations = 64 * MIB
-    assert torch.cuda.max_memory_allocated(0) <= resident + stream.supply.budget + activations
+    activations = 64 * MIB  # with what the library of products works in, 32 MiB
+    taken = torch.cuda.max_memory_allocated(0) - before
+    assert taken <= resident + stream.supply.budget + activations
 
 
 def test_nothing_runs_out_of_memory_within_the_budget(saved):
