@@ -12,6 +12,7 @@ from ...backends import Backend
 from ...ir import Diagnostic, Diagnostics, Model, Plan, PlanError
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from ...ir.visible import visible
+from ..driver.compile import with_hops
 from ..driver.effects import Holding
 from ..driver.inputs import Opened, built_from_config, comes_back, compile_opened, open_input, traced_inputs
 from ..driver.options import AUTOMATIC
@@ -55,6 +56,8 @@ def compile_input(request: Request, console: Console) -> int:
             raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help="start from the model")])
         plan = _within_engine(plan, opened, request, pinned=any(lines.units for lines in written))
         verification = None if model is None else _verify(opened, plan, model, request)
+        if verification is not None and verification.lawful:  # what was placed without a trace, too
+            plan = with_hops(plan, verification.hops)
         tried = None if request.trial is None else _try(plan, request)
     return _show(plan, form, verification, tried, request, console)
 

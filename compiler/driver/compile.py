@@ -170,7 +170,7 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
     for _ in range(_ROUNDS):
         seen = verify_trace(plan, trace)
         if seen.lawful:
-            return _with_hops(plan, seen.hops)
+            return with_hops(plan, seen.hops)
         found = (rule for rule in corrections(trace, plan) if rule not in lowered.constraints)
         rules = tuple(replace(rule, added=True) for rule in found)
         if not rules:
@@ -180,10 +180,10 @@ def _replayed(lowered: Plan, trace: Trace | None, place: Callable[[Plan], Plan])
     seen = verify_trace(plan, trace)
     if not seen.lawful:
         raise PlanError([found for found in seen.diagnostics if found.severity == Severity.ERROR])
-    return _with_hops(plan, seen.hops)
+    return with_hops(plan, seen.hops)
 
 
-def _with_hops(plan: Plan, hops: int) -> Plan:
+def with_hops(plan: Plan, hops: int) -> Plan:
     """Return a plan that states the changes of device its replay saw; the search goes by the tree's order."""
     return plan if plan.outcome is None else replace(plan, outcome=replace(plan.outcome, hops=hops))
 

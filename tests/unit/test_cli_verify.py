@@ -121,3 +121,21 @@ def test_inputs_for_a_config_are_made_from_it(tmp_path):
     account = [found["devices"][0]["ledger"] for found in (small, large)]
     assert account[1]["kv_cache"] == 4 * account[0]["kv_cache"] > 0
     assert account[1]["activations"] > account[0]["activations"] > 0
+
+
+def test_a_plan_from_headers_states_the_hops_its_replay_saw(tmp_path):
+    """Nothing traced when it was placed; rows of two tables are added where only the second one runs."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 512, "n_embd": 64, "n_layer": 4, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path)
+    asked = [str(tmp_path), "--memory", "cuda:0=600KiB,cuda:1=500KiB,cpu=1GiB", "--runtime", "0"]
+
+    def hops(*more):
+        result = run_command([*asked, *more, "--format", "json"], cwd=tmp_path)
+        assert result.code == 0, result.err
+        told = json.loads(result.out)
+        return told["outcome"]["hops"], told.get("verification", {}).get("hops")
+
+    stated, seen = hops("--verify")
+    assert stated == seen
+    assert hops()[0] != seen  # the tree alone tells another number, so the case is one
