@@ -91,7 +91,9 @@ def load_pretrained(
     *,
     dtype: Dtype | None = None,
     auto_class: Any = None,  # noqa: ANN401  # transformers has no type for its classes of classes
+    attn_implementation: str | None = None,
     trust_remote_code: bool = False,
+    pickled: bool = False,
     progress: Callable[[int, int], None] | bool | None = None,
     materialize: Materialize | None = None,
     devices: Mapping[str, str | torch.device] | None = None,
@@ -109,7 +111,11 @@ def load_pretrained(
         dtype: what floating-point weights become; None is what transformers would choose.
         auto_class: a class of transformers (``AutoModelForSequenceClassification``, or a model's own) in
             place of the one the configuration names.
+        attn_implementation: which attention computes (``sdpa``, ``eager``, ...); None is what transformers
+            would choose.
         trust_remote_code: whether Python files beside the configuration may run.
+        pickled: whether weights that are in ``.bin`` files alone are read, by transformers with
+            ``weights_only``; they are read whole before they are moved to their places.
         progress: as for `load_model`; None shows a bar on a terminal.
         materialize: as for `load_model`.
         devices: as for `load_model`.
@@ -157,6 +163,8 @@ def load_pretrained(
         dtype=chosen,
         auto_class=auto_class,
         trust_remote_code=trust_remote_code,
+        attention=attn_implementation,
+        pickled=pickled,
         devices=devices,
         progress=progress,
         materialize=materialize,

@@ -19,6 +19,7 @@ from ...ir import (
     human_size,
     unit_of_tensors,
 )
+from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.sources import MISSING_INPUT
 from ..sources.checkpoint import read_config
 from ..sources.config import build_from_config
@@ -43,6 +44,7 @@ def built_for(
     auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
     *,
     trust_remote_code: bool,
+    attention: str | None = None,
 ) -> nn.Module:
     """Return the model a folder describes, on the meta device, in evaluation mode.
 
@@ -50,7 +52,9 @@ def built_for(
         PlanError: the folder has no configuration, or its class cannot be built.
 
     """
-    model = build_from_config(folder, dtype=dtype, auto_class=auto_class, trust_remote_code=trust_remote_code)
+    model = build_from_config(
+        folder, dtype=dtype, auto_class=auto_class, trust_remote_code=trust_remote_code, attention=attention
+    )
     return model.eval()
 
 
@@ -73,19 +77,14 @@ def load_quantised(
     devices: Mapping[str, Any] | None,
 ) -> nn.Module:
     """Let transformers' own quantizer load a folder where the plan says."""
-    import transformers
-
     from ...backends import to_device_map
-    from ...ir.rules.configs import CONFIG_FAILED
 
     names = {name: str(device) for name, device in (devices or {}).items()}
     places = {
         path: names.get(f"cuda:{place}" if isinstance(place, int) else place, place)
         for path, place in to_device_map(plan).items()
     }
-    listed = read_config(folder / "config.json").get("architectures")
-    named = getattr(transformers, listed[0], None) if isinstance(listed, list) and listed else None
-    kind: Any = auto_class or named or transformers.AutoModelForCausalLM
+    kind = auto_class or _class_of(folder)
     try:
         model: nn.Module = kind.from_pretrained(folder, device_map=places, local_files_only=True)
     except Exception as error:
@@ -95,6 +94,41 @@ def load_quantised(
         found = Diagnostic(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",), help=help_)
         raise PlanError([found]) from error
     return model.eval()
+
+
+def is_pickled(folder: Path) -> bool:
+    """Say whether the only weights of a folder are in pickles."""
+    return not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin"))
+
+
+def load_pickled(
+    folder: Path,
+    dtype: str | None,
+    auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
+    attention: str | None,
+) -> nn.Module:
+    """Let transformers read pickled weights, of which torch unpickles tensors and nothing that runs code."""
+    kind = auto_class or _class_of(folder)
+    options = {"local_files_only": True, "use_safetensors": False, "weights_only": True}
+    said = {} if attention is None else {"attn_implementation": attention}
+    try:
+        model: nn.Module = kind.from_pretrained(folder, dtype=dtype or "auto", **options, **said)
+    except Exception as error:
+        message = f"transformers cannot read the pickled weights of `{folder}`"
+        words = (str(error).strip().splitlines() or [""])[0][:300]
+        help_ = "save the model as safetensors where you trust it: `model.save_pretrained(FOLDER)`"
+        found = Diagnostic(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",), help=help_)
+        raise PlanError([found]) from error
+    return model.eval()
+
+
+def _class_of(folder: Path) -> Any:  # noqa: ANN401
+    """Return the class of transformers that a folder names; the usual one where it names none."""
+    import transformers
+
+    listed = read_config(folder / "config.json").get("architectures")
+    named = getattr(transformers, listed[0], None) if isinstance(listed, list) and listed else None
+    return named or transformers.AutoModelForCausalLM
 
 
 def with_generation(model: nn.Module, folder: Path) -> None:
@@ -144,6 +178,8 @@ def load_whole(
     dtype: str | None = None,
     auto_class: Any = None,  # noqa: ANN401  # a class of transformers, or None
     trust_remote_code: bool = False,
+    attention: str | None = None,
+    pickled: bool = False,
     devices: Mapping[str, Any] | None = None,
     host: Callable[[Plan], str | None] = lambda _: None,
     **loading: Any,  # noqa: ANN401  # what `load_model` takes
@@ -160,10 +196,16 @@ def load_whole(
     if folder_is_quantised(folder):
         plan = compiled(folder)
         model = load_quantised(folder, plan, auto_class, devices)
+    elif pickled and is_pickled(folder):
+        read = load_pickled(folder, dtype, auto_class, attention)
+        plan = compiled(read)
+        model = load_model(plan, read, devices=devices, host=host(plan), **loading)
     else:
         chosen = dtype or dtype_of(folder)
-        built = built_for(folder, chosen, auto_class, trust_remote_code=trust_remote_code)
-        other = dtype is not None or auto_class is not None
+        built = built_for(
+            folder, chosen, auto_class, trust_remote_code=trust_remote_code, attention=attention
+        )
+        other = dtype is not None or auto_class is not None or attention is not None
         plan = compiled(built if other else folder)
         model = load_model(plan, built, folder, devices=devices, host=host(plan), **loading)
     with_generation(model, folder)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import nn
@@ -68,7 +68,7 @@ def converted(
     """
     rules = _rules(model, known)
     if rules is None:
-        return Converted(dict(stored))
+        return Converted({respelled(name, known): tensor for name, tensor in stored.items()})
     rename, converters = rules
     result: dict[str, StoredTensor] = {}
     merges: dict[str, Merge] = {}
@@ -84,6 +84,29 @@ def converted(
     for merge in [merge for merge in merges.values() if _is_there_already(merge, model, known)]:
         result[merge.target] = merges.pop(merge.target).sources[0][1]
     return Converted(result, tuple(merges.values()))
+
+
+_SPELLINGS: Final = (
+    (re.compile(r"(.*?)(?:parametrizations\.)?(\w+)\.original0"), "_g"),
+    (re.compile(r"(.*?)(?:parametrizations\.)?(\w+)\.original1"), "_v"),
+)
+"""How torch's newer weight norm calls what the older one calls ``weight_g`` and ``weight_v``."""
+
+
+def respelled(name: str, known: Collection[str]) -> str:
+    """Return a stored name as the model spells it, if it has it in the other spelling of weight norm."""
+    if name in known:
+        return name
+    for number, (newer, end) in enumerate(_SPELLINGS):
+        if found := newer.fullmatch(name):
+            other = f"{found[1]}{found[2]}{end}"
+        elif name.endswith(end):
+            above, _, own = name.removesuffix(end).rpartition(".")
+            other = f"{above}{'.' if above else ''}parametrizations.{own}.original{number}"
+        else:
+            continue
+        return other if other in known else name
+    return name
 
 
 def _is_there_already(merge: Merge, model: nn.Module, known: Mapping[str, tuple[int, ...]]) -> bool:

@@ -47,10 +47,11 @@ def is_expected(model: nn.Module, name: str) -> bool:
     return _matches(name, patterns)
 
 
-def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str]) -> set[str]:
+def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str], part: str = "") -> set[str]:
     """Return those of the names that other engines put in: buffers made anew, draft layers.
 
-    A model without a head has no use for the head of the checkpoint it is in.
+    A model without a head has no use for the head of the checkpoint it is in, and one that is the ``part``
+    whose names begin so has none for the rest.
     """
     if not _is_transformers(model):
         return set()
@@ -62,6 +63,7 @@ def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str]) 
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     bare = getattr(model, prefix[:-1], None) is None and any(name.startswith(prefix) for name in stored)
     heads = {name for name in names if bare and not name.startswith(prefix)}
+    heads |= {name for name in names if part and not name.startswith(part)}
     return drafts | heads | {name for name in names if any(pattern.search(name) for pattern in made)}
 
 

@@ -6,6 +6,7 @@ checkpoint lack or have in excess (``transformer.``) is seen through. Nothing ha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -32,6 +33,10 @@ from .forgiven import is_expected, is_left_over, makes_anew
 from .seats import Seat, Slot
 
 _SHOWN: Final = 8
+_DEEPEST: Final = 3
+"""Modules around the part of a checkpoint that a model may be."""
+_FEWEST: Final = 20
+"""The share of a checkpoint's names that such a part has at least: one in so many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,7 @@ def match_seats(
         return Match({}, tuple(slot for slot in slots if slot.tensor.is_meta))
     known = {path: tuple(slot.tensor.shape) for slot in slots for path in slot.paths}
     class_names = converted(model, index.tensors, known)
-    stored = _named_as_model(known, class_names.stored)
+    stored, part = _named_as_model(known, class_names.stored)
     made = [(merge, merge.shapes(model)) for merge in class_names.merges]
     outputs = {path: kind for _, shapes in made for path, kind in shapes.items()}
     makers = {path: merge for merge, shapes in made for path in shapes}
@@ -114,7 +119,7 @@ def match_seats(
     needed = [slot for slot in needed if slot not in new]
     _report_new(new, diagnostics)
     left = _left_over(stored, found, known, model)
-    ended = is_left_over(model, [tensor.path for tensor in left], index.tensors)
+    ended = is_left_over(model, [tensor.path for tensor in left], index.tensors, "" if needed else part)
     _report_left([f"`{t.path}`" for t in left if t.path in ended], diagnostics, strict=False)
     left = [tensor for tensor in left if tensor.path not in ended]
     _report_missing(needed, index, diagnostics, strict=strict)
@@ -165,29 +170,47 @@ def _source(slot: Slot, stored: dict[str, StoredTensor]) -> StoredTensor | None:
     return next((stored[path] for path in slot.paths if path in stored), None)
 
 
-def _named_as_model(known: Collection[str], stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the stored tensors by the model's names, seeing through one prefix."""
+def _named_as_model(
+    known: Collection[str], stored: Mapping[str, StoredTensor]
+) -> tuple[dict[str, StoredTensor], str]:
+    """Return the stored tensors by the model's names, seeing through one prefix, and what was taken off."""
     names = list(stored)
-    best, hits = "", _hits(names, known)
-    heads = (
-        {path.partition(".")[0] + "." for path in (*known, *names)} if 2 * hits < len(names) else set[str]()
+    best, hits = ("", ""), _hits(names, known)
+    for change in _changes(names, known) if hits < min(len(known), (len(names) + 1) // 2) else ():
+        count = _hits([_renamed(name, change) for name in names], known)
+        if count > hits:
+            best, hits = change, count
+    return {_renamed(name, best, known): tensor for name, tensor in stored.items()}, best[0]
+
+
+def _changes(names: Sequence[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield what names may begin with in the checkpoint, and with what instead in the model.
+
+    A model may be the part of a larger one that lies deeper in it: ``model.language_model.layers``.
+    """
+    for head in sorted({f"{path.partition('.')[0]}." for path in (*known, *names)}):
+        yield "", head
+        yield head, ""
+    begins = Counter(
+        f"{'.'.join(parts[:depth])}."
+        for parts in (name.split(".") for name in names)
+        for depth in range(2, min(len(parts), _DEEPEST + 1))
     )
-    for head in sorted(heads):
-        for change in (head, f"-{head}"):
-            count = _hits([_renamed(name, change) for name in names], known)
-            if count > hits:
-                best, hits = change, count
-    return {_renamed(name, best, known): tensor for name, tensor in stored.items()}
+    tops = sorted({f"{path.partition('.')[0]}." for path in known})
+    for begin in sorted(each for each, count in begins.items() if _FEWEST * count >= len(names)):
+        yield begin, ""
+        yield from ((begin, top) for top in tops)
 
 
 def _hits(names: Iterable[str], known: Collection[str]) -> int:
     return sum(name in known for name in names)
 
 
-def _renamed(name: str, change: str, known: Collection[str] = ()) -> str:
-    if not change or name in known:
+def _renamed(name: str, change: tuple[str, str], known: Collection[str] = ()) -> str:
+    before, after = change
+    if change == ("", "") or name in known or not name.startswith(before):
         return name
-    return name.removeprefix(change[1:]) if change[0] == "-" else change + name
+    return after + name.removeprefix(before)
 
 
 def _report_missing(

@@ -71,6 +71,10 @@ class CheckpointIndex:
 
 
 _PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt")
+_SAVE: Final = (
+    "save the model as safetensors, `model.save_pretrained(FOLDER)`, or let transformers read them with "
+    "`weights_only`: `load_pretrained(FOLDER, pickled=True)`"
+)
 _PROBE: Final = 4096
 """Bytes compared at each of the places where two stored tensors are compared."""
 
@@ -133,6 +137,10 @@ def _listed(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str,
     if not path.exists():
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
         return None
+    if path.name.endswith(_PICKLES):
+        message = f"`{path}` is a pickle, which runs code when read"
+        diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, help=_SAVE))
+        return None
     return _shards(path, diagnostics) if path.name.endswith(".json") else ([path], None)
 
 
@@ -193,9 +201,8 @@ def _whole_series(folder: Path, files: list[str], diagnostics: Diagnostics) -> l
 def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
     pickles = [name for name in names if name.endswith(_PICKLES)]
     notes = (f"`{pickles[0]}` is a pickle, which runs code when read",) if pickles else ()
-    help_ = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
     message = f"`{folder}` holds no safetensors file"
-    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_ if pickles else None))
+    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=_SAVE if pickles else None))
 
 
 def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str, str]] | None:
@@ -207,8 +214,7 @@ def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str,
     if pickles:
         notes = (f"`{pickles[0]}` is a pickle, which runs code when read",)
         message = f"`{path}` lists files that are not safetensors"
-        help_ = "save the model as safetensors: `model.save_pretrained(FOLDER)`"
-        diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_))
+        diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=_SAVE))
         return None
     outside = [name for name in names if not _stays_inside(name)]
     if outside:

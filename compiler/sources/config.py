@@ -26,11 +26,13 @@ def build_from_config(
     trust_remote_code: bool = False,
     dtype: str | None = None,
     auto_class: Any = None,  # noqa: ANN401
+    attention: str | None = None,
 ) -> nn.Module:
     """Return the transformers model a configuration describes, without weights.
 
     ``path`` is a ``config.json`` or the folder that holds one; ``dtype`` is that of the weights, None leaves
-    it to the configuration; ``auto_class`` is built in place of the class the configuration names.
+    it to the configuration; ``auto_class`` is built in place of the class the configuration names, with the
+    part of the configuration that is its own; ``attention`` is transformers' name of an implementation.
 
     Raises:
         PlanError: no configuration, transformers is missing or refuses, or foreign code is not allowed.
@@ -46,7 +48,8 @@ def build_from_config(
         help_ = "read its Python files, then add `--trust-remote-code`"
         raise _error(REMOTE_CODE_REFUSED, message, help_)
     try:
-        model = _build(transformers, folder, content, dtype, auto_class, trust=foreign)
+        said = {"dtype": dtype, "attn_implementation": attention}
+        model = _build(transformers, folder, content, said, auto_class, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
@@ -103,17 +106,20 @@ def _build(
     transformers: Any,  # noqa: ANN401
     folder: Path,
     content: dict[str, Any],
-    dtype: str | None,
+    said: dict[str, str | None],
     auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
     *,
     trust: bool,
 ) -> nn.Module:
     """Build the class the configuration names, or the one transformers has for its type."""
     config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=trust)
-    options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
+    options: dict[str, Any] = {name: word for name, word in said.items() if word is not None}
     match content.get("architectures"):
         case _ if auto_class is not None:
             build = getattr(auto_class, "from_config", None) or auto_class._from_config  # noqa: SLF001
+            own = getattr(auto_class, "config_class", None)
+            if own is not None and not isinstance(config, own):  # the text part of a model of more
+                config = own.from_pretrained(folder, local_files_only=True)
         case [str(name), *_] if not trust and (kind := _class_named(transformers, config, name)) is not None:
             build = kind._from_config  # noqa: SLF001  # what from_config of the auto classes calls
         case _:
