@@ -22,7 +22,7 @@ def layers():
 
 
 class Lightning(nn.Module):
-    """What a LightningModule is to us: a module with hparams, whose `trainer` raises before one is attached."""
+    """A LightningModule as we meet it: it has hparams, and its `trainer` raises before one is attached."""
 
     def __init__(self, width=16):
         super().__init__()
