@@ -34,6 +34,7 @@ MODELS = {
         ("model.layers", ("model.norm",)),
     ),
     "llama-many-words": ("LlamaConfig", {**SIZES, "vocab_size": 4000}, LLAMA),
+    "llama-large": ("LlamaConfig", {**SIZES, "hidden_size": 512, "intermediate_size": 4096}, LLAMA),
     "mixtral": ("MixtralConfig", {**SIZES, "num_local_experts": 4}, LLAMA),
     "qwen3-next": ("Qwen3NextConfig", {**SIZES, **HYBRID}, LLAMA),
     "mamba": (

@@ -6,6 +6,7 @@ plain environment variables name, as torchrun sets them.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -83,6 +84,24 @@ def measured(job):
     with live:
         tokens = written(model, job["lengths"], job["rows"], job["tokens"], (False,))
     return {"tokens": tokens, "weights": sum(storages.values()), "beside": live.peak}
+
+
+def most_memory():
+    """Return the most bytes this process has had since it was last asked."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def process_memory(job):
+    """Load a model and write with it; return by how much that made the process larger at most."""
+    plan, model = parse(job["plan"]), built(job["folder"])
+    gc.collect()
+    most_memory()
+    before = most_memory()
+    model = load_model(plan, model, job["folder"], map_memory=False)
+    written(model, job["lengths"], job["rows"], job["tokens"], (False,))
+    return {"grown": most_memory() - before}
 
 
 def on_a_card(job):
@@ -343,6 +362,7 @@ JOBS = {
     "card_to_card": card_to_card,
     "lives_on": lives_on,
     "measured": measured,
+    "process_memory": process_memory,
     "on_a_card": on_a_card,
     "never_comes": never_comes,
     "without_memory": without_memory,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from compile_plan.compiler import compile_model
 from compile_plan.grammar import print_plan
@@ -15,7 +17,7 @@ between_cards = pytest.importorskip("compile_plan.compiler.loading.hosts.between
 Card = between_cards.Card
 
 LENGTHS, ROWS, TOKENS, GREEDY = (1, 7), 2, 2, (False,)
-NAMES = ("llama", "llama-tied", "gpt2", "mixtral")
+NAMES = ("llama", "llama-tied", "gpt2", "mixtral", "llama-large")
 HOSTS = "plan 1\n" + "".join(f"device node{number}/cpu\n" for number in (1, 2, 3))
 SHARED = {
     "no layers on the first": ("gpt2", (0, 4, 2), "node3"),
@@ -46,6 +48,8 @@ place lm_head on node3/cpu
 LONG = {"lengths": (64,), "rows": 2, "tokens": 4}
 FEW = 12_000
 """Bytes of ids, masks and lengths that generating keeps beside what a model computes."""
+PROCESS = 16 << 20
+"""Bytes a process takes beside its tensors: scratch of four threads, what the allocator keeps, messages."""
 MADE = 32
 """Bytes of rotary frequencies, which every host makes."""
 
@@ -56,11 +60,11 @@ def shared(name, shares, tail):
     return plan + "".join(f"place {path} on {tail}/cpu\n" for path in tail_of(name))
 
 
-def with_ledger(model):
+def with_ledger(model, memory="10MiB"):
     """Return a compiled plan of three hosts, with the ledger of each."""
     lines = shared_plan(layers_of("llama"), (3, 2, 1), tail_of("llama"))
     lines = "".join(line for line in lines.splitlines(keepends=True) if not line.startswith("device"))
-    memory = {f"node{number}/cpu": "10MiB" for number in (1, 2, 3)}
+    memory = {f"node{number}/cpu": memory for number in (1, 2, 3)}
     use = {"rows": LONG["rows"], "prompt": LONG["lengths"][0], "generate": LONG["tokens"]}
     return compile_model(model, max_memory=memory, overrides=lines, **use)
 
@@ -72,6 +76,7 @@ class Runs:
         models = {name: saved(name, folder / name) for name in NAMES}
         self.alone = {name: written(model, LENGTHS, ROWS, TOKENS, GREEDY) for name, model in models.items()}
         self.books = with_ledger(models["llama"])
+        self.large = with_ledger(models["llama-large"], "200MiB")
         plans = {name: (build, shared(build, *how)) for name, (build, *how) in SHARED.items()}
         plans |= {name: ("llama", HOSTS + lines) for name, lines in WHOLE.items()}
         how = {"lengths": LENGTHS, "rows": ROWS, "tokens": TOKENS, "ways": GREEDY}
@@ -81,6 +86,8 @@ class Runs:
         }
         llama = jobs["nothing in the middle"]
         jobs["memory"] = {**llama, "do": "measured", "plan": print_plan(self.books), **LONG}
+        large = {"folder": str(folder / "llama-large"), "plan": print_plan(self.large)}
+        jobs["process"] = {**jobs["memory"], **large, "do": "process_memory"}
         cards = {**llama, "do": "card_to_card", "plan": shared("llama", (3, 2, 1), "node3")}
         jobs["by host memory"] = {**cards, "do": "generate"}
         own = {
@@ -127,6 +134,14 @@ def test_each_host_holds_what_its_ledger_says(runs):
         account = accounts[f"node{number}/cpu"]
         assert held["weights"] == account.weights + account.buffers + (0 if number == 1 else MADE)
         assert account.total * 0.9 < held["weights"] + held["beside"] < account.total + FEW
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the peak of a process")
+def test_each_process_grows_by_what_its_ledger_says(runs):
+    accounts = {account.device: account for account in runs.large.ledger}
+    for number, held in enumerate(runs.of("process"), 1):
+        account = accounts[f"node{number}/cpu"]
+        assert account.weights * 0.9 < held["grown"] < account.total + PROCESS
 
 
 def test_tensors_go_from_card_to_card_where_each_host_has_one(runs):
