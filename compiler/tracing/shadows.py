@@ -54,6 +54,16 @@ def _is_count(func: Untyped, made: Tensor) -> bool:
     return made.numel() <= MAX_NUMEL and (packet in _CHECKS or whole)
 
 
+def _crowd(chosen: Tensor, options: int) -> None:
+    """Let all rows choose the first option, and the others in turn, where that leaves none out."""
+    rows, width = chosen.shape
+    if width > 1 and rows * (width - 1) >= options - 1:
+        others = torch.arange(rows * (width - 1)).remainder(options - 1) + 1
+        chosen[:, 0], chosen[:, 1:] = 0, others.view(rows, width - 1)
+    elif width == 1:
+        chosen[options:] = 0
+
+
 class Shadows:
     """Known values by the identity of the meta tensor they belong to."""
 
@@ -157,11 +167,19 @@ class Shadows:
                 self.forget(key)
 
     def _choose(self, args: Untyped, indices: Tensor, place: int) -> None:
-        """Assume that the first ones are chosen, each row going on where the one before ended."""
+        """Assume that the first ones are chosen, each row going on where the one before ended.
+
+        Where there are more rows than it takes for every option to have its turn, all choose the first as
+        well: no expert can get more than every row, and one that gets as much is what memory must hold.
+        """
         axis = args[place] if len(args) > place and args[place] is not None else -1
         options = args[0].shape[axis] if args[0].dim() else 1
-        if indices.numel() <= MAX_NUMEL and options:
-            self.learn(indices, torch.arange(indices.numel()).remainder(options).reshape(indices.shape))
+        if indices.numel() > MAX_NUMEL or not options:
+            return
+        chosen = torch.arange(indices.numel()).remainder(options).reshape(indices.shape)
+        if chosen.dim() > 1 and axis in {-1, chosen.dim() - 1} and 1 < options > chosen.shape[-1]:
+            _crowd(chosen.view(-1, chosen.shape[-1]), options)
+        self.learn(indices, chosen)
 
     def _run(self, func: Untyped, args: Untyped, kwargs: Untyped) -> Untyped:
         def known(tensor: Tensor) -> Tensor:

@@ -91,6 +91,19 @@ def test_the_ledger_is_no_less_than_what_is_alive_where_a_window_is_shorter_than
     assert verify_plan(plan, model).diagnostics == ()
 
 
+def test_experts_that_run_one_by_one_may_get_every_token():
+    torch.manual_seed(0)
+    model = small_model("mixtral", device="cpu", experts_implementation="eager")
+    for layer in model.model.layers:
+        torch.nn.init.zeros_(layer.mlp.gate.weight)  # all tokens choose the same
+    ids = torch.arange(2 * 48).view(2, 48)
+    live = LiveBytes({t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), ids)})
+    with torch.no_grad(), live:
+        model(ids)
+    ledger = account(model, rows=2, prompt=48, workload="forward")[1]
+    assert live.peak <= ledger.kv_cache + ledger.activations <= 1.03 * live.peak
+
+
 def test_a_loss_sees_the_values_of_given_tokens():
     """A text has a token for each part of a picture, and the model counts them."""
     text = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_hidden_layers": 2}
