@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from compile_plan.backends.engines import ENGINES
 from compile_plan.compiler import compile_model, compile_plan, load_model, load_pretrained, verify_plan
 from compile_plan.compiler.sources import input_kinds
 from compile_plan.grammar import parse
@@ -128,6 +129,49 @@ def test_a_pipeline_is_planned_loaded_and_draws_the_same(pipe, tmp_path):
         assert type(mine) is type(pipe)
         assert same_outputs(picture(mine), expected)
     assert same_outputs(picture(pipe), expected)
+
+
+def by_diffusers(plan, folder, monkeypatch):
+    """Return the pipeline that the emitted calls make, and those calls."""
+    monkeypatch.chdir(folder)
+    assert not [found for found in ENGINES["diffusers"].accepts(plan) if found.severity == "error"]
+    calls = ENGINES["diffusers"].emit(plan)
+    whole, names = "Pipeline.from_pretrained(FOLDER, ", {"FOLDER": str(folder)}
+    absent = "tokenizer=None, safety_checker=None, feature_extractor=None, "  # it was saved without them
+    exec(calls.replace(whole, whole + absent), names)  # noqa: S102
+    names["pipe"].set_progress_bar_config(disable=True)
+    return names["pipe"], calls
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("lines", [(), LINES.replace(" run on cpu", "")])
+def test_diffusers_own_hooks_are_told_the_plan(pipe, lines, tmp_path, monkeypatch):
+    pytest.importorskip("accelerate")
+    expected = picture(pipe)
+    pipe.save_pretrained(tmp_path)
+    plan = compile_plan(tmp_path, max_memory={"cpu": "1GiB", "disk": "1GiB"}, overrides=lines)
+    theirs, calls = by_diffusers(plan, tmp_path, monkeypatch)
+    assert ('"disk"' in calls) is bool(lines)
+    names = ("unet", "vae", "text_encoder")
+    assert all(f'subfolder="{name}", torch_dtype=torch.float32' in calls for name in names)
+    assert same_outputs(picture(theirs), expected)
+
+
+def test_a_pipeline_over_two_cards_is_told_by_part():
+    plan = compile_model(parts(10), max_memory=CARDS)
+    calls = ENGINES["diffusers"].emit(plan)
+    for name in parts(10):
+        line = next(line for line in calls.splitlines() if line.startswith(f"{name} ="))
+        told = json.loads(line[line.index("device_map=") + 11 : -1])
+        assert told
+        assert not any(key.startswith(name) for key in told)
+    assert f"{name}={name}" in calls.splitlines()[-1]
+    (refused,) = ENGINES["transformers"].accepts(plan)
+    assert (refused.code, refused.help) == ("engine-cannot", "use `--for diffusers`")
+    single = compile_model(layers(2), max_memory={"cpu": "1MiB"})
+    (refused,) = ENGINES["diffusers"].accepts(single)
+    assert refused.code == "engine-cannot"
+    assert "--for transformers" in refused.help
 
 
 @pytest.mark.filterwarnings("ignore")
