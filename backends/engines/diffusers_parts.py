@@ -17,7 +17,7 @@ _FOLDER = "offload"
 """Where diffusers copies what its map has on disk."""
 
 
-def parts_of(plan: Plan) -> tuple[str, ...]:
+def named_parts(plan: Plan) -> tuple[str, ...]:
     """Return the names of a pipeline's parts; none for a plan of anything else."""
     found = (name for rule in plan.constraints if isinstance(rule, Phase) for name in rule.patterns)
     return tuple(name for name in dict.fromkeys(found) if name.isidentifier())
@@ -25,7 +25,7 @@ def parts_of(plan: Plan) -> tuple[str, ...]:
 
 def accepts(plan: Plan) -> tuple[Diagnostic, ...]:
     """Say what diffusers would do otherwise: it moves modules by accelerate's hooks, as a map says."""
-    if not parts_of(plan):
+    if not named_parts(plan):
         why = "diffusers puts pipelines together from parts, each with a map of its own"
         help_ = "compile the pipeline itself, or its folder with a `model_index.json`; for one model take "
         return (cannot(_NAME, "a plan of no pipeline", why, f"{help_}`--for transformers`"),)
@@ -34,7 +34,7 @@ def accepts(plan: Plan) -> tuple[Diagnostic, ...]:
 
 def emit(plan: Plan) -> str:
     """Write the calls that load each part by its map, and the pipeline from them."""
-    names = parts_of(plan)
+    names = named_parts(plan)
     calls = "".join(f"{name} = AutoModel.from_pretrained({_arguments(plan, name)})\n" for name in names)
     given = ", ".join(f"{name}={name}" for name in names)
     return (
@@ -75,7 +75,7 @@ def _dtype(plan: Plan, name: str) -> str:
 
 def refused_pipeline(plan: Plan) -> Diagnostic | None:
     """Return the error for a pipeline's plan, for what loads one model; None for any other plan."""
-    names = parts_of(plan)
+    names = named_parts(plan)
     if not names:
         return None
     why = f"its parts are {in_words(names, 4)}, each with a class of its own"

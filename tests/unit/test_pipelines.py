@@ -157,6 +157,21 @@ def test_diffusers_own_hooks_are_told_the_plan(pipe, lines, tmp_path, monkeypatc
     assert same_outputs(picture(theirs), expected)
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_hooks_of_others_and_ours_do_not_meet(pipe, tmp_path):
+    accelerate = pytest.importorskip("accelerate")
+    pipe.save_pretrained(tmp_path)
+    mine = load_pretrained(tmp_path, parse(LINES))
+    with pytest.raises(PlanError) as caught:
+        mine.unet.to("meta")  # as `enable_model_cpu_offload` moves the parts
+    assert [found.code for found in caught.value.diagnostics] == ["moved-by-hand"]
+    plan = compile_model(pipe, max_memory={"cpu": "1GiB"})
+    accelerate.cpu_offload(pipe.unet, execution_device="cpu")  # what `enable_sequential_cpu_offload` does
+    with pytest.raises(PlanError) as caught:
+        load_model(plan, pipe)
+    assert [found.code for found in caught.value.diagnostics] == ["foreign-hooks"]
+
+
 def test_a_pipeline_over_two_cards_is_told_by_part():
     plan = compile_model(parts(10), max_memory=CARDS)
     calls = ENGINES["diffusers"].emit(plan)
