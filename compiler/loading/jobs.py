@@ -98,8 +98,13 @@ def _device(job: Job) -> torch.device | None:
     return None if isinstance(target, Mapped) or target.device.type == "cpu" else target.device
 
 
+def _direct(job: Job) -> bool:
+    """Say whether bytes go straight to where they stay: then a large piece takes no scratch."""
+    return isinstance(job.target, torch.Tensor) and job.target.dtype == job.dtype
+
+
 def _parts(job: Job) -> Iterator[Stretch]:
-    size = PIECE if _device(job) is None else SLOT
+    size = SLOT if _device(job) is not None or _direct(job) else PIECE
     for first in range(0, job.source.nbytes, size):
         yield Stretch(job, first, min(size, job.source.nbytes - first))
 
