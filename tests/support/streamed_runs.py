@@ -124,6 +124,44 @@ def inference_mode(store, folder):
     return first and same(real, model)
 
 
+def compiled(store, folder):
+    """Compiled around the stream, whose steps it does not look into."""
+    real, model = pair(store, folder)
+    around = torch.compile(model, backend="eager")
+    return all(same(real, around) for _ in range(3)) and at_rest(model)
+
+
+def autocast(store, folder):
+    """What is computed in half precision finds the weights as they are, and leaves them so."""
+    real, model = pair(store, folder)
+    with torch.autocast("cpu", torch.bfloat16):
+        close = torch.allclose(model(X), real(X), atol=0.05)
+    return close and same(real, model) and at_rest(model)
+
+
+class Adapter(nn.Module):
+    """A layer with something small beside it, as PEFT wraps one."""
+
+    def __init__(self, base):
+        super().__init__()
+        self.base_layer = base
+        self.down, self.up = nn.Linear(WIDTH, 2, bias=False), nn.Linear(2, WIDTH, bias=False)
+
+    def forward(self, x):
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+def adapters_added_after(store, folder):
+    real, model = pair(store, folder)
+    first = same(real, model)
+    for number in (1, 3):
+        torch.manual_seed(number)
+        real.layers[number].q_proj = Adapter(real.layers[number].q_proj)
+        torch.manual_seed(number)
+        model.layers[number].q_proj = Adapter(model.layers[number].q_proj)
+    return first and all(same(real, model) for _ in range(2)) and at_rest(model)
+
+
 def two_models(store, folder):
     (folder / "second").mkdir()
     (real, model), (other_real, other) = pair(store, folder), pair("cpu", folder / "second", split=True)
@@ -280,7 +318,7 @@ def released(store, folder):
 
 
 CASES = (
-    plain, small_buffer, large_buffer, parts_of_layers, inference_mode, two_models,
+    plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast, adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, interrupts,
     interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
 )  # fmt: skip

@@ -33,8 +33,18 @@ def test_streamed_models_compute_the_same_in_every_circumstance():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
-    assert len(found) == 16
+    assert len(found) == 19
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
+
+
+def test_adapters_of_peft_stream_beside_their_layers():
+    pytest.importorskip("peft")
+    done = subprocess.run(
+        [sys.executable, "adapted_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found == {store: {"before": "equal", "after": "equal"} for store in ("cpu", "disk")}
 
 
 def layers():
