@@ -18,6 +18,7 @@ from ..sources.safetensors_header import StoredTensor
 from .asked import is_plain_float
 from .conversions import Merge
 from .matching import stored_dtype
+from .pages import Span
 from .remade import Remade
 from .seats import Slot
 from .stored_files import Mapped
@@ -119,11 +120,10 @@ class Pieces:
             self.fill(row, result[row])
         return result
 
-    def read_ahead(self, rows: Iterable[int] | None = None) -> None:
-        """Ask for the pages of some rows, or of all; returns before they are there."""
-        for row in range(self.shape[0]) if rows is None else rows:
-            for mapped, _ in self.rows[row]:
-                mapped.read_ahead(0, mapped.tensor.nbytes)
+    def spans(self, rows: Iterable[int] | None = None) -> list[Span]:
+        """Return where some rows are in memory, or all."""
+        chosen = range(self.shape[0]) if rows is None else rows
+        return [mapped.span for row in chosen for mapped, _ in self.rows[row]]
 
     def check(self) -> None:
         """Raise `PlanError` if one of the files is not what it was."""

@@ -141,7 +141,6 @@ def _read_together(piece: Piece, files: OpenFiles, slot: torch.Tensor) -> None:
 def _fill(part: Stretch, files: OpenFiles) -> None:
     job = part.job
     if isinstance(job.target, Mapped):
-        job.target.read_ahead(part.first, part.nbytes)
         job.target.bring(part.first, part.nbytes)
         return
     room = part.room()

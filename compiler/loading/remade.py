@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from .asked import is_plain_float
 from .conversions import Merge
 from .matching import stored_dtype
+from .pages import Span
 from .seats import Slot
 from .stored_files import Mapped, OpenFiles
 
@@ -59,10 +60,9 @@ class Remade:
         """Yield one row with its place; all of them are made for it."""
         yield self.whole()[row], target
 
-    def read_ahead(self, _rows: Iterable[int] | None = None) -> None:
-        """Ask for the pages of everything it is made of; returns before they are there."""
-        for mapped in self.sources:
-            mapped.read_ahead(0, mapped.tensor.nbytes)
+    def spans(self, _rows: Iterable[int] | None = None) -> list[Span]:
+        """Return where everything it is made of is in memory."""
+        return [mapped.span for mapped in self.sources]
 
     def check(self) -> None:
         """Raise `PlanError` if one of the files is not what it was."""

@@ -22,6 +22,7 @@ from ...ir.rules.loading import CHANGED_CHECKPOINT, UNREADABLE_WEIGHTS
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 from . import pages
+from .pages import Span
 
 PIECE: Final = 2 << 20
 """Bytes read at a time; the scratch of one thread. A multiple of every element size."""
@@ -60,9 +61,10 @@ class Mapped:
     source: StoredTensor
     file: File
 
-    def read_ahead(self, first: int, nbytes: int) -> None:
-        """Ask the system to bring bytes of the tensor into its cache; returns before they are there."""
-        pages.read_ahead(self.tensor.data_ptr() + first, nbytes)
+    @property
+    def span(self) -> Span:
+        """Where the tensor is in memory."""
+        return self.tensor.data_ptr(), self.tensor.nbytes
 
     def bring(self, first: int, nbytes: int) -> None:
         """Return when bytes of the tensor are in memory, ready to be used."""

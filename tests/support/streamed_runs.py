@@ -318,7 +318,8 @@ def released(store, folder):
 
 
 CASES = (
-    plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast, adapters_added_after, two_models,
+    plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
+    adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, interrupts,
     interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
 )  # fmt: skip

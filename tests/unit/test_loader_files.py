@@ -106,7 +106,7 @@ def unknown_advice(*_):
 
 @pytest.mark.parametrize("system", [None, unknown_advice], ids=["no-advice", "older-linux"])
 def test_where_the_system_takes_no_advice_pages_come_when_they_are_touched(real, folder, system, monkeypatch):
-    monkeypatch.setattr(pages, "_madvise", lambda: system)
+    monkeypatch.setattr(pages, "_call", lambda *_: system)
     model = load_model(plan(*MIXED), meta(), folder)
     assert same_outputs(model(IDS), real(IDS))
 

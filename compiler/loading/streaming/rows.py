@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from ..pages import Ahead
 from .arena import aligned
 from .carrier import row_pairs
 from .choosers import Args, Chooser, Kwargs, NamedArguments, pairs_of, settings_of, shares
@@ -222,11 +223,12 @@ class RowSite:
 
 def _send(lane: Lane, one: Streamed, rows: Sequence[tuple[int, torch.Tensor]], after: Any) -> Any:  # noqa: ANN401
     """Copy rows to their places; returns the mark of the copies."""
-    if one.pieces is not None:
-        one.pieces.read_ahead(row for row, _ in rows)
     pairs: Iterator[Pair] = (pair for row, room in rows for pair in row_pairs(one, row, room))
     known = one.block is not None and one.block.pinned and one.dtype == one.rest.dtype
-    return lane.copy(pairs, [after]) if known else lane.carry(pairs, [after])
+    if known:
+        return lane.copy(pairs, [after])
+    with Ahead([] if one.pieces is None else one.pieces.spans(row for row, _ in rows)):
+        return lane.carry(pairs, [after])
 
 
 def _like(index: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 
 from ..blocks import Block
 from ..compounds import Compound, taken_apart
+from ..pages import Span
 from ..pieces import Pieces, Stacked
 from ..remade import Remade
 from ..stored_files import Mapped
@@ -174,12 +175,12 @@ class Streamed:
         elif self.pieces is not None:
             self.pieces.check()
 
-    def read_ahead(self) -> None:
-        """Ask for the bytes of the tensor at rest; returns before they are in memory."""
+    @property
+    def spans(self) -> list[Span]:
+        """Where its bytes are in the pages of files."""
         if self.mapped is not None:
-            self.mapped.read_ahead(0, self.rest.nbytes)
-        elif self.pieces is not None:
-            self.pieces.read_ahead()
+            return [self.mapped.span]
+        return [] if self.pieces is None else self.pieces.spans()
 
     def bring(self) -> None:
         """Return when the bytes at rest are in memory; those in pieces come when they are read."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..pages import Ahead
 from .carrier import Carrier, needs_of
 from .site import Cargo, Load, Site
 
@@ -152,10 +153,9 @@ class Supply:
 
     def _fill(self, site: Site, load: Load) -> None:
         streamed = list(site.streamed)  # a forward may exchange one meanwhile: then this is not used
-        with torch.inference_mode(mode=False), torch.no_grad():
+        ahead = Ahead(span for one in streamed for span in one.spans)
+        with torch.inference_mode(mode=False), torch.no_grad(), ahead:
             stamps = [one.stamp for one in streamed]
-            for one in streamed:
-                one.read_ahead()
             values: dict[int, torch.Tensor | None] = {
                 id(one): one.copy() for one in streamed if one.device.type == "cpu"
             }
