@@ -24,7 +24,7 @@ from .facts import Known, built_when_asked, described_facts, known
 from .options import AUTOMATIC, Options
 from .phases import busiest_first, busiest_of, unruled
 from .remembered_models import remembered_model
-from .workload import cached_tokens, roomy, rows_of, with_asked_room, with_usual
+from .workload import cached_tokens, read_tokens, roomy, rows_of, with_asked_room, with_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -143,7 +143,11 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             from ..sources.checkpoint import read_checkpoint, read_config
 
             plan, _ = read_checkpoint(
-                spec, diagnostics, cache_tokens=cached_tokens(options), batch=rows_of(options)
+                spec,
+                diagnostics,
+                cache_tokens=cached_tokens(options),
+                batch=rows_of(options),
+                read=read_tokens(options) if options.used is not None else None,
             )
             folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
             config = read_config(folder / "config.json")

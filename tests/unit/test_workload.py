@@ -91,6 +91,22 @@ def test_the_ledger_is_no_less_than_what_is_alive_where_a_window_is_shorter_than
     assert verify_plan(plan, model).diagnostics == ()
 
 
+@pytest.mark.parametrize("prompt", [8, 48])
+@pytest.mark.parametrize("subject", ["folder", "file"])
+def test_headers_are_told_how_long_the_prompt_is(tmp_path, subject, prompt):
+    """A window holds on to the whole of a longer prompt."""
+    config = transformers.MistralConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=500, sliding_window=16,
+    )  # fmt: skip
+    model = transformers.MistralForCausalLM(config)
+    model.save_pretrained(tmp_path)
+    path = tmp_path if subject == "folder" else tmp_path / "model.safetensors"
+    options = {"rows": 2, "prompt": prompt, "generate": 4}
+    told = compile_plan(path, max_memory=ROOMY, **options)
+    assert told.ledger[0].kv_cache == account(model, **options)[1].kv_cache
+
+
 def test_experts_that_run_one_by_one_may_get_every_token():
     torch.manual_seed(0)
     model = small_model("mixtral", device="cpu", experts_implementation="eager")
