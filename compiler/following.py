@@ -146,7 +146,7 @@ def load_pretrained(
     if (Path(folder) / INDEX).is_file():
         from .driver.phases import load_pipeline
 
-        pipeline: nn.Module = load_pipeline(
+        pipeline, together = load_pipeline(
             Path(folder),
             compiled,
             dtype=chosen,
@@ -156,7 +156,9 @@ def load_pretrained(
             map_memory=map_memory,
             diagnostics=diagnostics,
         )
-        return pipeline
+        whole.tell(together, pipeline)
+        loaded: nn.Module = pipeline
+        return loaded
     model, placed = whole.load_whole(
         Path(folder),
         compiled,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...backends.predictions import timed_text
 from ...ir import Diagnostic, Plan, PlanError, human_size
+from ...ir.rules.loading import ABSENT_DEVICE
 from ...ir.rules.usage import CANNOT_TRY
 from ...ir.visible import visible
 from ..driver.pretrained import load_whole, told
@@ -67,6 +68,15 @@ def _measured(what: str, measured: float, predicted: float | None) -> str:
     return f"{timed_text(measured)} {what}{beside}"
 
 
+def _from_here(found: Diagnostic) -> Diagnostic:
+    """Return a finding with help that a command can follow."""
+    if found.rule is not ABSENT_DEVICE:
+        return found
+    return replace(
+        found, help="a plan is tried on the machine it is for: leave `--memory` out to try it here"
+    )
+
+
 def try_plan(plan: Plan, request: Request) -> Tried:
     """Load the input by a plan and let it write.
 
@@ -81,12 +91,15 @@ def try_plan(plan: Plan, request: Request) -> Tried:
         raise PlanError([Diagnostic(CANNOT_TRY, message, help=help_)])
     tokenizer = tokenizer_of(folder)
     start = time.perf_counter()
-    model, _ = load_whole(
-        folder,
-        lambda _: plan,
-        dtype=request.options.dtype,
-        trust_remote_code=bool(request.options.trust_remote_code),
-        progress=False if request.quiet or request.json else None,
-    )
+    try:
+        model, _ = load_whole(
+            folder,
+            lambda _: plan,
+            dtype=request.options.dtype,
+            trust_remote_code=bool(request.options.trust_remote_code),
+            progress=False if request.quiet or request.json else None,
+        )
+    except PlanError as error:
+        raise PlanError([_from_here(found) for found in error.diagnostics]) from None
     seconds = time.perf_counter() - start
     return Tried(seconds, told(plan, model), try_model(model, tokenizer, request.trial or "", plan))

@@ -14,7 +14,7 @@ from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .facts import Known, ModelFacts, known
 from .options import AUTOMATIC, Options, settled
-from .phases import phase_rules, with_part_traces
+from .phases import in_phases, with_part_traces
 from .strategies import passes_for
 from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
 
@@ -72,7 +72,7 @@ def compile_known(
     lowered, trace = _traced(lowered, subject, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
     if facts.parts:
-        lowered = replace(lowered, constraints=(*lowered.constraints, *phase_rules(facts)))
+        lowered = in_phases(lowered, facts)
     if options.strategy != "accelerate":
         whole = [Atomic(kind, by_class=True, added=True) for kind in facts.whole]
         apart = _never_apart(lowered, facts.whole)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import (
     CPU,
@@ -22,6 +22,7 @@ from ...ir import (
     PlanError,
     Split,
     Together,
+    Workload,
     device_type,
     is_accelerator,
     is_within,
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from ...ir import Device
     from .facts import ModelFacts
     from .options import Options
+
+
+_TOKENS: Final = 512
+"""What text encoders read, where nobody says: no part of a pipeline reads more."""
 
 
 def busiest_first(
@@ -64,7 +69,13 @@ def busiest_first(
     return replace(plan, constraints=tuple(ours))
 
 
-def phase_rules(facts: ModelFacts) -> Iterator[Phase]:
+def in_phases(plan: Plan, facts: ModelFacts) -> Plan:
+    """Return the plan of a pipeline with its phases; its parts write no tokens, they are called."""
+    used = plan.workload or Workload("forward", 1, 0, _TOKENS, added=True)
+    return replace(plan, constraints=(*plan.constraints, *_phase_rules(facts)), workload=used)
+
+
+def _phase_rules(facts: ModelFacts) -> Iterator[Phase]:
     """Yield when the parts of a pipeline are in use: those of every step together, others alone.
 
     The busiest come first: placing such a plan again knows them by that.
@@ -177,7 +188,7 @@ def load_pipeline(
     *,
     dtype: str | None = None,
     **loading: Any,  # noqa: ANN401  # what `load_model` takes
-) -> Any:  # noqa: ANN401  # a pipeline of diffusers
+) -> tuple[Any, Plan]:
     """Load a pipeline's folder by the plan that ``compiled`` returns; diffusers loads what is no model.
 
     Raises:
@@ -194,7 +205,7 @@ def load_pipeline(
     kind: Any = DiffusionPipeline
     absent = {name: None for name in absent_parts(folder) if name not in parts}
     try:
-        return kind.from_pretrained(folder, local_files_only=True, **absent, **parts)
+        return kind.from_pretrained(folder, local_files_only=True, **absent, **parts), plan
     except Exception as error:
         message = f"diffusers cannot put the pipeline of `{folder}` together"
         words = (str(error).strip().splitlines() or [""])[0][:300]

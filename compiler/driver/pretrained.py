@@ -141,7 +141,7 @@ def with_generation(model: nn.Module, folder: Path) -> None:
     model.generation_config = settings
 
 
-def told(plan: Plan, model: nn.Module) -> str:
+def told(plan: Plan, model: object) -> str:
     """Return a paragraph of what went where, and how fast it will be where the plan predicts that."""
     sizes: dict[tuple[str, str], int] = {}
     tree = plan.tree
@@ -165,7 +165,7 @@ def _placed(size: str, store: str, run: str) -> str:
     return f"{size} on {store}, streamed to {run}"
 
 
-def tell(plan: Plan, model: nn.Module) -> None:
+def tell(plan: Plan, model: object) -> None:
     """Write that paragraph where a person reads it: on a terminal, nowhere else."""
     if sys.stderr.isatty():
         sys.stderr.write(told(plan, model))

@@ -60,7 +60,7 @@ def try_model(model: nn.Module, tokenizer: Any, prompt: str, plan: Plan) -> Tria
     """Let a model go on from a prompt, greedily; what came before, such as reading files, is not timed.
 
     Raises:
-        PlanError: the model writes no text.
+        PlanError: the model writes no text, or cannot go on from this prompt.
 
     """
     generator: Any = model
@@ -71,11 +71,19 @@ def try_model(model: nn.Module, tokenizer: Any, prompt: str, plan: Plan) -> Tria
     inputs = tokenizer(prompt, return_tensors="pt")
     if not inputs["input_ids"].numel():
         raise PlanError([Diagnostic(CANNOT_TRY, "the prompt has no tokens", help="give it some words")])
+    _check_words(generator, inputs["input_ids"])
     options = {"do_sample": False, "num_beams": 1, "pad_token_id": _padding(generator, tokenizer)}
-    generator.generate(**inputs, max_new_tokens=2, **options)
-    runtime_report(model)  # what is counted from here on is the trial's
-    clock = _Clock()
-    found = generator.generate(**inputs, max_new_tokens=_TOKENS, streamer=clock, **options)
+    try:
+        generator.generate(**inputs, max_new_tokens=2, **options)
+        runtime_report(model)  # what is counted from here on is the trial's
+        clock = _Clock()
+        found = generator.generate(**inputs, max_new_tokens=_TOKENS, streamer=clock, **options)
+    except PlanError:
+        raise
+    except (
+        Exception
+    ) as error:  # the model's own code may raise anything, for a prompt it has no positions for
+        raise _no_more(generator, inputs["input_ids"], error) from error
     read = inputs["input_ids"].shape[1] if len(clock.steps) else 0
     new = found[0] if generator.config.is_encoder_decoder else found[0, read:]
     gaps = [later - earlier for earlier, later in zip(clock.steps, clock.steps[1:], strict=False)]
@@ -88,6 +96,29 @@ def try_model(model: nn.Module, tokenizer: Any, prompt: str, plan: Plan) -> Tria
         runtime=runtime_report(model),
     )
     return _foretold(trial, plan)
+
+
+def _check_words(model: Any, tokens: Any) -> None:  # noqa: ANN401
+    """Refuse tokens the model has no row for: on a card that ends the process."""
+    table = model.get_input_embeddings()
+    rows = getattr(table, "num_embeddings", None)
+    largest = int(tokens.max())
+    if isinstance(rows, int) and largest >= rows:
+        message = f"the tokenizer gives token {largest}, and the model has {rows} of them"
+        help_ = "use the tokenizer that was saved with the model"
+        raise PlanError([Diagnostic(CANNOT_TRY, message, help=help_)])
+
+
+def _no_more(model: Any, tokens: Any, error: Exception) -> PlanError:  # noqa: ANN401
+    """Return the error for a model that failed while it wrote."""
+    read, most = tokens.shape[1], getattr(model.config, "max_position_embeddings", None)
+    words = (str(error).strip().splitlines() or [""])[0][:200]
+    message = f"`{type(model).__name__}` does not go on from a prompt of {read} tokens"
+    long = isinstance(most, int) and read + _TOKENS > most
+    help_ = f"give a shorter prompt: it has {most} positions" if long else "try the model by itself"
+    return PlanError(
+        [Diagnostic(CANNOT_TRY, message, notes=(f"{type(error).__name__}: {words}",), help=help_)]
+    )
 
 
 def _padding(model: Any, tokenizer: Any) -> int:  # noqa: ANN401

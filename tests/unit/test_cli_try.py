@@ -90,6 +90,29 @@ def test_what_cannot_be_tried_is_named(tmp_path):
     assert (result.code, codes(result)) == (1, ["cannot-try"])
 
 
+def test_prompts_a_model_cannot_go_on_from_are_named(folder, tmp_path):
+    save(TINY["gpt2"], tmp_path / "gpt2")
+    with_tokenizer(tmp_path / "gpt2")
+    long = " ".join(["once"] * 300)
+    result = run_command([str(tmp_path / "gpt2"), *MEMORY, "--try", long, "--format", "json"])
+    assert (result.code, codes(result)) == (1, ["cannot-try"])
+    assert "shorter prompt" in result.out
+    config = json.loads((folder / "tokenizer.json").read_text())
+    config["model"]["vocab"]["once"] = 5000
+    (folder / "tokenizer.json").write_text(json.dumps(config))
+    result = run_command([str(folder), *MEMORY, "--try", "once", "--format", "json"])
+    assert (result.code, codes(result)) == (1, ["cannot-try"])
+    assert "tokenizer" in result.out
+
+
+def test_a_plan_for_another_machine_is_refused_with_help_a_command_can_follow(folder):
+    memory = ("--memory", "cuda:7=1GiB,cpu=1GiB")
+    result = run_command([str(folder), *memory, "--try", "once", "--format", "json"])
+    (found,) = json.loads(result.out)["diagnostics"]
+    assert found["code"] == "absent-device"
+    assert "--memory" in found["help"]
+
+
 def test_a_paragraph_says_what_went_where_and_how_fast(tmp_path):
     save(TINY["llama"], tmp_path)
     plan = compile_plan(tmp_path, max_memory={"cpu": "1GiB"})
