@@ -10,9 +10,11 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import sys
 import threading
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -24,7 +26,18 @@ _OK: Final = 0
 
 
 class _Memory(mmap.mmap):
-    """Anonymous memory; a class of its own is told of its end before the memory goes."""
+    """Anonymous memory that the driver has to forget before it goes.
+
+    Else new memory at the same address counts as known, and cards are sent what the old had. A weak reference
+    tells too late: Python unmaps the memory first, and lets other threads run meanwhile.
+    """
+
+    forget: Callable[[], object] | None = None
+
+    def __del__(self) -> None:
+        """Tell the driver; not while Python ends: the driver is gone by then, and what it knew with it."""
+        if self.forget is not None and not sys.is_finalizing():
+            self.forget()
 
 
 class Block:
@@ -37,12 +50,11 @@ class Block:
         if nbytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._used = 0
-        self._unregister: weakref.finalize[..., Any] | None = None
 
     @property
     def pinned(self) -> bool:
         """Whether the driver knows the memory."""
-        return self._unregister is not None and self._unregister.alive
+        return self._memory.forget is not None
 
     def tensor(self, shape: Sequence[int], dtype: torch.dtype) -> tuple[torch.Tensor, int]:
         """Return the next tensor in it, with a storage of its own, and its first byte."""
@@ -65,15 +77,22 @@ class Block:
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
         if int(runtime.cudaHostRegister(address, self.nbytes, 0)) != _OK:
+            _take_error()
             return False
-        self._unregister = weakref.finalize(self._memory, runtime.cudaHostUnregister, address)
-        self._unregister.atexit = False  # the driver is gone by then, and its registrations with it
+        self._memory.forget = partial(runtime.cudaHostUnregister, address)
         return True
 
     def unregister(self) -> None:
         """Let the driver forget the memory."""
-        if self._unregister is not None:
-            self._unregister()
+        if self._memory.forget is not None:
+            self._memory.forget()
+            self._memory.forget = None
+
+
+def _take_error() -> None:
+    """Take the driver's last error of this thread: the next kernel would raise it as its own."""
+    with suppress(RuntimeError):
+        torch.ones(1, device="cuda")
 
 
 def room_for(sizes: Sequence[int]) -> int:

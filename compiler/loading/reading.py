@@ -110,6 +110,8 @@ class _Readers:
                     self._results.put(piece.nbytes)
             slots.settle()
         except BaseException as error:  # noqa: BLE001  # raised where the results are taken
+            with suppress(RuntimeError):
+                slots.settle()  # copies under way end before what they copy from and to does
             self._results.put(error)
 
 

@@ -1,0 +1,98 @@
+"""Host memory and the driver that knows it: it is told before memory goes, and its refusals stay its own."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.compiler.loading.blocks import Block
+
+MAPS = Path("/proc/self/maps")
+pytestmark = pytest.mark.skipif(not MAPS.exists(), reason="what is mapped is read from /proc")
+OK, ALREADY = 0, 712
+
+
+def mapped(address):
+    ends = (line.split()[0].split("-") for line in MAPS.read_text(encoding="utf-8").splitlines())
+    return any(int(first, 16) <= address < int(last, 16) for first, last in ends)
+
+
+class Driver:
+    """Knows memory by its address, as a card's driver does, whatever became of it."""
+
+    def __init__(self):
+        self.known, self.refused, self.late, self.lock = {}, 0, 0, threading.Lock()
+
+    def cudaHostRegister(self, address, nbytes, _flags):  # noqa: N802
+        with self.lock:
+            if any(address < start + size and start < address + nbytes for start, size in self.known.items()):
+                self.refused += 1
+                return ALREADY
+            self.known[address] = nbytes
+            return OK
+
+    def cudaHostUnregister(self, address):  # noqa: N802
+        with self.lock:
+            self.late += not mapped(address)
+            del self.known[address]
+        return OK
+
+
+@pytest.fixture(name="driver")
+def _driver(monkeypatch):
+    driver = Driver()
+    monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
+    return driver
+
+
+def test_the_driver_forgets_memory_before_it_goes(driver):
+    block = Block(3 << 20)
+    tensor, _ = block.tensor((8, 8), torch.float32)
+    assert block.register()
+    assert block.pinned
+    del block
+    assert driver.known, "a tensor in it keeps it"
+    del tensor
+    assert not driver.known
+    assert not driver.late
+
+
+def test_threads_never_meet_memory_that_was_another_s(driver):
+    def work():
+        for _ in range(40):
+            assert Block(4 << 20).register()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (driver.refused, driver.late, driver.known) == (0, 0, {})
+
+
+def test_what_is_forgotten_by_hand_is_forgotten_once(driver):
+    block = Block(4096)
+    assert block.register()
+    block.unregister()
+    block.unregister()
+    assert not block.pinned
+    assert block.register()
+    del block
+    assert not driver.known
+
+
+def test_a_refusal_is_taken_from_the_driver_by_the_thread_that_had_it(driver, monkeypatch):
+    asked = []
+
+    def ones(*_shape, device):
+        asked.append((device, threading.current_thread()))
+        raise RuntimeError("CUDA error: part or all of the requested memory range is already mapped")
+
+    monkeypatch.setattr(torch, "ones", ones)
+    monkeypatch.setattr(driver, "cudaHostRegister", lambda *_: ALREADY)
+    block = Block(4096)
+    assert not block.register()
+    assert not block.pinned
+    assert asked == [("cuda", threading.main_thread())]
