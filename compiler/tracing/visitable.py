@@ -101,7 +101,7 @@ class Unvisitable:
         for owner in owners:
             module = owner
             while module >= 0 and module not in running:
-                if module not in self.trace.kinds.open:
+                if module == owner or module not in self.trace.kinds.open:  # lists of parameters are read
                     self.found.add(module)
                 module = tree.parents[module]
         for reader in running:

@@ -151,6 +151,50 @@ def test_of_two_arguments_that_exclude_each_other_one_is_taken_away():
     assert set(shapes_that_ran(forward)) == {"input_ids", "pixel_values"}
 
 
+def test_an_argument_that_is_to_be_none_is_taken_away():
+    """What it is given instead is seen where the code fails without."""
+
+    def forward(self, input_ids=None, inputs_embeds=None):
+        """Compute.
+
+        Args:
+            inputs_embeds (`torch.FloatTensor` of shape `(batch_size, sequence_length, hidden_size)`): rows.
+
+        """
+        if input_ids is not None:
+            message = "`input_ids` is expected to be `None`"
+            raise ValueError(message)
+        return self.layer(inputs_embeds)
+
+    assert shapes_that_ran(forward) == {"inputs_embeds": (2, 4, 8)}
+
+
+@pytest.mark.parametrize(("frames", "grid"), [(2, False), (0, False), (0, True)])
+def test_pixels_are_given_in_blocks_with_the_colours_last(frames, grid):
+    class Blocks(Config):
+        patch_size, spatial_merge_size, num_channels = 4, 2, 3
+        temporal_patch_size = frames or None
+
+    def pictures(self, pixel_values):
+        rest = pixel_values.shape[1:]
+        if rest != (*((frames,) if frames else ()), 8, 8, 3):
+            message = f"shape {tuple(rest)} is invalid"
+            raise RuntimeError(message)
+        return self.layer(torch.zeros(8, device=pixel_values.device) + pixel_values.sum())
+
+    def with_grid(self, pixel_values, image_grid_thw):
+        assert pixel_values.shape[0] == image_grid_thw.prod(-1).sum()
+        return pictures(self, pixel_values)
+
+    class Model(Asking):
+        config = Blocks()
+        main_input_name = "pixel_values"
+        forward = with_grid if grid else pictures
+
+    diagnostics = Diagnostics()
+    assert try_trace(Model(), None, diagnostics) is not None, list(diagnostics)
+
+
 def test_a_text_gets_as_many_tokens_as_a_picture_has_features():
     def forward(self, input_ids=None, pixel_values=None):
         marked = (input_ids == 7).sum()

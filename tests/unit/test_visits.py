@@ -10,11 +10,12 @@ import torch
 import transformers
 from compile_plan.backends import to_device_map
 from compile_plan.compiler import compile_model, verify_plan
-from compile_plan.compiler.tracing import trace_model
+from compile_plan.compiler.tracing import trace_model, verify_trace
 from compile_plan.compiler.tracing.cuts import Cuts
 from compile_plan.compiler.tracing.visitable import visit_rules
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import VISITING, Never, PlanError, homes_of, verify
+from random_cuts import random_plan
 from small_models import small_model
 from torch import nn
 
@@ -146,6 +147,28 @@ def test_a_trace_says_what_cannot_be_visited():
             example_inputs=torch.zeros(1, 16),
             overrides="place read on cuda:1\n",
         )
+
+
+class Listed(nn.Module):
+    """Holds its weights in lists: of parameters, which it reads itself, and of modules, which it calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.ParameterList(nn.Parameter(torch.ones(16, 16)) for _ in range(2))
+        self.named = nn.ParameterDict({"bias": nn.Parameter(torch.ones(16))})
+        self.deep = nn.ModuleList([nn.ParameterList([nn.Parameter(torch.ones(16))])])
+        self.called = nn.ModuleList([nn.Linear(16, 16)])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        read = x @ self.rows[0] @ self.rows[1] + self.named["bias"] + self.deep[0][0]
+        return x + read + self.called[0](x)
+
+
+def test_lists_of_parameters_are_read_by_the_module_around_and_cannot_be_visited():
+    trace = trace_model(Listed(), torch.zeros(1, 16))
+    rules = list(visit_rules(trace, Cuts(trace).settle()))
+    assert rules == [Never(path, VISITING) for path in ("rows", "named", "deep", "deep.*")]
+    assert all(verify_trace(random_plan(trace, 2, seed), trace).lawful for seed in range(12))
 
 
 def test_equal_layers_are_told_once():

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ...running.nesting import Untyped
 from .described_inputs import described, says_shape
 from .guesses import Guess, InputsFor, configs_in
-from .media_inputs import AS_PATCHES, PICTURES_AND_SOUND
+from .media_inputs import AS_BLOCKS, AS_PATCHES, PICTURES_AND_SOUND
 from .repairs import completed, reshaped
 from .text_inputs import TEXT
 
@@ -25,7 +25,7 @@ DEFAULT_SEQ: Final = 128
 Guesses: TypeAlias = Generator[dict[str, Untyped], Exception, None]
 """Keyword arguments to try; what each of them raised is sent back."""
 
-_ATTEMPTS: Final = 24
+_ATTEMPTS: Final = 25
 """Guesses made from one start before the next start is taken."""
 _ALL_ATTEMPTS: Final = 60
 """Guesses after which only the starts themselves are tried."""
@@ -156,6 +156,8 @@ def _variants(model: nn.Module, guess: Guess) -> Iterator[Guess]:
     for name, variant in media_first:
         if variant == 0:
             yield from (guess.with_variant(name, other) for other in range(1, len(_makers(model, name))))
+        elif variant == AS_PATCHES and "image_grid_thw" in guess:  # so it was from the start
+            yield guess.with_variant(name, AS_BLOCKS)
 
 
 def _length(config: Untyped, seq: int | None) -> int:

@@ -91,6 +91,15 @@ def _small_patches(request: InputsFor) -> Tensor:
     return request.empty(request.batch * PATCHES * PATCHES, _channels(request), side, side)
 
 
+def _blocks_of_patches(request: InputsFor) -> Tensor:
+    """Return pixels, the colours last: a block is what becomes one token, and a grid counts blocks."""
+    merged = request.find("spatial_merge_size", default=1)
+    frames = request.find("temporal_patch_size", default=0)
+    side = merged * request.find("patch_size", default=14)
+    pixels = (*((frames,) if frames else ()), side, side, _channels(request))
+    return request.empty(request.batch * PATCHES * PATCHES, *pixels)
+
+
 def _grid(request: InputsFor) -> Tensor:
     return torch.tensor([[1, PATCHES, PATCHES]] * request.batch)
 
@@ -140,6 +149,10 @@ def _tile_mask(request: InputsFor) -> Tensor:
 
 def _states(request: InputsFor) -> Tensor:
     return request.empty(request.batch, request.seq, request.find("hidden_size", "d_model", default=64))
+
+
+def _channels_by_time(request: InputsFor) -> Tensor:
+    return _states(request).transpose(1, 2)
 
 
 def _wave(request: InputsFor) -> Tensor:
@@ -212,9 +225,10 @@ def _mask_of_row(request: InputsFor) -> Tensor:
 
 _PICTURES: Final = (
     _image, _video, _one_image, _two_images, _patches, _rows_of_patches, _tiles, _tiles_of_patches,
-    _small_patches, _colour_image, _image_after_scaling, _large_image, _frames_as_rows,
+    _small_patches, _colour_image, _image_after_scaling, _large_image, _frames_as_rows, _blocks_of_patches,
 )  # fmt: skip
 AS_PATCHES: Final = _PICTURES.index(_patches)
+AS_BLOCKS: Final = _PICTURES.index(_blocks_of_patches)
 PICTURES_AND_SOUND: Final[dict[str, tuple[Callable[[InputsFor], Tensor], ...]]] = {
     "aspect_ratio_ids": (_ones,),
     "aspect_ratio_mask": (_tile_mask,),
@@ -225,7 +239,7 @@ PICTURES_AND_SOUND: Final[dict[str, tuple[Callable[[InputsFor], Tensor], ...]]] 
     "feature_attention_mask": (_mask_of_features,),
     "feature_lens": (_frame_counts,),
     "grid_thw": (_grid,),
-    "hidden_states": (_patches, _rows_of_patches, _image, _states),
+    "hidden_states": (_patches, _rows_of_patches, _image, _states, _channels_by_time),
     "image": _PICTURES,
     "image_attention_mask": (_mask_of_pictures,),
     "image_grid_hw": (_grid_of_two,),

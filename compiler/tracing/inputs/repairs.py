@@ -21,6 +21,7 @@ from .guesses import Guess, configs_in
 
 _WORD: Final = re.compile(r"[A-Za-z_]\w*")
 _EXCLUDING: Final = ("both", "at the same time", "simultaneously", "only one", "exactly one")
+_TO_BE_NONE: Final = r"(is expected to|has to|must|should) be\W+None"
 _COUNT: Final = re.compile(r"(?i)(image|video|audio|multimodal|placeholder).*?features\D{0,6}(\d+)")
 _PRODUCT: Final = re.compile(r"reduction dim, but got \[([\d, ]+)\] X \[([\d, ]+)\]")
 _NORM: Final = re.compile(r"normalized_shape=\[(\d+)\].*got input of size\D*([\d, ]+)")
@@ -55,6 +56,9 @@ def _completed(guess: Guess, error: Exception, parameters: Parameters) -> Iterat
     if given and any(word in message.lower() for word in _EXCLUDING):
         optional = [name for name in given if parameters[name].default is not inspect.Parameter.empty]
         yield from (guess.without(name) for name in reversed(optional))
+        return
+    if unwanted := [word for word in given if re.search(rf"\b{word}\W+{_TO_BE_NONE}", message)]:
+        yield guess.without(unwanted[0])
         return
     if missing:
         missing.sort(key=lambda word: not re.search(rf"\b{word}\W* (is|are|must|cannot|should)\b", message))
