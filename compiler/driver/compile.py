@@ -16,7 +16,7 @@ from .facts import Known, ModelFacts, known
 from .options import AUTOMATIC, Options, settled
 from .phases import in_phases, with_part_traces
 from .strategies import passes_for
-from .workload import read_tokens, rows_of, use_of, with_usual, without_usual
+from .workload import read_tokens, rows_of, use_of, with_told_cache, with_usual, without_usual
 
 if TYPE_CHECKING:
     from torch import nn
@@ -119,16 +119,18 @@ def _traced(
     from ..tracing import traced_plan
 
     made = inputs is None or (isinstance(inputs, str) and inputs == AUTOMATIC)
-    return traced_plan(
+    found = Diagnostics()
+    plan, trace = traced_plan(
         plan,
         subject.model(),
         None if made else inputs,
-        diagnostics,
+        found,
         batch=rows_of(options),
         seq=read_tokens(options),
         dtype=options.dtype,
         use=use_of(options, made=made),
     )
+    return with_told_cache(plan, facts.config, options, found, diagnostics), trace
 
 
 def _with_cuts(plan: Plan, subject: Known, options: Options) -> tuple[Plan, Trace | None]:

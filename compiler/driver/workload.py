@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Demand, Diagnostics, ModuleTree, Plan, Workload, is_accelerator
 from ...ir.dtypes import stored_eighths
+from ...ir.rules.tracing import TRACED_WITHOUT_CACHE
 from .options import Options
 
 if TYPE_CHECKING:
@@ -87,6 +88,30 @@ def with_usual(
         diagnostics.add(unknown_cache(plan.model.name))
     room = _activations(config, tree, usual)
     return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual)
+
+
+def with_told_cache(
+    plan: Plan, config: Mapping[str, Any], options: Options, found: Diagnostics, diagnostics: Diagnostics
+) -> Plan:
+    """Return a plan whose forward ran without its cache with the cache that a configuration tells.
+
+    ``found`` is what the trace said; it goes to ``diagnostics``, with what became of the cache.
+    """
+    tree, total = plan.tree, cached_tokens(options)
+    lacking = any(each.rule is TRACED_WITHOUT_CACHE for each in found)
+    if not lacking or tree is None or total is None or not config:
+        diagnostics.extend(found)
+        return plan
+    from ..sources.config_cache import cache_of_config
+
+    config = config if config.get("architectures") else {**config, "architectures": [tree.classes[0]]}
+    told = cache_of_config(config, tree, total, rows_of(options), read=read_tokens(options))
+    note = ("the ledger holds the cache that its configuration tells",)
+    diagnostics.extend(
+        replace(each, notes=note, help=None) if told and each.rule is TRACED_WITHOUT_CACHE else each
+        for each in found
+    )
+    return replace(plan, demands=(*plan.demands, *told))
 
 
 def with_asked_room(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:

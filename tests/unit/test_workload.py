@@ -107,6 +107,22 @@ def test_headers_are_told_how_long_the_prompt_is(tmp_path, subject, prompt):
     assert told.ledger[0].kv_cache == account(model, **options)[1].kv_cache
 
 
+def test_a_cache_the_forward_does_not_show_is_what_the_configuration_tells():
+    config = transformers.BambaConfig(
+        hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, vocab_size=500, mamba_n_heads=8, mamba_d_state=8, mamba_d_head=16,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.BambaForCausalLM(config)
+    plan, ledger = account(model, rows=2, prompt=40, generate=8)
+    found = [each for each in plan.diagnostics if each.rule.code == "traced-without-cache"]
+    assert [each.notes for each in found] == [("the ledger holds the cache that its configuration tells",)]
+    assert ledger.kv_cache >= 2 * 2 * 8 * 16 * 8 * 4  # rows, layers, heads, their width, states, bytes
+    none, bare = account(model, workload="forward", rows=2, prompt=40)
+    assert bare.kv_cache == 0
+    assert "the ledger holds no cache" in none.diagnostics[0].notes
+
+
 def test_experts_that_run_one_by_one_may_get_every_token():
     torch.manual_seed(0)
     model = small_model("mixtral", device="cpu", experts_implementation="eager")
