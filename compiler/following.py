@@ -142,14 +142,19 @@ def load_pretrained(
             return asked_plan(plan)
         return compiled_together(lambda said: compile_plan(given, **said), options, host)
 
+    if plan is not None:
+        whole.check_asked("a plan that is given", options, "leave it out, or place the plan anew with it")
     chosen = None if dtype is None else _dtype_name(dtype)
     if (Path(folder) / INDEX).is_file():
         from .driver.phases import load_pipeline
 
+        single = {"auto_class": auto_class, "pickled": pickled, "host": host}
+        whole.check_asked("a pipeline", single, "leave it out: the parts are loaded as diffusers names them")
         pipeline, together = load_pipeline(
             Path(folder),
             compiled,
             dtype=chosen,
+            attention=attn_implementation,
             progress=progress,
             materialize=materialize,
             devices=devices,

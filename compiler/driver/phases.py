@@ -187,6 +187,7 @@ def load_pipeline(
     compiled: Callable[[Path], Plan],
     *,
     dtype: str | None = None,
+    attention: str | None = None,
     **loading: Any,  # noqa: ANN401  # what `load_model` takes
 ) -> tuple[Any, Plan]:
     """Load a pipeline's folder by the plan that ``compiled`` returns; diffusers loads what is no model.
@@ -198,7 +199,7 @@ def load_pipeline(
     from ..sources.pipelines import absent_parts, build_part, part_folders
 
     plan = compiled(folder)
-    parts = {name: build_part(inner, dtype) for name, inner in part_folders(folder)}
+    parts = {name: build_part(inner, dtype, attention) for name, inner in part_folders(folder)}
     load_parts(plan, parts, folder, **loading)
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 

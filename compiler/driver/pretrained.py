@@ -21,11 +21,21 @@ from ...ir import (
 )
 from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.sources import MISSING_INPUT
+from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
+from ...ir.wording import in_words
 from ..sources.checkpoint import read_config
 from ..sources.config import build_from_config
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def check_asked(what: str, asked: Mapping[str, object], help_: str) -> None:
+    """Raise `PlanError` for options that do nothing for what is loaded."""
+    found = [name for name, value in asked.items() if value not in (None, False)]
+    if found:
+        message = f"{in_words(found)} would do nothing for {what}"
+        raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_)])
 
 
 def check_folder(folder: Path) -> None:
@@ -75,6 +85,7 @@ def load_quantised(
     plan: Plan,
     auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
     devices: Mapping[str, Any] | None,
+    **said: str | None,
 ) -> nn.Module:
     """Let transformers' own quantizer load a folder where the plan says."""
     from ...backends import to_device_map
@@ -86,7 +97,8 @@ def load_quantised(
     }
     kind = auto_class or _class_of(folder)
     try:
-        model: nn.Module = kind.from_pretrained(folder, device_map=places, local_files_only=True)
+        asked = {name: word for name, word in said.items() if word is not None}
+        model: nn.Module = kind.from_pretrained(folder, device_map=places, local_files_only=True, **asked)
     except Exception as error:
         message = f"transformers cannot load the quantised weights of `{folder}`"
         words = (str(error).strip().splitlines() or [""])[0][:300]
@@ -195,7 +207,8 @@ def load_whole(
     check_folder(folder)
     if folder_is_quantised(folder):
         plan = compiled(folder)
-        model = load_quantised(folder, plan, auto_class, devices)
+        said = {"dtype": dtype, "attn_implementation": attention}
+        model = load_quantised(folder, plan, auto_class, devices, **said)
     elif pickled and is_pickled(folder):
         read = load_pickled(folder, dtype, auto_class, attention)
         plan = compiled(read)

@@ -112,13 +112,16 @@ def build_parts(folder: Path) -> Parts:
     return Parts(parts)
 
 
-def build_part(folder: Path, dtype: str | None = None) -> nn.Module:
-    """Return the model of a folder of diffusers or transformers, in the dtype of its weights."""
+def build_part(folder: Path, dtype: str | None = None, attention: str | None = None) -> nn.Module:
+    """Return the model of a folder of diffusers or transformers, in the dtype of its weights.
+
+    ``attention`` is transformers' name of an implementation; models of diffusers choose their own.
+    """
     config = read_config(folder / "config.json")
     weights = any(folder.glob("*.safetensors"))
     kept = dtype or (folder_dtype(folder, Diagnostics()) if weights else None)
     if "_class_name" not in config:
-        return build_from_config(folder, dtype=kept).eval()
+        return build_from_config(folder, dtype=kept, attention=attention).eval()
     try:
         import diffusers
     except ImportError:

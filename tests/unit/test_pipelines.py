@@ -172,6 +172,41 @@ def test_hooks_of_others_and_ours_do_not_meet(pipe, tmp_path):
     assert [found.code for found in caught.value.diagnostics] == ["foreign-hooks"]
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_asked_of_a_pipeline_is_done_or_refused(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    mine = load_pretrained(tmp_path, parse(LINES), attn_implementation="eager")
+    assert mine.text_encoder.config._attn_implementation == "eager"
+    for asked in ({"auto_class": type(pipe.unet)}, {"pickled": True}, {"host": "a"}, {"max_memory": {0: 1}}):
+        with pytest.raises(PlanError) as caught:
+            load_pretrained(tmp_path, parse(LINES), **asked)
+        assert [found.code for found in caught.value.diagnostics] == ["option-without-effect"]
+
+
+def test_what_parts_share_is_one_tensor_in_one_place():
+    shared = nn.Linear(16, 16, bias=False)
+    given = {
+        "text_encoder": nn.Sequential(shared, *layers(4)),
+        "transformer": nn.Sequential(shared, *layers(4)),
+    }
+    plan = compile_model(given, max_memory={0: "7KiB", 1: "7KiB", "cpu": "1MiB"})
+    assert sum(account.weights for account in plan.ledger) == 9 * 1024
+    stores = {unit_at(plan, f"{name}.0") for name in given}
+    assert len(stores) == 1
+    x = torch.ones(1, 16)
+    expected = {name: given[name](x) for name in given}
+    load_model(compile_model(given, max_memory={"cpu": "1MiB"}), given)
+    assert given["text_encoder"][0].weight is given["transformer"][0].weight
+    assert all(same_outputs(given[name](x), output) for name, output in expected.items())
+
+
+def unit_at(plan, path):
+    above = (
+        unit for unit in plan.units if unit.path == path or not unit.path or path.startswith(f"{unit.path}.")
+    )
+    return max(above, key=lambda unit: len(unit.path)).store
+
+
 def test_a_pipeline_over_two_cards_is_told_by_part():
     plan = compile_model(parts(10), max_memory=CARDS)
     calls = ENGINES["diffusers"].emit(plan)
