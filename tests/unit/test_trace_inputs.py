@@ -195,6 +195,19 @@ def test_pixels_are_given_in_blocks_with_the_colours_last(frames, grid):
     assert try_trace(Model(), None, diagnostics) is not None, list(diagnostics)
 
 
+def test_a_spectrogram_has_the_bins_of_the_config():
+    class Model(Asking):
+        class config(Config):  # noqa: N801  # as transformers names it
+            mel_dim, max_source_positions = 6, 4
+
+        def forward(self, mel_spectrogram):
+            assert mel_spectrogram.shape == (1, 6, 8)
+            return self.layer(mel_spectrogram)
+
+    diagnostics = Diagnostics()
+    assert try_trace(Model(), None, diagnostics) is not None, list(diagnostics)
+
+
 def test_a_text_gets_as_many_tokens_as_a_picture_has_features():
     def forward(self, input_ids=None, pixel_values=None):
         marked = (input_ids == 7).sum()

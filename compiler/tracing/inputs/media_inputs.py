@@ -175,7 +175,7 @@ def _row_of_aligned_wave(request: InputsFor) -> Tensor:
 
 def _bins(request: InputsFor, default: int = 80) -> int:
     names = ("num_mel_bins", "feature_size", "input_feat_per_channel", "n_mels", "mel_bins", "num_mels",
-             "input_feat_size")  # fmt: skip
+             "input_feat_size", "mel_dim")  # fmt: skip
     return request.find(*names, default=default)
 
 
@@ -253,6 +253,7 @@ PICTURES_AND_SOUND: Final[dict[str, tuple[Callable[[InputsFor], Tensor], ...]]] 
     "input_values": (
         _wave, _wave_in_channels, _spectrogram, _row_of_aligned_wave, _aligned_wave,
     ),
+    "mel_spectrogram": (_features, _features_by_time),
     "pixel_attention_mask": (_pixel_mask, _mask_of_images, _patch_mask),
     "pixel_position_ids": (_places,),
     "pixel_values": _PICTURES,
