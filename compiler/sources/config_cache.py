@@ -59,8 +59,8 @@ _WIDE_INDEX: Final = "dots3"
 _NOT_CACHED: Final = frozenset({"openai-gpt", "xlm"})
 """What transformers computes anew for every token."""
 _WRITERS: Final = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
-_OTHERWISE: Final = ("mem_len", "H_cycles")
-"""Memories and loops over the layers, which keep more than one entry a token or fewer."""
+_OTHERWISE: Final = ("mem_len", "H_cycles", "ngram")
+"""Memories, loops over the layers and streams beside the text: more than one entry a token, or fewer."""
 
 
 Cells: TypeAlias = Callable[[int, int | None], int]

@@ -247,10 +247,21 @@ def weights(*paths):
         ([*attention(0), *attention(1), *weights("model.layers.1.self_attn.igate_preact")], TWO),
         ([*attention(0), *attention(1)], TWO | {"model_type": "openai-gpt"}),
         ([*attention(0), *attention(1)], TWO | {"H_cycles": 2}),
+        ([*attention(0), *attention(1)], TWO | {"ngram": 2}),
         ([*attention(0), *attention(1)], TWO | {"is_encoder_decoder": True}),
         ([*attention(0), *attention(1), *attention(0, "other"), *attention(1, "other")], TWO),
     ],
-    ids=["gates", "convolution", "convolution-inside", "mlstm", "gpt1", "loops", "merged", "two-stacks"],
+    ids=[
+        "gates",
+        "convolution",
+        "convolution-inside",
+        "mlstm",
+        "gpt1",
+        "loops",
+        "streams",
+        "merged",
+        "two-stacks",
+    ],
 )
 def test_what_only_code_tells_is_not_guessed(tensors, config):
     assert demands(tensors, config) == {}
