@@ -154,6 +154,16 @@ class Stacked(torch.Tensor):
         args, values = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, kwargs or {}))
         return func(*args, **values)
 
+    def __deepcopy__(self, memo: dict[int, _Untyped]) -> torch.Tensor:
+        """Return the values in memory: a copy does not depend on the files."""
+        copied = memo.get(id(self))
+        if copied is None:
+            copied = self.pieces.whole()
+            if hasattr(self, "_is_param"):
+                copied = torch.nn.Parameter(copied, requires_grad=self.requires_grad)
+            memo[id(self)] = copied
+        return copied
+
     def __repr__(self, *, tensor_contents: _Untyped = None) -> str:  # type: ignore[override]
         """Say what it is without reading it."""
         del tensor_contents

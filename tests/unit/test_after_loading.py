@@ -181,6 +181,23 @@ def test_what_runs_in_another_precision_goes_on_doing_so(tmp_path):
     assert same_outputs(model(x), real.double()(x))
 
 
+def test_it_is_copied_as_far_as_nothing_of_it_is_streamed(served):
+    real, folder, tiny = served
+    expected = real(TOKENS).logits
+    resident = load_model(plan(ON_CPU), on_meta(tiny), folder).eval()
+    twin = copy.deepcopy(resident)
+    assert same_outputs(twin(TOKENS).logits, expected)
+    with torch.no_grad():
+        next(twin.parameters()).zero_()
+    assert same_outputs(resident(TOKENS).logits, expected)
+    streamed = on_disk(served)
+    with pytest.raises(PlanError) as caught:
+        copy.deepcopy(streamed)
+    assert codes(caught) == ["copied-while-streaming"]
+    release_model(streamed)
+    assert same_outputs(copy.deepcopy(streamed)(TOKENS).logits, expected)
+
+
 def test_a_model_in_training_mode_is_said_to_be(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="compile_plan"):
         two(tmp_path, Unit("", "cpu", "cpu"))
