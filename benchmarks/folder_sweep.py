@@ -274,7 +274,8 @@ plan of the folder on the same cards, and by a plan that leaves everything on di
 are compared with what `from_pretrained` makes of the same folder, bit for bit, and the bytes of the folder's
 plan with those of the loaded model. The table is of one run of all; when the loader changes, every fourteenth
 type is loaded again (last on 26 November: 45 that build, equal in all three ways).
-Of {all} types {built} build from a config of their own; the others need a backbone, a package or a field that no default has.
+Of {all} types {built} build from a config of their own; the others need a backbone, a package or a field
+that no default has.
 
 """
 
