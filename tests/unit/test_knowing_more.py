@@ -13,12 +13,14 @@ from compile_plan.compiler.search.costs import predict
 from compile_plan.compiler.search.emit import places_of
 from compile_plan.compiler.search.problem import is_legal
 from compile_plan.ir import verify
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 CARD = {0: "900KiB", "cpu": "1GiB"}
 WIDTH = 64
+NOT_WORTH_IT = 0.95
+"""The simple thing is kept unless another takes a twentieth less."""
 
 
 class Chain(nn.Module):
@@ -96,6 +98,7 @@ def test_what_cannot_be_streamed_is_said():
 
 
 @settings(max_examples=25)
+@example([(2, False), (4, True), (3, False)], 82, "auto")
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=3),
     st.integers(20, 140),
@@ -113,4 +116,4 @@ def test_a_plan_with_inputs_is_as_quick_as_one_without(chains, kib, offload):
     work = traced.workload
     if work is not None:
         seconds = [predict(problem.problem, places, work).priced for places in (ours, theirs)]
-        assert seconds[0] <= seconds[1] * 1.05
+        assert seconds[0] * NOT_WORTH_IT <= seconds[1]
