@@ -405,12 +405,23 @@ def tables(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, list[dict[s
                 continue
             if arguments.only != "tight":
                 rows["ledger"].append(ledger_row(job, case[1]))
-            rows["tight"].extend(tight_rows(job, case[1]))
+                print(ledger_line(rows["ledger"][-1]), flush=True)
+            for row in tight_rows(job, case[1]):
+                rows["tight"].append(row)
+                print(tight_line(row), flush=True)
+            if arguments.out:
+                save(arguments.out, rows)
     return rows
 
 
-def report(rows: dict[str, list[dict[str, Any]]], seconds: float) -> str:
-    lines = [f"{torch.__version__=!s}, transformers {transformers.__version__}, {seconds:.0f} s; MiB"]
+def save(out: Path, rows: dict[str, list[dict[str, Any]]]) -> None:
+    """Keep what is known so far: a card may be gone before the end."""
+    out.write_text(f"{report(rows)}\n", encoding="utf-8")
+    out.with_suffix(".json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def report(rows: dict[str, list[dict[str, Any]]]) -> str:
+    lines = [f"{torch.__version__=!s}, transformers {transformers.__version__}; MiB"]
     for name, line in (("ledger", ledger_line), ("tight", tight_line)):
         if rows[name]:
             head = HEADS[name]
@@ -430,11 +441,7 @@ def main() -> None:
     sizes, start = sizes_here(), time.perf_counter()
     print(f"{here()}: workspaces of libraries reserve {mib(warm())} MiB before any model", flush=True)
     rows = tables(arguments, sizes)
-    text = report(rows, time.perf_counter() - start)
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(f"{text}\n", encoding="utf-8")
-        arguments.out.with_suffix(".json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    print(report(rows), f"{time.perf_counter() - start:.0f} s", sep="\n")
 
 
 if __name__ == "__main__":

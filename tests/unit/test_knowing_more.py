@@ -11,6 +11,7 @@ from compile_plan.compiler import compile_model, verify_plan
 from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import predict
 from compile_plan.compiler.search.emit import places_of
+from compile_plan.compiler.search.fastest import PAYS
 from compile_plan.compiler.search.problem import is_legal
 from compile_plan.ir import verify
 from hypothesis import example, given, settings
@@ -19,8 +20,6 @@ from torch import nn
 
 CARD = {0: "900KiB", "cpu": "1GiB"}
 WIDTH = 64
-NOT_WORTH_IT = 0.95
-"""The simple thing is kept unless another takes a twentieth less."""
 
 
 class Chain(nn.Module):
@@ -116,4 +115,4 @@ def test_a_plan_with_inputs_is_as_quick_as_one_without(chains, kib, offload):
     work = traced.workload
     if work is not None:
         seconds = [predict(problem.problem, places, work).priced for places in (ours, theirs)]
-        assert seconds[0] * NOT_WORTH_IT <= seconds[1]
+        assert seconds[0] * (1 - PAYS) <= seconds[1]  # the simple thing is kept where less is gained
