@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import json
 import subprocess
 import sys
@@ -23,6 +23,14 @@ def outcomes(*kinds: str) -> dict[str, dict[str, str]]:
     return found
 
 
+def installed(module: str) -> bool:
+    """Say so without importing it: old libraries warn of themselves."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def test_tensors_made_of_others_stream_by_what_they_are_made_of():
     found = outcomes("hand-made", "nested", "written to")
     on_disk = {"disk": "opaque-weights"}
@@ -41,9 +49,7 @@ def test_tensors_made_of_others_stream_by_what_they_are_made_of():
     ],
 )
 def test_weights_of_a_library_are_equal_or_refused(module, kinds, expected):
-    try:
-        importlib.import_module(module)
-    except ImportError:
+    if not installed(module):
         pytest.skip(f"{module} is not installed")
     for kind, found in outcomes(*kinds).items():
         on_disk = found.pop("disk")  # a checkpoint of plain numbers
