@@ -102,15 +102,23 @@ def test_small_problems_are_solved_as_counting_through_does(first):
     assert found == {}
 
 
-@pytest.mark.parametrize("first", range(0, QUICK, 50))
+def faults_in_phases(seed):
+    problem = in_phases(instance(seed), seed)
+    judge = Judge(problem)
+    mixed = any(len({judge.phase([tensor]) for tensor in atom}) > 1 for atom in judge.atoms)
+    return None if mixed else faults_of(problem)  # what is tied over phases counts in all of them
+
+
+@pytest.mark.parametrize("first", range(0, QUICK // 4, 25))
 def test_what_is_in_use_one_after_another_is_placed_as_counting_through_does(first):
-    found = {}
-    for seed in range(first, first + 50):
-        problem = in_phases(instance(seed), seed)
-        judge = Judge(problem)
-        mixed = any(len({judge.phase([tensor]) for tensor in atom}) > 1 for atom in judge.atoms)
-        if not mixed and (wrong := faults_of(problem)):  # what is tied over phases counts in all of them
-            found[seed] = wrong
+    found = {seed: wrong for seed in range(first, first + 25) if (wrong := faults_in_phases(seed))}
+    assert found == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(QUICK // 4, 1000, 50))
+def test_a_thousand_of_them(first):
+    found = {seed: wrong for seed in range(first, first + 50) if (wrong := faults_in_phases(seed))}
     assert found == {}
 
 
