@@ -108,7 +108,7 @@ def load_pretrained(
         folder: a folder with a ``config.json`` and safetensors files.
         plan: a plan, or a path to one in any form; None compiles one for this machine; under torchrun, the
             first process compiles one for the machines of all, unless ``max_memory`` names this one's alone.
-        dtype: what floating-point weights become; None is what transformers would choose.
+        dtype: what floating-point weights become; None, or ``auto``, is what transformers would choose.
         auto_class: a class of transformers (``AutoModelForSequenceClassification``, or a model's own) in
             place of the one the configuration names.
         attn_implementation: which attention computes (``sdpa``, ``eager``, ...); None is what transformers
@@ -134,7 +134,7 @@ def load_pretrained(
     """
     from .driver import pretrained as whole
     from .driver.together import compiled_together, name_here
-    from .loading.asked import asked_plan
+    from .loading.asked import asked_folder, asked_name_of_dtype, asked_plan, check_whole
     from .sources.pipelines import INDEX
 
     def compiled(given: Path | nn.Module) -> Plan:
@@ -142,16 +142,23 @@ def load_pretrained(
             return asked_plan(plan)
         return compiled_together(lambda said: compile_plan(given, **said), options, host)
 
+    there = asked_folder(folder)
+    chosen = asked_name_of_dtype(dtype)
+    check_whole(
+        auto_class=auto_class,
+        attn_implementation=attn_implementation,
+        trust_remote_code=trust_remote_code,
+        pickled=pickled,
+    )
     if plan is not None:
         whole.check_asked("a plan that is given", options, "leave it out, or place the plan anew with it")
-    chosen = None if dtype is None else _dtype_name(dtype)
-    if (Path(folder) / INDEX).is_file():
+    if (there / INDEX).is_file():
         from .driver.phases import load_pipeline
 
         single = {"auto_class": auto_class, "pickled": pickled, "host": host}
         whole.check_asked("a pipeline", single, "leave it out: the parts are loaded as diffusers names them")
         pipeline, together = load_pipeline(
-            Path(folder),
+            there,
             compiled,
             dtype=chosen,
             attention=attn_implementation,
@@ -165,7 +172,7 @@ def load_pretrained(
         loaded: nn.Module = pipeline
         return loaded
     model, placed = whole.load_whole(
-        Path(folder),
+        there,
         compiled,
         dtype=chosen,
         auto_class=auto_class,
@@ -181,10 +188,6 @@ def load_pretrained(
     )
     whole.tell(placed, model)
     return model
-
-
-def _dtype_name(dtype: Dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def verify_plan(

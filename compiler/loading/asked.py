@@ -86,6 +86,14 @@ def asked_checkpoint(given: object) -> Path | None:
     return Path(given)
 
 
+def asked_folder(given: object) -> Path:
+    """Return the path of a folder that is loaded whole."""
+    found = asked_checkpoint(given)
+    if found is None:
+        raise _refused("folder", given, "give a folder with a `config.json` or a `model_index.json`")
+    return found
+
+
 def asked_dtypes(given: object, plan: Plan) -> Dtypes:
     """Return the dtypes asked for, else those the plan was compiled for.
 
@@ -100,6 +108,16 @@ def asked_dtypes(given: object, plan: Plan) -> Dtypes:
     if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
         raise _refused("dtype", given, "give a floating-point dtype of torch, such as `bfloat16`")
     return Dtypes(wanted, single)
+
+
+def asked_name_of_dtype(given: object) -> str | None:
+    """Return what a folder's weights become; None, as for ``auto``, is what transformers would choose."""
+    if given is None or given == "auto":
+        return None
+    wanted: object = _plain(given) if isinstance(given, str) else given
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise _refused("dtype", given, "give a floating-point dtype of torch, such as `bfloat16`, or `auto`")
+    return str(wanted).removeprefix("torch.")
 
 
 def _plain(name: str) -> torch.dtype | None:
@@ -138,6 +156,17 @@ def check_rest(
         raise _refused("materialize", materialize, "give a function of a path and a tensor")
     if not (diagnostics is None or isinstance(diagnostics, Diagnostics)):
         raise _refused("diagnostics", diagnostics, "give a `compile_plan.ir.Diagnostics`")
+
+
+def check_whole(*, auto_class: object, attn_implementation: object, **flags: object) -> None:
+    """Refuse values of what only the load of a whole folder is asked that are none of theirs."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise _refused(name, flag, "give True or False")
+    if not (auto_class is None or (isinstance(auto_class, type) and hasattr(auto_class, "from_pretrained"))):
+        raise _refused("auto_class", auto_class, "give a class of transformers: `AutoModelForCausalLM`")
+    if not (attn_implementation is None or isinstance(attn_implementation, str)):
+        raise _refused("attn_implementation", attn_implementation, "give a name: `sdpa` or `eager`")
 
 
 def _refused(name: str, value: object, help_: str) -> PlanError:

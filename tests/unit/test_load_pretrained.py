@@ -79,6 +79,36 @@ def test_dtype_is_the_one_transformers_chooses(tmp_path):
     edit(tmp_path, lambda tensors: tensors.update({k: v.half() for k, v in tensors.items()}))
     theirs = transformers.LlamaForCausalLM.from_pretrained(tmp_path)
     assert load_pretrained(tmp_path, max_memory=CPU).dtype == theirs.dtype == torch.float16
+    assert load_pretrained(tmp_path, dtype="auto", max_memory=CPU).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dtype", "flaot16"),
+        ("dtype", "int8"),
+        ("dtype", torch.int8),
+        ("dtype", 5),
+        ("auto_class", "AutoModel"),
+        ("auto_class", dict),
+        ("attn_implementation", 3),
+        ("pickled", "yes"),
+        ("trust_remote_code", 1),
+    ],
+)
+def test_a_value_that_is_none_of_an_argument_s_is_named(tmp_path, name, value):
+    with pytest.raises(PlanError) as caught:
+        load_pretrained(tmp_path, **{name: value})
+    (found,) = caught.value.diagnostics
+    assert found.rule.code == "bad-option-value"
+    assert f"`{name}`" in found.message
+
+
+@pytest.mark.parametrize("folder", [None, 5, b"folder"])
+def test_what_is_no_folder_is_named(folder):
+    with pytest.raises(PlanError) as caught:
+        load_pretrained(folder)
+    assert [found.rule.code for found in caught.value.diagnostics] == ["bad-option-value"]
 
 
 def test_a_missing_folder_is_a_finding(tmp_path):
