@@ -32,6 +32,7 @@ import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.ir import Plan, unit_of_tensors
+from compile_plan.ir.wording import first_line
 from transformers.initialization import no_init_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -157,12 +158,8 @@ def planned(sizes: Sizes, name: str, kind: str, shares: tuple[float, ...]) -> Jo
         try:
             found.append((share, budget, sizes.compiled(name, kind, budget)))
         except Exception as error:  # noqa: BLE001  a refused plan is a row of its own
-            found.append((share, budget, first_line(error)))
+            found.append((share, budget, first_line(error, 90)))
     return Job(name, kind, plan, tuple(found))
-
-
-def first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:90]}"
 
 
 def needless(plan: Plan, least: int = MIB) -> bool:
@@ -290,7 +287,7 @@ class Case:
         except torch.OutOfMemoryError:
             said = "OOM"
         except Exception as error:  # noqa: BLE001  what one case raises stands in its row
-            said = first_line(error)
+            said = first_line(error, 90)
         return said, torch.cuda.max_memory_reserved() if here() != "cpu" else 0
 
 
@@ -325,7 +322,7 @@ def ledger_row(job: Job, case: Case) -> dict[str, Any]:
     try:
         taken = case.measured(job.kind, job.whole)
     except Exception as error:  # noqa: BLE001
-        return {**row, "error": first_line(error)}
+        return {**row, "error": first_line(error, 90)}
     return {**row, **asdict(taken), "ratio": told / taken.allocated}
 
 
@@ -401,7 +398,7 @@ def tables(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, list[dict[s
                     case = None  # before the next one is made
                     case = job.name, Case(sizes, job.name)
             except Exception as error:  # noqa: BLE001  the other cases go on
-                print(f"not planned: {first_line(error)}", flush=True)
+                print(f"not planned: {first_line(error, 90)}", flush=True)
                 continue
             if arguments.only != "tight":
                 rows["ledger"].append(ledger_row(job, case[1]))

@@ -1,4 +1,4 @@
-"""How messages list things: names between backquotes, what is left out counted."""
+"""How messages say things: names between backquotes, what is left out counted, errors of others in a line."""
 
 from __future__ import annotations
 
@@ -20,3 +20,9 @@ def listed(texts: Sequence[str], most: int | None = None) -> str:
 def joined_words(texts: Sequence[str], last: str = "and") -> str:
     """Return texts as a sentence names them: ``a, b and c``."""
     return f" {last} ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
+def first_line(error: BaseException, most: int | None = None) -> str:
+    """Return what went wrong, as ``ValueError: first line``; of a longer line the first ``most`` letters."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:most]}"

@@ -30,7 +30,7 @@ from ...ir import (
 from ...ir.names import BUSIEST
 from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.tracing import BAD_EXAMPLE_INPUT
-from ...ir.wording import in_words
+from ...ir.wording import first_line, in_words
 from ..lines.option_values import in_brief
 from ..placing.ledger import keep_books
 from .workload import read_tokens, rows_of
@@ -209,6 +209,4 @@ def load_pipeline(
         return kind.from_pretrained(folder, local_files_only=True, **absent, **parts), plan
     except Exception as error:
         message = f"diffusers cannot put the pipeline of `{folder}` together"
-        words = (str(error).strip().splitlines() or [""])[0][:300]
-        notes = (f"{type(error).__name__}: {words}",)
-        raise PlanError([Diagnostic(CONFIG_FAILED, message, notes=notes)]) from error
+        raise PlanError([Diagnostic(CONFIG_FAILED, message, notes=(first_line(error, 300),))]) from error

@@ -22,7 +22,7 @@ from ...ir import (
 from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
-from ...ir.wording import in_words
+from ...ir.wording import first_line, in_words
 from ..sources.checkpoint import read_config
 from ..sources.config import build_from_config
 
@@ -96,16 +96,9 @@ def load_quantised(
         for path, place in to_device_map(plan).items()
     }
     kind = auto_class or _class_of(folder)
-    try:
-        asked = {name: word for name, word in said.items() if word is not None}
-        model: nn.Module = kind.from_pretrained(folder, device_map=places, local_files_only=True, **asked)
-    except Exception as error:
-        message = f"transformers cannot load the quantised weights of `{folder}`"
-        words = (str(error).strip().splitlines() or [""])[0][:300]
-        help_ = "install the library that wrote them; its name is in the note"
-        found = Diagnostic(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",), help=help_)
-        raise PlanError([found]) from error
-    return model.eval()
+    message = f"transformers cannot load the quantised weights of `{folder}`"
+    help_ = "install the library that wrote them; its name is in the note"
+    return _loaded_by(kind, folder, message, help_, device_map=places, **said)
 
 
 def is_pickled(folder: Path) -> bool:
@@ -121,15 +114,19 @@ def load_pickled(
 ) -> nn.Module:
     """Let transformers read pickled weights, of which torch unpickles tensors and nothing that runs code."""
     kind = auto_class or _class_of(folder)
-    options = {"local_files_only": True, "use_safetensors": False, "weights_only": True}
-    said = {} if attention is None else {"attn_implementation": attention}
+    message = f"transformers cannot read the pickled weights of `{folder}`"
+    help_ = "save the model as safetensors where you trust it: `model.save_pretrained(FOLDER)`"
+    how = {"use_safetensors": False, "weights_only": True, "attn_implementation": attention}
+    return _loaded_by(kind, folder, message, help_, dtype=dtype or "auto", **how)
+
+
+def _loaded_by(kind: Any, folder: Path, message: str, help_: str, **said: Any) -> nn.Module:  # noqa: ANN401
+    """Let a class of transformers load a folder, told what is not None; what it raises becomes a finding."""
+    asked = {name: value for name, value in said.items() if value is not None}
     try:
-        model: nn.Module = kind.from_pretrained(folder, dtype=dtype or "auto", **options, **said)
+        model: nn.Module = kind.from_pretrained(folder, local_files_only=True, **asked)
     except Exception as error:
-        message = f"transformers cannot read the pickled weights of `{folder}`"
-        words = (str(error).strip().splitlines() or [""])[0][:300]
-        help_ = "save the model as safetensors where you trust it: `model.save_pretrained(FOLDER)`"
-        found = Diagnostic(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",), help=help_)
+        found = Diagnostic(CONFIG_FAILED, message, notes=(first_line(error, 300),), help=help_)
         raise PlanError([found]) from error
     return model.eval()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from ...ir import Diagnostic, Plan, PlanError, Workload
 from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import CANNOT_TRY
+from ...ir.wording import first_line
 from ..loading import RuntimeReport, runtime_report
 
 if TYPE_CHECKING:
@@ -46,11 +47,10 @@ def tokenizer_of(folder: Path) -> Any:  # noqa: ANN401  # any class of transform
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:
-        words = (str(error).strip().splitlines() or [""])[0][:200]
         found = Diagnostic(
             MISSING_INPUT,
             f"there is no tokenizer in `{folder}` to read the prompt with",
-            notes=(f"{type(error).__name__}: {words}",),
+            notes=(first_line(error, 200),),
             help="save it beside the weights: `tokenizer.save_pretrained(FOLDER)`",
         )
         raise PlanError([found]) from error
@@ -112,13 +112,10 @@ def _check_words(model: Any, tokens: Any) -> None:  # noqa: ANN401
 def _no_more(model: Any, tokens: Any, error: Exception) -> PlanError:  # noqa: ANN401
     """Return the error for a model that failed while it wrote."""
     read, most = tokens.shape[1], getattr(model.config, "max_position_embeddings", None)
-    words = (str(error).strip().splitlines() or [""])[0][:200]
     message = f"`{type(model).__name__}` does not go on from a prompt of {read} tokens"
     long = isinstance(most, int) and read + _TOKENS > most
     help_ = f"give a shorter prompt: it has {most} positions" if long else "try the model by itself"
-    return PlanError(
-        [Diagnostic(CANNOT_TRY, message, notes=(f"{type(error).__name__}: {words}",), help=help_)]
-    )
+    return PlanError([Diagnostic(CANNOT_TRY, message, notes=(first_line(error, 200),), help=help_)])
 
 
 def _padding(model: Any, tokenizer: Any) -> int:  # noqa: ANN401

@@ -11,7 +11,6 @@ import ctypes
 import mmap
 import os
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -98,24 +97,3 @@ def _take_error() -> None:
 def room_for(sizes: Sequence[int]) -> int:
     """Return the bytes of a block for tensors of some sizes."""
     return sum(-(-nbytes // ALIGNMENT) * ALIGNMENT for nbytes in sizes)
-
-
-class Registering:
-    """Registers blocks one after another in a thread, those that move most often first."""
-
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._blocks, self._over = tuple(blocks), False
-        self._thread = threading.Thread(target=self._work, name="compile-plan-register", daemon=True)
-        if blocks:
-            self._thread.start()
-
-    def _work(self) -> None:
-        for block in self._blocks:
-            if self._over or not block.register():
-                return  # the system allows no more: what is left stays pageable
-
-    def end(self) -> None:
-        """Return when the thread has ended; blocks keep what they are."""
-        self._over = True
-        if self._thread.is_alive():
-            self._thread.join()

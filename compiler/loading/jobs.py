@@ -14,8 +14,9 @@ from typing import Final
 import torch
 
 from ..sources.safetensors_header import StoredTensor
+from .pages import PIECE
 from .ring import SLOT
-from .stored_files import PIECE, Mapped
+from .stored_files import Mapped
 
 GAP: Final = 64 << 10
 """Bytes between two tensors that are read in vain rather than by two requests."""
@@ -30,6 +31,17 @@ class Job:
     """What the stored bytes are."""
     target: torch.Tensor | Mapped
     """What takes them; pages of the file itself are only brought."""
+
+    @property
+    def device(self) -> torch.device | None:
+        """The device it is sent to; None where it stays on the host."""
+        target = self.target
+        return None if isinstance(target, Mapped) or target.device.type == "cpu" else target.device
+
+    @property
+    def direct(self) -> bool:
+        """Whether bytes are as they stay: on the host a large piece of them takes no scratch."""
+        return isinstance(self.target, torch.Tensor) and self.target.dtype == self.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +66,7 @@ class Stretch:
     @property
     def device(self) -> torch.device | None:
         """The device it is sent to; None where it stays on the host."""
-        return _device(self.job)
+        return self.job.device
 
     def room(self) -> torch.Tensor:
         """Return the elements of the target that it is for."""
@@ -93,18 +105,8 @@ def pieces_of(jobs: Iterable[Job]) -> list[Piece]:
     return [piece for turn in zip_longest(*lines.values()) for piece in turn if piece is not None]
 
 
-def _device(job: Job) -> torch.device | None:
-    target = job.target
-    return None if isinstance(target, Mapped) or target.device.type == "cpu" else target.device
-
-
-def _direct(job: Job) -> bool:
-    """Say whether bytes go straight to where they stay: then a large piece takes no scratch."""
-    return isinstance(job.target, torch.Tensor) and job.target.dtype == job.dtype
-
-
 def _parts(job: Job) -> Iterator[Stretch]:
-    size = SLOT if _device(job) is not None or _direct(job) else PIECE
+    size = SLOT if job.device is not None or job.direct else PIECE
     for first in range(0, job.source.nbytes, size):
         yield Stretch(job, first, min(size, job.source.nbytes - first))
 

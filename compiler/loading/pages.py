@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 PIECE: Final = 2 << 20
-"""Bytes brought at a time."""
+"""Bytes brought, or read into scratch, at a time. A multiple of every element size."""
 Span: TypeAlias = tuple[int, int]
 """An address, and a number of bytes from there on."""
 _THREADS: Final = 4

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ...ir import Diagnostic, human_size
 from ...ir.rules.loading import NOT_PINNED
-from .blocks import Block, Registering
+from .blocks import Block
 
 if TYPE_CHECKING:
     from .streaming.site import Site
@@ -29,8 +30,28 @@ class TierReport:
     """In pages of the checkpoint's files, which the system may drop and read again."""
 
 
-class Pinning(Registering):
-    """Registers the blocks of a stream; it ends by itself, at the latest where a driver refuses one."""
+class Pinning:
+    """Registers blocks one after another in a thread, those that move most often first.
+
+    It ends by itself, at the latest where a driver refuses one.
+    """
+
+    def __init__(self, blocks: Sequence[Block]) -> None:
+        self._blocks, self._over = tuple(blocks), False
+        self._thread = threading.Thread(target=self._work, name="compile-plan-register", daemon=True)
+        if blocks:
+            self._thread.start()
+
+    def _work(self) -> None:
+        for block in self._blocks:
+            if self._over or not block.register():
+                return  # the system allows no more: what is left stays pageable
+
+    def end(self) -> None:
+        """Return when the thread has ended; blocks keep what they are."""
+        self._over = True
+        if self._thread.is_alive():
+            self._thread.join()
 
     @property
     def ended(self) -> bool:

@@ -146,8 +146,7 @@ def _fill(part: Stretch, files: OpenFiles) -> None:
         job.target.bring(part.first, part.nbytes)
         return
     room = part.room()
-    direct = room.dtype == job.dtype
-    landing = room if direct else torch.empty(room.numel(), dtype=job.dtype)
+    landing = room if job.direct else torch.empty(room.numel(), dtype=job.dtype)
     files.read(job.source, part.first, memory_of(landing))
-    if not direct:
+    if not job.direct:
         room.copy_(landing)

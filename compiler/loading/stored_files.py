@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 
@@ -22,10 +22,7 @@ from ...ir.rules.loading import CHANGED_CHECKPOINT, UNREADABLE_WEIGHTS
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
 from . import pages
-from .pages import Span
-
-PIECE: Final = 2 << 20
-"""Bytes read at a time; the scratch of one thread. A multiple of every element size."""
+from .pages import PIECE, Span
 
 
 class File:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
+from ...ir.wording import first_line
 from .foreign_json import read_foreign_json
 from .script_errors import reads_values
 
@@ -52,8 +53,7 @@ def build_from_config(
         model = _build(transformers, folder, content, said, auto_class, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
-        words = (str(error).strip().splitlines() or [""])[0][:300]
-        raise _error(CONFIG_FAILED, message, notes=(f"{type(error).__name__}: {words}",)) from error
+        raise _error(CONFIG_FAILED, message, notes=(first_line(error, 300),)) from error
     return model
 
 

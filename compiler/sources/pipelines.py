@@ -17,6 +17,7 @@ from ...ir import Diagnostic, Diagnostics, PlanError, join_path
 from ...ir.names import BUSIEST
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG
 from ...ir.rules.sources import MISSING_EXTRA, NOT_A_MODEL
+from ...ir.wording import first_line
 from .checkpoint import folder_dtype, read_config
 from .config import build_from_config, built_weightless
 
@@ -133,9 +134,7 @@ def build_part(folder: Path, dtype: str | None = None, attention: str | None = N
         return built_weightless(_in_dtype(lambda: kind.from_config(config), kept)).eval()
     except Exception as error:
         message = f"diffusers {diffusers.__version__} cannot build the model of `{folder}`"
-        words = (str(error).strip().splitlines() or [""])[0][:300]
-        notes = (f"{type(error).__name__}: {words}",)
-        raise PlanError([Diagnostic(CONFIG_FAILED, message, notes=notes)]) from error
+        raise PlanError([Diagnostic(CONFIG_FAILED, message, notes=(first_line(error, 300),))]) from error
 
 
 def _in_dtype(build: Callable[[], nn.Module], dtype: str | None) -> Callable[[], nn.Module]:

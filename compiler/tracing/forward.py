@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from ...ir import Diagnostic, Diagnostics, PlanError
 from ...ir.purposes import KV_CACHE
 from ...ir.rules.tracing import TRACE_FAILED, TRACED_WITHOUT_CACHE, VALUES_ASSUMED
+from ...ir.wording import first_line
 from ..running.nesting import Untyped
 from ..sources.live import lower_model
 from .inputs.example_inputs import Arguments, Attempts, Inputs, example_inputs
@@ -163,9 +164,3 @@ def _failure(recorder: Recorder, error: Exception) -> Diagnostic:
     module, at = _where(recorder)
     message = f"the forward does not run on the meta device: {module} stops{at}"
     return Diagnostic(TRACE_FAILED, message, notes=(first_line(error),), help=_HELP)
-
-
-def first_line(error: Exception) -> str:
-    """Return what went wrong in one line."""
-    text = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {text}"

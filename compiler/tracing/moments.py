@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.tracing import TRACE_FAILED
+from ...ir.wording import first_line
 from ..running.nesting import Untyped
-from .forward import first_line, try_run
+from .forward import try_run
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run

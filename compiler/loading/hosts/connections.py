@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 
 import torch
 
+from ....ir.wording import first_line
 from .between_cards import connected
 from .pulse import Pulse
 from .waiter import Waiter
@@ -96,8 +97,7 @@ class Connections:
         if self._group is None:
             return
         if isinstance(error, Exception):
-            words = (str(error).strip().splitlines() or [""])[0][:200]
-            self.pulse.tell(f"{type(error).__name__}: {words}")
+            self.pulse.tell(first_line(error, 200))
         self._close()
 
     def _begin(self) -> None:

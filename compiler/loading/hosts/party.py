@@ -15,6 +15,7 @@ from ....ir import Diagnostic, Plan, PlanError
 from ....ir.rules.hosts import DIFFERENT_PLANS, HOSTS_AND_RANKS, REFUSED_ELSEWHERE
 from ....ir.rules.loading import OTHER_HOST
 from ....ir.rules.usage import BAD_OPTION_VALUE
+from ....ir.wording import first_line
 from .connections import Connections
 from .local_view import LocalView, hosts_of
 from .pulse import Pulse
@@ -206,7 +207,6 @@ def _not_met(error: Exception) -> PlanError:
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     size, rank = os.environ["WORLD_SIZE"], os.environ["RANK"]
     message = f"the {size} processes do not meet at `{place}`"
-    words = (str(error).strip().splitlines() or [""])[0][:200]
     help_ = "start all of them, with a name and a free port of the first host that the others reach"
-    notes = (f"this is rank {rank}", f"{type(error).__name__}: {words}")
+    notes = (f"this is rank {rank}", first_line(error, 200))
     return PlanError([Diagnostic(HOSTS_AND_RANKS, message, notes=notes, help=help_)])
