@@ -13,7 +13,8 @@ from itertools import accumulate
 from .crossings import copies_beside, entered
 from .cuts import Cuts
 from .replay import replay
-from .trace import Enter, Op, Origin, Step, Trace
+from .trace import Enter, Op, Origin, Trace
+from .writes import Write
 
 
 class Carriers:
@@ -100,23 +101,35 @@ def _alive(trace: Trace) -> list[int]:
     counted = _counted(trace)
     for root in counted:
         hold(trace.values[root].nbytes, *trace.lives[root])
-    kept = set(trace.cache)
-    for number, step in enumerate(trace.steps):
+    for step in trace.steps:
         for made in step.outputs if isinstance(step, Op) and step.name == "to" else ():
             if trace.roots[made] not in counted:
                 value = trace.values[made]
                 hold(value.own_nbytes, value.born, value.died)
-        for old in _replaced(trace, step, kept):
-            hold(trace.values[old].nbytes, number, trace.lives[old][1])
+    for old, since in _replaced(trace):
+        hold(trace.values[old].nbytes, since, max(since - 1, trace.lives[old][1]))
     return list(accumulate(change))
 
 
-def _replaced(trace: Trace, step: Step, kept: set[int]) -> Iterator[int]:
-    """Yield the former states a step makes anew: until they are let go the cache is there twice."""
-    if isinstance(step, Op) and not kept.isdisjoint(step.outputs):
-        for root in dict.fromkeys(trace.roots[value] for value in (*step.inputs, *step.loose)):
-            if trace.values[root].origin is Origin.STATE:
-                yield root
+def _replaced(trace: Trace) -> Iterator[tuple[int, int]]:
+    """Yield former states and the step that makes what takes their place: until it lets go both are there.
+
+    What is kept may come of a state by many steps: a window is cut from the state with the new joined on.
+    """
+    kept = {trace.roots[value] for value in trace.cache}
+    olds = [root for root in trace.lives if trace.values[root].origin is Origin.STATE and root not in kept]
+    untold, within = set(olds), {root: frozenset({root}) for root in olds}
+    for step in trace.steps if olds else ():
+        if not isinstance(step, Op):
+            continue
+        sources = {within.get(trace.roots[value], frozenset()) for value in (*step.inputs, *step.loose)}
+        read = frozenset[int]().union(*sources) & untold
+        made = (*step.outputs, *step.written) if isinstance(step, Write) else step.outputs
+        for root in dict.fromkeys(trace.roots[value] for value in made) if read else ():
+            within[root] = within.get(root, frozenset()) | read
+            if root in kept and trace.values[root].origin is Origin.OP:
+                untold -= read
+                yield from ((old, trace.lives[root][0]) for old in sorted(read))
 
 
 def _counted(trace: Trace) -> set[int]:

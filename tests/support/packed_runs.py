@@ -122,8 +122,8 @@ def fp8():
     """Eight-bit floats with a scale for each block, as transformers has them; its kernels want a card."""
     from transformers.integrations import finegrained_fp8 as library
 
-    def multiply(x, weight, scale, block, bias, *_):
-        rows = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    def multiply(x, weight, scale, block_size, bias, *_, **_options):  # by place or by name
+        rows = scale.repeat_interleave(block_size[0], 0).repeat_interleave(block_size[1], 1)
         return nn.functional.linear(x, weight.to(x.dtype) * rows, bias)
 
     library.fp8_linear = multiply

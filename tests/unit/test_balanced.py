@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from compile_plan.backends import to_device_map
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.passes.annotate_sizes import AnnotateSizes
@@ -62,6 +63,10 @@ def lowered(model, budgets, *no_split):
     return plan
 
 
+@pytest.mark.skipif(
+    transformers.__version__.startswith("5.17"),
+    reason="before 5.18 transformers adds the mean of the leaves to a share, not the largest of them",
+)
 @pytest.mark.parametrize("low_zero", [False, True])
 @pytest.mark.parametrize("cards", [2, 3, 5])
 def test_the_budgets_are_those_of_transformers(language_model, cards, low_zero):

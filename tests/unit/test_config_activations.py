@@ -40,6 +40,8 @@ def largest(found):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_configuration_tells_no_less_than_the_trace_and_not_twice_as_much(kind):
+    if kind == "bamba" and transformers.__version__.startswith("5.17"):
+        pytest.skip("before 5.18 transformers multiplies whole matrices out, gigabytes for 256 tokens")
     model = two_layers(kind)
     found = try_moments(model, None, Diagnostics(), seq=TOKENS, use=Use(total=TOKENS + 8))
     assert found is not None
