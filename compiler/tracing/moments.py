@@ -198,10 +198,10 @@ def _last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple
     length = ran.kwargs[name].shape[1]
     if total <= length:  # a shorter cache was asked for than the prompt fills
         shorter = {each: _tokens(ran, each, total) for each in _TOKENS if each in ran.kwargs}
-        return _again(ran, {**ran.kwargs, **shorter}).trace.cache_nbytes, ()
+        return _kept(_again(ran, {**ran.kwargs, **shorter})), ()
     before = ran if total - length == 1 else _again(ran, _next(ran, name, total - length - 1))
     last = _again(before, _next(before, name, 1))
-    return last.trace.cache_nbytes, (last.trace,)
+    return _kept(last), (last.trace,)
 
 
 def _again(ran: Ran, kwargs: dict[str, Untyped]) -> Ran:
@@ -211,6 +211,10 @@ def _again(ran: Ran, kwargs: dict[str, Untyped]) -> Ran:
 def _recorder(ran: Ran) -> Recorder:
     """Return a recorder for another run of the model, which assumes what the first had to assume."""
     return Recorder(ran.shadow.tree, assume=ran.assumed)
+
+
+def _kept(ran: Ran) -> tuple[int, ...]:
+    return tuple(tensor.nbytes for tensor in unique(cache_of(ran.result)))
 
 
 def _tokens(ran: Ran, name: str, count: int) -> Tensor:

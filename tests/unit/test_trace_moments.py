@@ -76,7 +76,7 @@ def windowed(device, window):
         return transformers.AutoModelForCausalLM.from_config(config).eval()
 
 
-@pytest.mark.parametrize("window", [4096, 14, 12, 8])
+@pytest.mark.parametrize("window", [4096, 12, 8])
 def test_a_window_cut_from_all_there_was_is_there_twice_with_what_it_was_cut_from(window):
     model = windowed("cpu", window)
     live = LiveBytes({each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())})
