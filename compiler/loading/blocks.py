@@ -1,6 +1,6 @@
 """Host memory that streamed weights rest in: one block per unit, so that one copy brings all of it.
 
-A block is registered with the card's driver at its own size, in a thread, after its bytes are there:
+A block is registered with the driver of cards at its own size, in a thread, after its bytes are there:
 the driver's allocator would round every tensor up to a power of two, and keep the loader waiting.
 Until then, and where registering fails, copies from it are slower and as right.
 """
@@ -69,16 +69,30 @@ class Block:
         """Return bytes of it as a tensor."""
         return torch.frombuffer(self._memory, dtype=torch.uint8, count=end - start, offset=start)
 
-    def register(self) -> bool:
-        """Let the driver know the memory, so that copies run beside the computing; takes a while."""
+    def view(self, start: int, end: int) -> memoryview:
+        """Return bytes of it as files are read into."""
+        return memoryview(self._memory)[start:end]
+
+    @property
+    def address(self) -> int:
+        """Where it begins."""
+        return ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    def register(self, card: torch.device) -> bool:
+        """Let the driver know the memory, so that copies to any card run beside the computing; takes a while.
+
+        Asked for the first card from a thread of its own, the driver would take memory there, whether or
+        not the plan has that card.
+        """
         if self.pinned:
             return True
-        address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-        if int(runtime.cudaHostRegister(address, self.nbytes, 0)) != _OK:
-            _take_error()
-            return False
-        self._memory.forget = partial(runtime.cudaHostUnregister, address)
+        address = self.address
+        with torch.cuda.device(card):
+            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+            if int(runtime.cudaHostRegister(address, self.nbytes, 0)) != _OK:
+                _take_error()
+                return False
+        self._memory.forget = partial(_forget, runtime, address, card)
         return True
 
     def unregister(self) -> None:
@@ -86,6 +100,11 @@ class Block:
         if self._memory.forget is not None:
             self._memory.forget()
             self._memory.forget = None
+
+
+def _forget(runtime: Any, address: int, card: torch.device) -> None:  # noqa: ANN401  # torch's, without types
+    with torch.cuda.device(card):
+        runtime.cudaHostUnregister(address)
 
 
 def _take_error() -> None:

@@ -168,8 +168,10 @@ def _stream(
     newcomers = adopt_newcomers(live[0], stream, arrives)
     newcomers[:0] = execution.handles  # the list goes on growing
     execution.handles = newcomers
-    if any(leaf.device.type == "cuda" for site in stream.sites for leaf in leaves_of_site(site)):
-        execution.registering = Pinning(pinned_first(stream.sites, aside))
+    leaves = (leaf for site in stream.sites for leaf in leaves_of_site(site))
+    card = next((leaf.device for leaf in leaves if leaf.device.type == "cuda"), None)
+    if card is not None:
+        execution.registering = Pinning(pinned_first(stream.sites, aside), card)
 
 
 def _savable(sites: Mapping[int, Site]) -> list[RemovableHandle]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import repeat, zip_longest
 from typing import Final
 
 import torch
@@ -52,6 +52,8 @@ class Stretch:
     first: int
     """First byte within the stored tensor."""
     nbytes: int
+    room: torch.Tensor | None
+    """The elements of the target that it is for; pages of files are only brought."""
 
     @property
     def offset(self) -> int:
@@ -63,23 +65,14 @@ class Stretch:
         """One past the last byte within the file."""
         return self.offset + self.nbytes
 
-    @property
-    def device(self) -> torch.device | None:
-        """The device it is sent to; None where it stays on the host."""
-        return self.job.device
-
-    def room(self) -> torch.Tensor:
-        """Return the elements of the target that it is for."""
-        assert isinstance(self.job.target, torch.Tensor)  # noqa: S101  # pages of files are only brought
-        start, count = self.first // self.job.dtype.itemsize, self.nbytes // self.job.dtype.itemsize
-        return self.job.target.view(-1)[start : start + count]
-
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What is read at once: one part, or parts side by side in a file that go to one device."""
 
     parts: tuple[Stretch, ...]
+    device: torch.device | None
+    """The device it is sent to; None where it stays on the host."""
 
     @property
     def nbytes(self) -> int:
@@ -91,43 +84,47 @@ class Piece:
         """Bytes from the first to the last."""
         return self.parts[-1].end - self.parts[0].offset
 
-    @property
-    def device(self) -> torch.device | None:
-        """The device it is sent to; None where it stays on the host."""
-        return self.parts[0].device
-
 
 def pieces_of(jobs: Iterable[Job]) -> list[Piece]:
     """Return what is read, jobs in the order of their files; where it goes to several devices, in turns."""
     lines: dict[torch.device | None, list[Piece]] = {}
-    for piece in _together(part for job in jobs for part in _parts(job)):
+    for piece in _together(jobs):
         lines.setdefault(piece.device, []).append(piece)
     return [piece for turn in zip_longest(*lines.values()) for piece in turn if piece is not None]
 
 
-def _parts(job: Job) -> Iterator[Stretch]:
-    size = SLOT if job.device is not None or job.direct else PIECE
-    for first in range(0, job.source.nbytes, size):
-        yield Stretch(job, first, min(size, job.source.nbytes - first))
-
-
-def _together(parts: Iterable[Stretch]) -> Iterator[Piece]:
+def _together(jobs: Iterable[Job]) -> Iterator[Piece]:
     row: list[Stretch] = []
-    for part in parts:
-        if row and not _goes_along(part, row[0], row[-1]):
-            yield Piece(tuple(row))
-            row = []
-        row.append(part)
+    going: torch.device | None = None
+    for job in jobs:
+        device = job.device
+        for part in _parts(job, device):
+            if row and not (device is not None and device == going and _goes_along(part, row[0], row[-1])):
+                yield Piece(tuple(row), going)
+                row = []
+            row.append(part)
+            going = device
     if row:
-        yield Piece(tuple(row))
+        yield Piece(tuple(row), going)
+
+
+def _parts(job: Job, device: torch.device | None) -> Iterator[Stretch]:
+    """Yield a tensor in parts; their rooms are made at once, while no thread waits for its turn in Python."""
+    nbytes, target = job.source.nbytes, job.target
+    size = SLOT if device is not None or job.direct else PIECE
+    rooms: Iterator[torch.Tensor | None]
+    if isinstance(target, Mapped):
+        rooms = repeat(None)
+    else:
+        rooms = iter(target.view(-1).split(size // job.dtype.itemsize))  # type: ignore[no-untyped-call]
+    for first, room in zip(range(0, nbytes, size), rooms, strict=False):
+        yield Stretch(job, first, min(size, nbytes - first), room)
 
 
 def _goes_along(part: Stretch, first: Stretch, last: Stretch) -> bool:
     """Say whether a part is read with those before it: what lies between is small, and it lands aligned."""
     return (
-        part.device is not None
-        and part.device == first.device
-        and part.job.source.file == first.job.source.file
+        part.job.source.file == first.job.source.file
         and last.end <= part.offset <= last.end + GAP
         and part.end - first.offset <= SLOT
         and (part.offset - first.offset) % part.job.dtype.itemsize == 0

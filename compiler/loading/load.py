@@ -45,6 +45,7 @@ from .quantised import quantised_checkpoint
 from .reading import read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
 from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
+from .slots import Slots, slots_ahead
 from .staging import Stage, Staged, installed
 from .stored_files import OpenFiles
 from .untied import Untied, untie_different
@@ -177,6 +178,7 @@ class _Loader:
         self.devices: dict[str, torch.device] = {}
         self.match = Match({}, ())
         self.party: Party | None = None
+        self.slots: Slots | None = None
         self.others: list[Seat] = []
         """Seats on other hosts: nothing of them is read."""
 
@@ -227,6 +229,9 @@ class _Loader:
         view = None if self.party is None else self.party.view
         self.devices = torch_devices(self.plan, devices, self.found, view)
         self.found.raise_errors()
+        if self.index is not None:  # while names are matched; transformers takes a tenth of a second for that
+            places = ((self.devices[seat.store], seat.nbytes) for seat in self.seats)
+            self.slots = slots_ahead([place for place in places if place[0].type not in {"cpu", "meta"}])
         inner = self.model.get_submodule(self.plain.modules[0])
         self.match = match_seats(self.seats, self.index, inner, self.found, strict=strict)
         if view is not None:
@@ -258,7 +263,8 @@ class _Loader:
             staged = stage.seats([*self.seats, *self.extra, *self.others])
             if files is not None:
                 with progress_shown(progress) as report:
-                    read_all(staged.jobs, files, report)
+                    read_all(staged.jobs, files, report, self.slots)
+                    self.slots = None  # what is put together now needs its memory
                     self._merge(staged, files)
                 files.check_unchanged()
         for target, value in staged.copies:

@@ -26,7 +26,8 @@ _THREADS: Final = 4
 """What keeps a disk busy. Advice to read ahead keeps it less busy (a third of the rate), and costs as much
 where all is in memory already."""
 _POPULATE_READ: Final = 22
-"""Since Linux 5.14; older ones answer that they do not know it."""
+"""Since Linux 5.14, as the next; older ones answer that they do not know it."""
+_POPULATE_WRITE: Final = 23
 
 
 @cache
@@ -49,6 +50,13 @@ def bring(address: int, nbytes: int) -> bool:
     start = address - address % mmap.PAGESIZE
     failed = advise(start, address + nbytes - start, _POPULATE_READ)
     return not failed or ctypes.get_errno() != errno.EFAULT
+
+
+def populate(address: int, nbytes: int) -> None:
+    """Return when memory of the process has its pages, where the system can be asked for them at once."""
+    advise = _call("madvise", ctypes.c_int)
+    if advise is not None:
+        advise(address, nbytes, _POPULATE_WRITE)
 
 
 def in_memory(address: int, nbytes: int) -> bool:

@@ -12,6 +12,8 @@ from ...ir.rules.loading import NOT_PINNED
 from .blocks import Block
 
 if TYPE_CHECKING:
+    import torch
+
     from .streaming.site import Site
     from .streaming.streamed import Streamed
 
@@ -36,15 +38,16 @@ class Pinning:
     It ends by itself, at the latest where a driver refuses one.
     """
 
-    def __init__(self, blocks: Sequence[Block]) -> None:
-        self._blocks, self._over = tuple(blocks), False
+    def __init__(self, blocks: Sequence[Block], card: torch.device) -> None:
+        """Begin with the first; ``card`` is one that blocks are sent to."""
+        self._blocks, self._card, self._over = tuple(blocks), card, False
         self._thread = threading.Thread(target=self._work, name="compile-plan-register", daemon=True)
         if blocks:
             self._thread.start()
 
     def _work(self) -> None:
         for block in self._blocks:
-            if self._over or not block.register():
+            if self._over or not block.register(self._card):
                 return  # the system allows no more: what is left stays pageable
 
     def end(self) -> None:

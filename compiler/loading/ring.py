@@ -1,4 +1,4 @@
-"""A ring of slots: memory the driver knows, filled in turn, each sent to a card while the next is filled."""
+"""Slots: memory of the host that is filled in turn, each sent to a card while the next is filled."""
 
 from __future__ import annotations
 
@@ -7,52 +7,66 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from .blocks import Block
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
 Mark: TypeAlias = Any
 """An event of a device; None where everything has already happened."""
-SLOT: Final = 16 << 20
+SLOT: Final = 8 << 20
 """Bytes of a slot: long enough for the link's full rate, short enough to start early.
 
-Threads that fill slots take turns in Python once a slot: on an H200 eight of them sent 12 GB/s with slots of
-2 MiB, 21 with 4, 31 with 8.
+Threads that fill slots take turns in Python once a slot: it costs each of them some dozens of microseconds,
+in which a link of 64 GB/s moves 2 MiB.
 """
-_SLOTS: Final = 2
+SLOTS: Final = 2
+"""Of a ring: one is filled while the other is sent."""
+
+
+class RingSlot:
+    """Some bytes of a block, and what used them last."""
+
+    def __init__(self, block: Block, start: int, nbytes: int) -> None:
+        self.block, self.nbytes = block, nbytes
+        self.memory = block.view(start, start + nbytes)
+        """The bytes, to be filled."""
+        self.mark: Mark = None
+        """Reached when they may be filled again."""
+        self._bytes = block.bytes(start, start + nbytes)
+        self._typed: dict[torch.dtype, tuple[torch.Tensor, int]] = {}
+
+    def elements(self, dtype: torch.dtype, first: int, nbytes: int) -> torch.Tensor:
+        """Return bytes of it as elements; the view of all is made once a dtype."""
+        typed = self._typed.get(dtype)
+        if typed is None:
+            count = self.nbytes // dtype.itemsize
+            whole = self._bytes[: count * dtype.itemsize].view(dtype)
+            typed = self._typed[dtype] = whole, count
+        start, end = first // dtype.itemsize, (first + nbytes) // dtype.itemsize
+        return typed[0] if (start, end) == (0, typed[1]) else typed[0][start:end]
 
 
 class Ring:
-    """A few slots and who used them last; for one thread."""
+    """A few slots in turn; for one thread."""
 
-    def __init__(self, nbytes: int = SLOT, *, known: bool = True) -> None:
-        """Make slots of so many bytes; ``known`` to the driver of cards, or just memory."""
-        self.nbytes = nbytes
-        self._known = known
-        self._blocks = [Block(nbytes) for _ in range(_SLOTS)]
-        self._marks: list[Mark] = [None] * _SLOTS
-        self._turn = 0
+    def __init__(self, slots: Sequence[RingSlot]) -> None:
+        self._slots, self._turn = slots, 0
 
-    def free(self, nbytes: int) -> torch.Tensor:
-        """Return bytes of the slot whose turn it is, when its card is done with it."""
-        self._turn = (self._turn + 1) % _SLOTS
-        if self._marks[self._turn] is not None:
-            self._marks[self._turn].synchronize()
-        return self._blocks[self._turn].bytes(0, nbytes)
+    @property
+    def nbytes(self) -> int:
+        """Bytes of each slot."""
+        return self._slots[0].nbytes
 
-    def filled(self) -> None:
-        """Let the driver know the slot, once.
-
-        It would bring the pages of new memory one by one, in the thread that asks; a slot that was filled
-        has them, and threads that fill at the same time share that work.
-        """
-        if self._known:
-            self._blocks[self._turn].register()
-
-    def sent(self, mark: Mark) -> None:
-        """Note when the slot is free again."""
-        self._marks[self._turn] = mark
+    def free(self) -> RingSlot:
+        """Return the slot whose turn it is, when its card is done with it."""
+        self._turn = (self._turn + 1) % len(self._slots)
+        slot = self._slots[self._turn]
+        if slot.mark is not None:
+            slot.mark.synchronize()
+        return slot
 
     def settle(self) -> None:
         """Return when all that was sent has arrived."""
-        for mark in self._marks:
-            if mark is not None:
-                mark.synchronize()
+        for slot in self._slots:
+            if slot.mark is not None:
+                slot.mark.synchronize()

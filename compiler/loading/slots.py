@@ -1,39 +1,95 @@
-"""What one reading thread sends to devices: through a ring of slots for each."""
+"""The slots that reading threads fill for cards, and what each of the threads sends from them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
-from .ring import Ring
-from .streaming.courier import Pair
+from . import pages
+from .blocks import Block
+from .ring import SLOT, SLOTS, Mark, Ring, RingSlot
 from .streaming.lanes import Lane, lane_to
 
 if TYPE_CHECKING:
     import torch
 
+    from .streaming.courier import Pair
+
+
+_THREADS: Final = 12
+"""The most threads that fill slots: one core copies a tenth of what a fast link takes."""
+
+
+def sending_threads() -> int:
+    """Return how many threads fill slots for devices on this machine."""
+    return min(_THREADS, os.cpu_count() or 1)
+
+
+def first_card(devices: Iterable[torch.device]) -> torch.device | None:
+    """Return the first device whose driver has to know what it is sent."""
+    return next((device for device in devices if device.type == "cuda"), None)
+
+
+def slots_ahead(sizes: Sequence[tuple[torch.device, int]]) -> Slots | None:
+    """Get slots ready for bytes that will be sent to devices, where they are many."""
+    threads = sending_threads()
+    if sum(nbytes for _, nbytes in sizes) < threads * SLOTS * SLOT:
+        return None
+    return Slots(SLOT, threads, first_card(device for device, _ in sizes))
+
 
 class Slots:
-    """A ring and a lane for each device, made when the thread first reads for it."""
+    """The slots of some threads: one block, got ready beside what the caller does meanwhile.
 
-    def __init__(self, nbytes: int) -> None:
-        self._nbytes = nbytes
-        self._rings: dict[torch.device, Ring] = {}
+    Its pages come, and the driver of a card gets to know them, by one call of each: slot by slot it takes
+    longer, and the threads that read would wait for each other.
+    """
+
+    def __init__(self, nbytes: int, threads: int, card: torch.device | None) -> None:
+        """Get slots of so many bytes ready; ``card`` is one whose driver has to know them."""
+        self.threads, self._nbytes = threads, nbytes
+        self._block = Block(nbytes * SLOTS * threads)
+        self._getting = threading.Thread(
+            target=_get_ready, args=(self._block, card), name="compile-plan-slots", daemon=True
+        )
+        self._getting.start()
+
+    def ring(self, number: int) -> Ring:
+        """Return the slots of one thread, when they are ready."""
+        self._getting.join()
+        firsts = range(number * SLOTS * self._nbytes, (number + 1) * SLOTS * self._nbytes, self._nbytes)
+        return Ring([RingSlot(self._block, first, self._nbytes) for first in firsts])
+
+
+def _get_ready(block: Block, card: torch.device | None) -> None:
+    pages.populate(block.address, block.nbytes)
+    if card is not None:
+        block.register(card)
+
+
+class Sender:
+    """What one reading thread sends: from its slots in turn, for each device on a lane of its own."""
+
+    def __init__(self, ring: Ring, before: Mapping[torch.device, Mark]) -> None:
+        """Send from a ring, after what was ``before`` on each device."""
+        self._ring, self._before = ring, before
         self._lanes: dict[torch.device, Lane] = {}
 
-    def free(self, device: torch.device) -> torch.Tensor:
-        """Return the bytes of the slot whose turn it is, when the device is done with it."""
-        if device not in self._rings:
-            self._rings[device] = Ring(self._nbytes, known=device.type == "cuda")
-            self._lanes[device] = lane_to(device)
-        return self._rings[device].free(self._nbytes)
+    def free(self) -> RingSlot:
+        """Return a slot to fill, when what was in it has arrived."""
+        return self._ring.free()
 
-    def send(self, device: torch.device, pairs: list[Pair]) -> None:
+    def send(self, device: torch.device, slot: RingSlot, pairs: Sequence[Pair]) -> None:
         """Let the device copy parts of the slot to where they belong; where dtypes differ, it converts."""
-        ring, lane = self._rings[device], self._lanes[device]
-        ring.filled()
-        ring.sent(lane.copy(pairs, [lane.mark()]))  # the memory may have been somebody else's
+        lane = self._lanes.get(device)
+        if lane is None:
+            lane = self._lanes[device] = lane_to(device)
+            lane.take_over()
+            lane.copy((), [self._before[device]])  # the memory may have been somebody else's
+        slot.mark = lane.copy(pairs, ())
 
     def settle(self) -> None:
         """Return when all copies have happened."""
-        for ring in self._rings.values():
-            ring.settle()
+        self._ring.settle()

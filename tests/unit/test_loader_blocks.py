@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from compile_plan.compiler.loading.blocks import Block
 MAPS = Path("/proc/self/maps")
 pytestmark = pytest.mark.skipif(not MAPS.exists(), reason="what is mapped is read from /proc")
 OK, ALREADY = 0, 712
+CARD = torch.device("cuda:3")
 
 
 def mapped(address):
@@ -24,9 +26,19 @@ class Driver:
 
     def __init__(self):
         self.known, self.refused, self.late, self.lock = {}, 0, 0, threading.Lock()
+        self.cards = threading.local()
+        self.asked = set()
+
+    @contextmanager
+    def device(self, card):
+        """Make a card the one that a thread's calls are for."""
+        self.cards.now = card
+        yield
+        del self.cards.now
 
     def cudaHostRegister(self, address, nbytes, _flags):  # noqa: N802
         with self.lock:
+            self.asked.add(getattr(self.cards, "now", None))
             if any(address < start + size and start < address + nbytes for start, size in self.known.items()):
                 self.refused += 1
                 return ALREADY
@@ -35,6 +47,7 @@ class Driver:
 
     def cudaHostUnregister(self, address):  # noqa: N802
         with self.lock:
+            self.asked.add(getattr(self.cards, "now", None))
             self.late += not mapped(address)
             del self.known[address]
         return OK
@@ -44,13 +57,15 @@ class Driver:
 def _driver(monkeypatch):
     driver = Driver()
     monkeypatch.setattr(torch.cuda, "cudart", lambda: driver)
-    return driver
+    monkeypatch.setattr(torch.cuda, "device", driver.device)
+    yield driver
+    assert driver.asked <= {CARD}, "another card would have to give memory for the asking"
 
 
 def test_the_driver_forgets_memory_before_it_goes(driver):
     block = Block(3 << 20)
     tensor, _ = block.tensor((8, 8), torch.float32)
-    assert block.register()
+    assert block.register(CARD)
     assert block.pinned
     del block
     assert driver.known, "a tensor in it keeps it"
@@ -62,7 +77,7 @@ def test_the_driver_forgets_memory_before_it_goes(driver):
 def test_threads_never_meet_memory_that_was_another_s(driver):
     def work():
         for _ in range(40):
-            assert Block(4 << 20).register()
+            assert Block(4 << 20).register(CARD)
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -74,11 +89,11 @@ def test_threads_never_meet_memory_that_was_another_s(driver):
 
 def test_what_is_forgotten_by_hand_is_forgotten_once(driver):
     block = Block(4096)
-    assert block.register()
+    assert block.register(CARD)
     block.unregister()
     block.unregister()
     assert not block.pinned
-    assert block.register()
+    assert block.register(CARD)
     del block
     assert not driver.known
 
@@ -93,6 +108,6 @@ def test_a_refusal_is_taken_from_the_driver_by_the_thread_that_had_it(driver, mo
     monkeypatch.setattr(torch, "ones", ones)
     monkeypatch.setattr(driver, "cudaHostRegister", lambda *_: ALREADY)
     block = Block(4096)
-    assert not block.register()
+    assert not block.register(CARD)
     assert not block.pinned
     assert asked == [("cuda", threading.main_thread())]

@@ -7,21 +7,28 @@ the thread that fills waits for a slot to be free again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 
-from ..ring import SLOT, Mark, Ring
+from ..blocks import Block
+from ..ring import SLOTS, Mark, Ring, RingSlot
 
 Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 """What is copied, and the memory it is copied to."""
+_SLOT: Final = 16 << 20
+"""Bytes of a slot: one thread fills them, so that the larger, the less it does beside copying."""
 
 
 class Courier:
     """Fills a ring and has it sent."""
 
-    def __init__(self, copy: Callable[[Iterable[Pair]], Mark], slot: int = SLOT) -> None:
-        self._copy, self._ring = copy, Ring(slot)
+    def __init__(
+        self, copy: Callable[[Iterable[Pair]], Mark], card: torch.device | None = None, nbytes: int = _SLOT
+    ) -> None:
+        """Send by ``copy``, from slots that the driver of a card knows or from plain memory."""
+        self._copy, self._card = copy, card
+        self._ring = Ring([RingSlot(Block(nbytes), 0, nbytes) for _ in range(SLOTS)])
 
     def bring(self, source: torch.Tensor, target: torch.Tensor) -> Mark:
         """Copy a tensor to one of its shape; returns the mark of the last copy, None for no elements."""
@@ -30,9 +37,10 @@ class Courier:
         mark: Mark = None
         for first in range(0, room.numel(), count):
             part = flat[first : first + count]
-            slot = self._ring.free(part.numel() * room.element_size()).view(room.dtype)
-            slot.copy_(part)
-            self._ring.filled()
-            mark = self._copy([(slot, room[first : first + count])])
-            self._ring.sent(mark)
+            slot = self._ring.free()
+            landing = slot.elements(room.dtype, 0, part.numel() * room.element_size())
+            landing.copy_(part)
+            if self._card is not None:
+                slot.block.register(self._card)  # once; a slot that was filled has its pages
+            slot.mark = mark = self._copy([(landing, room[first : first + count])])
         return mark

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, Protocol
 
 import torch
@@ -28,6 +29,10 @@ class Lane(Protocol):
 
     def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
         """Copy from memory the driver does not know; returns when the last copy is under way."""
+        ...
+
+    def take_over(self) -> None:
+        """Let all that this thread asks of the device from now on happen where the copies do."""
         ...
 
     def mark(self) -> Mark:
@@ -56,6 +61,9 @@ class DirectLane:
         """Copy; one memory is as good as another here."""
         return self.copy(pairs, after)
 
+    def take_over(self) -> None:
+        """Do nothing: there is one place."""
+
     def mark(self) -> Mark:
         """Return None: what was asked for has happened."""
 
@@ -73,6 +81,7 @@ class CudaLane:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._inside = False
         self._courier: Courier | None = None
         self._waits: deque[tuple[Any, Any]] = deque()
         self._seconds = 0.0
@@ -82,7 +91,7 @@ class CudaLane:
         for mark in after:
             if mark is not None:
                 self._side.wait_event(mark)
-        with torch.cuda.stream(self._side):
+        with nullcontext() if self._inside else torch.cuda.stream(self._side):
             for source, target in pairs:
                 target.copy_(source, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
@@ -92,11 +101,16 @@ class CudaLane:
     def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
         """Bring the bytes through pinned slots: filling one overlaps with the copy from the other."""
         if self._courier is None:
-            self._courier = Courier(lambda copies: self.copy(copies, ()))
+            self._courier = Courier(lambda copies: self.copy(copies, ()), self._device)
         done = self.copy((), after)
         for source, target in pairs:
             done = self._courier.bring(source, target) or done
         return done
+
+    def take_over(self) -> None:
+        """Make the side stream this thread's own: going there and back for each copy takes longer than it."""
+        torch.cuda.set_stream(self._side)
+        self._inside = True
 
     def mark(self) -> Mark:
         """Record an event on the stream this thread computes on."""
