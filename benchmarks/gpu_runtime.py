@@ -130,9 +130,11 @@ def new_model(folder: Path):
 
 
 def empty_model(folder: Path):
+    """Return the model without values, and draw none: `from_pretrained` does the same."""
     import torch
+    from transformers.initialization import no_init_weights
 
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         return new_model(folder)
 
 
