@@ -99,8 +99,10 @@ def real_inputs(model: Model, rows: int = ROWS, prompt: int = PROMPT) -> dict[st
 
 @contextlib.contextmanager
 def watched(model: Model, inputs: dict[str, torch.Tensor]) -> Iterator[LiveBytes]:
-    known = [*model.parameters(), *model.buffers(), *inputs.values()]
+    known = [*model.parameters(), *model.buffers()]
     live = LiveBytes({tensor.untyped_storage()._cdata for tensor in known})  # noqa: SLF001
+    for tensor in inputs.values():  # whoever calls holds them
+        live.see(tensor)
     with torch.no_grad(), live:
         yield live
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from ...grammar.ranges import fold_paths
 from ...grammar.words import spell_path
 from ...ir import CPU, Account, Plan, device_type, is_accelerator, is_within
-from ...ir.purposes import MOMENTARY
+from ...ir.purposes import MOMENTARY, TOGETHER
 from .checks import whole_lines
 from .gguf_names import gguf_names
 from .stack import Apart, Stack, is_experts, stack_of
@@ -173,7 +173,8 @@ def _filled(
     tree = layers.plan.tree
     assert tree is not None  # noqa: S101  a stack was found in it
     ends = (*(layers.stack.before if start == 0 else ()), *(layers.stack.after if last else ()))
-    momentary = max((d.nbytes for d in layers.plan.demands if d.purpose in MOMENTARY), default=0)
+    moments = (d for d in layers.plan.demands if d.purpose in MOMENTARY - TOGETHER)
+    momentary = max((d.nbytes for d in moments), default=0)
     room = device.memory - account.runtime - account.reserve - account.margin - momentary
     room -= sum(part.nbytes for part in ends)
     slots = largest = 0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from ...ir import VISITING, Atomic, Diagnostics, Model, Never, Plan, PlanError, Severity, join_path
 from ..lines.references import undeclared
 from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
-from ..passes.pipeline import Pass, run_passes
 from .again import as_written, exchanged, with_classes, with_margin, with_reserves
 from .facts import Known, ModelFacts, known
+from .on_one_device import After, run_all, run_on_one
 from .options import AUTOMATIC, Options, settled
 from .phases import in_phases, with_part_traces
 from .strategies import passes_for
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ..tracing import Trace
     from ..tracing.inputs.example_inputs import Inputs
 
-After: TypeAlias = Callable[[Pass, Plan], None]
 
 _LARGE: Final = 20_000
 """Modules of a model whose forward is no longer run unasked."""
@@ -239,6 +238,8 @@ def compile_lowered(
         start = replace(start, workload=asked.used)  # their lines are in it already
         overrides = tuple(replace(override, workload=None) for override in overrides)
     passes = passes_for(options, overrides, start.units, flows)
-    plan = run_passes(replace(start, units=()), passes, diagnostics, *(() if after is None else (after,)))
+    said = options.kv_cache is not None or any(override.demands for override in overrides)
+    run = run_all if said or options.strategy == "accelerate" else run_on_one
+    plan = run(replace(start, units=()), passes, diagnostics, after)
     diagnostics.raise_errors()
     return replace(plan, diagnostics=tuple(diagnostics))

@@ -13,6 +13,7 @@ from ...ir import (
     WAYS,
     Atomic,
     Constraint,
+    Demand,
     Diagnostic,
     Diagnostics,
     Model,
@@ -28,6 +29,7 @@ from ...ir import (
     is_within,
 )
 from ...ir.names import BUSIEST
+from ...ir.purposes import TOGETHER
 from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.tracing import BAD_EXAMPLE_INPUT
 from ...ir.wording import first_line, in_words
@@ -132,10 +134,15 @@ def with_part_traces(
         plan = replace(
             plan,
             constraints=(*plan.constraints, *(_below(name, rule) for rule in found.constraints)),
-            demands=(*plan.demands, *(replace(each, path=_join(name, each.path)) for each in found.demands)),
+            demands=(*plan.demands, *(replace(each, path=_join(name, each.path)) for each in _apart(found))),
             work=(*plan.work, *(replace(each, path=_join(name, each.path)) for each in found.work)),
         )
     return plan
+
+
+def _apart(plan: Plan) -> Iterator[Demand]:
+    """Yield what a part needs wherever its own parts are; other parts run beside it."""
+    return (each for each in plan.demands if each.purpose not in TOGETHER)
 
 
 def _unknown_part(name: object, parts: Mapping[str, object]) -> Diagnostic:

@@ -136,7 +136,7 @@ def _activations(config: Mapping[str, Any], tree: ModuleTree, work: Workload) ->
 def _unspoken(tree: ModuleTree, options: Options) -> bool:
     """Say whether nobody spoke of the workload of a model that is large enough for it to matter."""
     said = options.used is not None or any(map(options.gives, _ACCOUNTS))
-    return not said and options.strategy == "auto" and _nbytes(tree) >= LEAST
+    return not said and options.strategy == "auto" and nbytes_of(tree) >= LEAST
 
 
 def roomy(file: GgufFile, options: Options, diagnostics: Diagnostics) -> Plan:
@@ -162,7 +162,7 @@ def without_usual(plan: Plan, overrides: Iterable[Plan], options: Options) -> Pl
     return replace(plan, workload=None, demands=tuple(each for each in plan.demands if not each.added))
 
 
-def _nbytes(tree: ModuleTree) -> int:
+def nbytes_of(tree: ModuleTree) -> int:
     """Return the bytes of the weights, as they are stored."""
     if tree.nbytes is not None:
         return sum(tree.nbytes)

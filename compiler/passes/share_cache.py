@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from ...ir import Demand, Diagnostic, Diagnostics, Label, ModuleTree, Plan, human_size
-from ...ir.purposes import KV_CACHE
+from ...ir.purposes import KV_CACHE, TOGETHER
 from ...ir.rules.language import CONTRADICTION
 from .pipeline import Fact
 
@@ -56,9 +56,11 @@ class ShareCache:
             for path, nbytes in _shares(self.nbytes, weights)
             if nbytes
         ]
-        at = plan.demands.index(cached[0]) if cached else len(plan.demands)
-        after = [each for each in plan.demands[at:] if each.purpose != KV_CACHE]
-        return replace(plan, demands=(*plan.demands[:at], *shares, *after))
+        # What a trace knows of everything on one device goes with the cache it saw.
+        demands = tuple(each for each in plan.demands if each.purpose not in TOGETHER)
+        at = demands.index(cached[0]) if cached else len(demands)
+        after = [each for each in demands[at:] if each.purpose != KV_CACHE]
+        return replace(plan, demands=(*demands[:at], *shares, *after))
 
 
 def _shares(total: int, weights: Mapping[str, int]) -> Iterator[tuple[str, int]]:

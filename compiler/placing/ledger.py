@@ -20,6 +20,7 @@ from ...ir import (
 )
 from ...ir.purposes import MOMENTARY, PASSING, counts_on, ledger_line
 from .grains import ancestors, opened_modules, stream_bytes, walk_grains
+from .in_force import in_force
 from .in_phases import ALWAYS, Phases
 from .ledger_runs import Runs
 
@@ -172,7 +173,7 @@ def _by_role(tree: ModuleTree) -> Iterator[tuple[int, int]]:
 
 def _add_demands(plan: Plan, tree: ModuleTree, owner: list[int], sums: dict[str, _Sums]) -> None:
     runs, phases = Runs(plan, tree, owner), Phases(plan, tree)
-    for demand in plan.demands:
+    for demand in in_force(plan):
         if demand.purpose not in MOMENTARY:
             line = sums.get(runs.lasting(demand.path) or "")
             if line is not None:
@@ -192,7 +193,7 @@ def peak_demand(plan: Plan, tree: ModuleTree, device: str) -> Demand | None:
     """Return the largest of what a device of a placed plan holds for a moment; None for nothing."""
     runs = Runs(plan, tree, unit_of_tensors(tree, plan.units))
     here = [
-        demand for demand in plan.demands
+        demand for demand in in_force(plan)
         if demand.purpose in MOMENTARY and device in runs.momentary(demand.path)
         and counts_on(demand.purpose, device)
     ]  # fmt: skip

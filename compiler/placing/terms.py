@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from ...ir import STREAMING, Cache, Demand, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
 from ...ir.patterns import match_paths
-from ...ir.purposes import MOMENTARY, ON_HOST, PASSING
+from ...ir.purposes import MOMENTARY, ON_HOST, ON_ONE_HOST, PASSING, TOGETHER
+from .in_force import stands_alone
 from .in_phases import ALWAYS, Phases
 
 
@@ -53,14 +54,12 @@ class Terms:
 
 def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
     """Return what a plan asks."""
-    needed, phases = (
-        [(demand, demand_tensors(tree, demand.path)) for demand in plan.demands],
-        Phases(plan, tree),
-    )
-    rows = [  # what only the host's own kernels need is in its ledger: no accelerator is to keep it free
-        (d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path, _phase(d, phases)))
-        for d, at in needed
-        if at and d.purpose != ON_HOST
+    # What only the host's own kernels need is in its ledger: no accelerator is to keep it free.
+    left_out = {ON_HOST, ON_ONE_HOST} | (set() if stands_alone(plan.demands) else TOGETHER)
+    needed = [(each, _follows(tree, each)) for each in plan.demands if each.purpose not in left_out]
+    phases = Phases(plan, tree)
+    rows = [
+        (d.purpose in MOMENTARY, Needed(at, d.nbytes, d.path, _phase(d, phases))) for d, at in needed if at
     ]
     never = [
         (rule.device, _named(tree, (rule.pattern,))) for rule in plan.constraints if isinstance(rule, Never)
@@ -97,6 +96,11 @@ def demand_tensors(tree: ModuleTree, path: str) -> range:
         return tree.covered(path)
     before = max(0, tree.first_tensors[module] - 1)
     return range(before, before + 1) if tree.tensor_names else range(0)
+
+
+def _follows(tree: ModuleTree, demand: Demand) -> range:
+    """Return the tensors whose device a demand follows; all of them for what one device needs for all."""
+    return demand_tensors(tree, "" if demand.purpose in TOGETHER else demand.path)
 
 
 def _kept(plan: Plan) -> dict[str, int]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from ...ir import Constraint, Demand, ModuleTree, Plan, Reserve, Unit, atomic_modules, homes_of, is_within
-from ...ir.purposes import MOMENTARY, counts_on
+from ...ir.purposes import MOMENTARY, TOGETHER, counts_on
 from .frontier import merge_units, split_modules
 from .grains import Grain, ancestors, stream_bytes
 
@@ -43,7 +43,8 @@ def around_visits(plan: Plan, place: Callable[[Plan], Plan]) -> Plan:
     rest = tuple(unit for unit in plan.units if unit not in apart)
     inside = {tensor for unit in visited for tensor in tree.covered(unit.path)}
     carved = tree.sized(_without(tree.nbytes or (), inside), _without(tree.eighths or (), inside) or None)
-    theirs = [d for d in plan.demands if any(is_within(d.path, unit.path) for unit in visited)]
+    apart = [d for d in plan.demands if d.purpose not in TOGETHER]
+    theirs = [d for d in apart if any(is_within(d.path, unit.path) for unit in visited)]
     around = replace(
         plan,
         units=rest,

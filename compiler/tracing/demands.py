@@ -11,12 +11,13 @@ from dataclasses import replace
 from typing import Final
 
 from ...ir import Demand
-from ...ir.purposes import ACTIVATIONS, KV_CACHE, LOGITS, ON_HOST
+from ...ir.purposes import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, ON_HOST, ON_ONE, ON_ONE_HOST, OPTIMIZER
 from .carriers import Carriers, needs
 from .cuts import Cuts
-from .moments import Moments
+from .moments import Moments, Training
+from .one_device import on_one_device
 from .trace import Op, Origin, Trace
-from .training import training_demands
+from .training import Lasting, training_demands
 
 UPCAST: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
@@ -35,11 +36,39 @@ def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
         for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, widens=moments.widens))
     ]
     if moments.training is None:
-        return (*_largest(momentary), *cache_demands(moments.main, moments.cache_nbytes))
+        cache = cache_demands(moments.main, moments.cache_nbytes)
+        return (*_largest(momentary), *cache, *_on_one_device(moments, cache))
     of = moments.training
-    kept = training_demands(of.ran, of.kept, of.trainable, of.optimizer, cuts)
-    # Going backward each result has its gradient beside it; nothing is kept for a next call.
-    return (*(replace(each, nbytes=2 * each.nbytes) for each in _largest(momentary)), *kept)
+    lasting = training_demands(of.ran, of.kept, of.trainable, of.optimizer, cuts)
+    return (*_backward(_largest(momentary), lasting), *lasting.demands, *_of_a_step(of, lasting))
+
+
+def _backward(momentary: Iterable[Demand], lasting: Lasting) -> Iterator[Demand]:
+    """Yield what pieces need while they go backward: each result has its gradient beside it."""
+    left = dict(lasting.beside)
+    for each in momentary:
+        yield replace(each, nbytes=2 * each.nbytes + lasting.beside.get(each.path, 0))
+        left.pop(each.path, None)
+    yield from (Demand(nbytes, path, ACTIVATIONS) for path, nbytes in left.items() if nbytes)
+
+
+def _of_a_step(training: Training, lasting: Lasting) -> Iterator[Demand]:
+    """Yield what one device needs for a whole step beside gradients and the optimizer's state."""
+    if training.peaks is None:
+        return
+    stays = lasting.of(GRADIENTS, OPTIMIZER)
+    yield Demand(max(0, training.peaks.card - stays), "", ON_ONE)
+    yield Demand(max(0, training.peaks.host - stays), "", ON_ONE_HOST)
+
+
+def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand]:
+    widened = [sum(_upcast(trace, value) for value in trace.logits) for trace in moments.traces]
+    yield from on_one_device(
+        moments.traces,
+        sum(each.nbytes for each in cache),
+        widened=widened if moments.widens else [0] * len(widened),
+        grows=moments.cache_nbytes is not None and not moments.later,
+    )
 
 
 def _largest(demands: Iterable[Demand]) -> Iterator[Demand]:
@@ -70,9 +99,14 @@ def _logits(trace: Trace, *, widens: bool) -> Iterator[Demand]:
         head = _head(trace, value)
         if maker < 0 or item.own_nbytes == 0:
             continue
-        width = item.width
-        upcast = item.own_nbytes // width * UPCAST if widens and width < UPCAST else 0
+        upcast = _upcast(trace, value) if widens else 0
         yield Demand(item.own_nbytes + upcast, trace.tree.paths[head], LOGITS)
+
+
+def _upcast(trace: Trace, value: int) -> int:
+    """Return the bytes of scores in float32, where they are narrower."""
+    item = trace.values[value]
+    return item.own_nbytes // item.width * UPCAST if item.width < UPCAST else 0
 
 
 def _head(trace: Trace, value: int) -> int:

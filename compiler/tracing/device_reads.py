@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..running.nesting import Untyped, map_tensors
+from .fused import Fused
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
+from .unfused import unfused_nbytes
 
 
 class DeviceReads(TorchFunctionMode):
@@ -127,18 +129,18 @@ class DeviceReads(TorchFunctionMode):
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                    dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
         same_heads = query.shape[:2] == key.shape[:2] or options.get("enable_gqa", False)
-        fused = query.dim() == 4 and same_heads and not dropout_p
+        recorder, odd = self.recorder, value.shape[-1] != query.shape[-1]
+        fused = query.dim() == 4 and same_heads and not (recorder.on_host and (dropout_p or odd))
         if not fused or query.device.type != "meta":
             return None
-        recorder = self.recorder
         used = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
         numbers = [recorder.number(tensor) for tensor in used]
         recorder.attempt = "scaled_dot_product_attention"
         batch, heads, length, _ = query.shape
         recorder.paused = True
         try:
-            made = query.new_empty(batch, length, heads, value.shape[-1]).transpose(1, 2)
-            extra = [query.new_empty(batch, heads, length, dtype=torch.float32)]
+            made, sums = Fused.apply(query, key, value, recorder.on_host)
+            extra = [sums]
             if attn_mask is not None and attn_mask.dtype is torch.bool:
                 extra.append(query.new_empty(attn_mask.shape))
         finally:
@@ -146,20 +148,16 @@ class DeviceReads(TorchFunctionMode):
         flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         recorder.record("scaled_dot_product_attention", used, numbers, (made, *extra), flops)
         step = recorder.steps[-1]
-        if value.shape[-1] != query.shape[-1] and isinstance(step, Op):
-            recorder.steps[-1] = replace(step, on_host=_unfused(query, key))
+        if odd and isinstance(step, Op):
+            beside = sum(tensor.nbytes for tensor in (made, *extra))
+            told = dict(zip(("is_causal", "scale", "enable_gqa"), _rest, strict=False)) | options
+            recorder.paused = True
+            try:
+                taken = unfused_nbytes(query, key, value, attn_mask, **told)
+            finally:
+                recorder.paused = False
+            recorder.steps[-1] = replace(step, on_host=max(0, taken - beside))
         return made
-
-
-def _unfused(query: Tensor, key: Tensor) -> int:
-    """Return the bytes of an attention that is not fused: scores twice, their mask, both scaled inputs.
-
-    The CPU's fused kernel wants keys as wide as values; latent attention has wider ones.
-    """
-    batch, heads, length, width = query.shape
-    positions = key.shape[-2]
-    elements = 2 * batch * heads * length * positions + length * positions
-    return (elements + batch * heads * (length + positions) * width) * query.itemsize
 
 
 def _on_meta(device: Untyped) -> Untyped:

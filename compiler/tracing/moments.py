@@ -28,6 +28,7 @@ from .record import Recorder
 from .results import cache_of, logits_of, state_of, unique
 from .trace import Trace
 from .training import USUAL, kept_by_module
+from .training_step import StepPeaks, step_peaks
 
 _TOKENS: Final = ("decoder_input_ids", "input_ids")
 """What is written, the nearer to the output first."""
@@ -50,11 +51,13 @@ class Moments:
     positions: int = 1
     """Positions read for each one whose scores were asked for."""
     training: Training | None = None
+    crowded: tuple[Trace, ...] = ()
+    """The forward once more where its choices were assumed: every row chooses the same experts."""
 
     @property
     def traces(self) -> tuple[Trace, ...]:
         """Every moment."""
-        return (self.main, *self.later)
+        return (self.main, *self.crowded, *self.later)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class Training:
     kept: Mapping[int, int]
     trainable: frozenset[str]
     optimizer: str
+    peaks: StepPeaks | None = None
+    """What a whole step has alive at once on one device; None where it does not run on the meta device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +116,38 @@ def try_moments(
     match use.kind:
         case "generate":
             name = _written(ran) if last else None
-            found = Moments(ran.trace) if use.total is use.written is None else _with_writing(ran, use)
+            found = _of(ran) if use.total is use.written is None else _with_writing(ran, use)
             return found if name is None else replace(found, positions=ran.kwargs[name].shape[1])
         case "forward":
-            return Moments(ran.trace, widens=False)
+            return _of(ran, widens=False)
         case "loss":
             return _with_loss(ran, model)
         case _:
             return _trained(ran, model, use.optimizer, diagnostics)
 
 
+def _of(ran: Ran, *, widens: bool = True) -> Moments:
+    """Return the moment of one forward; where it chose among experts also with all rows choosing the same."""
+    if not ran.assumed:
+        return Moments(ran.trace, widens=widens)
+    recorder = Recorder(ran.shadow.tree, assume=True, crowded=True)
+    try:
+        crowded = (run(ran.shadow, recorder, ran.args, dict(ran.kwargs)).trace,)
+    except Exception:  # noqa: BLE001  the model's own code may raise anything; the first moment stands
+        crowded = ()
+    return Moments(ran.trace, widens=widens, crowded=crowded)
+
+
 def _with_loss(ran: Ran, model: nn.Module) -> Moments:
     """Trace the forward with labels; a model that takes none leaves the loss to somebody else."""
     labels = _labels(ran, model)
     if not labels:
-        return Moments(ran.trace)
+        return _of(ran)
     try:
         with_loss = run(ran.shadow, _recorder(ran), ran.args, {**ran.kwargs, **labels})
     except Exception:  # noqa: BLE001  the model's own code may raise anything; then its scores stand
-        return Moments(ran.trace)
-    return Moments(with_loss.trace, widens=False)
+        return _of(ran)
+    return _of(with_loss, widens=False)
 
 
 def _labels(ran: Ran, model: nn.Module) -> dict[str, Untyped]:
@@ -144,16 +161,20 @@ def _labels(ran: Ran, model: nn.Module) -> dict[str, Untyped]:
 def _trained(ran: Ran, model: nn.Module, optimizer: str, diagnostics: Diagnostics) -> Moments:
     moments = _with_loss(ran, model)
     trainable = frozenset(name for name, each in model.named_parameters() if each.requires_grad)
-    kwargs = {**ran.kwargs, **({} if moments.widens else _labels(ran, model))}
-    kwargs |= {"use_cache": False} if "use_cache" in _accepted(model) else {}
+    called = {**ran.kwargs, **({} if moments.widens else _labels(ran, model))}
+    uncached = {"use_cache": False} if "use_cache" in _accepted(model) else {}
     try:
-        kept = kept_by_module(ran, kwargs, trainable)
+        kept = kept_by_module(ran, {**called, **uncached}, trainable)
     except Exception as error:  # noqa: BLE001  the model's own code, or autograd on the meta device
         message = "the forward does not run with autograd on the meta device: the backward pass is missing"
         help_ = 'give its bytes yourself: `reserve 1GiB on cuda:0 for "kept activations"`'
         diagnostics.add(Diagnostic(TRACE_FAILED, message, notes=(first_line(error),), help=help_))
-        kept = Counter()
-    return replace(moments, training=Training(ran, kept, trainable, optimizer))
+        return replace(moments, training=Training(ran, Counter[int](), trainable, optimizer))
+    try:
+        peaks = step_peaks(ran, called, trainable, optimizer)
+    except Exception:  # noqa: BLE001  an optimizer that needs more than gradients: the bounds of pieces stand
+        peaks = None
+    return replace(moments, training=Training(ran, kept, trainable, optimizer, peaks))
 
 
 def _accepted(model: nn.Module) -> Mapping[str, inspect.Parameter]:
@@ -167,17 +188,17 @@ def _with_writing(ran: Ran, use: Use) -> Moments:
     """
     kept, name = len(ran.trace.cache), _written(ran)
     if name is None or not kept:
-        return Moments(ran.trace)
+        return _of(ran)
     total = ran.kwargs[name].shape[1] + (use.written or 0) if use.total is None else use.total
     told = _lengthened(ran, name, total)  # before a run that goes on changes what is kept
     try:
         sizes, later = _last_token(ran, name, total)
     except Exception:  # noqa: BLE001  the model's own code may raise anything; the prompt's moment stands
-        return Moments(ran.trace, cache_nbytes=told)
+        return replace(_of(ran), cache_nbytes=told)
     sizes = sizes if len(sizes) == kept else told
     if later:  # the whole of the prompt was there before
         sizes = tuple(map(max, sizes, ran.trace.cache_nbytes))
-    return Moments(ran.trace, later, sizes)
+    return replace(_of(ran), later=later, cache_nbytes=sizes)
 
 
 def _lengthened(ran: Ran, name: str, total: int) -> tuple[int, ...]:

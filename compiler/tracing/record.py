@@ -19,6 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from ...ir import ModuleTree
 from ..running.nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
 from ..running.sites import Kinds
+from .alive_now import WITHOUT_META
 from .shadows import Shadows
 from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
 from .writes import Write
@@ -33,18 +34,6 @@ _INDEXING: Final = frozenset(
 _COPYING: Final = frozenset({_ATEN.copy_, _ATEN._to_copy, _ATEN.copy, _ATEN.set_})  # noqa: SLF001
 
 
-def _grouped_product(
-    left: Tensor, right: Tensor, offs: Tensor | None = None, *_rest: Untyped, **_options: Untyped
-) -> Tensor:
-    """Stand in for a grouped matrix product, whose meta kernel takes bfloat16 only."""
-    if left.dim() == 2 and right.dim() == 2 and offs is not None:
-        return left.new_empty(offs.shape[0], left.shape[0], right.shape[1])
-    return left.new_empty(*left.shape[:-1], right.shape[-1])
-
-
-_WITHOUT_META: Final = {_ATEN._grouped_mm: _grouped_product}  # noqa: SLF001
-
-
 class _Reference(weakref.ref[Tensor]):
     """Tells the recorder which value is gone."""
 
@@ -57,7 +46,9 @@ class _Reference(weakref.ref[Tensor]):
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch declares nothing there
     """Collects calls, steps and values while it is the active dispatch mode."""
 
-    def __init__(self, tree: ModuleTree, *, assume: bool = False) -> None:
+    def __init__(
+        self, tree: ModuleTree, *, assume: bool = False, crowded: bool = False, on_host: bool = False
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tree = tree
         self.calls: list[list[int]] = []
@@ -66,7 +57,9 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         self.deaths: dict[int, int] = {}
         self.stack: list[int] = []
         self.paused = False
-        self.shadows = Shadows(assume=assume)
+        self.on_host = on_host
+        """Whether attention is as the CPU computes it, where that fuses less than accelerators."""
+        self.shadows = Shadows(assume=assume, crowded=crowded)
         self.pending: int | None = None
         """The device reference of the function call that is running, if it names one."""
         self.attempt = ""
@@ -149,12 +142,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
             args, kwargs = to_meta(args), to_meta(kwargs)
         if meta and "device" in kwargs:
             kwargs = {**kwargs, "device": torch.device("meta")}
-        if meta and (substitute := _WITHOUT_META.get(func._overloadpacket)):  # noqa: SLF001
+        if meta and (substitute := WITHOUT_META.get(func._overloadpacket)):  # noqa: SLF001
             return substitute(*args, **kwargs)
         return func(*args, **kwargs)
 
     def _flops(self, func: Untyped, args: Args, kwargs: Kwargs, out: Untyped) -> int:
-        if func._overloadpacket in _WITHOUT_META:  # noqa: SLF001  torch counts nothing for it
+        if func._overloadpacket in WITHOUT_META:  # noqa: SLF001  torch counts nothing for it
             return int(2 * out.numel() * args[0].shape[-1])
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001
         return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))

@@ -67,9 +67,10 @@ def _crowd(chosen: Tensor, options: int) -> None:
 class Shadows:
     """Known values by the identity of the meta tensor they belong to."""
 
-    def __init__(self, *, assume: bool = False) -> None:
+    def __init__(self, *, assume: bool = False, crowded: bool = False) -> None:
         self._values: dict[int, Tensor] = {}
         self.assume = assume
+        self._crowded = crowded
         self.asked = False
         """Whether a value was asked for that is not known."""
 
@@ -170,7 +171,8 @@ class Shadows:
         """Assume that the first ones are chosen, each row going on where the one before ended.
 
         Where there are more rows than it takes for every option to have its turn, all choose the first as
-        well: no expert can get more than every row, and one that gets as much is what memory must hold.
+        well: no expert can get more than every row, and one that gets as much is what memory must hold. Where
+        it is crowded all rows choose the same: a loop over experts holds what the last one made meanwhile.
         """
         axis = args[place] if len(args) > place and args[place] is not None else -1
         options = args[0].shape[axis] if args[0].dim() else 1
@@ -178,7 +180,10 @@ class Shadows:
             return
         chosen = torch.arange(indices.numel()).remainder(options).reshape(indices.shape)
         if chosen.dim() > 1 and axis in {-1, chosen.dim() - 1} and 1 < options > chosen.shape[-1]:
-            _crowd(chosen.view(-1, chosen.shape[-1]), options)
+            if self._crowded:
+                chosen[...] = torch.arange(chosen.shape[-1])
+            else:
+                _crowd(chosen.view(-1, chosen.shape[-1]), options)
         self.learn(indices, chosen)
 
     def _run(self, func: Untyped, args: Untyped, kwargs: Untyped) -> Untyped:

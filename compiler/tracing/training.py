@@ -7,7 +7,8 @@ The optimizer's state is what one step of that optimizer makes for parameters of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import torch
@@ -16,9 +17,9 @@ from torch import Tensor, nn
 from ...ir import Demand
 from ...ir.purposes import GRADIENTS, KEPT, OPTIMIZER
 from ..running.nesting import Untyped
-from ..running.optimizers import optimizer_names
 from .one_run import Ran, run
 from .record import Recorder
+from .training_step import in_training, optimizer_of
 
 if TYPE_CHECKING:
     from .cuts import Cuts
@@ -57,27 +58,38 @@ def kept_by_module(ran: Ran, kwargs: Mapping[str, Untyped], trainable: frozenset
 
     Raises whatever the model raises.
     """
-    parameters = dict(ran.shadow.model.named_parameters())
-    for name, parameter in parameters.items():
-        parameter.requires_grad_(name in trainable and parameter.is_floating_point())
+    weights = (*ran.shadow.model.parameters(), *ran.shadow.model.buffers())
     recorder = Recorder(ran.shadow.tree, assume=ran.assumed)
-    kept = Kept(recorder, (*parameters.values(), *ran.shadow.model.buffers()))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
-            run(ran.shadow, recorder, ran.args, dict(kwargs), grad=True)
-    finally:
-        for parameter in parameters.values():
-            parameter.requires_grad_(False)  # noqa: FBT003  torch names it otherwise in its stubs
+    kept = Kept(recorder, weights)
+    with (
+        in_training(ran.shadow.model, trainable),
+        torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor),
+    ):
+        run(ran.shadow, recorder, ran.args, dict(kwargs), grad=True)
     return kept.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """What pieces keep through a step, and what a piece has beside that while it goes backward itself."""
+
+    demands: tuple[Demand, ...]
+    beside: Mapping[str, int]
+
+    def of(self, *purposes: str) -> int:
+        """Return the bytes of all pieces for these purposes."""
+        return sum(each.nbytes for each in self.demands if each.purpose in purposes)
 
 
 def training_demands(
     ran: Ran, kept: Mapping[int, int], trainable: frozenset[str], optimizer: str, cuts: Cuts
-) -> Iterator[Demand]:
-    """Yield what each piece keeps: activations, gradients, the state of the optimizer.
+) -> Lasting:
+    """Return what each piece keeps: the state of the optimizer, gradients, activations beyond those.
 
-    When the optimizer takes its step the activations are gone; it works on copies of its own, of as many
-    bytes as the parameters where it takes them together, of twice the largest where one after the other.
+    Going backward what a piece kept becomes its gradients: of both it needs the larger, while it runs itself
+    the smaller beside it. When the optimizer takes its step the activations are gone; it works on copies of
+    its own, of as many bytes as the parameters where it takes them together, of twice the largest where one
+    after the other.
     """
     tree, tops = ran.trace.tree, cuts.tops()
 
@@ -94,30 +106,33 @@ def training_demands(
             gradients[where] += parameter.nbytes
             largest[where] = max(largest[where], parameter.nbytes)
             states[where] += state_of(parameter)
-    for where, nbytes in gradients.items():
-        activations[where] = max(activations[where], nbytes, 2 * largest[where])
-    for purpose, found in ((KEPT, activations), (GRADIENTS, gradients), (OPTIMIZER, states)):
-        yield from (Demand(nbytes, path, purpose) for path, nbytes in found.items() if nbytes)
+    beside = {where: min(nbytes, gradients[where]) for where, nbytes in activations.items()}
+    beyond = {
+        where: max(activations[where] - gradients[where], gradients[where], 2 * largest[where])
+        for where in {**activations, **gradients}
+    }
+    lines = ((KEPT, beyond), (GRADIENTS, gradients), (OPTIMIZER, states))
+    found = (Demand(n, path, purpose) for purpose, each in lines for path, n in each.items() if n)
+    return Lasting(tuple(found), beside)
 
 
 def _states(optimizer: str) -> Callable[[Tensor], int]:
-    kind = getattr(torch.optim, optimizer_names()[optimizer.lower()])
     known: dict[tuple[torch.Size, torch.dtype], int] = {}
 
     def nbytes(parameter: Tensor) -> int:
         key = parameter.shape, parameter.dtype
         if key not in known:
-            known[key] = _state_nbytes(kind, parameter)
+            known[key] = _state_nbytes(optimizer, parameter)
         return known[key]
 
     return nbytes
 
 
-def _state_nbytes(kind: Untyped, parameter: Tensor) -> int:
+def _state_nbytes(optimizer: str, parameter: Tensor) -> int:
     """Return what one step keeps of one parameter on its device; counters of steps stay on the host."""
     copied = nn.Parameter(torch.empty_like(parameter, device="meta"))
     copied.grad = torch.empty_like(copied)
-    made = kind([copied], lr=1e-3)
+    made = optimizer_of(optimizer, [copied], on_host=True)
     made.step()
     return sum(
         each.nbytes

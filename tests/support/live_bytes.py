@@ -1,4 +1,7 @@
-"""Measures the live-tensor peak of a real forward on the CPU: storages alive, by weak references."""
+"""Measures what is alive in a real run on the CPU: storages, by weak references.
+
+A tensor may be gone while autograd keeps its storage, so the storages themselves are watched.
+"""
 
 from __future__ import annotations
 
@@ -13,35 +16,30 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, known: set[int]) -> None:
         super().__init__()
         self.known = known
-        self.alive: dict[int, list] = {}
+        self.alive: dict[int, weakref.ref] = {}
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         for item in out if isinstance(out, list | tuple) else [out]:
             if isinstance(item, Tensor) and not item.is_meta:
-                self._see(item)
+                self.see(item)
         return out
 
-    def _see(self, tensor: Tensor) -> None:
+    def see(self, tensor: Tensor) -> None:
+        """Count a storage from here on, until it is gone."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
-        if key in self.known:
+        key, nbytes = storage._cdata, storage.nbytes()
+        if key in self.known or key in self.alive:
             return
-        if key not in self.alive:
-            self.alive[key] = [storage.nbytes(), 0, []]
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-        entry = self.alive[key]
-        entry[1] += 1
-        entry[2].append(weakref.ref(tensor, lambda _: self._drop(key)))
 
-    def _drop(self, key: int) -> None:
-        entry = self.alive[key]
-        entry[1] -= 1
-        if entry[1] == 0:
-            self.now -= entry[0]
+        def gone(_reference: object) -> None:
+            self.now -= nbytes
             del self.alive[key]
+
+        self.alive[key] = weakref.ref(storage, gone)
+        self.now += nbytes
+        self.peak = max(self.peak, self.now)
 
 
 def measured_peak(model: nn.Module, inputs: dict[str, Tensor]) -> int:

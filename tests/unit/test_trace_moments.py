@@ -55,7 +55,7 @@ def test_writing_a_token_needs_what_is_alive_beside_the_full_cache(name):
     before = sum(tensor.nbytes for tensor in old)
     live = LiveBytes(weights)
     for tensor in old:
-        live._see(tensor)
+        live.see(tensor)
     del old, first, tensor
     tokens = torch.ones(ROWS, 1, dtype=torch.int64)
     with torch.no_grad(), live:

@@ -319,7 +319,7 @@ def test_without_options_the_usual_workload_has_its_room():
     asked = compile_model(model, max_memory={0: "5GiB", "cpu": "64GiB"}, prompt=512, generate=128)
     assert asked.ledger[0].kv_cache == ledger.kv_cache
     traced = asked.ledger[0].activations
-    assert traced <= ledger.activations <= 1.1 * traced  # what the configuration tells is no less
+    assert traced <= ledger.activations <= 1.2 * traced  # what the configuration tells is no less
 
 
 @pytest.mark.parametrize(

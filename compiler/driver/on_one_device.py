@@ -1,0 +1,48 @@
+"""Running the passes: first as if all of a model ran on one device, where a trace says what is alive there.
+
+What is known of one device is to the byte; what any split may need is a bound above it. A plan that runs
+everything on one device is to have the whole of it, so that is tried first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from ...ir import Diagnostics, Plan, is_accelerator
+from ..passes.pipeline import Pass, run_passes
+from ..placing.in_force import for_one_device, one_runner, with_bounds
+from .workload import nbytes_of
+
+After: TypeAlias = Callable[[Pass, Plan], None]
+
+
+def run_all(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, after: After | None) -> Plan:
+    """Return what the passes make of a plan, counting on what each piece may need apart."""
+    return run_passes(plan, passes, diagnostics, *(() if after is None else (after,)))
+
+
+def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, after: After | None) -> Plan:
+    """Return what the passes make of a plan, counting on one device where they leave everything on one.
+
+    Findings go to ``diagnostics``; ``after`` sees the passes that made the plan.
+    """
+    steps = tuple(passes)
+    alone = for_one_device(plan) if _may_be_one(plan) else None
+    if alone is not None:
+        told, seen = Diagnostics(diagnostics), list[tuple[Pass, Plan]]()
+        made = run_passes(alone, steps, told, lambda step, so_far: seen.append((step, so_far)))
+        if not told.errors and one_runner(made) is not None:
+            diagnostics.extend(told)
+            for each in seen if after is not None else ():
+                after(*each)
+            return with_bounds(made, plan)
+    return run_all(plan, steps, diagnostics, after)
+
+
+def _may_be_one(plan: Plan) -> bool:
+    """Say whether one device may run it all: of several cards one that holds it, as nothing streams then."""
+    cards = [device.memory for device in plan.devices if is_accelerator(device.name)]
+    if len(cards) < 2 or plan.tree is None or "dtype" in dict(plan.options):
+        return True
+    return any(memory is None or nbytes_of(plan.tree) <= memory for memory in cards)

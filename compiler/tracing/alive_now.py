@@ -1,0 +1,69 @@
+"""Counts what is alive on the meta device while code runs, storage by storage.
+
+A tensor may be gone while autograd keeps its storage, so the storages themselves are watched.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..running.nesting import Untyped, tensors_in
+
+
+def _grouped_product(
+    left: Tensor, right: Tensor, offs: Tensor | None = None, *_rest: Untyped, **_options: Untyped
+) -> Tensor:
+    """Stand in for a grouped matrix product, whose meta kernel takes bfloat16 only."""
+    if left.dim() == 2 and right.dim() == 2 and offs is not None:
+        return left.new_empty(offs.shape[0], left.shape[0], right.shape[1])
+    return left.new_empty(*left.shape[:-1], right.shape[-1])
+
+
+WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SLF001
+"""Stand-ins for ops that cannot run on the meta device as they are."""
+
+
+class AliveNow(TorchDispatchMode):
+    """Counts the storages that are made while it is active, until each is gone."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.nbytes = self.peak = 0
+        self._seen: dict[int, weakref.ref[Untyped]] = {}
+
+    def __torch_dispatch__(
+        self, func: Untyped, types: Untyped, args: Untyped = (), kwargs: Untyped = None
+    ) -> Untyped:
+        """Run one op and count what it made."""
+        out = WITHOUT_META.get(func._overloadpacket, func)(*args, **(kwargs or {}))  # noqa: SLF001
+        for tensor in tensors_in(out):
+            self.see(tensor)
+        return out
+
+    def leave_out(self, tensors: Iterable[Tensor]) -> None:
+        """Count nothing for storages that are there already."""
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            self._seen[storage._cdata] = weakref.ref(storage)  # noqa: SLF001
+
+    def see(self, tensor: Tensor) -> None:
+        """Count the storage of a tensor from here on, if it is on the meta device."""
+        if not tensor.is_meta or tensor.layout is not torch.strided:
+            return
+        storage = tensor.untyped_storage()
+        key, nbytes = storage._cdata, storage.nbytes()  # noqa: SLF001
+        if (known := self._seen.get(key)) is not None and known() is not None:
+            return
+
+        def gone(_reference: Untyped) -> None:
+            self.nbytes -= nbytes
+            del self._seen[key]
+
+        self._seen[key] = weakref.ref(storage, gone)
+        self.nbytes += nbytes
+        self.peak = max(self.peak, self.nbytes)

@@ -1,0 +1,82 @@
+"""What a workload has alive at once where everything runs on one device: known to the byte.
+
+Every storage of a traced forward counts from the step that makes it to the one that lets it go, the cache as
+long as it is by then. A demand says by how much that exceeds the cache at its longest, which stands in lines
+of its own: an empty room behind the prompt's activations is where the cache of what is written grows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+from ...ir import Demand
+from ...ir.purposes import ON_ONE, ON_ONE_HOST
+from .trace import HOST, Op, Origin, Trace
+
+_ALIVE: Final = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
+
+
+class Highest(NamedTuple):
+    """The highest point of a forward."""
+
+    nbytes: int
+    path: str
+    """The module that runs there."""
+
+
+def on_one_device(
+    traces: Sequence[Trace], cached: int, *, widened: Sequence[int] = (), grows: bool
+) -> Iterator[Demand]:
+    """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
+
+    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given. Where the cache
+    ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest of all.
+    """
+    card, host = (
+        max(_highest(trace, more, on_host=on_host) for trace, more in zip(traces, widened, strict=True))
+        for on_host in (False, True)
+    )
+    beside = sum(traces[0].cache_nbytes) if grows else cached
+    yield Demand(max(0, card.nbytes - beside), card.path, ON_ONE)
+    if host.nbytes != card.nbytes:
+        yield Demand(max(0, host.nbytes - beside), host.path, ON_ONE_HOST)
+
+
+def _highest(trace: Trace, widened: int, *, on_host: bool) -> Highest:
+    """Return the highest point of a forward, and of what its caller makes of its scores."""
+    alive = _alive(trace, on_host=on_host)
+    top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
+    found = Highest(alive[top], _path(trace, top))
+    return max(found, Highest(alive[len(trace.steps)] + widened, trace.tree.paths[0]))
+
+
+def _alive(trace: Trace, *, on_host: bool) -> list[int]:
+    """Return the bytes alive at each step; the last is what a forward leaves behind."""
+    change = [0] * (len(trace.steps) + 2)
+
+    def hold(nbytes: int, born: int, died: int) -> None:
+        change[max(born, 0)] += nbytes
+        change[died + 1] -= nbytes
+
+    for root, (born, died) in trace.lives.items():
+        value = trace.values[root]
+        if value.origin in _ALIVE or (value.origin is Origin.CONSTANT and value.born > 0):
+            hold(value.nbytes, born, died)
+    for number, step in enumerate(trace.steps):
+        if not isinstance(step, Op):
+            continue
+        if on_host:
+            hold(step.on_host, number, number)
+        elif step.name == "to":  # a constant of the host gets a copy on the card
+            for made in step.outputs:
+                value = trace.values[made]
+                if trace.values[trace.roots[made]].reference == HOST:
+                    hold(value.own_nbytes, value.born, value.died)
+    return list(accumulate(change))
+
+
+def _path(trace: Trace, step: int) -> str:
+    call = trace.steps[step].call if trace.steps else -1
+    return trace.path(call) if call >= 0 else trace.tree.paths[0]
