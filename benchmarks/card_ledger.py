@@ -228,22 +228,8 @@ class Meter:
 
 
 def run(kind: str, model: Model, inputs: dict[str, torch.Tensor]) -> None:
-    if kind == "train":
-        train(model, inputs)
-    else:
-        with torch.no_grad():
-            RUNS[kind](model, inputs)
-
-
-def train(model: Model, inputs: dict[str, torch.Tensor]) -> None:
-    """Take two steps: from the second on the state of the optimizer is there."""
-    model.requires_grad_(requires_grad=True).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    labels = torch.ones_like(inputs.get("decoder_input_ids", inputs["input_ids"]))
-    for _ in range(2):
-        optimizer.zero_grad(set_to_none=True)
-        model(**inputs, labels=labels).loss.backward()
-        optimizer.step()
+    with torch.set_grad_enabled(kind == "train"):
+        RUNS[kind](model, inputs)
 
 
 class Case:
@@ -262,7 +248,7 @@ class Case:
         """Return what a run takes with everything where a plan puts it."""
         if here() == "cpu":
             model = copy.deepcopy(self.master)
-            with watched(model, self.inputs) as live, torch.set_grad_enabled(kind == "train"):
+            with watched(model, self.inputs) as live:
                 run(kind, model, self.inputs)
             weights = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
             return Taken(*[live.peak + weights] * 3)
@@ -430,7 +416,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("ledger", "tight"), help="one of the tables")
     parser.add_argument("--names", nargs="*", default=list(ON_A_CARD), choices=list(ON_A_CARD))
-    parser.add_argument("--kinds", nargs="*", default=[*KINDS, "train"], choices=[*KINDS, "train"])
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
     parser.add_argument("--processes", type=int, default=max(1, min(12, (os.cpu_count() or 2) - 2)))
     parser.add_argument("--out", type=Path, help="write the tables here, the figures beside as .json")
     arguments = parser.parse_args()

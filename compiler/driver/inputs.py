@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..tracing.inputs.example_inputs import Inputs
-    from .compile import After
+    from .on_one_device import After
 
 
 @dataclass(frozen=True, slots=True)

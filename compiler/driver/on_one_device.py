@@ -34,8 +34,9 @@ def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, aft
         made = run_passes(alone, steps, told, lambda step, so_far: seen.append((step, so_far)))
         if not told.errors and one_runner(made) is not None:
             diagnostics.extend(told)
-            for each in seen if after is not None else ():
-                after(*each)
+            if after is not None:
+                for step, so_far in seen:
+                    after(step, so_far)
             return with_bounds(made, plan)
     return run_all(plan, steps, diagnostics, after)
 

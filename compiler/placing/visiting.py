@@ -43,8 +43,8 @@ def around_visits(plan: Plan, place: Callable[[Plan], Plan]) -> Plan:
     rest = tuple(unit for unit in plan.units if unit not in apart)
     inside = {tensor for unit in visited for tensor in tree.covered(unit.path)}
     carved = tree.sized(_without(tree.nbytes or (), inside), _without(tree.eighths or (), inside) or None)
-    apart = [d for d in plan.demands if d.purpose not in TOGETHER]
-    theirs = [d for d in apart if any(is_within(d.path, unit.path) for unit in visited)]
+    bounds = [d for d in plan.demands if d.purpose not in TOGETHER]
+    theirs = [d for d in bounds if any(is_within(d.path, unit.path) for unit in visited)]
     around = replace(
         plan,
         units=rest,

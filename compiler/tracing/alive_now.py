@@ -30,10 +30,11 @@ WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SL
 
 
 class AliveNow(TorchDispatchMode):
-    """Counts the storages that are made while it is active, until each is gone."""
+    """Counts the storages that are made while it is active, until each is gone, in multiples of ``whole``."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: int = 1) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._whole = whole
         self.nbytes = self.peak = 0
         self._seen: dict[int, weakref.ref[Untyped]] = {}
 
@@ -41,7 +42,8 @@ class AliveNow(TorchDispatchMode):
         self, func: Untyped, types: Untyped, args: Untyped = (), kwargs: Untyped = None
     ) -> Untyped:
         """Run one op and count what it made."""
-        out = WITHOUT_META.get(func._overloadpacket, func)(*args, **(kwargs or {}))  # noqa: SLF001
+        function: Untyped = WITHOUT_META.get(func._overloadpacket, func)  # noqa: SLF001
+        out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
         return out
@@ -56,7 +58,7 @@ class AliveNow(TorchDispatchMode):
         if not tensor.is_meta or tensor.layout is not torch.strided:
             return
         storage = tensor.untyped_storage()
-        key, nbytes = storage._cdata, storage.nbytes()  # noqa: SLF001
+        key, nbytes = storage._cdata, -(-storage.nbytes() // self._whole) * self._whole  # noqa: SLF001
         if (known := self._seen.get(key)) is not None and known() is not None:
             return
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...ir import CPU
 from ..running.nesting import Untyped, map_tensors
-from .fused import Fused
+from .fused import fused
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
 from .unfused import unfused_nbytes
@@ -130,8 +131,8 @@ class DeviceReads(TorchFunctionMode):
                    dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
         same_heads = query.shape[:2] == key.shape[:2] or options.get("enable_gqa", False)
         recorder, odd = self.recorder, value.shape[-1] != query.shape[-1]
-        fused = query.dim() == 4 and same_heads and not (recorder.on_host and (dropout_p or odd))
-        if not fused or query.device.type != "meta":
+        is_fused = query.dim() == 4 and same_heads and not (recorder.on_host and (dropout_p or odd))
+        if not is_fused or query.device.type != "meta":
             return None
         used = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
         numbers = [recorder.number(tensor) for tensor in used]
@@ -139,10 +140,7 @@ class DeviceReads(TorchFunctionMode):
         batch, heads, length, _ = query.shape
         recorder.paused = True
         try:
-            made, sums = Fused.apply(query, key, value, recorder.on_host)
-            extra = [sums]
-            if attn_mask is not None and attn_mask.dtype is torch.bool:
-                extra.append(query.new_empty(attn_mask.shape))
+            made, *extra = fused(query, key, value, attn_mask, CPU if recorder.on_host else "")
         finally:
             recorder.paused = False
         flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])

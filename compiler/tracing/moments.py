@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -130,11 +131,9 @@ def _of(ran: Ran, *, widens: bool = True) -> Moments:
     """Return the moment of one forward; where it chose among experts also with all rows choosing the same."""
     if not ran.assumed:
         return Moments(ran.trace, widens=widens)
-    recorder = Recorder(ran.shadow.tree, assume=True, crowded=True)
-    try:
+    recorder, crowded = Recorder(ran.shadow.tree, assume=True, crowded=True), tuple[Trace, ...]()
+    with suppress(Exception):  # the model's own code may raise anything; the first moment stands
         crowded = (run(ran.shadow, recorder, ran.args, dict(ran.kwargs)).trace,)
-    except Exception:  # noqa: BLE001  the model's own code may raise anything; the first moment stands
-        crowded = ()
     return Moments(ran.trace, widens=widens, crowded=crowded)
 
 

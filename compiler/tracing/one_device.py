@@ -2,7 +2,8 @@
 
 Every storage of a traced forward counts from the step that makes it to the one that lets it go, the cache as
 long as it is by then. A demand says by how much that exceeds the cache at its longest, which stands in lines
-of its own: an empty room behind the prompt's activations is where the cache of what is written grows.
+of its own: an empty room behind the prompt's activations is where the cache of what is written grows. On
+accelerators each storage takes what torch's allocator rounds it to.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Final, NamedTuple
 
 from ...ir import Demand
 from ...ir.purposes import ON_ONE, ON_ONE_HOST
+from .segments import ROUND
 from .trace import HOST, Op, Origin, Trace
 
 _ALIVE: Final = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
@@ -54,15 +56,16 @@ def _highest(trace: Trace, widened: int, *, on_host: bool) -> Highest:
 
 def _alive(trace: Trace, *, on_host: bool) -> list[int]:
     """Return the bytes alive at each step; the last is what a forward leaves behind."""
-    change = [0] * (len(trace.steps) + 2)
+    change, whole = [0] * (len(trace.steps) + 2), 1 if on_host else ROUND
 
     def hold(nbytes: int, born: int, died: int) -> None:
-        change[max(born, 0)] += nbytes
-        change[died + 1] -= nbytes
+        held = -(-nbytes // whole) * whole
+        change[max(born, 0)] += held
+        change[died + 1] -= held
 
     for root, (born, died) in trace.lives.items():
         value = trace.values[root]
-        if value.origin in _ALIVE or (value.origin is Origin.CONSTANT and value.born > 0):
+        if value.origin in _ALIVE or value.is_made_of_numbers:
             hold(value.nbytes, born, died)
     for number, step in enumerate(trace.steps):
         if not isinstance(step, Op):

@@ -16,7 +16,8 @@ from typing import Final
 from .trace import Origin, Trace
 
 _MIB: Final = 1 << 20
-_ROUND: Final = 512
+ROUND: Final = 512
+"""Every request is rounded to as many bytes."""
 _SMALL: Final = _MIB
 _SMALL_SEGMENT: Final = 2 * _MIB
 _LARGE_SEGMENT: Final = 20 * _MIB
@@ -57,7 +58,7 @@ class _Segments:
 
     def take(self, nbytes: int) -> _Block:
         """Return a block for a request; raises `_FullError`."""
-        size = -(-nbytes // _ROUND) * _ROUND
+        size = -(-nbytes // ROUND) * ROUND
         small = size <= _SMALL
         pool = self._free[small]
         at = bisect_left(pool, (size, -1))
@@ -96,7 +97,7 @@ class _Segments:
 
     def _split(self, block: _Block, size: int) -> None:
         left = block.nbytes - size
-        if left < _ROUND or (not block.small and left <= _SMALL):
+        if left < ROUND or (not block.small and left <= _SMALL):
             return
         rest = _Block(left, small=block.small)
         rest.before, rest.after = block, block.after

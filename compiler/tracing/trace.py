@@ -61,6 +61,11 @@ class Value:
     beside: tuple[int, ...] = ()
     """Attributes of modules: the tensors it goes along with, if those run on one device."""
 
+    @property
+    def is_made_of_numbers(self) -> bool:
+        """Whether a forward made it of numbers in its code, where no op is seen."""
+        return self.origin is Origin.CONSTANT and self.born > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Op:

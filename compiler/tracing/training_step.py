@@ -19,6 +19,7 @@ from .alive_now import AliveNow
 from .one_run import Ran, run
 from .record import Recorder
 from .results import logits_of
+from .segments import ROUND
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,20 +79,22 @@ def _peak(
         each.grad = torch.empty_like(each)
     optimizer.step()
     optimizer.zero_grad()
-    alive, recorder = AliveNow(), Recorder(ran.shadow.tree, assume=ran.assumed, on_host=on_host)
+    alive = AliveNow(1 if on_host else ROUND)
+    recorder = Recorder(ran.shadow.tree, assume=ran.assumed, on_host=on_host)
     alive.leave_out((*ran.shadow.model.parameters(), *ran.shadow.model.buffers()))
     states = list(tensors_in([list(state.values()) for state in optimizer.state.values()]))
-    for each in states:
-        alive.see(each)
+    for state in states:
+        alive.see(state)
     with alive:
         returned = run(ran.shadow, recorder, ran.args, dict(kwargs), grad=True).result
+        numbers = sum(value.nbytes for value in recorder.values if value.is_made_of_numbers)
         del recorder
         _loss(returned).backward()  # type: ignore[no-untyped-call]  # torch declares nothing there
         del returned
         optimizer.step()
     optimizer.zero_grad()
     counters = sum(each.nbytes for each in states if not each.is_meta)
-    return alive.peak + (counters if on_host else 0)
+    return alive.peak + numbers + (counters if on_host else 0)
 
 
 def _loss(returned: object) -> Tensor:

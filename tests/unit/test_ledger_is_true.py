@@ -1,0 +1,125 @@
+"""What the ledger of one device holds beside weights is what is really alive at once, for every workload."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from compile_plan.backends import write_plan
+from compile_plan.compiler import compile_model, compile_plan
+from compile_plan.compiler.tracing.unfused import unfused_nbytes
+from compile_plan.grammar import parse
+from compile_plan.ir.purposes import TOGETHER
+from live_bytes import LiveBytes
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import activation_peaks
+
+MOST = {"mixtral, experts one by one": 1.15}
+"""Training counts a gradient for every expert; these tokens all choose the same two."""
+MANY = {"cpu": "64GiB"}
+
+
+LIKE_OTHERS = {"bloom", "gpt2", "qwen2", "qwen3_moe", "gpt_neox", "llama, 32,000 words"}
+
+
+@pytest.mark.parametrize("kind", activation_peaks.KINDS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in LIKE_OTHERS else name
+        for name in activation_peaks.MODELS
+    ],
+)
+def test_the_ledger_is_what_is_alive(name, kind):
+    model = activation_peaks.built(name)
+    told, alive = activation_peaks.predicted(model, kind), activation_peaks.measured(model, kind)
+    assert alive <= told <= MOST.get(name, 1.002) * alive
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rmsprop", "adamax", "rprop"])
+def test_a_step_of_any_optimizer_takes_what_the_ledger_says(optimizer):
+    names = {name.lower(): name for name in dir(torch.optim)}
+    model = activation_peaks.built("llama")
+    options = {"workload": "train", "rows": 2, "prompt": 16, "optimizer": optimizer}
+    account = compile_model(model, max_memory=MANY, **options).ledger[0]
+    inputs = activation_peaks.real_inputs(model, 2, 16)
+    model.requires_grad_(requires_grad=True).train()
+    step = getattr(torch.optim, names[optimizer])(model.parameters(), lr=1e-3)
+    with activation_peaks.watched(model, inputs) as live:
+        for _ in range(2):
+            returned = model(**inputs, labels=inputs["input_ids"])
+            returned.loss.backward()
+            del returned
+            step.step()
+            step.zero_grad()
+    told = account.kv_cache + account.activations + account.reserve
+    assert live.peak <= told <= 1.002 * live.peak
+
+
+def test_a_plan_for_two_devices_holds_the_bounds_of_its_pieces():
+    model = activation_peaks.built("llama")
+    options = {"rows": 2, "prompt": 48, "generate": 16, "runtime": 0}
+    one = compile_model(model, max_memory={0: "1GiB", "cpu": "1GiB"}, **options)
+    card = one.ledger[0]
+    two = compile_model(model, max_memory={0: card.weights, 1: "1GiB", "cpu": "1GiB"}, **options)
+    assert card.activations < max(each.activations for each in two.ledger)
+    assert (
+        {each.purpose for each in one.demands}
+        == {each.purpose for each in two.demands}
+        >= TOGETHER - {"activations on the cpu alone"}
+    )
+
+
+def test_the_bytes_a_ledger_says_are_enough_and_one_less_is_not():
+    model = activation_peaks.built("t5")
+    options = {"rows": 2, "prompt": 48, "generate": 16, "runtime": 0}
+    total = compile_model(model, max_memory={0: "1GiB", "cpu": "1GiB"}, **options).ledger[0].total
+    exact = compile_model(model, max_memory={0: total, "cpu": "1GiB"}, **options)
+    assert {unit.store for unit in exact.units} == {"cuda:0"}
+    less = compile_model(model, max_memory={0: total - 1, "cpu": "1GiB"}, **options)
+    assert "cpu" in {unit.store for unit in less.units}
+
+
+def test_what_one_device_needs_stays_with_the_plan(tmp_path):
+    model = activation_peaks.built("llama")
+    plan = compile_model(model, max_memory={0: "1GiB", "cpu": "1GiB"}, rows=2, prompt=48, runtime=0)
+    write_plan(plan, tmp_path / "p.msgpack")
+    again = compile_plan(tmp_path / "p.msgpack", max_memory={0: plan.ledger[0].total, "cpu": "1GiB"})
+    assert again.ledger[0] == plan.ledger[0]
+    apart = compile_plan(tmp_path / "p.msgpack", max_memory={0: "400KiB", 1: "1GiB", "cpu": "1GiB"})
+    assert max(each.activations for each in apart.ledger) > plan.ledger[0].activations
+
+
+def test_a_written_demand_stands_beside_the_bounds():
+    model = activation_peaks.built("llama")
+    line = 'plan 1\nmodel "m"\ndemand 3MiB with model.layers.0 for "activations"\n'
+    plan = compile_model(model, max_memory=MANY, rows=2, prompt=48, overrides=[parse(line)])
+    assert plan.ledger[0].activations == 3 * 2**20
+
+
+def test_a_given_cache_leaves_nothing_known_of_one_device():
+    plan = compile_model(activation_peaks.built("llama"), max_memory=MANY, prompt=48, kv_cache="1MiB")
+    assert plan.ledger[0].kv_cache == 2**20
+    assert not {each.purpose for each in plan.demands} & TOGETHER
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mask", [None, torch.bool, "added"])
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("length", [1, 33])
+def test_attention_that_is_not_fused_takes_what_its_steps_take(dtype, mask, heads, length):
+    query = torch.randn(2, 4, length, 24, dtype=dtype)
+    key, value = torch.randn(2, heads, 40, 24, dtype=dtype), torch.randn(2, heads, 40, 16, dtype=dtype)
+    masks = {torch.bool: torch.ones(2, 1, length, 40, dtype=torch.bool)}
+    given = None if mask is None else masks.get(mask, torch.zeros(2, 1, length, 40, dtype=dtype))
+    there = (query, key, value) if given is None else (query, key, value, given)
+    shared = {"enable_gqa": True} if heads == 2 else {}
+    live = LiveBytes({each.untyped_storage()._cdata for each in there})
+    with torch.no_grad(), live:
+        torch.nn.functional.scaled_dot_product_attention(query, key, value, given, **shared)
+    with torch.no_grad():
+        on_meta = [None if each is None else each.to("meta") for each in (query, key, value, given)]
+        assert unfused_nbytes(*on_meta, **shared) == live.peak
