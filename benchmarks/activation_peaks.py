@@ -50,6 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "decoder_attention_heads": 4, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "vocab_size": 500,
     }),
     "mamba": ("mamba", {"hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "vocab_size": 500}),
+    "llama, fp8": ("llama", CONFIGS["llama"]),
     "llama, 32,000 words": ("llama", {**CONFIGS["llama"], "vocab_size": 32_000}),
     "llava": ("llava", {
         "image_token_index": 7, "vision_feature_layer": -1,
@@ -74,7 +75,34 @@ def built(name: str, **sizes: Any) -> Model:
     torch.manual_seed(0)
     config = transformers.AutoConfig.for_model(kind, **{**small, **sizes})
     factory = next(each for each in FACTORIES if type(config) in each._model_mapping)  # noqa: SLF001
-    return factory.from_config(config).eval()
+    model = factory.from_config(config).eval()
+    return in_eight_bits(model) if name.endswith("fp8") else model
+
+
+def in_eight_bits(model: Model) -> Model:
+    """Return a model whose layers multiply by eight-bit floats with a scale for each block.
+
+    The layers are transformers' own. Its kernels come from a hub at run time; plain torch stands in for them.
+    """
+    from transformers.integrations import finegrained_fp8 as library
+
+    library.fp8_linear = _multiplied
+    block = (32, 32)
+    for parent in list(model.model.layers.modules()):
+        for name, old in list(parent.named_children()):
+            if isinstance(old, torch.nn.Linear):
+                new = library.FP8Linear(old.in_features, old.out_features, block, has_bias=False)
+                new.weight.data = old.weight.data.to(torch.float8_e4m3fn)
+                new.weight_scale_inv.data = torch.ones_like(new.weight_scale_inv, device=old.weight.device)
+                setattr(parent, name, new.requires_grad_(requires_grad=False))
+    return model
+
+
+def _multiplied(
+    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, block: Any, bias: Any, *_rest: Any
+) -> torch.Tensor:
+    scales = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    return torch.nn.functional.linear(x, weight.to(x.dtype) * scales.to(x.dtype), bias)
 
 
 def real_inputs(model: Model, rows: int = ROWS, prompt: int = PROMPT) -> dict[str, torch.Tensor]:
@@ -135,8 +163,8 @@ def loss(model: Model, inputs: dict[str, torch.Tensor]) -> None:
 
 def train(model: Model, inputs: dict[str, torch.Tensor]) -> None:
     """Take two steps as the usual loop does: from the second on the state of the optimizer is there."""
-    model.requires_grad_(requires_grad=True).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+    trained = [each for each in model.train().parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
     labels = torch.ones_like(inputs.get("decoder_input_ids", inputs["input_ids"]))
     for _ in range(2):
         returned = model(**inputs, labels=labels)

@@ -46,9 +46,9 @@ DENSE = {
 MIXTURE = {**DENSE, "intermediate_size": 1024, "num_hidden_layers": 6, "num_local_experts": 8}
 OTHER = {"vocab_size": 16_384, "max_position_embeddings": 2048}
 ON_A_CARD: dict[str, dict[str, Any]] = {
-    "mamba": {"hidden_size": 2048, "num_hidden_layers": 2, "state_size": 16, "vocab_size": 16_384},
     "llama": DENSE,
     "llama, eager attention": DENSE,
+    "llama, fp8": DENSE,
     "llama, 32,000 words": {**DENSE, "vocab_size": 128_000, "num_hidden_layers": 4},
     "mistral, window of 16": {**DENSE, "sliding_window": 256},
     "gemma2": {**DENSE, "vocab_size": 131_072, "num_hidden_layers": 6, "sliding_window": 256},
@@ -77,8 +77,11 @@ ON_A_CARD: dict[str, dict[str, Any]] = {
             "num_attention_heads": 16, "num_hidden_layers": 6, "image_size": 224, "patch_size": 14,
         },
     },
+    "mamba": {"hidden_size": 2048, "num_hidden_layers": 2, "state_size": 16, "vocab_size": 16_384},
 }  # fmt: skip
-"""What differs from the small models; what takes longest to trace comes first."""
+"""What differs from the small models."""
+SLOW = ("mamba", "deepseek_v3", "mixtral, experts one by one")
+"""What takes longest to trace."""
 TIGHT = (1.0, 0.7, 0.4)
 """Shares of the weights a budget has room for, beside everything that is not weights."""
 TIGHT_CASES = (
@@ -101,14 +104,14 @@ class Sizes:
         """Return a model without values."""
         with torch.device("meta"):
             model = built(name, **(ON_A_CARD[name] if self.card else {}))
-        return model.to(torch.bfloat16) if self.card else model
+        return halved(model) if self.card else model
 
     def filled(self, name: str) -> Model:
         """Return the model in host memory, with values no kernel minds."""
         with no_init_weights():
             model = built(name, **(ON_A_CARD[name] if self.card else {}))
         model.tie_weights()  # left out with the values
-        model = model.to(torch.bfloat16) if self.card else model
+        model = halved(model) if self.card else model
         for parameter in model.parameters():
             values = torch.randn(parameter.shape, device=here()) * 0.02
             parameter.data.copy_(values if parameter.dim() > 1 else values + 1)
@@ -121,6 +124,14 @@ class Sizes:
             self.model(name), max_memory={"cuda:0": budget, "cpu": 1 << 40},
             rows=self.rows, prompt=self.prompt, runtime=None if self.card else 0, **written,
         )  # fmt: skip
+
+
+def halved(model: Model) -> Model:
+    """Return a model in bfloat16; what is narrower stays."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and tensor.itemsize > torch.bfloat16.itemsize:
+            tensor.data = tensor.data.to(torch.bfloat16)
+    return model
 
 
 SMALL = Sizes(card=False, rows=ROWS, prompt=PROMPT, written=WRITTEN)
@@ -364,34 +375,55 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
         yield f"{ran} of {len(rows['tight'])} tight cases ran, {spare} spill what they need not"
 
 
-def started(arguments: argparse.Namespace, sizes: Sizes, pool: ProcessPoolExecutor) -> Iterator[Future[Job]]:
-    """Start planning, the models one after the other."""
-    for name in arguments.names:
-        for kind in arguments.kinds:
-            shares = TIGHT if arguments.only != "ledger" and (name, kind) in TIGHT_CASES else ()
-            if shares or arguments.only != "tight":
-                yield pool.submit(planned, sizes, name, kind, shares)
+@dataclass(frozen=True)
+class Wanted:
+    """Rows to make: one of a ledger, or those of tight budgets."""
+
+    name: str
+    kind: str
+    shares: tuple[float, ...] = ()
+
+
+def wanted(arguments: argparse.Namespace) -> list[Wanted]:
+    """Return what is to be made, the most important first: a card may be gone before the end.
+
+    Ledgers of what is written, read and compared, then tight budgets, then training.
+    """
+    cases = [Wanted(name, kind) for name in arguments.names for kind in arguments.kinds]
+    tight = [Wanted(each.name, each.kind, TIGHT) for each in cases if (each.name, each.kind) in TIGHT_CASES]
+    trained = [each for each in cases if each.kind == "train"]
+    ledgers = [each for each in cases if each not in trained]
+    return {"ledger": [*ledgers, *trained], "tight": tight, None: [*ledgers, *tight, *trained]}[
+        arguments.only
+    ]
+
+
+def started(rows: list[Wanted], sizes: Sizes, pool: ProcessPoolExecutor) -> list[tuple[Wanted, Future[Job]]]:
+    """Start planning in the order of the rows; what takes longest to trace goes ahead."""
+    ahead = sorted(rows, key=lambda each: each.name not in SLOW)
+    futures = {each: pool.submit(planned, sizes, each.name, each.kind, each.shares) for each in ahead}
+    return [(each, futures[each]) for each in rows]
 
 
 def tables(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, list[dict[str, Any]]]:
     rows: dict[str, list[dict[str, Any]]] = {"ledger": [], "tight": []}
     case = None
     with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
-        for future in list(started(arguments, sizes, pool)):
+        for row, future in started(wanted(arguments), sizes, pool):
             try:
                 job = future.result()
                 if case is None or case[0] != job.name:
                     case = None  # before the next one is made
                     case = job.name, Case(sizes, job.name)
             except Exception as error:  # noqa: BLE001  the other cases go on
-                print(f"not planned: {first_line(error, 90)}", flush=True)
+                print(f"not planned: {row.name}, {row.kind}: {first_line(error, 90)}", flush=True)
                 continue
-            if arguments.only != "tight":
+            if not row.shares:
                 rows["ledger"].append(ledger_row(job, case[1]))
                 print(ledger_line(rows["ledger"][-1]), flush=True)
-            for row in tight_rows(job, case[1]):
-                rows["tight"].append(row)
-                print(tight_line(row), flush=True)
+            for tight in tight_rows(job, case[1]):
+                rows["tight"].append(tight)
+                print(tight_line(tight), flush=True)
             if arguments.out:
                 save(arguments.out, rows)
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -52,3 +53,29 @@ def test_a_piece_that_fits_need_not_be_elsewhere(job):
     full = replace(plan, devices=(replace(card, memory=plan.ledger[0].total), *others))
     assert not card_ledger.needless(full, least=1)
     assert not card_ledger.needless(job.whole, least=1)
+
+
+def test_what_matters_most_comes_first():
+    names, kinds = ["llama", "mamba"], list(card_ledger.KINDS)
+    rows = card_ledger.wanted(argparse.Namespace(names=names, kinds=kinds, only=None))
+    order = ["train" if each.kind == "train" else "tight" if each.shares else "ledger" for each in rows]
+    assert order == ["ledger"] * 6 + ["tight"] * 3 + ["train"] * 2
+    only = card_ledger.wanted(argparse.Namespace(names=names, kinds=kinds, only="tight"))
+    assert {each.shares for each in only} == {card_ledger.TIGHT}
+
+
+def test_the_tables_name_twelve_architectures_and_sixty_tight_cases():
+    assert len(card_ledger.ON_A_CARD) >= 12
+    assert len(card_ledger.TIGHT_CASES) * len(card_ledger.TIGHT) >= 60
+
+
+@pytest.mark.parametrize("kind", ["generate", "loss"])
+def test_a_model_in_eight_bits_has_its_rows(kind):
+    job = card_ledger.planned(card_ledger.SMALL, "llama, fp8", kind, ())
+    row = card_ledger.ledger_row(job, card_ledger.Case(card_ledger.SMALL, "llama, fp8"))
+    assert 1.0 <= row["ratio"] <= 1.03
+
+
+def test_what_is_narrower_than_half_stays():
+    model = card_ledger.halved(card_ledger.built("llama, fp8"))
+    assert {str(each.dtype) for each in model.parameters()} == {"torch.bfloat16", "torch.float8_e4m3fn"}
