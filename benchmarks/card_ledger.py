@@ -393,9 +393,9 @@ def wanted(arguments: argparse.Namespace) -> list[Wanted]:
     tight = [Wanted(each.name, each.kind, TIGHT) for each in cases if (each.name, each.kind) in TIGHT_CASES]
     trained = [each for each in cases if each.kind == "train"]
     ledgers = [each for each in cases if each not in trained]
-    return {"ledger": [*ledgers, *trained], "tight": tight, None: [*ledgers, *tight, *trained]}[
-        arguments.only
-    ]
+    if arguments.only is not None:
+        return tight if arguments.only == "tight" else [*ledgers, *trained]
+    return [*ledgers, *tight, *trained]
 
 
 def started(rows: list[Wanted], sizes: Sizes, pool: ProcessPoolExecutor) -> list[tuple[Wanted, Future[Job]]]:

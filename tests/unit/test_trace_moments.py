@@ -84,7 +84,7 @@ def test_a_window_cut_from_all_there_was_is_there_twice_with_what_it_was_cut_fro
         result = model(input_ids=torch.ones(ROWS, PROMPT, dtype=torch.int64))
         key, state = state_of(result)
         for tensor in unique(cache_of(result)):
-            live._see(tensor)
+            live.see(tensor)
         del result, tensor
         live.peak = live.now
         with live:
