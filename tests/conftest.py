@@ -71,6 +71,13 @@ def watch_diagnostics():
     return codes
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from shared_fixtures import SharedFixtures  # xdist is there whenever it asks
+
+    return SharedFixtures(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config, items):
     """Move `after_all` tests behind the rest; in a partial run they have nothing to judge."""
