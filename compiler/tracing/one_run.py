@@ -157,5 +157,6 @@ def _recording(recorder: Recorder, modules: Mapping[nn.Module, int], *, grad: bo
         stack.enter_context(options.patch(meta_nonzero_assume_all_nonzero=True))
         stack.enter_context(torch.set_grad_enabled(grad))
         stack.enter_context(DeviceReads(recorder))
+        stack.callback(recorder.remember)  # where the forward fails, too
         stack.enter_context(recorder)
         yield

@@ -31,6 +31,7 @@ _ATEN: Final = torch.ops.aten
 _INDEXING: Final = frozenset(
     {_ATEN.index, _ATEN.index_put, _ATEN.index_put_, _ATEN._unsafe_index, _ATEN._unsafe_index_put}  # noqa: SLF001
 )
+_REMEMBERED: Final = "_made_in_a_former_trace"
 _COPYING: Final = frozenset({_ATEN.copy_, _ATEN._to_copy, _ATEN.copy, _ATEN.set_})  # noqa: SLF001
 
 
@@ -114,7 +115,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         if known is not None:
             return known.value
         self.keep((tensor,))
-        made = UNKNOWN if _storage(tensor)[0] in self._storages else HOST
+        remembered = tensor.device.type == "meta" and hasattr(tensor, _REMEMBERED)
+        made = UNKNOWN if remembered or _storage(tensor)[0] in self._storages else HOST
         reference = self.pending if self.pending is not None else made
         return self.add(tensor, Origin.CONSTANT, reference=reference, step=-1)
 
@@ -216,6 +218,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
             return same
         finally:
             self.paused = paused
+
+    def remember(self) -> None:
+        """Mark what outlives this forward: functions that remember results by device hand it out in the next one.
+
+        There it is new again on each device, as when a loaded model asks for the first time.
+        """
+        for reference in self._known.values():
+            tensor = reference()
+            if tensor is not None and self.values[reference.value].origin is Origin.OP:
+                setattr(tensor, _REMEMBERED, True)
 
     def finish(self, cache: Iterable[Tensor], logits: Iterable[Tensor], kinds: Kinds) -> Trace:
         """Freeze what was recorded; the results must still be alive."""

@@ -62,6 +62,7 @@ class Unvisitable:
                     if isinstance(step, Write):
                         self._writes(step)
                 case Enter():
+                    self._passes_by(step.call)
                     self._uses(self.trace.calls[step.call].parent, [outer for outer, _ in step.arguments])
                 case Leave():
                     pass
@@ -70,6 +71,15 @@ class Unvisitable:
             if module in self.found and tree.parents[module] in open_:
                 self.found.add(tree.parents[module])
         return self.found
+
+    def _passes_by(self, call: int) -> None:
+        """Note the modules around a called one whose own call it is not part of: someone else calls their parts."""
+        tree, running = self.trace.tree, self._modules[call]
+        module = tree.parents[self.trace.calls[call].module]
+        while module >= 0 and module not in running:
+            if module not in self.trace.kinds.open:
+                self.found.add(module)
+            module = tree.parents[module]
 
     def _running(self, call: int) -> frozenset[int]:
         found = set[int]()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -120,6 +121,46 @@ def test_a_tensor_left_on_the_cpu_meets_the_accelerator():
     (found,) = verify_plan(plan(("", "cuda:0", "cuda:0")), Constant(), X).diagnostics
     assert found.code == "devices-meet"
     assert "neither parameter nor buffer" in found.notes[1]
+
+
+@cache
+def table(width: int, device: object) -> torch.Tensor:
+    """Return what is remembered for each device."""
+    return torch.arange(float(width), device=device) + 1
+
+
+class Remembers(nn.Module):
+    """Adds a table that its file remembers, made on the device of what it reads or on the host; fails if asked."""
+
+    def __init__(self, *, host: bool = False, fails: bool = False) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 4)
+        self.host, self.fails = host, fails
+
+    def forward(self, x):
+        x = self.inner(x)
+        known = table(x.shape[-1], None if self.host else x.device)
+        if self.fails:
+            raise ValueError
+        return x + known
+
+
+@pytest.mark.parametrize("before", [Remembers(), Remembers(fails=True), None])
+def test_what_a_function_remembers_by_device_is_on_each_device_that_asks(before):
+    table.cache_clear()
+    units = plan(("", "cuda:0", "cuda:0"))
+    if before is not None:
+        traced_plan(units, before, X, Diagnostics())
+        assert table.cache_info().currsize == 1
+    for _ in range(2):
+        assert verify_plan(units, Remembers(), X).diagnostics == ()
+
+
+def test_what_a_function_remembers_on_the_host_is_there_for_every_device():
+    table.cache_clear()
+    for _ in range(2):
+        found = verify_plan(plan(("", "cuda:0", "cuda:0")), Remembers(host=True), X)
+        assert [d.code for d in found.diagnostics] == ["devices-meet"]
 
 
 def test_scalars_and_indices_may_come_from_the_cpu():

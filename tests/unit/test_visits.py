@@ -149,6 +149,42 @@ def test_a_trace_says_what_cannot_be_visited():
         )
 
 
+class Scores(nn.Module):
+    """Has a part, and is called for it or not."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+class Exchanging(nn.Module):
+    """Puts another module with the same parts in place of one, as big_bird does for short texts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scores = Scores(nn.Linear(16, 16))
+        self.kept = Scores(nn.Linear(16, 16))
+        self.lent = Scores(nn.Linear(16, 16))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.scores = Scores(self.scores.inner)
+        return x + self.scores(x) + self.kept(x) + self.lent(x) * self.lent.inner(x)
+
+
+def test_what_is_not_called_for_its_parts_cannot_be_visited():
+    x = torch.zeros(1, 16)
+    trace = trace_model(Exchanging(), x)
+    rules = list(visit_rules(trace, Cuts(trace).settle()))
+    assert rules == [Never(path, VISITING) for path in ("scores", "lent")]
+    for seed in range(20):
+        assert verify_trace(random_plan(trace, 3, seed), trace).diagnostics == ()
+    plan = compile_model(Exchanging(), max_memory={0: "3KiB", 1: "9KiB"}, example_inputs=x)
+    assert verify_plan(plan, Exchanging(), x).lawful
+
+
 class Listed(nn.Module):
     """Holds its weights in lists: of parameters, which it reads itself, and of modules, which it calls."""
 
