@@ -189,7 +189,9 @@ def test_a_plan_learns_cuts_and_demands_from_the_trace():
     assert not len(diagnostics)
     assert Atomic("T5Block", by_class=True) not in learned.constraints
     assert Atomic("T5LayerFF", by_class=True) in learned.constraints
-    assert {demand.purpose for demand in learned.demands} == {"kv cache", "activations", "logits"}
+    apart = {"kv cache", "activations", "logits"}
+    together = {"activations on one device", "activations on the cpu alone"}
+    assert {demand.purpose for demand in learned.demands} == apart | together
 
 
 def test_cache_tokens_make_the_cache_of_that_length():
