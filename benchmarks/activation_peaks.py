@@ -21,6 +21,7 @@ import torch
 import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.tracing import example_inputs
+from compile_plan.compiler.tracing.results import state_of
 from compile_plan.ir import Diagnostics
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
@@ -99,9 +100,15 @@ def in_eight_bits(model: Model) -> Model:
 
 
 def _multiplied(
-    x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor, block: Any, bias: Any, *_rest: Any
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    scale: torch.Tensor,
+    block_size: Any,
+    bias: Any,
+    *_rest: Any,
+    **_named: Any,
 ) -> torch.Tensor:
-    scales = scale.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    scales = scale.repeat_interleave(block_size[0], 0).repeat_interleave(block_size[1], 1)
     return torch.nn.functional.linear(x, weight.to(x.dtype) * scales.to(x.dtype), bias)
 
 
@@ -143,9 +150,8 @@ def generate(model: Model, inputs: dict[str, torch.Tensor]) -> None:
     result = model(**inputs, **last)
     for _ in range(WRITTEN):  # what a call returned lives on until its tokens are chosen
         token = result.logits[:, -1].float().argmax(-1, keepdim=True)
-        state = {
-            key: result[key] for key in ("past_key_values", "cache_params") if result.get(key) is not None
-        }
+        kept = state_of(result)
+        state = {} if kept is None else {kept[0]: kept[1]}
         encoded = result.get("encoder_last_hidden_state")
         encoder = {} if encoded is None else {"encoder_outputs": (encoded,)}
         result = None

@@ -165,7 +165,7 @@ def test_numbers_of_numpy_are_numbers():
 
 def test_a_scripted_and_an_exported_program_are_refused_by_name():
     exported = torch.export.export(model(), (torch.ones(1, 4),))
-    with pytest.warns(DeprecationWarning, match="torch.jit"):
+    with pytest.warns((DeprecationWarning, FutureWarning), match="torch.jit"):
         scripted = torch.jit.script(model())
     for given in (scripted, exported, type(model())):
         with pytest.raises(PlanError) as caught:
