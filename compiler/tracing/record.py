@@ -220,7 +220,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
             self.paused = paused
 
     def remember(self) -> None:
-        """Mark what outlives this forward: functions that remember results by device hand it out in the next one.
+        """Mark what outlives this forward: functions that remember by device hand it out in the next one.
 
         There it is new again on each device, as when a loaded model asks for the first time.
         """

@@ -73,7 +73,7 @@ class Unvisitable:
         return self.found
 
     def _passes_by(self, call: int) -> None:
-        """Note the modules around a called one whose own call it is not part of: someone else calls their parts."""
+        """Note the modules around a called one that it is not called by: their parts are called past them."""
         tree, running = self.trace.tree, self._modules[call]
         module = tree.parents[self.trace.calls[call].module]
         while module >= 0 and module not in running:

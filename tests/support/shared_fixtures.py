@@ -1,4 +1,4 @@
-"""How tests are shared out among processes: what a file makes once for all its tests is made by one of them."""
+"""How tests are shared out among processes: what a file makes once for its tests is made by one of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ SHARED = 'scope="module"'
 
 
 class SharedFixtures(LoadScopeScheduling):
-    """Keep the tests of a file with a fixture of its module together, the largest files first; spread the rest.
+    """Keep the tests of a file with a fixture of its module together, largest files first; spread the rest.
 
-    Processes that each made such a fixture took 90 seconds longer over a run of two (the fixtures of the hosts
-    start processes of their own).
+    Fixtures of the hosts, say, start processes of their own and take most of a minute: one is enough.
     """
 
     def _split_scope(self, nodeid: str) -> str:

@@ -130,7 +130,7 @@ def table(width: int, device: object) -> torch.Tensor:
 
 
 class Remembers(nn.Module):
-    """Adds a table that its file remembers, made on the device of what it reads or on the host; fails if asked."""
+    """Adds a remembered table, made on the device of what it reads or on the host; fails if asked."""
 
     def __init__(self, *, host: bool = False, fails: bool = False) -> None:
         super().__init__()
