@@ -32,7 +32,7 @@ def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, aft
     if alone is not None:
         told, seen = Diagnostics(diagnostics), list[tuple[Pass, Plan]]()
         made = run_passes(alone, steps, told, lambda step, so_far: seen.append((step, so_far)))
-        if not told.errors and one_runner(made) is not None:
+        if not told.errors and _is_best_place(one_runner(made), plan):
             diagnostics.extend(told)
             if after is not None:
                 for step, so_far in seen:
@@ -41,9 +41,15 @@ def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, aft
     return run_all(plan, steps, diagnostics, after)
 
 
+def _is_best_place(device: str | None, plan: Plan) -> bool:
+    """Say whether the one device that runs it all is the first that is filled: none stays empty."""
+    cards = [each.name for each in plan.devices if is_accelerator(each.name)]
+    return device is not None and device in (cards[:1] or [device])
+
+
 def _may_be_one(plan: Plan) -> bool:
-    """Say whether one device may run it all: of several cards one that holds it, as nothing streams then."""
+    """Say whether one device may run it all: of several cards the first, where it holds all weights."""
     cards = [device.memory for device in plan.devices if is_accelerator(device.name)]
     if len(cards) < 2 or plan.tree is None or "dtype" in dict(plan.options):
         return True
-    return any(memory is None or nbytes_of(plan.tree) <= memory for memory in cards)
+    return cards[0] is None or nbytes_of(plan.tree) <= cards[0]

@@ -37,7 +37,7 @@ class Driver:
 @pytest.fixture(name="driver")
 def _driver(monkeypatch):
     driver = Driver(1 << 30)
-    monkeypatch.setattr(blocks.Block, "register", lambda block: driver.register(block))  # noqa: PLW0108  # a method
+    monkeypatch.setattr(blocks.Block, "register", lambda block, _card: driver.register(block))
     monkeypatch.setattr(blocks.Block, "pinned", property(lambda block: block in driver.taken))
     return driver
 
@@ -50,7 +50,7 @@ def site(number, device=CARD):
 
 
 def pinned(sites, seldom=()):
-    pinning = Pinning(pinned_first(sites, seldom))
+    pinning = Pinning(pinned_first(sites, seldom), CARD)
     pinning._thread.join()
     return pinning
 
