@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from compile_plan.compiler.loading import load_model
@@ -14,23 +9,13 @@ from compile_plan.compiler.loading.moves import entries, moved, start_device
 from compile_plan.compiler.running.kinds import kinds_of
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.ir import Device, Model, Plan, Unit
+from own_process import run_support
 from rounding import same_outputs
 from safetensors.torch import save_file
 from tiny_checkpoints import plan
 from torch import nn
 
-SUPPORT = Path(__file__).parents[1] / "support"
-
-
 MODELS = ["gpt2", "llama", "t5", "bert", "mixtral"]
-
-
-def run_support(*command):
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, cwd=SUPPORT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
 
 
 @pytest.fixture(scope="module", name="loads")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from own_process import run_support
 
-SUPPORT = Path(__file__).parents[1] / "support"
 LARGEST, ALL, BUFFER = 24, 120, 16
 SLACK = 8
 """A piece of scratch for each reader; MiB as everything here."""
@@ -26,10 +21,7 @@ RESIDENT = {
 @pytest.fixture(scope="module", name="peaks")
 def _peaks():
     """Measure in a process of its own: what else the tests hold would be counted."""
-    command = [sys.executable, "load_peaks.py"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=SUPPORT, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return run_support("load_peaks.py")
 
 
 @pytest.mark.parametrize("case", RESIDENT)

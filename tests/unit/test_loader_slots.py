@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 from compile_plan.compiler.loading import slots
 from compile_plan.compiler.loading.ring import SLOT, SLOTS
 from compile_plan.compiler.loading.slots import Slots, slots_ahead
+from own_process import run_support
 from torch import device, float32, uint8
 
-SUPPORT = Path(__file__).parents[1] / "support"
 CARD = device("cuda:1")
 
 
 def test_what_is_sent_late_through_small_slots_is_equal_to_the_bit():
-    done = subprocess.run(
-        [sys.executable, "sent_loads.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = run_support("sent_loads.py")
     assert len(found) == 4
     assert set(found.values()) == {True}, found
 

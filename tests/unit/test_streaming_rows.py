@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from compile_plan.compiler.loading.streaming.choosers import chooser_of
 from compile_plan.compiler.loading.streaming.row_cache import RowCache
 from compile_plan.compiler.loading.streaming.streamed import Streamed
+from own_process import run_support
 from torch import nn
 
-SUPPORT = Path(__file__).parents[1] / "support"
 LAYERS, EXPERTS, CHOSEN = 2, 8, 2
 FORWARDS = 6
 
 
 @pytest.fixture(scope="module", name="runs")
 def _runs():
-    done = subprocess.run(
-        [sys.executable, "rows_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return run_support("rows_runs.py")
 
 
 def test_outputs_are_equal_and_everything_is_at_rest(runs):

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,32 +15,24 @@ from compile_plan.compiler.loading.streaming.site import Site
 from compile_plan.compiler.loading.streaming.stream import Stream
 from compile_plan.compiler.loading.streaming.streamed import Streamed
 from compile_plan.ir import PlanError, Unit
+from own_process import run_support
 from packed_tensors import Packed
 from safetensors.torch import save_file
 from tiny_checkpoints import plan
 from torch import nn
 
-SUPPORT = Path(__file__).parents[1] / "support"
 X = torch.linspace(-1, 1, 48).view(3, 16)
 
 
 def test_streamed_models_compute_the_same_in_every_circumstance():
-    done = subprocess.run(
-        [sys.executable, "streamed_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = run_support("streamed_runs.py")
     assert len(found) == 19
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
 
 
 def test_adapters_of_peft_stream_beside_their_layers():
     pytest.importorskip("peft")
-    done = subprocess.run(
-        [sys.executable, "adapted_runs.py"], capture_output=True, text=True, cwd=SUPPORT, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    found = run_support("adapted_runs.py")
     assert found == {store: {"before": "equal", "after": "equal"} for store in ("cpu", "disk")}
 
 
