@@ -32,9 +32,10 @@ class Aimed:
 def best_counts(
     problem: Problem, objective: str, work: Workload, policy: str, clock: Clock, below: float = inf
 ) -> Aimed | None:
-    """Return the best counts in any order; None if none is found.
+    """Return the best counts in any order; None if there are none, or no time to look for them.
 
-    Where none has a value ``below`` a limit there are no counts, and the limit is the bound.
+    Where none has a value ``below`` a limit there are no counts, and the limit is the bound; where none
+    was found in so many steps there are none either, and the bound is what was proved by then.
     """
     groups = groups_of(problem)
     builder = Builder(problem, groups, policy)
@@ -49,11 +50,11 @@ def best_counts(
     answer = clock.solve(builder.program, gap=limits[0], nodes=limits[1])
     if answer.status == "infeasible" and below < inf:
         return Aimed(None, below)
-    if not answer.values:
+    if answer.status in {"infeasible", "clock"}:
         return None
-    table = builder.table(answer.values)
-    if any(overruns(problem, groups, table)):
-        return None
+    table = builder.table(answer.values) if answer.values else ()
+    if not answer.values or any(overruns(problem, groups, table)):
+        return Aimed(None, answer.bound * scale)
     return Aimed(Counts(groups, table, 0, answer.status == "optimal"), answer.bound * scale)
 
 

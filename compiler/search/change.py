@@ -26,9 +26,9 @@ def smallest_change(problem: Problem, clock: Clock) -> Change | None:
     mains = problem.accelerators
     if not mains or not is_accelerator(problem.devices[mains[0]].name) or not inorder.is_packable(problem):
         return None
-    line = inorder.line_of(problem)
-    tried = [c for d in _representatives(problem) if (c := _in_order(problem, line, d)) is not None]
-    best = min(tried, key=lambda change: (change.nbytes, change.device), default=None)
+    line, best = inorder.line_of(problem), None
+    for device in _representatives(problem):
+        best = _in_order(problem, line, device, best) or best
     if best is None:
         return None
     least = problem.total - sum(inorder.room_in_order(problem, d) for d in mains)
@@ -50,7 +50,10 @@ def _representatives(problem: Problem) -> list[int]:
     return [by_room[room] for room in sorted(by_room, reverse=True)][:MAX_TRIED]
 
 
-def _in_order(problem: Problem, line: inorder.OrderedAtoms, device: int) -> Change | None:
+def _in_order(
+    problem: Problem, line: inorder.OrderedAtoms, device: int, best: Change | None
+) -> Change | None:
+    """Return the least increase of a device with which all fits in order; None if another's is no larger."""
     rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
 
     def fits(extra: int) -> bool:
@@ -58,8 +61,10 @@ def _in_order(problem: Problem, line: inorder.OrderedAtoms, device: int) -> Chan
         return next(inorder.packings(problem, line, larger), None) is not None
 
     peak = max((atom.peak for atom in problem.atoms), default=0)
-    low, high = 0, problem.total + peak
-    if not fits(high):
+    high = problem.total + peak if best is None else best.nbytes - (best.device < device)
+    others = sum(max(0, rooms[d]) for d in problem.accelerators if d != device)
+    low = max(0, problem.total - others - rooms[device] - 1)
+    if high <= low or not fits(high):
         return None
     while high - low > 1:
         middle = (low + high) // 2

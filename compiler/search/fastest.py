@@ -59,17 +59,19 @@ def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wi
     """
     ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_reading(models, wish))]
     best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
-    limit = best.against, best.priced * (1 - PAYS)
-    for model in _distinct(models):
+    limit, grains = (best.against, best.priced * (1 - PAYS)), _distinct(models)
+    for model in grains:
         bounds = list[float]()
         for each in _with_and_without_rows(model):
-            aimed = _aimed(each.problem, wish, inf if best.against else best.priced * (1 - PROVEN))
-            bounds += [] if aimed is None else [aimed.bound]
+            told = best.priced * (1 - PROVEN) if model is grains[-1] else limit[1]
+            below = min(told, max(limit[1], min(bounds, default=inf)))
+            aimed = _aimed(each.problem, wish, inf if best.against else below)
+            bounds.append(0.0 if aimed is None else aimed.bound)
             for places in _arranged(each, aimed):
                 tried = _timed("mixture", Found(each, places, "latency", 0.0, 0.0, "unproven"), wish)
                 if (tried.against, tried.priced) < limit:
                     best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
-        bound = min(bounds, default=bound)
+        bound = min(bounds)
     whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
     stacked = _timed(best.way, replace(best.found, model=whole), wish)
     if stacked.priced < best.priced * (1 - PAYS):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate, pairwise, product
 from math import inf, prod
 from typing import Final, TypeAlias
@@ -103,36 +104,33 @@ def packings(problem: Problem, line: OrderedAtoms, capacities: Sequence[int]) ->
         yield from _by_size(problem, line, capacities)
         return
     reach, last = {(0,) * len(kinds): 0}, dict[State, int]()
-    counts = product(*(range(len(kind) + 1) for kind in kinds))
+    peaks = problem.peaks or (0,) * len(problem.devices)
     done: list[State] = []
-    for state in sorted(counts, key=lambda s: (sum(s), [-n for n in s])):
-        if any(all(a <= b for a, b in zip(smaller, state, strict=True)) for smaller in done):
+    for state, befores in _walk(tuple(map(len, kinds))):
+        if done and any(all(a <= b for a, b in zip(smaller, state, strict=True)) for smaller in done):
             continue
-        if sum(state):
-            reach[state], last[state] = _best_end(problem, line, capacities, kinds, reach, state)
+        best = (-1, -1)
+        for kind, before in befores:  # a kind that comes last, and what is used before it
+            device = kinds[kind][before[kind]]
+            start = reach.get(before)
+            if start is not None:
+                best = max(best, (line.extend(start, device, capacities[device], peaks[device]), kind))
+        if befores:
+            reach[state], last[state] = best
         if reach[state] == len(line):
             done.append(state)
             yield _unwind(kinds, reach, last, state)
 
 
-def _best_end(
-    problem: Problem,
-    line: OrderedAtoms,
-    capacities: Sequence[int],
-    kinds: list[list[int]],
-    reach: dict[State, int],
-    state: State,
-) -> tuple[int, int]:
-    """Return how far a set of devices reaches and which kind comes last."""
-    best = (-1, -1)
-    for kind, count in enumerate(state):
-        before = (*state[:kind], count - 1, *state[kind + 1 :])
-        if count and before in reach:
-            device = kinds[kind][count - 1]
-            peak = problem.peaks[device] if problem.peaks else 0
-            end = line.extend(reach[before], device, capacities[device], peak)
-            best = max(best, (end, kind))
-    return best
+@lru_cache(maxsize=8)
+def _walk(most: State) -> tuple[tuple[State, tuple[tuple[int, State], ...]], ...]:
+    """Return every set of devices, the smaller first, each with the sets that lack one device of a kind."""
+    counts = product(*(range(count + 1) for count in most))
+    ordered = sorted(counts, key=lambda state: (sum(state), [-count for count in state]))
+    return tuple(
+        (state, tuple((k, (*state[:k], n - 1, *state[k + 1 :])) for k, n in enumerate(state) if n))
+        for state in ordered
+    )
 
 
 def _kinds(problem: Problem, line: OrderedAtoms, capacities: Sequence[int]) -> list[list[int]]:

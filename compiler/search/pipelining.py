@@ -8,7 +8,7 @@ nothing within its host.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import inf
@@ -20,7 +20,7 @@ from .costs import HOP_SHARE, Costs, atom_seconds, counted_calls
 from .dataflow import Graph
 from .intervals import in_order
 from .partition import least_load, partition
-from .problem import UNLIMITED, Atom, Handover, Place, Problem, walked
+from .problem import UNLIMITED, Atom, Handover, Place, Problem
 
 MOST: Final = 600
 """Parts that are shared out one by one; with more only the order of the layers is tried."""
@@ -48,9 +48,17 @@ def handovers(problem: Problem) -> Iterator[Handover]:
     atoms = (*problem.atoms, *(atom for atom, _ in problem.pinned))
     grains = [grain for atom in atoms for grain in atom.grains]
     visits = problem.visited_from
-    for before, after in pairwise(walked(problem, grains)):
+    for before, after in pairwise(_walked(problem, grains)):
         if not problem.handovers or visits.get(before) == after or visits.get(after) == before:
             yield Handover(before, (after,), problem.row)
+
+
+def _walked(problem: Problem, grains: Iterable[int]) -> Iterator[int]:
+    """Yield grains in the order they run; what is visited stands between two of what it is visited from."""
+    homes = problem.visited_from
+    for grain in sorted(grains):
+        around = [homes[grain]] if grain in homes else []
+        yield from (*around, grain, *around)
 
 
 class Tolls:

@@ -6,9 +6,8 @@ on their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ...ir import CPU, DISK, Device, Link, device_type, host_of, is_accelerator
@@ -57,19 +56,13 @@ class Atom:
     rows: bool = False
     """Whether only the rows that a call needs travel when it is streamed."""
 
-    @property
-    def kind(self) -> tuple[object, ...]:
-        """What makes two atoms interchangeable."""
-        return (
-            self.weight,
-            self.demand,
-            self.peak,
-            self.stream,
-            self.banned,
-            self.effort,
-            self.rows,
-            self.phase,
-        )
+    kind: tuple[object, ...] = field(init=False, repr=False, compare=False)
+    """What makes two atoms interchangeable."""
+
+    def __post_init__(self) -> None:
+        """Work out the kind once: it is asked for far more often than atoms are made."""
+        sizes = (self.weight, self.demand, self.peak, self.stream)
+        object.__setattr__(self, "kind", (*sizes, self.banned, self.effort, self.rows, self.phase))
 
     @property
     def cost(self) -> int:
@@ -158,11 +151,17 @@ class Problem:
 
 def usage(problem: Problem, places: list[Place]) -> list[int]:
     """Return the bytes a placement of the free atoms takes of each device's room."""
+    return _counted(problem, places)[0]
+
+
+def _counted(problem: Problem, places: list[Place]) -> tuple[list[int], list[InUse]]:
+    """Return by device the bytes a placement takes of its room, and what of them is no weight."""
     used, uses = [0] * len(problem.devices), uses_of(problem)
     for atom, (store, run) in zip(problem.atoms, places, strict=True):
         used[store] += atom.weight
-        uses[run].take(atom, streamed=store != run)
-    return [load + use.nbytes() for load, use in zip(used, uses, strict=True)]
+        if store != run or atom.demand or atom.peak:  # most atoms are weights alone
+            uses[run].take(atom, streamed=store != run)
+    return [load + use.nbytes() for load, use in zip(used, uses, strict=True)], uses
 
 
 def uses_of(problem: Problem) -> list[InUse]:
@@ -181,17 +180,13 @@ def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int,
     for atom, place in zip(problem.atoms, places, strict=True):
         for grain in atom.grains:
             runs[grain] = place.run
-    for before, after in pairwise(walked(problem, runs)):
-        if runs[before] != runs[after]:
-            yield runs[before], runs[after]
-
-
-def walked(problem: Problem, grains: Iterable[int]) -> Iterator[int]:
-    """Yield grains in the order they run; what is visited stands between two of what it is visited from."""
-    homes = problem.visited_from
-    for grain in sorted(grains):
-        around = [homes[grain]] if grain in homes else []
-        yield from (*around, grain, *around)
+    homes, last = problem.visited_from, -1
+    for grain in sorted(runs):
+        around = runs[homes.get(grain, grain)]
+        for here in (around, runs[grain], around):
+            if here != last and last >= 0:
+                yield last, here
+            last = here
 
 
 def count_hops(problem: Problem, places: Sequence[Place]) -> int:
@@ -219,15 +214,18 @@ class Loads:
 
     def __init__(self, problem: Problem, places: list[Place]) -> None:
         self.problem, self.places = problem, list(places)
-        self.used, self._uses = usage(problem, places), uses_of(problem)
-        for atom, place in zip(problem.atoms, places, strict=True):
-            self._uses[place.run].take(atom, streamed=place.streamed)
+        self.used, self._uses = _counted(problem, self.places)
 
     def move(self, index: int, place: Place) -> bool:
         """Move an atom if every budget and ban holds afterwards; say whether it moved."""
         atom, before = self.problem.atoms[index], self.places[index]
         if not atom.banned.isdisjoint(place):
             return False
+        if (
+            place.store not in before
+            and 0 < atom.weight > self.problem.rooms[place.store] - self.used[place.store]
+        ):
+            return False  # most moves that are tried fail like this
         change = dict.fromkeys((*place, *before), 0)
         change[place.store] += atom.weight
         change[before.store] -= atom.weight

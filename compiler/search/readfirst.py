@@ -25,7 +25,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
         return
-    outside = [_outside(problem, index) for index in range(len(problem.atoms))]
+    outside = _outside(problem)
     if not is_legal(problem, outside):
         return
     classes = _classes(problem, cpu, work)
@@ -47,11 +47,14 @@ def _behind(problem: Problem) -> list[int]:
     return list(range(last + 1, len(problem.atoms)))
 
 
-def _outside(problem: Problem, index: int) -> Place:
-    banned = problem.atoms[index].banned
-    free = (device for device in (*problem.cpus, *problem.accelerators) if device not in banned)
-    device = next(free, problem.accelerators[0])
-    return Place(device, device)
+def _outside(problem: Problem) -> list[Place]:
+    devices = (*problem.cpus, *problem.accelerators)
+    places = {device: Place(device, device) for device in devices}
+    rest = places[problem.accelerators[0]]
+    return [
+        next((places[device] for device in devices if device not in atom.banned), rest)
+        for atom in problem.atoms
+    ]
 
 
 def _classes(problem: Problem, cpu: int, work: Workload) -> list[list[int]]:
