@@ -68,6 +68,7 @@ _READING: Final = {
 _WRITING: Final = {
     errno.ENOENT: (NO_SUCH_FOLDER, "the folder of `{}` does not exist", "create it with `mkdir -p`"),
     errno.ENOTDIR: (NO_SUCH_FOLDER, "the folder of `{}` is not a folder", "write to another path"),
+    errno.EEXIST: (NO_SUCH_FOLDER, "the folder of `{}` is not a folder", "write to another path"),
     errno.EISDIR: (IS_A_DIRECTORY, "`{}` is a directory", "name a file in it"),
     errno.EACCES: (PERMISSION_DENIED, "`{}` may not be written", "choose a folder you may write to"),
     errno.EPERM: (PERMISSION_DENIED, "`{}` may not be written", "choose a folder you may write to"),
@@ -127,9 +128,11 @@ def write_plan(plan: Plan, path: str | os.PathLike[str]) -> None:
     write_bytes(backend_for(path).emit(plan), path)
 
 
-def write_bytes(data: bytes, path: str | os.PathLike[str]) -> None:
-    """Write a file whole or not at all; raises `PlanError`."""
+def write_bytes(data: bytes, path: str | os.PathLike[str], *, folders: bool = False) -> None:
+    """Write a file whole or not at all, its folders as well if they are missing; raises `PlanError`."""
     try:
+        if folders:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         write_whole(data, Path(path))
     except (OSError, ValueError) as error:
         raise PlanError([write_failure(error, os.fspath(path))]) from error

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from ...backends.plan_files import write_bytes
 from ...grammar import print_plan
-from ...ir import DISK, Device, Diagnostic, Diagnostics, Link, Model, Plan, PlanError
+from ...ir import DISK, Device, Diagnostic, Diagnostics, Link, Model, Plan, PlanError, human_size
+from ...ir.rules.budgets import NOT_MEASURED
 from ...ir.rules.usage import BAD_OPTION_VALUE
 from ..machine.calibration import Sizes, Speed, measure
 from ..machine.machine_file import encoded, machine_path, with_measured
@@ -49,26 +50,45 @@ def calibrate(console: Console, *, save: str | None) -> int:
             return _calibrate_all(console, wire, save=save)
     here = _measured(console)
     head = "# measured here; use it with --override"
-    if save:
-        path = keep_machine(save, here.devices)
-        head = f"# measured here and kept in {path}; plan for it anywhere with --machine {save}"
-    elif save is not None:
-        path = machine_path()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(encoded(here.speeds).encode(), path)
-        head = f"# measured here and kept in {path}; later compiles on this machine read it"
-    _print(console, [head, *_remarks(here.speeds)], here.devices)
+    try:
+        if save:
+            path = keep_machine(save, here.devices)
+            head = f"# measured here and kept in {path}; plan for it anywhere with --machine {save}"
+        elif save is not None:
+            path = machine_path()
+            write_bytes(encoded(here.speeds).encode(), path, folders=True)
+            head = f"# measured here and kept in {path}; later compiles on this machine read it"
+    finally:  # what took a minute to measure is printed even where it cannot be kept
+        _print(console, [head, *_remarks(here.speeds)], here.devices)
     return 0
 
 
 def _measured(console: Console) -> _Measured:
     diagnostics = Diagnostics()
     devices = this_machine(diagnostics)
-    folder = tempfile.gettempdir()
+    folder = _writable_folder()
     speeds = tuple(measure(devices, folder, SIZES))
+    missed = (speed.name for speed in speeds if speed.link is speed.memory is None and not speed.products)
+    diagnostics.extend(_not_measured(name, folder) for name in missed)
     console.warnings(diagnostics)
     rated = with_measured((*devices, Device(DISK, None, at=folder)), speeds, _PRINTED)
     return _Measured(tuple(replace(device, origin="") for device in rated), speeds)
+
+
+def _writable_folder() -> str:
+    """Return where the disk is measured: the folder for temporary files, else the one we are in."""
+    try:
+        return tempfile.gettempdir()
+    except OSError:  # none of the usual ones takes a file
+        return os.curdir
+
+
+def _not_measured(name: str, folder: str) -> Diagnostic:
+    if name == DISK:
+        message = f"the disk was not measured: `{folder}` does not take a file of {human_size(SIZES.copied)}"
+        return Diagnostic(NOT_MEASURED, message, help="set `TMPDIR` to a folder with room on that disk")
+    message = f"`{name}` was not measured: it had no room for {human_size(SIZES.copied)} twice"
+    return Diagnostic(NOT_MEASURED, message, help="end what uses it, and calibrate again")
 
 
 def _calibrate_all(console: Console, wire: Wire, *, save: str | None) -> int:

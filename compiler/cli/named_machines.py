@@ -47,9 +47,8 @@ def keep_machine(name: str, devices: Iterable[Device], links: tuple[Link, ...] =
     from ...grammar import print_plan
 
     path = machine_file(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
     plain = tuple(replace(device, origin="", measured="") for device in devices)
-    write_bytes(print_plan(Plan(Model(name), devices=plain, links=links)).encode(), path)
+    write_bytes(print_plan(Plan(Model(name), devices=plain, links=links)).encode(), path, folders=True)
     return path
 
 

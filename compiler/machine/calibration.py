@@ -78,7 +78,14 @@ def measure(devices: tuple[Device, ...], folder: str, sizes: Sizes | None = None
             yield _host(torch, sizes)
         elif is_accelerator(device.name) and torch is not None:
             yield _card(torch, device, sizes)
-    yield Speed(DISK, link=disk_rate(folder, sizes.copied))
+    yield _disk(folder, sizes)
+
+
+def _disk(folder: str, sizes: Sizes) -> Speed:
+    try:
+        return Speed(DISK, link=disk_rate(folder, sizes.copied))
+    except OSError:  # it is full, or not to be written to
+        return Speed(DISK)
 
 
 def _torch() -> Any:  # noqa: ANN401
@@ -146,7 +153,10 @@ def host_product() -> str:
 
 def _card(torch: Any, device: Device, sizes: Sizes) -> Speed:  # noqa: ANN401
     name = device.name
-    memory, link, hop = _copies(torch, name, sizes)
+    try:
+        memory, link, hop = _copies(torch, name, sizes)
+    except RuntimeError:  # others have its memory
+        return Speed(name, product_of_card(torch, name))
     return Speed(name, product_of_card(torch, name), memory, link, hop, _products(torch, name, sizes))
 
 
@@ -258,15 +268,21 @@ def _shapes(name: str, side: int) -> list[tuple[int, int]]:
 
 
 def disk_rate(folder: str, nbytes: int) -> int:
-    """Return how fast a cold file is read with several reads under way, past the page cache if possible."""
+    """Return how fast a cold file is read with several reads under way, past the page cache if possible.
+
+    The file has no name while it is there: nothing is left of it, however the measuring ends.
+    """
     nbytes = max(BLOCK, nbytes // BLOCK * BLOCK)
-    with tempfile.NamedTemporaryFile(dir=folder) as file:
-        for _ in range(0, nbytes, BLOCK):
-            file.write(os.urandom(BLOCK))
-        file.flush()
-        os.fsync(file.fileno())
-        handle, direct = _opened(file.name)
+    writing, path = tempfile.mkstemp(dir=folder)
+    with open(writing, "wb") as file:  # noqa: PTH123  # it is open
         try:
+            handle, direct = _opened(path)
+        finally:
+            os.unlink(path)  # noqa: PTH108
+        try:
+            file.writelines(os.urandom(BLOCK) for _ in range(0, nbytes, BLOCK))
+            file.flush()
+            os.fsync(file.fileno())
             return rounded(nbytes / best(lambda: _read_all(handle, nbytes, direct=direct)))
         finally:
             os.close(handle)

@@ -17,6 +17,7 @@ MALFORMED_MEMORY_OPTION: Final = Rule(
 NO_USABLE_DEVICE: Final = Rule(
     "no-usable-device", Severity.ERROR, "no listed device can hold or compute anything"
 )
+NOT_MEASURED: Final = Rule("not-measured", Severity.WARNING, "the speed of a device could not be measured")
 SKIPPED_DEVICE: Final = Rule(
     "skipped-device", Severity.WARNING, "a device of this machine did not tell its memory"
 )
@@ -29,6 +30,7 @@ ALL: Final = (
     DUPLICATE_BUDGET,
     INVALID_BUDGET,
     MALFORMED_MEMORY_OPTION,
+    NOT_MEASURED,
     NO_USABLE_DEVICE,
     SKIPPED_DEVICE,
     UNKNOWN_DEVICE_NAME,

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 from command import run_command
 from compile_plan.compiler.cli import calibrating
 from compile_plan.compiler.machine import calibration
 from compile_plan.compiler.machine.calibration import Products, Sizes, Speed
-from compile_plan.compiler.machine.machine_file import encoded, machine_path, read_machine, with_measured
+from compile_plan.compiler.machine.machine_file import (
+    encoded,
+    machine_path,
+    read_machine,
+    with_measured,
+    with_rates,
+)
 from compile_plan.compiler.machine.products import known_product, with_published
 from compile_plan.grammar import parse
 from compile_plan.ir import Device, Diagnostics
@@ -64,7 +72,7 @@ def test_a_file_that_is_no_machine_file_is_named_and_left_alone(tmp_path):
         assert machine_path().read_text() == text
 
 
-@pytest.mark.parametrize("rate", [0, -1, True, "9", None, float("nan")])
+@pytest.mark.parametrize("rate", [0, -1, True, "9", None, float("nan"), float("inf"), 10**400, 1e300, 0.4])
 def test_a_rate_that_is_none_is_no_rate(rate):
     content = json.loads(encoded([MEASURED]))
     content["devices"]["cuda:0"]["products"]["float16"]["reads"] = rate
@@ -73,6 +81,108 @@ def test_a_rate_that_is_none_is_no_rate(rate):
     diagnostics = Diagnostics()
     assert read_machine(machine_path(), diagnostics) == ()
     assert [d.code for d in diagnostics] == ["bad-machine-file"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content.pop("devices"), "it has no `devices`"),
+        (lambda content: content.update(devices=[]), "it is not laid out as one"),
+        (lambda content: content["devices"]["cuda:0"].update(hop=1e300), "`1e+300` is no rate"),
+        (lambda content: content["devices"]["cuda:0"].update(products=[1]), "it is not laid out as one"),
+        (
+            lambda content: content["devices"]["cuda:0"]["products"].update({"float32 x": {}}),
+            "`float32 x` is no dtype",
+        ),
+    ],
+)
+def test_a_file_with_anything_else_in_it_is_named(change, said):
+    content = json.loads(encoded([MEASURED]))
+    change(content)
+    machine_path().parent.mkdir(parents=True)
+    machine_path().write_text(json.dumps(content))
+    diagnostics = Diagnostics()
+    assert read_machine(machine_path(), diagnostics) == ()
+    (warning,) = diagnostics
+    assert (warning.code, warning.message.partition("used: ")[2]) == ("bad-machine-file", said)
+
+
+def test_what_is_no_regular_file_is_named():
+    machine_path().mkdir(parents=True)
+    diagnostics = Diagnostics()
+    assert read_machine(machine_path(), diagnostics) == ()
+    assert "it is no regular file" in next(iter(diagnostics)).message
+
+
+@pytest.mark.parametrize("option", [["--save"], ["--save", "lab"]])
+@pytest.mark.parametrize("folder", ["/dev/null", "/proc/nothing", "file", "n" * 300])
+def test_what_cannot_be_kept_is_printed_and_nothing_is_written(tmp_path, monkeypatch, option, folder):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / folder))
+    result = run_command(["--calibrate", *option], cwd=tmp_path)
+    assert result.code == 1
+    assert re.match(r"error\[(no-such-folder|write-failed|permission-denied)\]", result.err)
+    assert {device.name for device in parse(result.out).devices} >= {"cpu", "disk"}
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("told", ["", "relative/folder", "~/elsewhere"])
+def test_a_variable_that_is_no_absolute_path_is_as_good_as_none(monkeypatch, told):
+    monkeypatch.setenv("XDG_CONFIG_HOME", told)
+    monkeypatch.setenv("HOME", "/home/me")
+    assert machine_path() == Path("/home/me/.config/compile-plan/machine.json")
+
+
+def test_a_user_without_a_home_has_a_path_as_well(monkeypatch):
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as it does where nobody knows the user
+    assert machine_path() == Path("/.config/compile-plan/machine.json")
+
+
+def test_a_host_with_another_processor_is_not_believed_to_be_as_fast(tmp_path, monkeypatch):
+    assert run_command(["--calibrate", "--save"], cwd=tmp_path).code == 0
+    known = with_rates([Device("cpu", 1), Device("disk", 1)], None, Diagnostics())
+    assert [device.measured for device in known] == ["measured here"] * 2
+    monkeypatch.setattr("compile_plan.compiler.machine.machine_file.host_product", lambda: "another one")
+    assert with_rates([Device("cpu", 1)], None, Diagnostics()) == (Device("cpu", 1),)
+    assert with_rates([Device("disk", 1)], None, Diagnostics()) == (Device("disk", 1),)
+
+
+def test_a_disk_without_room_is_said_and_the_rest_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "not there"))
+    result = run_command(["--calibrate", "--save"], cwd=tmp_path)
+    assert result.code == 0
+    assert "warning[not-measured]: the disk was not measured" in result.err
+    assert {device.name: device.link for device in parse(result.out).devices}["disk"] is None
+    assert {speed.name for speed in read_machine(machine_path(), Diagnostics())} >= {"cpu", "disk"}
+
+
+def test_nothing_is_left_of_the_file_a_disk_is_measured_by(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    seen = []
+
+    def looked_at(step):
+        step()
+        seen.append(list(tmp_path.iterdir()))
+        return 1.0
+
+    monkeypatch.setattr(calibration, "best", looked_at)
+    assert calibration.disk_rate(str(tmp_path), 2**20) > 0
+    assert seen == [[]]
+
+
+def test_an_interrupt_leaves_what_was_kept(tmp_path, monkeypatch):
+    assert run_command(["--calibrate", "--save"], cwd=tmp_path).code == 0
+    before = machine_path().read_bytes()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "disk_rate", interrupted)
+    assert run_command(["--calibrate", "--save"], cwd=tmp_path).code == 130
+    assert machine_path().read_bytes() == before
+    assert [path.name for path in machine_path().parent.iterdir()] == ["machine.json"]
 
 
 def test_speeds_come_back_as_they_were_kept():
