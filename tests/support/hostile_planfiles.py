@@ -8,7 +8,7 @@ import msgpack
 from compile_plan.backends.columns import Table, Writer, pack_column
 from compile_plan.backends.plan_tables import TABLES
 
-ROWS = 200_000
+ROWS = 40_000
 ZEROS = b"\x01" + bytes(ROWS)
 ONES = b"\x01" + b"\x01" * ROWS
 TWOS = b"\x01" + b"\x02" * ROWS

@@ -16,7 +16,7 @@ from hosts import run_hosts, shared_plan
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-LENGTHS, ROWS = (1, 7, 33), 2
+LENGTHS, ROWS = (1, 33), 2
 WIDTH, VOCABULARY, FLOAT = 32, 99, 4
 
 
@@ -56,6 +56,7 @@ class Runs:
 
     def __init__(self, folder):
         self.models = {name: saved(name, folder / name) for name in (*FAST, "llama")}
+        self.alone = {name: written(model, LENGTHS, ROWS, TOKENS) for name, model in self.models.items()}
         jobs = [job(name, folder / name, SHARES, tokens=TOKENS) for name in FAST]
         llama = job("llama", folder / "llama", SHARES, tokens=TOKENS)
         scores = {**llama, "do": "forward", "lengths": (9,)}
@@ -70,10 +71,6 @@ class Runs:
         jobs += [{**scores, "states": True}]
         jobs += [
             {**llama, "ways": (False,), "options": options, "lengths": (7,)} for options in WAYS.values()
-        ]
-        jobs += [
-            {**job(name, folder / name, shares, tokens=TOKENS), "plan": self.holed(name, shares, tail)}
-            for name, shares, tail in HOLES.values()
         ]
         short = {**llama, "plan": shared_plan(layers_of("llama"), (3, 3), tail_of("llama"))}
         more = {**llama, "plan": llama["plan"].replace("node1", "node9")}
@@ -104,17 +101,10 @@ class Runs:
                 "batches",
                 "states",
                 *WAYS,
-                *HOLES,
                 *FAILURES,
             ),
         )
         self.ranks = run_hosts(own, 3, folder)
-
-    @staticmethod
-    def holed(name, shares, tail):
-        """Return a plan in which some host has no layers, or nothing at all."""
-        plan = shared_plan(layers_of(name), shares)
-        return plan + "".join(f"place {path} on {tail}/cpu\n" for path in tail_of(name))
 
     def of(self, name):
         """Return what each rank saw of one job; the one that was killed saw less."""
@@ -130,15 +120,6 @@ WAYS = {
     "no cache": {"use_cache": False},
 }
 """What `generate` is told beside."""
-HOLES = {
-    "no layers on the first": ("gpt2", (0, 4, 2), "node3"),
-    "no layers in the middle": ("llama-tied", (3, 0, 3), "node3"),
-    "nothing in the middle": ("llama", (4, 0, 2), "node3"),
-    "nothing on the last": ("mixtral", (2, 4, 0), "node2"),
-    "only the first works": ("llama-tied", (6, 0, 0), "node1"),
-    "head and layers on the last, tables on the first": ("llama", (0, 0, 6), "node3"),
-}
-"""A model, the layers of each host, and who has what follows them; the first has the tables."""
 FAILURES = (
     "static cache",
     "another plan",
@@ -157,8 +138,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", FAST)
 def test_three_hosts_write_what_one_process_writes(runs, name):
-    alone = written(runs.models[name], LENGTHS, ROWS, TOKENS)
-    assert [rank.get("tokens") for rank in runs.of(name)] == [alone] * 3
+    assert [rank.get("tokens") for rank in runs.of(name)] == [runs.alone[name]] * 3
 
 
 def test_each_host_has_its_own_weights(runs):
@@ -196,19 +176,11 @@ def test_what_verifying_says_crosses_is_what_is_sent(runs):
 
 
 def test_a_folder_is_loaded_with_a_layer_of_each_host_on_its_disk(runs):
-    alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
-    assert [rank.get("tokens") for rank in runs.of("disk")] == [alone] * 3
+    assert [rank.get("tokens") for rank in runs.of("disk")] == [runs.alone["llama"]] * 3
 
 
 def test_parts_of_layers_are_visited_on_other_hosts(runs):
-    alone = written(runs.models["llama"], LENGTHS, ROWS, TOKENS)
-    assert [rank.get("tokens") for rank in runs.of("visits")] == [alone] * 3
-
-
-@pytest.mark.parametrize("name", HOLES)
-def test_hosts_without_layers_or_with_nothing_write_the_same(runs, name):
-    alone = written(runs.models[HOLES[name][0]], LENGTHS, ROWS, TOKENS)
-    assert [rank.get("tokens") for rank in runs.of(name)] == [alone] * 3
+    assert [rank.get("tokens") for rank in runs.of("visits")] == [runs.alone["llama"]] * 3
 
 
 @pytest.mark.parametrize("name", WAYS)
