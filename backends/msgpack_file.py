@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 from ..ir import Diagnostic, Plan, PlanError
 from ..ir.rules.planfile import INVALID_PLAN_FILE, NOT_A_PLAN_FILE, OTHER_VERSION, PLAN_TOO_LARGE
 from .columns import MalformedError, Table, TooLongError
+from .later_tables import LATER
 from .plan_tables import TABLES, from_tables, to_tables
 
 FORMAT: Final = "compile-plan"
@@ -115,13 +116,14 @@ def _tables(data: bytes) -> dict[str, Table]:
         raise MalformedError("the body is missing")
     if hashlib.sha256(body).digest() != checksum:
         raise MalformedError("the checksum does not fit: bytes are missing or changed")
-    tables = _unpacked(body, len(TABLES))
+    tables = _unpacked(body, len(TABLES) + len(LATER))
     found = {
         name: columns
         for name, columns in tables.items()
         if isinstance(columns, dict) and all(isinstance(column, bytes) for column in columns.values())
     }
-    if {name: tuple(columns) for name, columns in found.items()} != TABLES:
+    known = TABLES | {name: columns for name, columns in LATER.items() if name in found}
+    if {name: tuple(columns) for name, columns in found.items()} != known:
         raise MalformedError("the tables are not those of version 1")
     return found
 

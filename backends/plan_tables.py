@@ -39,6 +39,7 @@ from ..ir import (
 from ..ir.purposes import LEDGER_LINES
 from . import tree_tables
 from .columns import MalformedError, Reader, Table, Writer
+from .later_tables import with_later, write_later
 from .wire import (
     BANNED,
     BITS,
@@ -216,7 +217,7 @@ def to_tables(plan: Plan) -> dict[str, Table]:
         **tree_tables.write_tree(plan.tree, writer),
     }
     ready |= writer.tables()
-    return {name: ready[name] for name in TABLES}
+    return {name: ready[name] for name in TABLES} | write_later(plan)
 
 
 def from_tables(tables: dict[str, Table]) -> Plan:
@@ -226,7 +227,7 @@ def from_tables(tables: dict[str, Table]) -> Plan:
     if len(models) != 1:
         raise MalformedError("table `model` must have one row")
     outcome, predicted = next(iter(_OUTCOME.read(reader)), None), next(iter(_PREDICTED.read(reader)), None)
-    return Plan(
+    plan = Plan(
         model=models[0],
         options=tuple((option.key, option.value) for option in _OPTIONS.read(reader)),
         devices=_DEVICES.read(reader),
@@ -244,6 +245,7 @@ def from_tables(tables: dict[str, Table]) -> Plan:
         outcome=None if outcome is None else replace(outcome, predicted=predicted),
         diagnostics=tuple(map(_diagnostic_of, _DIAGNOSTICS.read(reader))),
     )
+    return with_later(plan, reader, frozenset(tables))
 
 
 def _rule_of(constraint: Constraint) -> _Rule:

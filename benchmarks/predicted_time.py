@@ -8,11 +8,9 @@ seconds of a prompt and of a token beside the measured ones, how many pairs of l
 than a tenth are ranked right, and the largest deviation.
 
 Without a card a pretended one is used: the host's memory under another name, as the tests use it. It copies
-while nothing else computes, so what a card does beside its computing is added for it; and each of its
-operations goes through Python, so what the same layout of a model with hardly any weights takes is added,
-too. A real card is given operations ahead of time, so there that time is only the least a call takes: the
-cost model has no notion of how long torch needs to ask for an operation. A pretended card's machine is
-measured before and after each layout. ``--busy`` is for machines that do other things
+while nothing else computes, and does what it is asked for before it is asked for more, so there all of these
+add up. A pretended card's machine is measured before and after each layout. ``--busy`` is for machines that
+do other things
 meanwhile: one thread, its own seconds, medians of rates and of calls instead of the best, and no disk.
 """
 
@@ -40,7 +38,9 @@ from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.machine import calibration
 from compile_plan.compiler.machine.calibration import Sizes, Speed, measure
+from compile_plan.compiler.machine.launching import launch_seconds
 from compile_plan.compiler.machine.machine_file import with_measured
+from compile_plan.compiler.search.asking import asking, with_asking
 from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import Costs
 from compile_plan.compiler.search.emit import places_of
@@ -132,7 +132,8 @@ def calibrated(card: str, folder: str) -> tuple[Device, ...]:
     if card != CARD:
         host = next(speed for speed in speeds if speed.name == "cpu")
         link, hop = pretended(card, sizes.copied)
-        speeds.append(Speed(CARD, memory=host.memory, link=link, hop=hop, products=host.products))
+        launch = launch_seconds(torch, card)
+        speeds.append(Speed(CARD, "", host.memory, link, hop, host.products, launch))
     return with_measured(devices, speeds, kind())
 
 
@@ -165,7 +166,9 @@ def predicted(plan, tokens: int, *, added: bool) -> float:
     places = places_of(plan, model)
     problem = model.problem if any(unit.by_rows for unit in plan.units) else by_stacks(model.problem)
     waits = Costs(problem).call(places, tokens)
-    return waits.waits + waits.hopping + waits.beside if added else waits.seconds
+    if not added:
+        return with_asking(model, places, waits, tokens).seconds
+    return waits.waits + waits.hopping + waits.beside + sum(asking(model, places, tokens))
 
 
 def forget(folder: str) -> None:
@@ -281,27 +284,23 @@ def main() -> None:
         clock = time.process_time
         calibration.time = SimpleNamespace(perf_counter=clock)  # rates by the same clock
         calibration.best, typical = steady, median
-    card, config, twin = the_card(), configuration(arguments.gb), configuration(0)
+    card, config = the_card(), configuration(arguments.gb)
     calls = (1, arguments.prompt)
     results: dict[int, list[Result]] = {tokens: [] for tokens in calls}
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as small:
-        for each, into in ((config, folder), (twin, small)):
-            with torch.device(CARD if torch.cuda.is_available() else "cpu"):
-                made = transformers.MixtralForCausalLM(each).to(getattr(torch, kind()))
-            made.to("cpu").save_pretrained(into, save_original_format=False)
+    with tempfile.TemporaryDirectory() as folder:
+        with torch.device(CARD if torch.cuda.is_available() else "cpu"):
+            made = transformers.MixtralForCausalLM(config).to(getattr(torch, kind()))
+        made.to("cpu").save_pretrained(folder, save_original_format=False)
+        del made
         bench = Bench(card, calls, clock, typical)
         for device in calibrated(card, folder):
             rates = f"{device.bandwidth} B/s, with a few rows {device.few}, link {device.link}"
-            print(f"{device.name}: {rates}, {dict(device.dtype_flops)}")
+            print(f"{device.name}: {rates}, {dict(device.dtype_flops)}, launch {device.launch} ns")
         for name, text in LAYOUTS.items():
             if arguments.only not in name or (arguments.busy and "disk" in text):
                 continue
-            least = [seconds for _, seconds in bench.times(twin, small, text)]
-            for tokens, rest, (told, seconds) in zip(
-                calls, least, bench.times(config, folder, text), strict=True
-            ):
-                whole = max(told, rest) if card == CARD else told + rest
-                results[tokens].append(Result(name, whole, seconds))
+            for tokens, (told, seconds) in zip(calls, bench.times(config, folder, text), strict=True):
+                results[tokens].append(Result(name, told, seconds))
     say("a token", results[1])
     say(f"a prompt of {arguments.prompt}", results[arguments.prompt])
 

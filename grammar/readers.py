@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from ..ir import (
     Device,
@@ -174,7 +174,7 @@ class WordReader:
                 device = replace(device, pool=word.text, pool_memory=memory)
             case "at":
                 device = replace(device, at=word.text)
-            case "bandwidth" | "few" | "link" | "latency" | "flops":
+            case "bandwidth" | "few" | "link" | "latency" | "launch" | "flops":
                 device = self._rated(device, attribute)
             case keyword:
                 raise ValueError(f"the grammar has an attribute `{keyword}` that is not read")
@@ -183,19 +183,16 @@ class WordReader:
     def _rated(self, device: Device, attribute: Attribute) -> Device:
         word = attribute.value
         match attribute.keyword:
-            case "bandwidth":
-                return replace(device, bandwidth=self.rate(word))
-            case "few":
-                return replace(device, few=self.rate(word))
-            case "link":
-                return replace(device, link=self.rate(word))
-            case "latency":
-                return replace(device, latency=self.time(word))
+            case "bandwidth" | "few" | "link" as rate:
+                changed: dict[str, Any] = {rate: self.rate(word)}
+            case "latency" | "launch" as seconds:
+                changed = {seconds: self.time(word)}
             case _ if attribute.dtype is not None:
                 row = (attribute.dtype.text, self.count(word) or 0)
-                return replace(device, dtype_flops=(*device.dtype_flops, row))
+                changed = {"dtype_flops": (*device.dtype_flops, row)}
             case _:
-                return replace(device, flops=self.count(word))
+                changed = {"flops": self.count(word)}
+        return replace(device, **changed)
 
 
 def _between(before: Word, attribute: Attribute) -> Span | None:

@@ -316,8 +316,9 @@ class _Resolver:
     def _work(self, line: WorkLine, span: Span | None) -> Iterator[Work]:
         flops = self.reader.count(line.flops)
         tokens = 0 if line.tokens is None else self.reader.count(line.tokens)
-        if flops is not None and tokens is not None:
-            yield from (Work(flops, each, tokens, span) for each in self.reader.expand(line.path))
+        launches = 0 if line.launches is None else self.reader.count(line.launches)
+        if flops is not None and tokens is not None and launches is not None:
+            yield from (Work(flops, each, tokens, launches, span) for each in self.reader.expand(line.path))
 
     def _unit(self, statement: UnitLine | PlaceLine, span: Span | None) -> Iterator[Unit]:
         match statement:

@@ -129,7 +129,7 @@ _TENSOR = (_PATH, ":", Field("type", Kind.TENSOR_TYPE), Maybe((_SIZE,)))
 _SHARES = Maybe(("shares", Field("shares", Kind.PATH)))
 ATTRIBUTES: Final = (
     *(Way(word, Attribute, (_VALUE,), fixed={"keyword": word})
-      for word in ("memory", "margin", "reserve", "bandwidth", "few", "link", "latency")),
+      for word in ("memory", "margin", "reserve", "bandwidth", "few", "link", "latency", "launch")),
     Way("flops", Attribute, (Maybe((Field("dtype", Kind.DTYPE),)), _VALUE), fixed={"keyword": "flops"}),
     Way("pool", Attribute, (Field("value", Kind.NAME), Maybe((_SIZE,))), fixed={"keyword": "pool"}),
     Way("at", Attribute, (Field("value", Kind.TEXT),), fixed={"keyword": "at"}),
@@ -169,8 +169,9 @@ STATEMENTS: Final = (
     Way("demand", DemandLine, (_SIZE, "with", _PATH, "for", Field("purpose", Kind.TEXT), _ADDED),
         'demand SIZE with PATH for "PURPOSE"'),
     Way("work", WorkLine,
-        (Field("flops", Kind.NUMBER), "with", _PATH, Maybe(("tokens", Field("tokens", Kind.NUMBER)))),
-        "work COUNT with PATH tokens COUNT"),
+        (Field("flops", Kind.NUMBER), "with", _PATH, Maybe(("tokens", Field("tokens", Kind.NUMBER))),
+         Maybe(("launches", Field("launches", Kind.NUMBER)))),
+        "work COUNT with PATH tokens COUNT launches COUNT"),
     # facts and decisions
     Way("tie", TieLine, (Many(Field("paths", Kind.PATH), "="),), "tie PATH = PATH"),
     Way("unit", UnitLine, (_PATH,), "unit PATH"),

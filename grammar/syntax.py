@@ -182,11 +182,12 @@ class DemandLine:
 
 @dataclass(frozen=True, slots=True)
 class WorkLine:
-    """``work COUNT with PATH tokens COUNT``."""
+    """``work COUNT with PATH tokens COUNT launches COUNT``."""
 
     flops: Word
     path: Path
     tokens: Word | None = None
+    launches: Word | None = None
 
 
 @dataclass(frozen=True, slots=True)

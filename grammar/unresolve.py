@@ -132,6 +132,7 @@ def _attributes(device: Device, reserve: int | None) -> Iterator[Attribute]:
         yield Attribute("at", Word(device.at))
     rates = (("bandwidth", device.bandwidth, exact_rate), ("few", device.few, exact_rate),
              ("link", device.link, exact_rate), ("latency", device.latency, exact_time),
+             ("launch", device.launch, exact_time),
              ("flops", device.flops, exact_count))  # fmt: skip
     for keyword, value, spell in rates:
         if value is not None:
@@ -235,9 +236,14 @@ def _demands(demands: Sequence[Demand]) -> Iterator[DemandLine]:
 
 
 def _work(work: Sequence[Work]) -> Iterator[WorkLine]:
-    for first, run in _runs(work, lambda each: (each.flops, each.tokens)):
-        flops, tokens = Word(exact_count(first.flops)), Word(exact_count(first.tokens))
+    for first, run in _runs(work, lambda each: (each.flops, each.tokens, each.launches)):
+        flops, tokens, launches = (Word(exact_count(n)) for n in (first.flops, first.tokens, first.launches))
         yield from (
-            WorkLine(flops, each.path, tokens if first.tokens else None)
+            WorkLine(
+                flops,
+                each.path,
+                tokens if first.tokens else None,
+                launches if first.launches else None,
+            )
             for each in fold_paths([each.path for each in run])
         )

@@ -78,6 +78,8 @@ class Device:
     """Where the rates came from, for people: ``measured``, ``data sheet``."""
     few: int | None = None
     """Bytes of weights per second where each meets a few rows (16): more than one, fewer than a prompt."""
+    launch: int | None = None
+    """Nanoseconds torch needs to ask the device for one operation, whatever the operation then takes."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 
@@ -238,6 +240,8 @@ class Work:
     path: str
     tokens: int = 0
     """Tokens the forward read, all sequences together; 0 for a model that reads none."""
+    launches: int = 0
+    """Operations the forward asked the device for, whatever each of them takes; 0 where nobody counted."""
     span: Span | None = field(default=None, compare=False, repr=False)
 
 

@@ -124,7 +124,7 @@ def _describe(device: Device) -> str:
     parts += [f"pool {device.pool}"] if device.pool else []
     parts += [f"of {exact_size(device.pool_memory)}"] if device.pool_memory is not None else []
     parts += [f"at {device.at}"] if device.at else []
-    for name in ("bandwidth", "few", "link", "latency", "flops"):
+    for name in ("bandwidth", "few", "link", "latency", "launch", "flops"):
         speed = getattr(device, name)
         parts += [f"{name} {speed}"] if speed is not None else []
     parts += [f"flops {dtype} {flops}" for dtype, flops in device.dtype_flops]
@@ -149,7 +149,8 @@ def _rules(plan: Plan) -> Iterable[str]:
         yield f'demand {exact_size(demand.nbytes)} at {demand.path or "the root"} for "{demand.purpose}"'
     for work in plan.work:
         tokens = f" for {work.tokens} tokens" if work.tokens else ""
-        yield f"work {work.flops} at {work.path or 'the root'}{tokens}"
+        launches = f" in {work.launches} launches" if work.launches else ""
+        yield f"work {work.flops} at {work.path or 'the root'}{tokens}{launches}"
 
 
 def _rule(constraint: Constraint) -> str:

@@ -18,6 +18,7 @@ from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 from ...ir import CPU, DISK, Device, is_accelerator
+from .launching import launch_seconds
 
 MIB: Final = 2**20
 DTYPES: Final = ("float32", "bfloat16", "float16")
@@ -55,6 +56,8 @@ class Speed:
     """Seconds of a small transfer and the wait that comes with it."""
     products: dict[str, Products] = field(default_factory=dict[str, Products])
     """By dtype."""
+    launch: float | None = None
+    """Seconds until it is asked for one operation, Python's share included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,8 @@ def _host(torch: Any, sizes: Sizes) -> Speed:  # noqa: ANN401
         target.copy_(source)
 
     memory = rounded(2 * sizes.copied / best(copy))
-    return Speed(CPU, host_product(), memory, products=_products(torch, CPU, sizes))
+    products, launch = _products(torch, CPU, sizes), launch_seconds(torch, CPU)
+    return Speed(CPU, host_product(), memory, products=products, launch=launch)
 
 
 def _copied_by_one_thread(nbytes: int) -> int:
@@ -157,7 +161,8 @@ def _card(torch: Any, device: Device, sizes: Sizes) -> Speed:  # noqa: ANN401
         memory, link, hop = _copies(torch, name, sizes)
     except RuntimeError:  # others have its memory
         return Speed(name, product_of_card(torch, name))
-    return Speed(name, product_of_card(torch, name), memory, link, hop, _products(torch, name, sizes))
+    products, launch = _products(torch, name, sizes), launch_seconds(torch, name)
+    return Speed(name, product_of_card(torch, name), memory, link, hop, products, launch)
 
 
 def _copies(torch: Any, name: str, sizes: Sizes) -> tuple[int, int, float]:  # noqa: ANN401

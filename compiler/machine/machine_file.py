@@ -50,6 +50,7 @@ def encoded(speeds: Iterable[Speed]) -> str:
             "memory": speed.memory,
             "link": speed.link,
             "hop": speed.hop,
+            "launch": speed.launch,
             "products": {dtype: rates._asdict() for dtype, rates in speed.products.items()},
         }
         for speed in speeds
@@ -96,7 +97,8 @@ def _decoded(content: Any) -> Iterable[Speed]:  # noqa: ANN401
         }
         memory, link = (None if row[key] is None else _whole(row[key]) for key in ("memory", "link"))
         hop = None if row["hop"] is None else _between(1e-9, row["hop"], 3600)
-        yield Speed(str(name), str(row["product"]), memory, link, hop, products)
+        launch = None if row.get("launch") is None else _between(1e-9, row["launch"], 1)  # earlier: none
+        yield Speed(str(name), str(row["product"]), memory, link, hop, products, launch)
 
 
 def _dtype(word: Any) -> str:  # noqa: ANN401
@@ -140,6 +142,7 @@ def _with_measured(device: Device, speed: Speed | None, dtype: str | None) -> De
         few=device.few or (None if products is None else products.few),
         link=device.link or speed.link,
         latency=device.latency or (None if speed.hop is None else round(speed.hop * 1e9)),
+        launch=device.launch or (None if speed.launch is None else round(speed.launch * 1e9)),
         dtype_flops=device.dtype_flops or (() if device.flops else by_dtype),
     )
     return rated if rated == device else replace(rated, measured=MEASURED)

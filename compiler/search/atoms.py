@@ -21,6 +21,7 @@ from ..placing.in_phases import Phases, one_phase
 from ..placing.terms import Needed, Terms, terms_of
 from .efforts import Efforts, takes_rows
 from .flows import Flow, handovers_of
+from .launches import Launches, launches_of
 from .parts import walk_parts
 from .problem import NEVER, UNLIMITED, Atom, Handover, Place, Problem
 
@@ -38,6 +39,8 @@ class PlanProblem:
     opened: frozenset[int]
     homes: tuple[tuple[int, ...], ...] = ()
     """Grains that together are what is left of a module whose parts may be visited."""
+    launches: tuple[Launches, ...] = ()
+    """Of each grain; empty where nobody counted them."""
 
 
 def build(
@@ -101,7 +104,8 @@ def build(
         phases=len(used_in.lines),
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
-    return PlanProblem(tree, grains, problem, frozenset(opened), homes)
+    launches = launches_of(plan, tree, owner, len(grains))
+    return PlanProblem(tree, grains, problem, frozenset(opened), homes, launches)
 
 
 def _handovers(

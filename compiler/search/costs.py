@@ -15,58 +15,17 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final, NamedTuple
 
-from ...ir import CPU, DISK, MPS, Device, Link, Workload, device_type, host_of, is_accelerator
+from ...ir import DISK, Link, Workload, device_type, host_of, is_accelerator
 from .problem import Atom, Place, Problem, changes_of
+from .speeds import speeds
 
-GB: Final = 1_000_000_000
 HOP_SECONDS: Final = 30e-6
 """A transfer of activations between devices, and the wait that comes with it."""
 HOP_SHARE: Final = 1 / 500
 """The most of a call that one hop counts for in a choice: models so small that hops are all there is are
 placed as larger ones of their shape would be."""
-
-
 NETWORK: Final = Link("", "", 125_000_000, 200_000)
 """What is usual between two hosts where no `link` line tells: a gigabit a second."""
-
-
-FEW: Final = 16
-"""Rows by which the rate of weights that meet a few is known."""
-MANY: Final = 256
-"""Rows from which on products reach the operations a device is known for."""
-
-
-class Speeds(NamedTuple):
-    """Bytes per second of a device's memory and of its link to the host, operations per second."""
-
-    bandwidth: float
-    link: float
-    flops: float
-    few: float | None = None
-    """Bytes of weights per second where each meets `FEW` rows."""
-
-    def product(self, nbytes: float, flops: float, rows: float) -> float:
-        """Return the seconds of products of weights that meet so many rows each.
-
-        Between what was measured with one row, a few and many it is a straight line: fewer operations a
-        second are reached by few rows than by many, and fewer bytes a second than by one.
-        """
-        one, many = nbytes / self.bandwidth, flops / self.flops
-        if self.few is None or rows <= 1 or rows >= MANY:
-            return max(one, many)
-        few, full = nbytes / self.few, many * MANY / rows
-        start, end, first, last = (1, FEW, one, few) if rows <= FEW else (FEW, MANY, few, full)
-        return max(one, many, first + (last - first) * (rows - start) / (end - start))
-
-
-DEFAULTS: Final = {
-    CPU: Speeds(50 * GB, 50 * GB, 1e12),
-    "cuda": Speeds(900 * GB, 24 * GB, 120e12),
-    DISK: Speeds(3 * GB, 3 * GB, 1.0),
-    MPS: Speeds(300 * GB, 100 * GB, 14e12),
-    "xpu": Speeds(500 * GB, 24 * GB, 100e12),
-}
-"""What is usual of a type, where nothing tells."""
 
 
 def counted_calls(work: Workload) -> tuple[tuple[int, int], ...]:
@@ -74,25 +33,6 @@ def counted_calls(work: Workload) -> tuple[tuple[int, int], ...]:
     if work.kind != "generate":
         return (work.rows * work.tokens, 1), (0, 0)
     return (work.rows * work.prompt, 1 if work.prompt else 0), (work.rows, work.tokens)
-
-
-def speeds(device: Device, dtype: str = "") -> Speeds:
-    """Return what is known of a device: its line, else what is usual of its type."""
-    usual = DEFAULTS.get(device_type(device.name), DEFAULTS["cuda"])
-    flops = dict(device.dtype_flops).get(dtype) or device.flops
-    if flops is None:
-        flops = max((each for _, each in device.dtype_flops), default=None)
-    return Speeds(
-        device.bandwidth or usual.bandwidth, device.link or usual.link, flops or usual.flops, device.few
-    )
-
-
-def source_of_speeds(device: Device) -> str:
-    """Say in a few words where a device's rates come from."""
-    stated = (device.bandwidth, device.link, device.flops or device.dtype_flops)
-    if not any(stated):
-        return f"usual of its type, {device_type(device.name)}"
-    return device.measured or "as given"
 
 
 class Cost(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Final, NamedTuple
 from ...ir import ModuleTree, Plan, Work
 from ..placing.grains import Grain
 
-_ROUTED: Final = re.compile(r"(?:^|_)experts$")
+ROUTED: Final = re.compile(r"(?:^|_)experts$")
+"""Names of experts of which a token takes a few."""
 _USES_ALL: Final = 0.75
 """What needs more of its weights for one token is streamed whole: that overlaps with computing."""
 
@@ -79,5 +80,5 @@ def takes_rows(tree: ModuleTree, grain: Grain, effort: Effort | None) -> bool:
         return len(tree.shapes[own[0]]) == 2
     counts = {tree.shapes[tensor][:1] for tensor in own}
     weights = sum(prod(tree.shapes[tensor]) for tensor in own)
-    stacked = bool(_ROUTED.search(tree.names[module])) and len(counts) == 1 and counts != {()}
+    stacked = bool(ROUTED.search(tree.names[module])) and len(counts) == 1 and counts != {()}
     return stacked and effort.flops < 2 * _USES_ALL * weights

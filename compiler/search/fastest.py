@@ -104,7 +104,7 @@ def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
     seconds = best.timing.seconds
     bound = min(bound, seconds)
     status = "optimal" if seconds - bound <= PROVEN * seconds else "unproven"
-    beaten = None if other is None else (NAMES[other.way], other.timing)
+    beaten = None if other is None else (NAMES[other.way], other.found)
     return replace(best.found, objective="latency", value=seconds, bound=bound, status=status, beaten=beaten)
 
 

@@ -9,9 +9,9 @@ from math import gcd
 from typing import Final
 
 from ..placing.in_phases import ALWAYS
-from .costs import speeds
 from .highs import Program
 from .problem import NEVER, UNLIMITED, Atom, Place, Problem, twins
+from .speeds import speeds
 
 EXACT_UNITS: Final = 2_000_000
 

@@ -8,7 +8,6 @@ from math import inf
 from ...ir import Workload
 from .atoms import PlanProblem
 from .clock import Clock
-from .costs import Timing
 from .problem import Place, Problem
 
 
@@ -51,8 +50,8 @@ class Found:
     status: str
     """As `Outcome.status`; ``kept`` is the placement the plan came with."""
     notes: tuple[str, ...] = ()
-    beaten: tuple[str, Timing] | None = None
-    """What the best simple placement beside this one does with the rest, and how long it takes."""
+    beaten: tuple[str, Found] | None = None
+    """What the best simple placement beside this one does with the rest, and that placement."""
 
     @property
     def spilled(self) -> int:

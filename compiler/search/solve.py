@@ -15,7 +15,7 @@ from . import few_kinds, inorder
 from .arrange import arrange, bring_closer, in_list_order, move_in
 from .atoms import PlanProblem
 from .carry import carry_over, spilled_layers
-from .costs import Costs, Speeds, atom_seconds, speeds
+from .costs import Costs, atom_seconds
 from .fastest import fastest, filled_in_order, predicted
 from .formulate import easings
 from .found import Found, Wish, spilled_bytes
@@ -25,6 +25,7 @@ from .outoforder import Counts, fewest_hops, most_bytes
 from .pipelining import segments
 from .problem import Place, Problem, count_hops, is_legal, usage
 from .sharing import with_least_busy
+from .speeds import Speeds, speeds
 
 WORTH = 0.01
 """Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""

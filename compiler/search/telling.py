@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ...ir import ModuleTree, Plan, Prediction, Workload
+from .asking import with_asking
 from .atoms import build
-from .costs import source_of_speeds
+from .costs import Timing, counted_calls, predict
 from .emit import places_of
-from .fastest import predicted
 from .found import Found, Wish
+from .speeds import source_of_speeds
 
 
 def prediction_of(found: Found, wish: Wish) -> Prediction:
     """Return what the cost model says of a placement and of the simple one beside it."""
-    timing = predicted(found, wish)
+    timing = _told(found, wish.work)
     way, other = found.beaten or ("", None)
     return Prediction(
         timing.prompt.seconds,
@@ -22,9 +23,16 @@ def prediction_of(found: Found, wish: Wish) -> Prediction:
         timing.prompt.limit,
         timing.token.limit,
         way,
-        None if other is None else other.seconds,
+        None if other is None else _told(other, wish.work).seconds,
         timing.seconds,
     )
+
+
+def _told(found: Found, work: Workload) -> Timing:
+    model, places, timing = found.model, found.places, predict(found.model.problem, found.places, work)
+    (prompt, _), (token, _) = counted_calls(work)
+    reading = with_asking(model, places, timing.prompt, prompt)
+    return Timing(reading, with_asking(model, places, timing.token, token), work)
 
 
 def notes_of(found: Found) -> Iterator[str]:

@@ -160,6 +160,15 @@ class Trace:
         return tuple(flops)
 
     @cached_property
+    def own_launches(self) -> tuple[int, ...]:
+        """Operations each module's own forward asks for, children not included."""
+        counts = [0] * len(self.tree)
+        for step in self.steps:
+            if isinstance(step, Op):
+                counts[self.calls[step.call].module] += 1
+        return tuple(counts)
+
+    @cached_property
     def flops(self) -> tuple[int, ...]:
         """Floating-point operations of each module with everything below it."""
         flops = list(self.own_flops)

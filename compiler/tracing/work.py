@@ -20,21 +20,39 @@ def work(trace: Trace, cuts: Cuts, positions: int = 1) -> Iterator[Work]:
     ``positions`` were read for each whose scores were asked for: the head is told as if it made them all.
 
     A piece with weights has a row even if it computes nothing: a table is looked up in, not multiplied.
+    What modules around pieces ask for themselves is told with the first of their pieces.
     """
     tree, tops, tokens = trace.tree, cuts.tops(), tokens_of(trace)
     totals: dict[int, int] = {}
+    launches: dict[int, int] = {}
     heads = {trace.maker(value) for value in trace.logits}
     for module, own in enumerate(trace.own_flops):
         flops = own * positions if module in heads else own
         piece = module if tops[module] < 0 else _piece(tree, module, tops[module])
         if flops or len(tree.own_tensors(module)):
             totals[piece] = totals.get(piece, 0) + flops
-    first: dict[int, int] = {}
-    for piece in sorted(totals):
-        first.setdefault(totals[piece], piece)
-    for piece in sorted(totals, key=lambda each: (first[totals[each]], each)):
-        if len(tree.tensors(piece)):
-            yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens)
+        launches[piece] = launches.get(piece, 0) + trace.own_launches[module]
+    asked = _by_row(tree, [piece for piece in totals if len(tree.tensors(piece))], launches)
+    first: dict[tuple[int, int], int] = {}
+    alike = {piece: (totals[piece], launches) for piece, launches in asked.items()}
+    for piece in sorted(alike):
+        first.setdefault(alike[piece], piece)
+    for piece in sorted(alike, key=lambda each: (first[alike[each]], each)):
+        yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens, asked[piece])
+
+
+def _by_row(tree: ModuleTree, rows: list[int], launches: dict[int, int]) -> dict[int, int]:
+    """Return the launches by row; what has none of its own goes to the row around it, or the first inside."""
+    found = dict.fromkeys(sorted(rows), 0)
+    for piece, count in launches.items():
+        row = piece
+        while row not in found and row:
+            row = tree.parents[row]
+        if row not in found:
+            row = next((each for each in found if piece <= each < tree.ends[piece]), min(found, default=-1))
+        if row in found:
+            found[row] += count
+    return found
 
 
 def _piece(tree: ModuleTree, module: int, top: int) -> int:

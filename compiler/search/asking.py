@@ -1,0 +1,50 @@
+"""The seconds in which devices are asked for operations: told with a plan, never decided by.
+
+Python asks for one after the other, at nearly the same price wherever parts are. A card is asked while it
+still does what it was asked for before, and waits only where asking takes longer than doing; a processor does
+what it asks itself for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from ...ir import is_accelerator
+from .atoms import PlanProblem
+from .costs import Waits
+from .problem import Place
+from .speeds import speeds
+
+LAUNCHING: Final = "launching"
+"""What a call is said to be limited by if it is this."""
+
+
+class Asking(NamedTuple):
+    """Seconds of asking for the operations of one call, by who does them."""
+
+    cards: float = 0.0
+    hosts: float = 0.0
+
+
+def asking(model: PlanProblem, places: Sequence[Place], tokens: int) -> Asking:
+    """Return how long a call of so many tokens asks for operations under a placement of the free atoms."""
+    if not model.launches or not tokens:
+        return Asking()
+    problem, found = model.problem, {True: 0.0, False: 0.0}
+    mains = [is_accelerator(device.name) for device in problem.devices]
+    rates = [speeds(device).launch for device in problem.devices]
+    for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
+        count = sum([model.launches[grain].of(tokens) for grain in atom.grains])
+        found[mains[place.run]] += count * rates[place.run]
+    return Asking(found[True], found[False])
+
+
+def with_asking(model: PlanProblem, places: Sequence[Place], call: Waits, tokens: int) -> Waits:
+    """Return the seconds of a call of so many tokens with those in which nothing is done but asking."""
+    asked = asking(model, places, tokens)
+    mains = {device.name for device in model.problem.devices if is_accelerator(device.name)}
+    done = sum(seconds for what, seconds in call.parts if what.partition(" of ")[2] in mains)
+    more = asked.hosts + max(0.0, asked.cards - done)
+    return replace(call, parts=(*call.parts, (LAUNCHING, more)), waits=call.waits + more) if more else call
