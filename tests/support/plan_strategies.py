@@ -97,6 +97,7 @@ def devices(draw) -> tuple[Device, ...]:
                     st.sampled_from(["float32", "bf16", "memory", "flops"]), SIZES, max_size=2
                 ).map(lambda rates: tuple(rates.items()))
             ),
+            launch=draw(maybe),
         )
         for name in found
     )
@@ -159,8 +160,9 @@ def demands(draw) -> tuple[Demand, ...]:
 def work(draw) -> tuple[Work, ...]:
     """What a trace measures: equal work of a regular stack, and single rows."""
     run, flops, tokens = draw(regular_paths()), draw(SIZES), draw(st.sampled_from([0, 1, 128, 2**40]))
-    single = draw(st.lists(st.builds(Work, SIZES, paths, SIZES), max_size=3))
-    return (*(Work(flops, path, tokens) for path in run), *single)
+    launches = draw(st.sampled_from([0, 1, 71, 2**40]))
+    single = draw(st.lists(st.builds(Work, SIZES, paths, SIZES, SIZES), max_size=3))
+    return (*(Work(flops, path, tokens, launches) for path in run), *single)
 
 
 @st.composite

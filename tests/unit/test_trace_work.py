@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.tracing import trace_model
 from compile_plan.compiler.tracing.cuts import Cuts
+from compile_plan.compiler.tracing.trace import Op
 from compile_plan.compiler.tracing.work import tokens_of, work
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Work
@@ -21,7 +24,7 @@ def rows(model, inputs):
 
 def test_every_part_that_may_be_elsewhere_has_a_row():
     x, one = torch.zeros(2, 4), 2 * 2 * 4 * 4
-    inside = [f"blocks.{block}.{part}" for block in range(2) for part in ("up", "down")]
+    inside = [f"blocks.{block}.{part}" for part in ("up", "down") for block in range(2)]
     assert rows(Stack(Residual, 2), x) == [(path, one, 0) for path in inside]
     assert rows(Chain(), x) == [("first", one, 0), ("second", one, 0)]
 
@@ -53,13 +56,29 @@ def test_the_work_of_a_language_model_is_two_operations_a_weight_and_token():
     by_path = {row.path: row for row in plan.work}
     assert {row.tokens for row in plan.work} == {32}
     head = model.lm_head.weight.numel()
-    assert by_path["lm_head"] == Work(2 * head * 32, "lm_head", 32)
+    product = 4  # its weight turned, rows laid flat, multiplied, laid back
+    assert by_path["lm_head"] == Work(2 * head * 32, "lm_head", 32, product)
     assert by_path["model.embed_tokens"].flops == 0
     linear = sum(m.weight.numel() for m in model.model.layers[0].modules() if isinstance(m, nn.Linear))
     attention = 2 * 2 * 4 * 16 * 16 * 16 * 2  # two products, heads, length by length, head size, batch
     layer = [row for row in plan.work if f"{row.path}.".startswith("model.layers.0.")]
     assert {row.path for row in layer} >= {"model.layers.0.self_attn", "model.layers.0.mlp"}
     assert sum(row.flops for row in layer) == 2 * linear * 32 + attention
+
+
+def test_launches_are_the_operations_torch_is_asked_for_each_told_once():
+    model = small_model("llama", tie_word_embeddings=False)
+    ids = {"input_ids": torch.zeros(1, 8, dtype=torch.int64)}
+    trace = trace_model(model, ids)
+    told = [*work(trace, Cuts(trace).settle())]
+    counted = Counter(step.call for step in trace.steps if isinstance(step, Op))
+    assert sum(row.launches for row in told) == counted.total() > 100
+    blocks = {tuple(sorted(_inside(told, f"model.layers.{layer}."))) for layer in range(2)}
+    assert len(blocks) == 1
+
+
+def _inside(told, prefix):
+    return [(row.path.removeprefix(prefix), row.launches) for row in told if row.path.startswith(prefix)]
 
 
 def test_plans_keep_their_work_as_text():
