@@ -45,6 +45,10 @@ def with_asking(model: PlanProblem, places: Sequence[Place], call: Waits, tokens
     """Return the seconds of a call of so many tokens with those in which nothing is done but asking."""
     asked = asking(model, places, tokens)
     mains = {device.name for device in model.problem.devices if is_accelerator(device.name)}
-    done = sum(seconds for what, seconds in call.parts if what.partition(" of ")[2] in mains)
-    more = asked.hosts + max(0.0, asked.cards - done)
-    return replace(call, parts=(*call.parts, (LAUNCHING, more)), waits=call.waits + more) if more else call
+    done = {what: seconds for what, seconds in call.parts if what.partition(" of ")[2] in mains}
+    hidden = dict[str, float]() if asked.cards <= sum(done.values()) else done
+    told = asked.hosts + (asked.cards if hidden else 0.0)
+    if not told:
+        return call
+    parts = tuple((what, seconds) for what, seconds in call.parts if what not in hidden)
+    return replace(call, parts=(*parts, (LAUNCHING, told)), waits=call.waits + told - sum(hidden.values()))

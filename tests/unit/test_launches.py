@@ -37,7 +37,7 @@ def told(*lines, work=WORK, devices=(CARD, HOST)):
 def test_a_card_is_asked_while_it_computes_and_a_processor_before():
     on_card = told("place a on cuda:0", "place b on cuda:0").outcome.predicted
     assert on_card.token == pytest.approx(40 * 10e-6)  # reading takes 8 us, in which it is asked
-    assert on_card.token_limit == "launching"
+    assert (on_card.token_limit, on_card.prompt_limit) == ("launching", "launching")
     on_host = told("place a on cpu", "place b on cpu").outcome.predicted
     assert on_host.token == pytest.approx(8 * MIB / 10**11 + 40 * 5e-6)
 
@@ -46,7 +46,7 @@ def test_what_takes_longer_than_asking_hides_it():
     slow = replace(CARD, bandwidth=10**9)
     predicted = told("place a on cuda:0", "place b on cuda:0", devices=(slow, HOST)).outcome.predicted
     assert predicted.token == pytest.approx(8 * MIB / 10**9)
-    assert predicted.token_limit == "memory of cuda:0"
+    assert (predicted.token_limit, predicted.prompt_limit) == ("memory of cuda:0", "memory of cuda:0")
 
 
 def test_asking_decides_nothing():
