@@ -168,7 +168,8 @@ def predicted(plan, tokens: int, *, added: bool) -> float:
     waits = Costs(problem).call(places, tokens)
     if not added:
         return with_asking(model, places, waits, tokens).seconds
-    return waits.waits + waits.hopping + waits.beside + sum(asking(model, places, tokens))
+    asked = asking(model, places, tokens)
+    return waits.waits + waits.hopping + waits.beside + asked.cards + asked.hosts
 
 
 def forget(folder: str) -> None:

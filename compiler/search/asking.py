@@ -26,19 +26,22 @@ class Asking(NamedTuple):
 
     cards: float = 0.0
     hosts: float = 0.0
+    operations: float = 0.0
+    """How many of them cards are asked for."""
 
 
 def asking(model: PlanProblem, places: Sequence[Place], tokens: int) -> Asking:
     """Return how long a call of so many tokens asks for operations under a placement of the free atoms."""
     if not model.launches or not tokens:
         return Asking()
-    problem, found = model.problem, {True: 0.0, False: 0.0}
+    problem, seconds, counts = model.problem, {True: 0.0, False: 0.0}, {True: 0.0, False: 0.0}
     mains = [is_accelerator(device.name) for device in problem.devices]
     rates = [speeds(device).launch for device in problem.devices]
     for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
-        count = sum([model.launches[grain].of(tokens) for grain in atom.grains])
-        found[mains[place.run]] += count * rates[place.run]
-    return Asking(found[True], found[False])
+        main, count = mains[place.run], sum([model.launches[grain].of(tokens) for grain in atom.grains])
+        seconds[main] += count * rates[place.run]
+        counts[main] += count
+    return Asking(seconds[True], seconds[False], counts[True])
 
 
 def with_asking(model: PlanProblem, places: Sequence[Place], call: Waits, tokens: int) -> Waits:
@@ -46,8 +49,10 @@ def with_asking(model: PlanProblem, places: Sequence[Place], call: Waits, tokens
     asked = asking(model, places, tokens)
     mains = {device.name for device in model.problem.devices if is_accelerator(device.name)}
     done = {what: seconds for what, seconds in call.parts if what.partition(" of ")[2] in mains}
-    hidden = dict[str, float]() if asked.cards <= sum(done.values()) else done
-    told = asked.hosts + (asked.cards if hidden else 0.0)
+    work = sum(done.values())
+    last = work / max(asked.operations, 1.0)  # it is still to be done when nothing more is asked for
+    hidden = done if asked.cards + last > work else dict[str, float]()
+    told = asked.hosts + (asked.cards + last if hidden else 0.0)
     if not told:
         return call
     parts = tuple((what, seconds) for what, seconds in call.parts if what not in hidden)
