@@ -125,8 +125,8 @@ def load_pretrained(
         options: those of `compile_model` (``max_memory``, ``offload``, ...) for a plan that is None.
 
     Returns:
-        The model, its weights where the plan says. Quantised folders are loaded by transformers' own
-        quantizer, at the places of the plan.
+        The model, its weights where the plan says. Quantised folders are read by transformers' own
+        quantizer; what rests on the host is streamed where the method's weights can be moved.
 
     Raises:
         PlanError: the folder cannot be read or built, or something does not fit; nothing was loaded.

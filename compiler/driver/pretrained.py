@@ -19,12 +19,12 @@ from ...ir import (
     human_size,
     unit_of_tensors,
 )
-from ...ir.rules.configs import CONFIG_FAILED
 from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
-from ...ir.wording import first_line, in_words
-from ..sources.checkpoint import read_config
+from ...ir.wording import in_words
 from ..sources.config import build_from_config
+from .from_transformers import loaded_by
+from .quantised_folder import load_quantised, quantizer_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,32 +75,6 @@ def dtype_of(folder: Path) -> str | None:
     return folder_dtype(folder, Diagnostics())
 
 
-def folder_is_quantised(folder: Path) -> bool:
-    """Say whether a folder's configuration names a quantizer."""
-    return bool(read_config(folder / "config.json").get("quantization_config"))
-
-
-def load_quantised(
-    folder: Path,
-    plan: Plan,
-    auto_class: Any,  # noqa: ANN401  # a class of transformers, or None
-    devices: Mapping[str, Any] | None,
-    **said: str | None,
-) -> nn.Module:
-    """Let transformers' own quantizer load a folder where the plan says."""
-    from ...backends import to_device_map
-
-    names = {name: str(device) for name, device in (devices or {}).items()}
-    places = {
-        path: names.get(f"cuda:{place}" if isinstance(place, int) else place, place)
-        for path, place in to_device_map(plan).items()
-    }
-    kind = auto_class or _class_of(folder)
-    message = f"transformers cannot load the quantised weights of `{folder}`"
-    help_ = "install the library that wrote them; its name is in the note"
-    return _loaded_by(kind, folder, message, help_, device_map=places, **said)
-
-
 def is_pickled(folder: Path) -> bool:
     """Say whether the only weights of a folder are in pickles."""
     return not any(folder.glob("*.safetensors")) and any(folder.glob("*.bin"))
@@ -113,31 +87,10 @@ def load_pickled(
     attention: str | None,
 ) -> nn.Module:
     """Let transformers read pickled weights, of which torch unpickles tensors and nothing that runs code."""
-    kind = auto_class or _class_of(folder)
     message = f"transformers cannot read the pickled weights of `{folder}`"
     help_ = "save the model as safetensors where you trust it: `model.save_pretrained(FOLDER)`"
     how = {"use_safetensors": False, "weights_only": True, "attn_implementation": attention}
-    return _loaded_by(kind, folder, message, help_, dtype=dtype or "auto", **how)
-
-
-def _loaded_by(kind: Any, folder: Path, message: str, help_: str, **said: Any) -> nn.Module:  # noqa: ANN401
-    """Let a class of transformers load a folder, told what is not None; what it raises becomes a finding."""
-    asked = {name: value for name, value in said.items() if value is not None}
-    try:
-        model: nn.Module = kind.from_pretrained(folder, local_files_only=True, **asked)
-    except Exception as error:
-        found = Diagnostic(CONFIG_FAILED, message, notes=(first_line(error, 300),), help=help_)
-        raise PlanError([found]) from error
-    return model.eval()
-
-
-def _class_of(folder: Path) -> Any:  # noqa: ANN401
-    """Return the class of transformers that a folder names; the usual one where it names none."""
-    import transformers
-
-    listed = read_config(folder / "config.json").get("architectures")
-    named = getattr(transformers, listed[0], None) if isinstance(listed, list) and listed else None
-    return named or transformers.AutoModelForCausalLM
+    return loaded_by(auto_class, folder, message, help_, dtype=dtype or "auto", **how)
 
 
 def with_generation(model: nn.Module, folder: Path) -> None:
@@ -202,10 +155,10 @@ def load_whole(
     from ..loading import load_model
 
     check_folder(folder)
-    if folder_is_quantised(folder):
+    if quantizer_of(folder) is not None:
         plan = compiled(folder)
         said = {"dtype": dtype, "attn_implementation": attention}
-        model = load_quantised(folder, plan, auto_class, devices, **said)
+        model = load_quantised(folder, plan, auto_class, devices, said, **loading)
     elif pickled and is_pickled(folder):
         read = load_pickled(folder, dtype, auto_class, attention)
         plan = compiled(read)

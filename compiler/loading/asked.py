@@ -15,6 +15,7 @@ from ...ir import Diagnostic, Diagnostics, Plan, PlanError, Role
 from ...ir.dtypes import parse_dtype
 from ...ir.rules.loading import FOREIGN_HOOKS
 from ...ir.values import refused
+from ..sources.checkpoint_index import gguf_instead
 from ..sources.live import checked_module
 
 _HOOKS: Final = {
@@ -83,6 +84,8 @@ def asked_checkpoint(given: object) -> Path | None:
         Path(given).exists()
     except (OSError, ValueError) as error:
         raise _refused("checkpoint", given, f"name a file or a folder: {error}") from None
+    if Path(given).suffix.lower() == ".gguf" and Path(given).is_file():
+        raise PlanError([gguf_instead(Path(given))])
     return Path(given)
 
 

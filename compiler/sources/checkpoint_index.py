@@ -75,6 +75,10 @@ _SAVE: Final = (
     "save the model as safetensors, `model.save_pretrained(FOLDER)`, or let transformers read them with "
     "`weights_only`: `load_pretrained(FOLDER, pickled=True)`"
 )
+_GGUF: Final = (
+    "plan it from its header, or let transformers read it, `from_pretrained(FOLDER, gguf_file=NAME)`, and "
+    "place what it made: `load_model(compile_model(model), model)`"
+)
 _PROBE: Final = 4096
 """Bytes compared at each of the places where two stored tensors are compared."""
 
@@ -177,6 +181,11 @@ def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | No
     return _whole_series(folder, files, diagnostics)
 
 
+def gguf_instead(path: Path) -> Diagnostic:
+    """Return the finding that a file in llama.cpp's format is no checkpoint to load from."""
+    return Diagnostic(UNKNOWN_INPUT, f"`{path}` is in llama.cpp's own format, not in safetensors", help=_GGUF)
+
+
 def _several(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
     message = f"`{folder}` holds {len(names)} files that could be the model: {in_words(names, 4)}"
     diagnostics.add(
@@ -200,9 +209,12 @@ def _whole_series(folder: Path, files: list[str], diagnostics: Diagnostics) -> l
 
 def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
     pickles = [name for name in names if name.endswith(_PICKLES)]
+    packed = [name for name in names if name.lower().endswith(".gguf")]
     notes = (f"`{pickles[0]}` is a pickle, which runs code when read",) if pickles else ()
+    notes += (f"`{packed[0]}` is in llama.cpp's own format",) if packed else ()
+    help_ = _SAVE if pickles else _GGUF if packed else None
     message = f"`{folder}` holds no safetensors file"
-    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=_SAVE if pickles else None))
+    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_))
 
 
 def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str, str]] | None:
