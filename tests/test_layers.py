@@ -39,6 +39,7 @@ DOORS = {
     "rich": {"compiler/cli/terminal.py", "compiler/loading/progress.py"},
     "transformers": {
         "compiler/driver/pretrained.py",
+        "compiler/driver/from_transformers.py",
         "compiler/driver/trial.py",
         "compiler/loading/conversions.py",
         "compiler/sources/config.py",
