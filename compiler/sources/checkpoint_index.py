@@ -210,11 +210,11 @@ def _whole_series(folder: Path, files: list[str], diagnostics: Diagnostics) -> l
 def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> None:
     pickles = [name for name in names if name.endswith(_PICKLES)]
     packed = [name for name in names if name.lower().endswith(".gguf")]
-    notes = (f"`{pickles[0]}` is a pickle, which runs code when read",) if pickles else ()
-    notes += (f"`{packed[0]}` is in llama.cpp's own format",) if packed else ()
+    notes = [f"`{pickles[0]}` is a pickle, which runs code when read"] if pickles else []
+    notes += [f"`{packed[0]}` is in llama.cpp's own format"] if packed else []
     help_ = _SAVE if pickles else _GGUF if packed else None
     message = f"`{folder}` holds no safetensors file"
-    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=notes, help=help_))
+    diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=tuple(notes), help=help_))
 
 
 def _shards(path: Path, diagnostics: Diagnostics) -> tuple[list[Path], dict[str, str]] | None:
