@@ -234,7 +234,12 @@ def _recorder(ran: Ran) -> Recorder:
 
 
 def _kept(ran: Ran) -> tuple[int, ...]:
-    return tuple(tensor.nbytes for tensor in unique(cache_of(ran.result)))
+    """Return the bytes that what is kept holds on to: a window is cut from one with the last token joined on."""
+    found = unique(cache_of(ran.result))
+    storages = [tensor.untyped_storage() for tensor in found]
+    keys = [storage._cdata for storage in storages]  # noqa: SLF001  # torch has no other name for it
+    rows = zip(found, storages, keys, strict=True)
+    return tuple(storage.nbytes() if keys.count(key) == 1 else tensor.nbytes for tensor, storage, key in rows)
 
 
 def _tokens(ran: Ran, name: str, count: int) -> Tensor:
