@@ -18,6 +18,10 @@ from typing import Any, Final
 
 import torch
 
+from ...ir import Diagnostic, PlanError, human_size
+from ...ir.rules.loading import NO_MEMORY
+from ...ir.wording import first_line
+
 ALIGNMENT: Final = 256
 _HUGE_PAGE: Final = 2 << 20
 """Blocks larger than this ask for large pages: the driver registers them one by one."""
@@ -45,10 +49,16 @@ class Block:
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
         private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if os.name == "posix" else {}
-        self._memory = _Memory(-1, max(nbytes, 1), **private)
+        try:
+            self._memory = _Memory(-1, max(nbytes, 1), **private)
+        except (OSError, OverflowError) as error:
+            message = f"the system gives no {human_size(nbytes)} of memory: {first_line(error)}"
+            help_ = "free memory of the host, raise the limit of the process (`ulimit -v`), or plan for less"
+            raise PlanError([Diagnostic(NO_MEMORY, message, help=help_)]) from None
         if nbytes >= _HUGE_PAGE and hasattr(mmap, "MADV_HUGEPAGE"):
             self._memory.madvise(mmap.MADV_HUGEPAGE)
         self._used = 0
+        self._refused = False
 
     @property
     def pinned(self) -> bool:
@@ -81,25 +91,30 @@ class Block:
     def register(self, card: torch.device) -> bool:
         """Let the driver know the memory, so that copies to any card run beside the computing; takes a while.
 
-        Asked for the first card from a thread of its own, the driver would take memory there, whether or
-        not the plan has that card.
+        A driver that refuses, or cannot be asked, is asked once: copies are slower and as right. Asked for the
+        first card from a thread of its own, it would take memory there, whether or not the plan has that card.
         """
-        if self.pinned:
-            return True
-        address = self.address
-        with torch.cuda.device(card):
-            runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
-            if int(runtime.cudaHostRegister(address, self.nbytes, 0)) != _OK:
-                _take_error()
-                return False
-        self._memory.forget = partial(_forget, runtime, address, card)
-        return True
+        if not self.pinned and not self._refused:
+            with suppress(RuntimeError):  # a card without room for what the driver keeps on it
+                self._memory.forget = _known(self.address, self.nbytes, card)
+            self._refused = not self.pinned
+        return self.pinned
 
     def unregister(self) -> None:
         """Let the driver forget the memory."""
         if self._memory.forget is not None:
             self._memory.forget()
             self._memory.forget = None
+
+
+def _known(address: int, nbytes: int, card: torch.device) -> Callable[[], object] | None:
+    """Let the driver know memory; returns how it forgets it, None where it refuses."""
+    with torch.cuda.device(card):
+        runtime: Any = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+        if int(runtime.cudaHostRegister(address, nbytes, 0)) == _OK:
+            return partial(_forget, runtime, address, card)
+        _take_error()
+        return None
 
 
 def _forget(runtime: Any, address: int, card: torch.device) -> None:  # noqa: ANN401  # torch's, without types

@@ -234,7 +234,7 @@ def _recorder(ran: Ran) -> Recorder:
 
 
 def _kept(ran: Ran) -> tuple[int, ...]:
-    """Return the bytes that what is kept holds on to: a window is cut from one with the last token joined on."""
+    """Return the bytes that what is kept holds on to: a window is cut from it with the last token joined."""
     found = unique(cache_of(ran.result))
     storages = [tensor.untyped_storage() for tensor in found]
     keys = [storage._cdata for storage in storages]  # noqa: SLF001  # torch has no other name for it

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from compile_plan.compiler.loading.blocks import Block
+from compile_plan.compiler.loading.ring import SLOTS
+from compile_plan.compiler.loading.slots import Slots
+from compile_plan.compiler.loading.streaming.courier import Courier
+from compile_plan.ir import PlanError
 
 MAPS = Path("/proc/self/maps")
 pytestmark = pytest.mark.skipif(not MAPS.exists(), reason="what is mapped is read from /proc")
@@ -111,3 +115,36 @@ def test_a_refusal_is_taken_from_the_driver_by_the_thread_that_had_it(driver, mo
     assert not block.register(CARD)
     assert not block.pinned
     assert asked == [("cuda", threading.main_thread())]
+
+
+def test_a_driver_that_refuses_is_asked_once_and_copies_are_right_without_it(driver, monkeypatch):
+    asked = []
+    monkeypatch.setattr(driver, "cudaHostRegister", lambda *given: asked.append(given) or ALREADY)
+    monkeypatch.setattr(torch, "ones", lambda *_shape, **_options: None)
+    source, target = torch.arange(5000.0), torch.zeros(5000)
+    courier = Courier(lambda pairs: [there.copy_(here) for here, there in pairs] and None, CARD, 1024)
+    courier.bring(source, target)
+    assert torch.equal(source, target)
+    assert len(asked) == SLOTS
+    assert driver.cards.__dict__ == {}
+
+
+def test_a_driver_that_cannot_be_asked_leaves_memory_as_it_is(driver, monkeypatch, capfd):
+    def none_left(*_given):
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(driver, "cudaHostRegister", none_left)
+    monkeypatch.setattr(driver, "device", lambda _card: nullcontext())
+    block = Block(4096)
+    assert not block.register(CARD)
+    made = Slots(4096, 2, CARD)
+    assert not made.ring(1).free().block.pinned
+    assert capfd.readouterr().err == ""  # no thread ends with a traceback
+
+
+def test_memory_the_system_does_not_give_is_a_finding():
+    with pytest.raises(PlanError) as caught:
+        Block(1 << 62)
+    (found,) = caught.value.diagnostics
+    assert found.code == "no-memory"
+    assert "4096.0PiB" in found.message
