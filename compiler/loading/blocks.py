@@ -91,8 +91,8 @@ class Block:
     def register(self, card: torch.device) -> bool:
         """Let the driver know the memory, so that copies to any card run beside the computing; takes a while.
 
-        A driver that refuses, or cannot be asked, is asked once: copies are slower and as right. Asked for the
-        first card from a thread of its own, it would take memory there, whether or not the plan has that card.
+        A driver that refuses, or cannot be asked, is asked once: copies are slower and as right. Asked for
+        the first card from a thread of its own, it would take memory there, whether or not the plan has it.
         """
         if not self.pinned and not self._refused:
             with suppress(RuntimeError):  # a card without room for what the driver keeps on it
