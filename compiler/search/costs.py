@@ -22,8 +22,8 @@ from .speeds import speeds
 HOP_SECONDS: Final = 30e-6
 """A transfer of activations between devices, and the wait that comes with it."""
 HOP_SHARE: Final = 1 / 500
-"""The most of a call that one hop counts for in a choice: models so small that hops are all there is are
-placed as larger ones of their shape would be."""
+"""The most of a call that the latency of one hop counts for in a choice: models so small that latencies
+are all there is are placed as larger ones of their shape would be."""
 NETWORK: Final = Link("", "", 125_000_000, 200_000)
 """What is usual between two hosts where no `link` line tells: a gigabit a second."""
 
@@ -134,7 +134,8 @@ class Costs:
         waits = sum(seconds for what, seconds in parts.items() if not what.startswith(_BESIDE))
         changes = Counter(changes_of(self.problem, places))
         hopping = sum(count * self.hop(tokens, *pair) for pair, count in changes.items())
-        return Waits(tuple(parts.items()), waits, hopping, changes.total())
+        latencies = sum(count * self.road(*pair)[0] for pair, count in changes.items())
+        return Waits(tuple(parts.items()), waits, hopping, changes.total(), latencies)
 
     def _all(self, places: Sequence[Place]) -> Iterator[tuple[Atom, Place]]:
         yield from zip(self.problem.atoms, places, strict=True)
@@ -168,6 +169,8 @@ class Waits:
     """Seconds of what waits for each other, hops aside."""
     hopping: float
     hops: int = 0
+    latencies: float = 0.0
+    """Seconds of the hops before anything arrives; the rest of them is what they carry."""
 
     @property
     def beside(self) -> float:
@@ -181,9 +184,10 @@ class Waits:
 
     @property
     def priced(self) -> float:
-        """Return the seconds a choice goes by: hops never count for more than a share of the rest each."""
-        rest = max(self.waits, self.beside)
-        return max(self.waits + min(self.hopping, self.hops * HOP_SHARE * rest), self.beside)
+        """Return the seconds a choice goes by: no latency of a hop counts for more than a share of the rest."""
+        carrying = self.hopping - self.latencies
+        latencies = min(self.latencies, self.hops * HOP_SHARE * max(self.waits, self.beside))
+        return max(self.waits + carrying + latencies, self.beside)
 
     @property
     def limit(self) -> str:
