@@ -184,7 +184,7 @@ class Waits:
 
     @property
     def priced(self) -> float:
-        """Return the seconds a choice goes by: no latency of a hop counts for more than a share of the rest."""
+        """Return the seconds a choice goes by: the latency of a hop counts for a share of them at most."""
         carrying = self.hopping - self.latencies
         latencies = min(self.latencies, self.hops * HOP_SHARE * max(self.waits, self.beside))
         return max(self.waits + carrying + latencies, self.beside)

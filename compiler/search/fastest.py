@@ -30,6 +30,7 @@ REFINES: Final = 0.05
 """What is finer must be this much quicker than what is coarser: it has more lines and more hops."""
 PROVEN: Final = 0.005
 """Distance from the bound, relative to it, at which seconds count as the least there are."""
+_MIXTURE: Final = "mixture"
 NAMES: Final = {
     "stream": "streaming the rest",
     "compute": "computing the rest on the host",
@@ -65,13 +66,14 @@ def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wi
         for each in _with_and_without_rows(model):
             told = best.priced * (1 - PROVEN) if model is grains[-1] else limit[1]
             below = min(told, max(limit[1], min(bounds, default=inf)))
-            aimed = _aimed(each.problem, wish, inf if best.against else below)
+            aimed = _aimed(each.problem, wish, wish.policy, inf if best.against else below)
             bounds.append(0.0 if aimed is None else aimed.bound)
-            for places in _arranged(each, aimed):
-                tried = _timed("mixture", Found(each, places, "latency", 0.0, 0.0, "unproven"), wish)
+            for tried in _mixtures(each, aimed, wish):
                 if (tried.against, tried.priced) < limit:
                     best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
         bound = min(bounds)
+    if wish.offload == "auto" and bound < limit[1]:
+        best = min(_narrower(grains[-1], wish, limit[1]), key=lambda each: each.priced, default=best)
     whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
     stacked = _timed(best.way, replace(best.found, model=whole), wish)
     if stacked.priced < best.priced * (1 - PAYS):
@@ -91,13 +93,24 @@ def _with_caches(best: _Timed, wish: Wish) -> _Timed:
     return cached if cached.priced < best.priced * (1 - PAYS) else best
 
 
-def _aimed(problem: Problem, wish: Wish, below: float) -> Aimed | None:
-    """Return the best counts under the first meaning of the policy that admits any below a limit."""
-    for policy in easings(wish.policy):
-        aimed = best_counts(problem, "latency", wish.work, policy, wish.clock, below)
+def _aimed(problem: Problem, wish: Wish, policy: str, below: float) -> Aimed | None:
+    """Return the best counts under the first meaning of a policy that admits any below a limit."""
+    for easing in easings(policy):
+        aimed = best_counts(problem, "latency", wish.work, easing, wish.clock, below)
         if aimed is not None:
             return aimed
     return None
+
+
+def _narrower(model: PlanProblem, wish: Wish, below: float) -> Iterator[_Timed]:
+    """Yield what is streamed alone, or computed alone, and quicker than a limit.
+
+    The programs know nothing of changes of device: the best counts of all may turn out to need many.
+    """
+    for policy in ("stream", "compute"):
+        for each in _with_and_without_rows(model):
+            aimed = _aimed(each.problem, wish, policy, below)
+            yield from (tried for tried in _mixtures(each, aimed, wish) if tried.priced < below)
 
 
 def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
@@ -142,14 +155,14 @@ def _with_and_without_rows(model: PlanProblem) -> Iterator[PlanProblem]:
         yield replace(model, problem=by_stacks(model.problem))
 
 
-def _arranged(model: PlanProblem, aimed: Aimed | None) -> Iterator[list[Place]]:
-    """Yield legal placements with the counts aimed at."""
+def _mixtures(model: PlanProblem, aimed: Aimed | None, wish: Wish) -> Iterator[_Timed]:
+    """Yield the legal placement with the counts aimed at, if there is one."""
     if aimed is None or aimed.counts is None:
         return
-    counts = aimed.counts
-    places = bring_closer(model.problem, arrange(model.problem, counts, by_run=False))
+    places = bring_closer(model.problem, arrange(model.problem, aimed.counts, by_run=False))
     if is_legal(model.problem, places):
-        yield filled_in_order(model.problem, places)
+        places = filled_in_order(model.problem, places)
+        yield _timed(_MIXTURE, Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
 
 
 def filled_in_order(problem: Problem, places: list[Place]) -> list[Place]:

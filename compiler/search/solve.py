@@ -8,28 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import accumulate, islice, pairwise, permutations
+from itertools import pairwise
 
 from ...ir import Workload
 from . import few_kinds, inorder
 from .arrange import arrange, bring_closer, in_list_order, move_in
 from .atoms import PlanProblem
+from .candidates import candidates
 from .carry import carry_over, spilled_layers
-from .costs import Costs, atom_seconds
 from .fastest import fastest, filled_in_order, predicted
 from .formulate import easings
 from .found import Found, Wish, spilled_bytes
 from .leaving import leave_order
 from .objective import bound_of, value_of
 from .outoforder import Counts, fewest_hops, most_bytes
-from .pipelining import segments
 from .problem import Place, Problem, count_hops, is_legal, usage
 from .sharing import with_least_busy
-from .speeds import Speeds, speeds
 
 WORTH = 0.01
 """Splitting layers must keep this share of the accelerators' memory more in use to be worth it."""
-MAX_PERMUTED = 5
 ROUGHLY = 0.01
 BETTER = 0.02
 """A continuous objective must gain this much to replace the simple plan."""
@@ -67,7 +64,7 @@ def _best_in_order(model: PlanProblem, wish: Wish) -> Found | None:
     if not inorder.is_packable(problem):
         return None
     objective = wish.kept_aim
-    places = list(_candidates(problem, objective, wish.work))
+    places = list(candidates(problem, objective, wish.work))
     places = [candidate for candidate in places if is_legal(problem, candidate)]
     if not places:
         return None
@@ -96,58 +93,6 @@ def fill_score(problem: Problem, places: list[Place]) -> tuple[float, ...]:
     empty = sum(device not in taken for device in mains[:last])
     backwards = sum(a > b for a, b in pairwise(runs))
     return last, empty, count_hops(problem, places), backwards, *(-used[d] for d in mains)
-
-
-def _candidates(problem: Problem, objective: str, work: Workload) -> Iterator[list[Place]]:
-    line = inorder.line_of(problem)
-    rooms = [inorder.room_in_order(problem, d) for d in range(len(problem.devices))]
-    best: tuple[float, inorder.Segments] | None = None
-    match objective:
-        case "balance":
-            best = inorder.minimax(problem, lambda share: (line, [int(share * room) for room in rooms]), 1.0)
-        case "headroom":
-            top = float(max(rooms))
-            best = inorder.minimax(
-                problem, lambda x: (line, [min(room, int(room - top + x)) for room in rooms]), top
-            )
-        case "throughput":
-            timed = replace(line, clocks=_clocks(problem, work))
-            slowest = max(clock[-1] for clock in timed.clocks)
-            yield from segments(problem, work)
-            best = inorder.minimax(problem, lambda t: (replace(timed, seconds=t), rooms), slowest)
-        case "fill":
-            yield from _fillings(problem, line, rooms)
-        case _:
-            for packing in islice(inorder.packings(problem, line, rooms), 64):
-                yield packing.places()
-    if best is not None:
-        yield best[1].places()
-
-
-def _clocks(problem: Problem, work: Workload) -> tuple[tuple[float, ...], ...]:
-    """Return by device the seconds of all atoms before each position."""
-    made: dict[Speeds, tuple[float, ...]] = {}
-    costs = Costs(problem)
-    for index, device in enumerate(problem.devices):
-        if (speed := speeds(device, problem.dtype)) not in made:
-            here = Place(index, index)
-            seconds = (atom_seconds(costs, atom, here, work) for atom in problem.atoms)
-            made[speed] = tuple(accumulate(seconds, initial=0.0))
-    return tuple(made[speeds(device, problem.dtype)] for device in problem.devices)
-
-
-def _fillings(problem: Problem, line: inorder.OrderedAtoms, rooms: list[int]) -> Iterator[list[Place]]:
-    """Yield packings on the shortest part of the device list that holds everything."""
-    mains = problem.accelerators
-    for count in range(1, len(mains) + 1):
-        part = [room if d in mains[:count] else -1 for d, room in enumerate(rooms)]
-        found = [packing.places() for packing in islice(inorder.packings(problem, line, part), 16)]
-        if found:
-            yield from found
-            if count <= MAX_PERMUTED:
-                for order in permutations(mains[:count]):
-                    yield from inorder.fill(problem, line, part, order)
-            return
 
 
 def _fit_out_of_order(model: PlanProblem, wish: Wish) -> Found | None:
@@ -210,6 +155,7 @@ def _spill(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
         total = sum(atom.weight for atom in fine.problem.atoms)
         found = {way: replace(each, status="unproven", bound=total) for way, each in found.items()}
     if wish.objective == "accelerator-bytes":
+        found = {way: _in_parts(each, way, wish) for way, each in found.items()}
         return max(found.values(), key=lambda each: (each.value, -predicted(each, wish).priced))
     if wish.objective == "throughput":
         return with_least_busy(found.values(), (coarse, fine), wish)
@@ -226,6 +172,20 @@ def _streamed_further(found: dict[str, Found], fine: PlanProblem, wish: Wish) ->
         if (smaller := _spill_by(model, model, wish, "stream")) is not None:
             better = rest is None or smaller.computed < rest.computed
             found = {"stream": smaller if better else rest} if rest is not None else {"stream": smaller}
+    return found
+
+
+def _in_parts(found: Found, way: str, wish: Wish) -> Found:
+    """Return what keeps enough more bytes with parts apart, else what was found and what they could keep."""
+    for model in wish.finer:
+        room = sum(model.problem.rooms[d] for d in model.problem.accelerators)
+        finer = _spill_by(model, model, wish, way)
+        if finer is None:
+            found = replace(found, status="unproven")
+        elif finer.value - found.value > WORTH * room:
+            found = finer
+        else:
+            found = replace(found, bound=max(found.bound, finer.bound))
     return found
 
 
