@@ -12,7 +12,7 @@ from module_strategies import Request, requests
 
 logging.getLogger("accelerate").setLevel(logging.ERROR)
 pytestmark = pytest.mark.filterwarnings("ignore:Current model requires")
-QUICK = settings(max_examples=1000, derandomize=True)
+QUICK = settings(max_examples=400, derandomize=True)
 
 
 def check(request: Request) -> None:
