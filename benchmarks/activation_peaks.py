@@ -143,11 +143,21 @@ def watched(model: Model, inputs: dict[str, torch.Tensor]) -> Iterator[LiveBytes
         yield live
 
 
+DECODED = "decoder_input_ids"
+
+
+def held(kind: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the inputs that whoever calls holds: where tokens are written, a decoder's are its own."""
+    return {name: each for name, each in inputs.items() if kind != "generate" or name != DECODED}
+
+
 def generate(model: Model, inputs: dict[str, torch.Tensor]) -> None:
     """Read a prompt, then write tokens one by one, as ``generate()`` does."""
-    name = "decoder_input_ids" if "decoder_input_ids" in inputs else "input_ids"
+    name = DECODED if DECODED in inputs else "input_ids"
     last = {} if name != "input_ids" or "mamba" in type(model).__name__.lower() else {"logits_to_keep": 1}
-    result = model(**inputs, **last)
+    first = {} if name == "input_ids" else {name: inputs[name].new_ones(len(inputs[name]), 1)}
+    result = model(**{**inputs, **first}, **last)
+    del first
     for _ in range(WRITTEN):  # what a call returned lives on until its tokens are chosen
         token = result.logits[:, -1].float().argmax(-1, keepdim=True)
         kept = state_of(result)
@@ -198,7 +208,7 @@ def predicted(model: Model, kind: str) -> int:
 
 def measured(model: Model, kind: str) -> int:
     inputs = real_inputs(model)
-    with watched(model, inputs) as live, torch.set_grad_enabled(kind == "train"):
+    with watched(model, held(kind, inputs)) as live, torch.set_grad_enabled(kind == "train"):
         RUNS[kind](model, inputs)
     return live.peak
 

@@ -36,7 +36,7 @@ from compile_plan.ir.wording import first_line
 from transformers.initialization import no_init_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
-from activation_peaks import KINDS, PROMPT, ROWS, RUNS, VISION, WRITTEN, built, real_inputs, watched
+from activation_peaks import KINDS, PROMPT, ROWS, RUNS, VISION, WRITTEN, built, held, real_inputs, watched
 
 MIB = 1 << 20
 DENSE = {
@@ -259,7 +259,7 @@ class Case:
         """Return what a run takes with everything where a plan puts it."""
         if here() == "cpu":
             model = copy.deepcopy(self.master)
-            with watched(model, self.inputs) as live:
+            with watched(model, held(kind, self.inputs)) as live:
                 run(kind, model, self.inputs)
             weights = sum(each.nbytes for each in (*model.parameters(), *model.buffers()))
             return Taken(*[live.peak + weights] * 3)

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ _FACTS = {
     "_keys_to_ignore_on_load_unexpected": "unexpected",
 }
 """Attribute of a class, and its name in the file."""
+ASKING = ("logits_to_keep", "num_logits_to_keep")
+"""Arguments of a forward by which generation asks for the scores of the last position alone."""
 _SIMPLE = ("MergeModulelist", "Concatenate")
 """Operations whose result follows from the shapes alone."""
 
@@ -171,6 +174,15 @@ def eager() -> list[str]:
     return sorted(kind for kind, made in kinds if made is not None and not made._supports_sdpa)  # noqa: SLF001
 
 
+def scoring_all() -> list[str]:
+    """Return the classes with a language head that cannot be asked for the scores of some positions alone."""
+    import transformers
+
+    made = {name: getattr(transformers, name, None) for name in headed().values()}
+    asked = {name: {*signature(each.forward).parameters} for name, each in made.items() if each is not None}
+    return sorted(name for name, named in asked.items() if named.isdisjoint(ASKING))
+
+
 def headed() -> dict[str, str]:
     """Return the class with a language head of each model type, for configurations without a class."""
     from transformers.models.auto import modeling_auto
@@ -239,13 +251,15 @@ def table() -> dict[str, Any]:
     import transformers
 
     content = {"transformers": transformers.__version__, "tying": tying(), "headed": headed()}
-    return {**content, "eager": eager(), "classes": facts(), "rules": rules()}
+    return {
+        **content, "eager": eager(), "scoring_all": scoring_all(), "classes": facts(), "rules": rules(),
+    }  # fmt: skip
 
 
 def written(content: dict[str, Any]) -> str:
     """Return the content as text: one line a class, so that differences can be read."""
     parts = [f'{{"transformers": {json.dumps(content["transformers"])},']
-    parts += [f'"{key}": {json.dumps(content[key])},' for key in ("tying", "eager")]
+    parts += [f'"{key}": {json.dumps(content[key])},' for key in ("tying", "eager", "scoring_all")]
     for key in ("headed", "classes", "rules"):
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content[key].items())
         parts.append(f'"{key}": {{\n{lines}\n}}' + ("}" if key == "rules" else ","))

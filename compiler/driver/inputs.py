@@ -24,7 +24,15 @@ from .facts import Known, built_when_asked, described_facts, known
 from .options import AUTOMATIC, Options
 from .phases import busiest_first, busiest_of, unruled
 from .remembered_models import remembered_model
-from .workload import cached_tokens, read_tokens, roomy, rows_of, with_asked_room, with_usual
+from .workload import (
+    cached_tokens,
+    read_tokens,
+    roomy,
+    rows_of,
+    with_asked_room,
+    with_usual,
+    written_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -148,6 +156,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
                 cache_tokens=cached_tokens(options),
                 batch=rows_of(options),
                 read=read_tokens(options) if options.used is not None else None,
+                written=written_tokens(options),
             )
             folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
             config = read_config(folder / "config.json")

@@ -57,7 +57,7 @@ def use_of(options: Options, *, made: bool) -> Use:
         return Use(total=options.cache_tokens, last=False)  # the forward as it is called
     total, written = options.cache_tokens, None
     if total is None and work.kind == _GENERATE:
-        total, written = (work.prompt + work.tokens, None) if made else (None, work.tokens)
+        total, written = work.prompt + work.tokens if made else None, work.tokens
     use = Use(work.kind, total, written)
     return use if options.optimizer is None else replace(use, optimizer=options.optimizer)
 
@@ -79,7 +79,7 @@ def with_usual(
     config = config if config.get("architectures") else {**config, "architectures": [tree.classes[0]]}
     usual = Workload(added=True)
     total = usual.prompt + usual.tokens
-    cache = cache_of_config(config, tree, total, usual.rows, read=usual.prompt)
+    cache = cache_of_config(config, tree, total, usual.rows, read=usual.prompt, written=usual.tokens)
     if not cache and not writes_text(config):
         return plan
     if not cache and diagnostics is not None and keeps_unknown(config):
@@ -105,7 +105,9 @@ def with_told_cache(
     from ..sources.config_cache import cache_of_config
 
     config = config if config.get("architectures") else {**config, "architectures": [tree.classes[0]]}
-    told = cache_of_config(config, tree, total, rows_of(options), read=read_tokens(options))
+    told = cache_of_config(
+        config, tree, total, rows_of(options), read=read_tokens(options), written=written_tokens(options)
+    )
     note = ("the ledger holds the cache that its configuration tells",)
     diagnostics.extend(
         replace(each, notes=note, help=None) if told and each.rule is TRACED_WITHOUT_CACHE else each
@@ -127,10 +129,10 @@ def _activations(config: Mapping[str, Any], tree: ModuleTree, work: Workload) ->
     from ..sources.config_activations import activation_demands
 
     if work.kind == _GENERATE:
-        return activation_demands(config, tree, work.rows * work.prompt, work.rows)
+        return activation_demands(config, tree, work.rows * work.prompt, work.rows, sequences=work.rows)
     tokens = work.rows * work.tokens
     widened = 2 if work.kind == "loss" else 0  # the scores, and their logarithms
-    return activation_demands(config, tree, tokens, tokens, copies=widened)
+    return activation_demands(config, tree, tokens, tokens, copies=widened, sequences=work.rows)
 
 
 def _unspoken(tree: ModuleTree, options: Options) -> bool:
@@ -184,6 +186,13 @@ def read_tokens(options: Options) -> int | None:
     if options.used is None or options.seq is not None:
         return options.seq
     return (options.used.prompt if options.used.kind == _GENERATE else options.used.tokens) or None
+
+
+def written_tokens(options: Options) -> int | None:
+    """Return how many tokens are written where that, and nothing else, tells how long a decoder's text is."""
+    if options.cache_tokens is not None or options.used is None or options.used.kind != _GENERATE:
+        return None
+    return options.used.tokens
 
 
 def cached_tokens(options: Options) -> int | None:

@@ -63,13 +63,15 @@ def read_checkpoint(
     cache_tokens: int | None = None,
     batch: int = 1,
     read: int | None = None,
+    written: int | None = None,
 ) -> tuple[Plan, CheckpointIndex]:
     """Return the lowered plan of a checkpoint and where each of its tensors is.
 
     ``path`` is a ``.safetensors`` file, a ``.safetensors.index.json``, or a folder with either. The
     plan has no digest: a file does not tell the buffers a constructor makes, so the digest of its
     tree would never be that of the live model. With ``cache_tokens`` the plan demands room for the KV
-    cache of ``batch`` requests that long; ``read`` is how long their prompts are.
+    cache of ``batch`` requests that long; ``read`` is how long their prompts are, ``written``
+    what they write if that tells how long a decoder's cache is.
 
     Raises:
         PlanError: the checkpoint cannot be read; all that is wrong with its files is named.
@@ -85,7 +87,7 @@ def read_checkpoint(
         config = read_config(folder / "config.json")
         plan = _lowered(name or "model", folder, index, config, diagnostics)
     if cache_tokens is not None:
-        plan = with_cache(plan, config, cache_tokens, batch, diagnostics, read=read)
+        plan = with_cache(plan, config, cache_tokens, batch, diagnostics, read=read, written=written)
     assert plan.tree is not None  # noqa: S101  # lowering gives a tree
     return replace(plan, work=config_work(config, plan.tree)), index
 
@@ -157,13 +159,14 @@ def with_cache(
     batch: int,
     diagnostics: Diagnostics,
     read: int | None = None,
+    written: int | None = None,
 ) -> Plan:
     """Return a lowered plan that demands room for its KV cache; a finding where nothing tells how much."""
     from .config_cache import cache_of_config
 
     assert plan.tree is not None  # noqa: S101  # lowering gives a tree
     read = None if read is None else min(read, tokens)  # a shorter cache was asked for than the prompt fills
-    demands = cache_of_config(config, plan.tree, tokens, batch, read=read)
+    demands = cache_of_config(config, plan.tree, tokens, batch, read=read, written=written)
     if not demands:
         diagnostics.add(unknown_cache(plan.model.name))
     return replace(plan, demands=plan.demands + demands)

@@ -2,76 +2,69 @@
 
 For plans without a trace. Of each layer the widest of its parts counts, beside what runs past it: a part
 holds the results of all its matrices, and what is made of the widest where positions are turned, functions
-applied, attention scores kept, tokens sent to experts, or a state carried from token to token.
+applied, attention scores kept, tokens sent to experts, or a state carried from token to token. A tower that
+sees reads as many patches as its configuration says. Latent attention needs more on the host, whose kernels
+are not fused for it.
 ``benchmarks/needs_of_configs.py`` compares it with the traced forward of every type.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
 
 from ...ir import Demand, ModuleTree
-from ...ir.purposes import ACTIVATIONS, LOGITS
+from ...ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
 from .cache_sites import DECAYS, FUSED, KEYS, PAIRED
-from .config_numbers import ATTENTION_HEADS, HIDDEN, STATE_SIZES, first_told, number_width, text_config
-from .config_work import TABLE, chosen_experts
-from .known_classes import attends_eagerly
+from .config_numbers import first_number, text_config
+from .config_work import TABLE
+from .forward_sizes import ForwardSizes, forward_sizes, seen_sizes
+from .known_classes import scores_all
 
 _FLOAT32: Final = 4
-HEADS: Final = ("lm_head", "embed_out", "output")
-_PAST: Final = 4
-"""How often the hidden state is there beside a part: as it came, as it is added to, and its norms."""
-_TURNED: Final = 6
-"""How often the widest result of an attention is made anew where positions are turned in float32."""
-_INTERLEAVED: Final = {"cohere": 12, "cohere2": 12}
-"""Types that turn pairs of neighbours, which takes them apart and together again."""
-_LATENT: Final = 3
-_FUNCTION_NAMES: Final = (
-    "hidden_act",
-    "hidden_activation",
-    "activation_function",
-    "mlp_hidden_act",
-    "dense_act_fn",
-)
-_FUNCTIONS: Final = {"silu": 1, "gelu": 1, "relu": 1, "gelu_pytorch_tanh": 1, "relu2": 2, "xielu": 6}
-"""How often the argument of a function is there while it is computed; of any other:"""
-_ANY_FUNCTION: Final = 4
+HEADS: Final = ("lm_head", "embed_out", "output", "proj_out", "output_projection")
+_ATTENDS: Final = KEYS | FUSED | PAIRED | {"project_k"}
+_GATED: Final = "rg_lru"
+"""A recurrence of a state as wide as its input, token by token."""
+_CAPPED: Final = 3
+"""How often scores are there in float32 while they are capped."""
+_PAST: Final = 5
+"""How often the hidden state is there beside a part: as it came, as it is added to, its norms, what of the
+forward around the layers is still there."""
+_MASK: Final = 4
+"""Bytes of each pair of tokens where a window hides some: yes or no, and the numbers it is turned into."""
+_UNFUSED: Final = 3
+"""How often scores are there in float32 where the host attends to latents step by step."""
+_SIGHT: Final = re.compile(r"(?:^|[._])(?:vision|visual|vit|image)")
 _SCORES: Final = 2 * _FLOAT32
-"""Bytes of a score in float32 before and behind the softmax; as it is made it is there three times."""
+"""Bytes of a score in float32 before and behind the softmax; as it is made it is there three times,
+with what is added for its position four."""
+_BIASES: Final = 4
+"""How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
+_SOFT_CAPS: Final = ("final_logit_softcapping", "output_logit_soft_cap")
 _SENT: Final = 2
 """How often what experts return is there in the model's dtype, and in float32 where it is weighed."""
 _SCANS: Final = 7
 """How often the state of every token is there while a recurrence is computed in chunks, without a kernel."""
 _SCAN: Final = 3
 """The same where it is computed token by token, with a matrix of decays."""
-_CHUNK: Final = ("chunk_size", "mamba_chunk_size")
-
-
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    """What a configuration says of a forward over so many tokens."""
-
-    tokens: int
-    width: int
-    chosen: int
-    hidden: int | None
-    heads: int
-    """Of attentions that keep all scores; 0 where none does."""
-    index_heads: int
-    """Of those that choose what the others look at."""
-    turned: int
-    latent: int
-    """How often the widest result is there again where keys are made of latents; 0 where they are not."""
-    function: int
-    state: int
-    chunk: int
+_USUAL_CHUNK: Final = 64
+_STEP: Final = "dt_bias"
+"""A number for each head of a recurrence, or for each channel where channels decay apart."""
+_DECAYS_OF_PAIRS: Final = 3
+"""How often every pair of tokens in a chunk has a decay for each channel, where channels decay apart."""
 
 
 def activation_demands(
-    config: Mapping[str, Any], tree: ModuleTree, tokens: int, rows: int, *, copies: int = 1
+    config: Mapping[str, Any],
+    tree: ModuleTree,
+    tokens: int,
+    rows: int,
+    *,
+    copies: int = 1,
+    sequences: int = 1,
 ) -> tuple[Demand, ...]:
     """Return what each layer, the table and the head need while they run.
 
@@ -79,19 +72,31 @@ def activation_demands(
         config: the configuration, as read.
         tree: the model.
         tokens: how many are read at once, all sequences together.
-        rows: of how many the scores are made.
+        rows: of how many the scores are asked for.
         copies: how often these are there in float32.
+        sequences: how many there are.
 
     """
-    sizes, layers = _sizes(config, tree, tokens), tuple(_layers(tree))
+    sizes, layers = forward_sizes(config, tree, tokens, sequences), tuple(_layers(tree))
+    seen = seen_sizes(config, sizes, sequences)
     inside = {module for layer in layers for module in range(layer, tree.ends[layer])}
-    needs = ((tree.paths[layer], ACTIVATIONS, _layer(tree, layer, sizes)) for layer in layers)
-    ends = _ends(tree, inside, sizes, rows * (sizes.width + copies * _FLOAT32))
+    needs = list[tuple[str, str, int]]()
+    for layer in layers:
+        path = tree.paths[layer]
+        nbytes = _layer(tree, layer, seen if _SIGHT.search(path) else sizes)
+        needs.append((path, ACTIVATIONS, nbytes))
+        unfused = sizes.tokens * sizes.length * sizes.unfused_heads * _UNFUSED * _FLOAT32
+        needs.append((path, ON_HOST, nbytes + unfused if unfused else 0))
+    made = sizes.tokens if scores_all(config) and not config.get("is_encoder_decoder") else rows
+    scores = made * sizes.width + rows * copies * _FLOAT32
+    if first_number(text_config(config), _SOFT_CAPS):
+        scores = max(scores, made * _CAPPED * _FLOAT32)
+    ends = _ends(tree, inside, sizes, scores)
     return tuple(Demand(nbytes, path, why, added=True) for path, why, nbytes in (*needs, *ends) if nbytes)
 
 
 def _ends(
-    tree: ModuleTree, inside: Container[int], sizes: _Sizes, scores: int
+    tree: ModuleTree, inside: Container[int], sizes: ForwardSizes, scores: int
 ) -> Iterator[tuple[str, str, int]]:
     """Yield the needs of tables, norms and heads outside of layers; ``scores`` are the bytes of each word."""
     for module, path in enumerate(tree.paths):
@@ -106,26 +111,6 @@ def _ends(
             yield path, LOGITS, shape[0] * scores + 2 * sizes.tokens * shape[1] * sizes.width
 
 
-def _sizes(config: Mapping[str, Any], tree: ModuleTree, tokens: int) -> _Sizes:
-    text = text_config(config)
-    kind, width = str(text.get("model_type")), number_width(config, tree)
-    one_head = text.get("multi_query") is True
-    function = next((text[name] for name in _FUNCTION_NAMES if isinstance(text.get(name), str)), None)
-    return _Sizes(
-        tokens,
-        width,
-        chosen_experts(config),
-        first_told(text, HIDDEN),
-        (first_told(text, ATTENTION_HEADS) or 0) if attends_eagerly(kind) or one_head else 0,
-        first_told(text, ("index_n_heads",)) or 0,
-        _INTERLEAVED.get(kind, _TURNED),
-        _LATENT if first_told(text, ("kv_lora_rank",)) else 0,
-        _FUNCTIONS.get(function or "", _ANY_FUNCTION),
-        first_told(text, STATE_SIZES) or 0,
-        first_told(text, _CHUNK) or 0,
-    )
-
-
 def _layers(tree: ModuleTree) -> Iterator[int]:
     """Yield the outermost modules of numbered lists."""
     module = 0
@@ -137,21 +122,22 @@ def _layers(tree: ModuleTree) -> Iterator[int]:
             module += 1
 
 
-def _layer(tree: ModuleTree, layer: int, sizes: _Sizes) -> int:
+def _layer(tree: ModuleTree, layer: int, sizes: ForwardSizes) -> int:
     """Return the bytes of a layer at its widest, the hidden state that runs past it included."""
     normed = max((tree.shapes[t][0] for t in tree.tensors(layer) if len(tree.shapes[t]) == 1), default=0)
     hidden = sizes.hidden or normed
     parts = [_part(tree, child, hidden, sizes) for child in tree.children(layer)]
-    past = _PAST * hidden * sizes.tokens * sizes.width
+    past = sizes.tokens * (_PAST * hidden + sizes.beside) * sizes.width
+    past += sizes.tokens * sizes.length * _MASK * sizes.hides
     return past + max(parts, default=0) if parts else 0
 
 
-def _part(tree: ModuleTree, part: int, hidden: int, sizes: _Sizes) -> int:
+def _part(tree: ModuleTree, part: int, hidden: int, sizes: ForwardSizes) -> int:
     """Return the bytes of one part of a layer at its widest."""
     plain = list(_results(tree, part, sizes.chosen))
     widest = max(plain, default=0)
     names = {tree.names[module] for module in range(part, tree.ends[part])}
-    if names & (KEYS | FUSED | PAIRED):
+    if names & _ATTENDS:
         alone = hidden if names & FUSED and hidden else widest
         again, more = max(sizes.turned * alone, sizes.latent * widest), _scores(sizes)
     else:
@@ -161,6 +147,8 @@ def _part(tree: ModuleTree, part: int, hidden: int, sizes: _Sizes) -> int:
     elements = sum(plain) + again
     if DECAYS & {tree.tensor_names[tensor] for tensor in tree.tensors(part)}:
         more += _scan(tree, part, widest, sizes)
+    if _GATED in names:
+        more += 5 * _FLOAT32 * widest
     return sizes.tokens * max(
         elements * sizes.width + more, 2 * hidden * sizes.width + sent, normed * _normed(sizes)
     )
@@ -174,24 +162,30 @@ def _norms(tree: ModuleTree, part: int) -> Iterator[int]:
             yield shapes[0][0]
 
 
-def _normed(sizes: _Sizes) -> int:
+def _normed(sizes: ForwardSizes) -> int:
     """Return the bytes of a number that is normed: as it came and goes, and in float32 between."""
     return 2 * sizes.width + 3 * _FLOAT32
 
 
-def _scores(sizes: _Sizes) -> int:
+def _scores(sizes: ForwardSizes) -> int:
     """Return the bytes of a token's scores, of every head for every token, and their mask."""
-    kept = sizes.heads * (3 * sizes.width + _SCORES) + 2 * _FLOAT32 * bool(sizes.heads)
-    return sizes.tokens * (kept + sizes.index_heads * _SCORES)
+    biased = sizes.biased_heads * _BIASES * sizes.width
+    kept = biased + sizes.heads * (4 * sizes.width + _SCORES) + 2 * _FLOAT32 * bool(sizes.heads)
+    return sizes.length * (kept + sizes.index_heads * _SCORES)
 
 
-def _scan(tree: ModuleTree, part: int, widest: int, sizes: _Sizes) -> int:
+def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
     """Return a token's bytes of a recurrence: its states, or of every head what a chunk sees."""
     shapes = [tree.shapes[t] for t in tree.tensors(part) if tree.tensor_names[t] in DECAYS]
     matrix = next((shape for shape in shapes if len(shape) == 2), None)
-    heads = max((shape[0] for shape in shapes), default=0)
+    heads = max(map(prod, shapes), default=0)
+    channels = max(
+        (prod(tree.shapes[t]) for t in tree.tensors(part) if tree.tensor_names[t] == _STEP), default=0
+    )
     seen = _SCANS * heads * max(sizes.state, sizes.chunk) if matrix is None else _SCAN * prod(matrix)
-    return _FLOAT32 * (seen + 4 * widest)
+    if channels > heads and matrix is None:
+        seen += _DECAYS_OF_PAIRS * channels * (sizes.chunk or _USUAL_CHUNK)
+    return _FLOAT32 * (seen + 6 * widest)
 
 
 def _has_experts(tree: ModuleTree, part: int) -> bool:

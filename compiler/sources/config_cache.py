@@ -8,7 +8,7 @@ counted is what transformers keeps: latents for MLA, the last tokens for a windo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Final, TypeAlias
 
@@ -18,8 +18,10 @@ from .cache_sites import DECAYS, FUSED, KEYS, PAIRED, VALUES, CacheSite, Keeps, 
 from .config_numbers import (
     ATTENTION_HEADS,
     HIDDEN,
+    LAYERS,
     STATE_SIZES,
     WIDTHS,
+    WINDOWS,
     Config,
     first_told,
     integer,
@@ -28,14 +30,6 @@ from .config_numbers import (
 )
 from .known_classes import architecture
 
-_LAYERS: Final = (
-    "decoder_layers",
-    "num_decoder_layers",
-    "num_hidden_layers",
-    "n_layers",
-    "n_layer",
-    "num_layers",
-)
 _KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _HEAD_SIZES: Final = ("head_dim", "d_kv", "kv_channels")
 _STATE_HEADS: Final = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
@@ -53,7 +47,6 @@ _NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "r
 VALUE_DIM: Final = "value_head_dim"
 """What a GGUF file's numbers are called here where values are narrower than keys."""
 _WINDOWED: Final = ("sliding", "chunked", "local")
-_WINDOWS: Final = ("attention_window_size", "sliding_window", "sliding_window_size", "attention_chunk_size")
 _WIDE_INDEX: Final = "dots3"
 """Types whose index keeps its keys in float32."""
 _NOT_CACHED: Final = frozenset({"openai-gpt", "xlm"})
@@ -74,20 +67,24 @@ def cache_of_config(
     batch: int,
     cells: Cells | None = None,
     read: int | None = None,
+    written: int | None = None,
 ) -> tuple[Demand, ...]:
     """Return the bytes each layer keeps for ``batch`` requests; none if it cannot be told.
 
     ``cells`` counts the tokens an engine makes room for; without it, it is what transformers keeps. ``read``
     is how long the prompt is: so many tokens an encoder reads, and a window holds on to until the next one.
+    Where an encoder reads, a decoder begins with one token and keeps it and those ``written``.
     """
     text = text_config(config)
     if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
         return ()
-    count = first_told(text, _LAYERS)
+    count = first_told(text, LAYERS)
+    told = _layers(config, text, None)
+    tokens = 1 + written if told.reads_encoder and written is not None else tokens
     cache = _Cache(text, tree, tokens, batch, number_width(config, tree), cells, read)
     # The last layers may read what others keep: a checkpoint then has no keys of theirs.
     own = None if count is None else count - (integer(text.get("num_kv_shared_layers")) or 0)
-    sized = [(site, cache.nbytes(site)) for site in cache_sites(tree, _layers(config, text, own))]
+    sized = [(site, cache.nbytes(site)) for site in cache_sites(tree, replace(told, count=own))]
     if any(nbytes is None for _, nbytes in sized):
         return ()
     return tuple(
@@ -272,7 +269,7 @@ def _layer_kind(config: Config, layer: int) -> str | None:
 def _window(config: Config, layer: int) -> int | None:
     """Return how many tokens back a layer sees, None if all."""
     kind = _layer_kind(config, layer)
-    size = first_told(config, _WINDOWS)
+    size = first_told(config, WINDOWS)
     if size is None or config.get("use_sliding_window") is False:
         return None
     if kind is not None:

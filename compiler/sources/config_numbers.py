@@ -10,9 +10,20 @@ from ...ir import ModuleTree
 
 Config: TypeAlias = Mapping[str, Any]
 
-ATTENTION_HEADS: Final = ("num_attention_heads", "decoder_attention_heads", "n_heads", "n_head", "num_heads")
+ATTENTION_HEADS: Final = (
+    "num_attention_heads", "decoder_attention_heads", "attention_heads", "n_heads", "n_head", "num_heads",
+)  # fmt: skip
 HIDDEN: Final = ("hidden_size", "d_model", "n_embd", "dim")
 STATE_SIZES: Final = ("mamba_d_state", "ssm_state_size", "state_size", "d_state")
+LAYERS: Final = (
+    "decoder_layers",
+    "num_decoder_layers",
+    "num_hidden_layers",
+    "n_layers",
+    "n_layer",
+    "num_layers",
+)
+WINDOWS: Final = ("attention_window_size", "sliding_window", "sliding_window_size", "attention_chunk_size")
 _INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
 WIDTHS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -34,6 +45,12 @@ def integer(value: object) -> int | None:
 def first_told(config: Config, names: Sequence[str]) -> int | None:
     """Return the number a configuration has under the first of so many names."""
     return next((value for name in names if (value := integer(config.get(name)))), None)
+
+
+def first_number(config: Config, names: Sequence[str]) -> float:
+    """Return the number above zero, whole or not, that goes by one of these names; else 0."""
+    found = (config.get(name) for name in names)
+    return next((value for value in found if isinstance(value, int | float) and value > 0), 0)
 
 
 def number_width(config: Config, tree: ModuleTree) -> int:

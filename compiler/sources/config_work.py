@@ -41,10 +41,11 @@ def _tables(tree: ModuleTree) -> Iterator[Work]:
             yield Work(0, tree.paths[module], 1)
 
 
-def chosen_experts(config: Mapping[str, Any]) -> int:
-    """Return how many experts a token takes; 1 where that is not told."""
+def chosen_experts(config: Mapping[str, Any], *, at_once: bool = False) -> int:
+    """Return how many experts a token takes; 1 where that is not told. ``at_once`` each takes every token."""
     parts = (config, *(config[name] for name in _INNER if isinstance(config.get(name), Mapping)))
-    return next((chosen for part in parts if (chosen := _first(part, _CHOSEN))), 1)
+    names = _EXPERTS if at_once else _CHOSEN
+    return next((chosen for part in parts if (chosen := _first(part, names))), 1)
 
 
 def _share_of_experts(config: Mapping[str, Any]) -> float | None:

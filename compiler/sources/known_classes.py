@@ -83,6 +83,11 @@ def attends_eagerly(model_type: str) -> bool:
     return model_type in _table()["eager"]
 
 
+def scores_all(config: Mapping[str, object]) -> bool:
+    """Say whether the class of a configuration makes the scores of all positions, whatever is asked for."""
+    return architecture(config) in _table()["scoring_all"]
+
+
 def with_class(config: Mapping[str, object], names: Collection[str]) -> Mapping[str, object]:
     """Return a configuration that names its class: the one with a head, if none is said and there is one."""
     name = _table()["headed"].get(config.get("model_type"))

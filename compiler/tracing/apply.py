@@ -61,7 +61,7 @@ def traced_plan(
     return replace(
         _with_rules(plan, trace, cuts),
         demands=plan.demands + tuple(replace(each, added=True) for each in found),
-        work=plan.work + tuple(work(trace, cuts, moments.positions)),
+        work=plan.work + tuple(work(moments.whole or trace, cuts, moments.positions)),
         tree=None if plan.tree is None else in_execution_order(plan.tree, trace),
     ), trace
 

@@ -33,7 +33,7 @@ def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
     momentary = [
         demand
         for trace in moments.traces
-        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, widens=moments.widens))
+        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, moments.widened_of(trace)))
     ]
     if moments.training is None:
         cache = cache_demands(moments.main, moments.cache_nbytes)
@@ -62,11 +62,13 @@ def _of_a_step(training: Training, lasting: Lasting) -> Iterator[Demand]:
 
 
 def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand]:
-    widened = [sum(_upcast(trace, value) for value in trace.logits) for trace in moments.traces]
     yield from on_one_device(
         moments.traces,
         sum(each.nbytes for each in cache),
-        widened=widened if moments.widens else [0] * len(widened),
+        widened=[
+            sum(_upcast(trace, value, moments.widened_of(trace)) for value in trace.logits)
+            for trace in moments.traces
+        ],
         grows=moments.cache_nbytes is not None and not moments.later,
     )
 
@@ -93,20 +95,20 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
     )
 
 
-def _logits(trace: Trace, *, widens: bool) -> Iterator[Demand]:
+def _logits(trace: Trace, widened_of: int) -> Iterator[Demand]:
     for value in trace.logits:
         maker, item = trace.maker(value), trace.values[value]
         head = _head(trace, value)
         if maker < 0 or item.own_nbytes == 0:
             continue
-        upcast = _upcast(trace, value) if widens else 0
-        yield Demand(item.own_nbytes + upcast, trace.tree.paths[head], LOGITS)
+        yield Demand(item.own_nbytes + _upcast(trace, value, widened_of), trace.tree.paths[head], LOGITS)
 
 
-def _upcast(trace: Trace, value: int) -> int:
-    """Return the bytes of scores in float32, where they are narrower."""
+def _upcast(trace: Trace, value: int, widened_of: int) -> int:
+    """Return the bytes of scores in float32, where they are narrower, of one position of so many."""
     item = trace.values[value]
-    return item.own_nbytes // item.width * UPCAST if item.width < UPCAST else 0
+    narrow = widened_of and item.width < UPCAST
+    return item.own_nbytes // item.width * UPCAST // widened_of if narrow else 0
 
 
 def _head(trace: Trace, value: int) -> int:

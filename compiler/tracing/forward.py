@@ -75,7 +75,7 @@ def try_run(
     dtype: str | None = None,
     extra: Mapping[str, Untyped] = MappingProxyType({}),
 ) -> Ran | None:
-    """Trace as `try_trace` does, and return what was run; ``extra`` are more keyword arguments."""
+    """Trace as `try_trace` does, and return what was run; ``extra`` goes along where inputs say nothing."""
     try:
         shadow, values = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
@@ -88,7 +88,7 @@ def try_run(
     given = next(attempts, None)
     while given is not None:
         try:
-            args, kwargs = given[0], {**given[1], **extra}
+            args, kwargs = given[0], {**extra, **given[1]}
             ran, assumed = _run_with_values(Shadow(shadow, tree, values), args, kwargs)
         except _NotRunError as failure:
             failures.append(failure.found)

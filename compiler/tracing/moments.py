@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Final
+from functools import partial
+from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.tracing import TRACE_FAILED
@@ -26,15 +27,11 @@ from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
 from .record import Recorder
-from .results import cache_of, logits_of, state_of, unique
+from .results import logits_of
 from .trace import Trace
 from .training import USUAL, kept_by_module
 from .training_step import StepPeaks, step_peaks
-
-_TOKENS: Final = ("decoder_input_ids", "input_ids")
-"""What is written, the nearer to the output first."""
-_LAST_ONLY: Final = ("logits_to_keep", "num_logits_to_keep")
-"""Arguments by which generation asks for the scores of the last position alone."""
+from .writing import LAST_ONLY, as_before, begun, last_token, lengthened, written_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +48,10 @@ class Moments:
     """Whether somebody widens the scores to float32 after the forward: a sampler, a loss outside of it."""
     positions: int = 1
     """Positions read for each one whose scores were asked for."""
+    last_of: int = 1
+    """Positions whose scores ``main`` makes for each one that is widened: a sampler takes the last."""
+    whole: Trace | None = None
+    """Where an encoder reads the prompt ``main`` has one decoder token; this has as many as were read."""
     training: Training | None = None
     crowded: tuple[Trace, ...] = ()
     """The forward once more where its choices were assumed: every row chooses the same experts."""
@@ -59,6 +60,12 @@ class Moments:
     def traces(self) -> tuple[Trace, ...]:
         """Every moment."""
         return (self.main, *self.crowded, *self.later)
+
+    def widened_of(self, trace: Trace) -> int:
+        """Return of how many positions whose scores a moment makes one is widened to float32; 0: of none."""
+        if not self.widens:
+            return 0
+        return 1 if any(trace is each for each in self.later) else self.last_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +89,11 @@ class Use:
     total: int | None = None
     """Tokens in the cache when the last one is written; None leaves it at what one forward fills."""
     written: int | None = None
-    """Instead of ``total``: how many tokens are written after what the forward was given."""
+    """How many tokens are written after what the forward was given: instead of ``total``, or beside it for
+    models whose decoder begins with one token, whatever an encoder reads."""
     last: bool = True
-    """Whether generation asks for the scores of the last position alone, where the model lets it."""
+    """Whether generation asks for the scores of the last position alone, where the model lets it, for a
+    cache, and begins the text of a decoder with one token."""
     optimizer: str = USUAL
 
 
@@ -110,14 +119,18 @@ def try_moments(
     """
     use = Use(total=total, last=generate) if use is None else use
     asks = use.kind == "generate" and use.last
-    last = {name: 1 for name in _LAST_ONLY if asks and name in _accepted(model)}
-    ran = try_run(model, inputs, diagnostics, batch=batch, seq=seq, dtype=dtype, extra=last)
+    last = {name: 1 for name in LAST_ONLY if asks and name in _accepted(model)}
+    cached = {"use_cache": True} if asks and _leaves_cache_to_caller(model) else {}
+    ran, run_with = None, partial(try_run, model, inputs, batch=batch, seq=seq, dtype=dtype)
+    if cached:  # it may not run with one at all
+        ran = run_with(Diagnostics(), extra={**last, **cached})
+    ran = run_with(diagnostics, extra=last) if ran is None else ran
     if ran is None:
         return None
     match use.kind:
         case "generate":
-            name = _written(ran) if last else None
-            found = _of(ran) if use.total is use.written is None else _with_writing(ran, use)
+            found = _generated(ran, use, made=inputs is None)
+            name = written_name(ran) if last else None
             return found if name is None else replace(found, positions=ran.kwargs[name].shape[1])
         case "forward":
             return _of(ran, widens=False)
@@ -125,6 +138,22 @@ def try_moments(
             return _with_loss(ran, model)
         case _:
             return _trained(ran, model, use.optimizer, diagnostics)
+
+
+def _leaves_cache_to_caller(model: nn.Module) -> bool:
+    """Say whether a model keeps something for the next token only if asked to, as generation does."""
+    config = getattr(plain_model(model), "config", None)
+    return "use_cache" in _accepted(model) and getattr(config, "use_cache", None) is False
+
+
+def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:
+    """Return the moments of writing; ``made`` says that the inputs are nobody's wish."""
+    first = begun(ran) if use.last and made else ran
+    starts = first is not ran
+    found = _of(first) if use.total is use.written is None else _with_writing(first, use, starts=starts)
+    scores = logits_of(first.result) if use.last else []
+    last_of = min((prod(each.shape[1:-1]) for each in scores), default=1)
+    return replace(found, last_of=max(1, last_of), whole=ran.trace if starts else None)
 
 
 def _of(ran: Ran, *, widens: bool = True) -> Moments:
@@ -143,7 +172,7 @@ def _with_loss(ran: Ran, model: nn.Module) -> Moments:
     if not labels:
         return _of(ran)
     try:
-        with_loss = run(ran.shadow, _recorder(ran), ran.args, {**ran.kwargs, **labels})
+        with_loss = run(ran.shadow, as_before(ran), ran.args, {**ran.kwargs, **labels})
     except Exception:  # noqa: BLE001  the model's own code may raise anything; then its scores stand
         return _of(ran)
     return _of(with_loss, widens=False)
@@ -180,86 +209,23 @@ def _accepted(model: nn.Module) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(plain_model(model).forward).parameters
 
 
-def _with_writing(ran: Ran, use: Use) -> Moments:
+def _with_writing(ran: Ran, use: Use, *, starts: bool) -> Moments:
     """Fill the cache to its full length without watching, then watch one token being written.
 
-    A model that does not go on from its own state as transformers' do has no such moment.
+    A model that does not go on from its own state as transformers' do has no such moment. A decoder that
+    ``starts`` with one token has that and what is written.
     """
-    kept, name = len(ran.trace.cache), _written(ran)
+    kept, name = len(ran.trace.cache), written_name(ran)
     if name is None or not kept:
         return _of(ran)
-    total = ran.kwargs[name].shape[1] + (use.written or 0) if use.total is None else use.total
-    told = _lengthened(ran, name, total)  # before a run that goes on changes what is kept
+    counted = use.total is None or (starts and use.written is not None)
+    total = ran.kwargs[name].shape[1] + (use.written or 0) if counted else use.total or 0
+    told = lengthened(ran, name, total)  # before a run that goes on changes what is kept
     try:
-        sizes, later = _last_token(ran, name, total)
+        sizes, later = last_token(ran, name, total)
     except Exception:  # noqa: BLE001  the model's own code may raise anything; the prompt's moment stands
         return replace(_of(ran), cache_nbytes=told)
     sizes = sizes if len(sizes) == kept else told
     if later:  # the whole of the prompt was there before
         sizes = tuple(map(max, sizes, ran.trace.cache_nbytes))
     return replace(_of(ran), later=later, cache_nbytes=sizes)
-
-
-def _lengthened(ran: Ran, name: str, total: int) -> tuple[int, ...]:
-    """Return the bytes of the cache where no run tells them: what is as long as the prompt grows with it.
-
-    Caches hold rows x heads x tokens x numbers; tokens of the model's own may stand before the prompt's.
-    """
-    length, found = ran.kwargs[name].shape[1], []
-    for tensor in unique(cache_of(ran.result)):
-        held = tensor.shape[-2] if tensor.dim() > 2 else 0
-        more = total - length if held >= length else 0
-        found.append(tensor.nbytes * (held + more) // held if more else tensor.nbytes)
-    return tuple(found)
-
-
-def _last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple[Trace, ...]]:
-    """Return the bytes of the cache when it is ``total`` tokens long, and the trace of the last of them."""
-    length = ran.kwargs[name].shape[1]
-    if total <= length:  # a shorter cache was asked for than the prompt fills
-        shorter = {each: _tokens(ran, each, total) for each in _TOKENS if each in ran.kwargs}
-        return _kept(_again(ran, {**ran.kwargs, **shorter})), ()
-    before = ran if total - length == 1 else _again(ran, _next(ran, name, total - length - 1))
-    last = _again(before, _next(before, name, 1))
-    return _kept(last), (last.trace,)
-
-
-def _again(ran: Ran, kwargs: dict[str, Untyped]) -> Ran:
-    return run(ran.shadow, _recorder(ran), (), kwargs, before=ran.result)
-
-
-def _recorder(ran: Ran) -> Recorder:
-    """Return a recorder for another run of the model, which assumes what the first had to assume."""
-    return Recorder(ran.shadow.tree, assume=ran.assumed)
-
-
-def _kept(ran: Ran) -> tuple[int, ...]:
-    """Return the bytes that what is kept holds on to: a window is cut from it with the last token joined."""
-    found = unique(cache_of(ran.result))
-    storages = [tensor.untyped_storage() for tensor in found]
-    keys = [storage._cdata for storage in storages]  # noqa: SLF001  # torch has no other name for it
-    rows = zip(found, storages, keys, strict=True)
-    return tuple(storage.nbytes() if keys.count(key) == 1 else tensor.nbytes for tensor, storage, key in rows)
-
-
-def _tokens(ran: Ran, name: str, count: int) -> Tensor:
-    given = ran.kwargs[name]
-    return torch.ones(given.shape[0], count, dtype=given.dtype, device="meta")
-
-
-def _written(ran: Ran) -> str | None:
-    """Return the name of the tokens a model was given as rows of a text; None if there are none."""
-    given = [(name, ran.kwargs.get(name)) for name in _TOKENS]
-    return next((name for name, item in given if isinstance(item, Tensor) and item.dim() == 2), None)
-
-
-def _next(ran: Ran, name: str, count: int) -> dict[str, Untyped]:
-    """Return the arguments of a call that goes on by so many tokens from what the last one kept."""
-    found = state_of(ran.result)
-    if found is None:
-        msg = "nothing is kept for the next call"
-        raise LookupError(msg)
-    same = {key: ran.kwargs[key] for key in (*_LAST_ONLY, "encoder_outputs") if key in ran.kwargs}
-    encoded = ran.result.get("encoder_last_hidden_state") if isinstance(ran.result, Mapping) else None
-    encoder = {} if encoded is None else {"encoder_outputs": (encoded,)}
-    return {**same, **encoder, name: _tokens(ran, name, count), found[0]: found[1]}

@@ -13,24 +13,28 @@ from compile_plan.compiler.sources.config_activations import activation_demands
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.tracing import Use, demands, try_moments
 from compile_plan.ir import Diagnostics, PlanError, Workload
-from compile_plan.ir.purposes import ACTIVATIONS, LOGITS
+from compile_plan.ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
 
 TOKENS = 256
 EXPERTS = {"num_experts": 8, "num_local_experts": 8, "num_experts_per_tok": 2}
 KINDS = {
     "apertus": {}, "arcee": {}, "bamba": {"attn_layer_indices": [1]}, "bitnet": {}, "bloom": {}, "cohere": {},
     "deepseek_v3": {"n_routed_experts": 8}, "gemma2": {}, "gpt2": {}, "jetmoe": {}, "llama": {},
-    "mixtral": EXPERTS, "opt": {}, "qwen3_moe": EXPERTS,
+    "mixtral": EXPERTS, "opt": {}, "qwen3_moe": EXPERTS, "llama4_text": {"num_local_experts": 4},
+    "kimi_linear": {"num_experts": 8, "n_routed_experts": 8}, "modernbert-decoder": {}, "olmo": {},
+    "qwen3_5_text": {}, "recurrent_gemma": {"num_attention_heads": 4}, "xlstm": {"num_heads": 4},
 }  # fmt: skip
-"""What sets the peak: functions of several steps, norms, eager scores, recurrences, experts, positions."""
-COUNTS = {"gpt2": "n_layer", "bloom": "n_layer"}
+"""What sets the peak: functions of several steps, norms, eager scores, recurrences, experts, positions,
+masks, every expert for every token, decays of each channel, scores of all positions."""
+COUNTS = {"gpt2": "n_layer", "bloom": "n_layer", "xlstm": "num_blocks"}
 
 
 def two_layers(kind):
-    sizes = {**KINDS[kind], COUNTS.get(kind, "num_hidden_layers"): 2}
+    sizes = {**KINDS.get(kind, {}), COUNTS.get(kind, "num_hidden_layers"): 2}
     config = transformers.AutoConfig.for_model(kind, **sizes)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.config.architectures = [type(model).__name__]
     return model.eval()
 
 
@@ -48,6 +52,50 @@ def test_a_configuration_tells_no_less_than_the_trace_and_not_twice_as_much(kind
     config = json.loads(model.config.to_json_string())
     told = largest(activation_demands(config, lower_model(model), TOKENS, 1))
     assert 1.0 <= told / largest(demands(found)) <= 2.0
+
+
+def compared(model, *, purposes):
+    """Return the largest that is told and the largest that is traced."""
+    use = Use(total=TOKENS + 8, written=8)
+    found = demands(try_moments(model.eval(), None, Diagnostics(), seq=TOKENS, use=use))
+    told = activation_demands(json.loads(model.config.to_json_string()), lower_model(model), TOKENS, 1)
+    return [max(each.nbytes for each in side if each.purpose in purposes) for side in (told, found)]
+
+
+def test_the_host_has_no_fused_kernel_for_latents():
+    model = two_layers("minicpm3")
+    told, traced = compared(model, purposes={ON_HOST})
+    assert traced <= told <= 2 * traced
+    assert told > 2 * compared(model, purposes={ACTIVATIONS, LOGITS})[0]
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5", "m2m_100", "bart"])
+def test_a_decoder_makes_scores_of_the_token_it_begins_with(kind):
+    layers = {"num_layers": 2} if kind.endswith("t5") else {"encoder_layers": 2, "decoder_layers": 2}
+    config = transformers.AutoConfig.for_model(kind, **layers)
+    with torch.device("meta"):
+        model = transformers.AutoModelForSeq2SeqLM.from_config(config, dtype=torch.bfloat16)
+    told, traced = compared(model, purposes={ACTIVATIONS, LOGITS})
+    assert traced <= told <= 4 * traced
+    assert traced < TOKENS * config.vocab_size * 2
+
+
+def test_a_tower_that_keeps_all_scores_of_its_patches_is_told():
+    same = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    seen = {"mlp_dim": 128, "image_size": 512, "global_attn_indexes": [1], "output_channels": 32}
+    vision = {**same, **seen, "patch_size": 16}
+    text = {
+        **same,
+        "model_type": "qwen2",
+        "intermediate_size": 128,
+        "num_key_value_heads": 4,
+        "vocab_size": 500,
+    }
+    config = transformers.GotOcr2Config(vision_config=vision, text_config=text, image_seq_length=64)
+    with torch.device("meta"):
+        model = transformers.GotOcr2ForConditionalGeneration._from_config(config, dtype=torch.bfloat16)
+    told, traced = compared(model, purposes={ACTIVATIONS, LOGITS})
+    assert traced <= told <= 1.5 * traced
 
 
 def saved(tmp_path):

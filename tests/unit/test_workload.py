@@ -174,6 +174,54 @@ def test_generation_keeps_scores_of_the_last_position_and_other_kinds_those_of_a
     assert logits("loss") == 32 * words * 2  # the loss widens them in the forward: an activation
 
 
+def seq2seq(kind, dtype):
+    numbers = {"attention_heads": 4, "ffn_dim": 64, "layers": 2}
+    both = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in numbers.items()}
+    sizes = both if kind == "bart" else {"d_ff": 128, "d_kv": 16, "num_heads": 4, "num_layers": 2}
+    config = transformers.AutoConfig.for_model(kind, vocab_size=4000, d_model=64, **sizes)
+    torch.manual_seed(0)
+    return transformers.AutoModelForSeq2SeqLM.from_config(config, dtype=dtype).eval()
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_decoder_begins_with_one_token_whatever_its_encoder_reads(kind):
+    model = seq2seq(kind, torch.bfloat16)
+    _, ledger = account(model, rows=2, prompt=48, generate=16)
+    layers, row, widths = 2, 2 * 64 * 2, {"self": 1 + 16, "cross": 48}  # keys and values, bytes of a number
+    assert ledger.kv_cache == 2 * layers * row * sum(widths.values())
+    given = "input_ids=int64[2,48], decoder_input_ids=int64[2,48]"
+    _, longer = account(model, example_inputs=given, generate=16)
+    assert longer.kv_cache == 2 * layers * row * (48 + 16 + 48)
+    _, asked = account(model, rows=2, prompt=48, generate=16, cache_tokens=100)
+    assert asked.kv_cache == 2 * layers * row * (100 + 48)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bart"])
+def test_a_folder_tells_the_cache_of_a_decoder_as_its_trace_does(tmp_path, kind):
+    model = seq2seq(kind, torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    options = {"rows": 2, "prompt": 48, "generate": 16}
+    told = compile_plan(tmp_path, max_memory=ROOMY, **options)
+    assert told.ledger[0].kv_cache == account(model, **options)[1].kv_cache
+
+
+def test_a_sampler_widens_the_last_scores_of_a_model_that_makes_those_of_all():
+    model = seq2seq("t5", torch.bfloat16)
+    given = {name: torch.ones(2, 48, dtype=torch.int64) for name in ("input_ids", "decoder_input_ids")}
+    found = demands(try_moments(model, given, Diagnostics(), use=Use("generate", written=4)))
+    assert max(each.nbytes for each in found if each.purpose == "logits") == 2 * 4000 * (48 * 2 + 4)
+
+
+def test_generation_asks_for_a_cache_a_model_keeps_only_if_asked():
+    config = transformers.MptConfig(d_model=64, n_heads=4, n_layers=2, vocab_size=500, max_seq_len=64)
+    assert config.use_cache is False
+    with torch.device("meta"):
+        model = transformers.MptForCausalLM(config)
+    _, ledger = account(model, rows=2, prompt=40, generate=8)
+    assert ledger.kv_cache == 2 * 2 * (2 * 64) * (40 + 8) * 4
+    assert account(model, workload="forward", rows=2, prompt=40)[1].kv_cache == 0
+
+
 def test_a_loss_keeps_float32_scores_of_all_positions():
     model = small_model("llama").to(torch.bfloat16)
     _, forward = account(model, workload="forward", prompt=32)
@@ -319,7 +367,7 @@ def test_without_options_the_usual_workload_has_its_room():
     asked = compile_model(model, max_memory={0: "5GiB", "cpu": "64GiB"}, prompt=512, generate=128)
     assert asked.ledger[0].kv_cache == ledger.kv_cache
     traced = asked.ledger[0].activations
-    assert traced <= ledger.activations <= 1.2 * traced  # what the configuration tells is no less
+    assert traced <= ledger.activations <= 1.25 * traced  # what the configuration tells is no less
 
 
 @pytest.mark.parametrize(
