@@ -86,7 +86,7 @@ def forward_sizes(config: Mapping[str, Any], tree: ModuleTree, tokens: int, sequ
     one_head = text.get("multi_query") is True
     function = next((text[name] for name in _FUNCTION_NAMES if isinstance(text.get(name), str)), None)
     capped = first_number(text, _GATE_CAPS)
-    hides = first_told(text, WINDOWS) is not None
+    hides = first_told(text, WINDOWS) is not None and text.get("use_sliding_window") is not False
     biased = first_told(text, ("relative_attention_num_buckets",))
     return ForwardSizes(
         tokens,
