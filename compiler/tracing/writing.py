@@ -77,12 +77,7 @@ def as_before(ran: Ran) -> Recorder:
 
 
 def _kept(ran: Ran) -> tuple[int, ...]:
-    """Return the bytes that what is kept holds on to: a window is cut from it with the last token joined."""
-    found = unique(cache_of(ran.result))
-    storages = [tensor.untyped_storage() for tensor in found]
-    keys = [storage._cdata for storage in storages]  # noqa: SLF001  # torch has no other name for it
-    rows = zip(found, storages, keys, strict=True)
-    return tuple(storage.nbytes() if keys.count(key) == 1 else tensor.nbytes for tensor, storage, key in rows)
+    return tuple(tensor.nbytes for tensor in unique(cache_of(ran.result)))
 
 
 def _tokens(ran: Ran, name: str, count: int) -> Tensor:

@@ -128,6 +128,7 @@ def no_memory(_nbytes):
 
 def slowly(usual, after):
     """Do what is usual a little later, while the user interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job behind it ignores the signal
     threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     def done(*args):

@@ -97,20 +97,6 @@ def test_a_window_cut_from_all_there_was_is_there_twice_with_what_it_was_cut_fro
     assert live.peak <= predicted <= 1.15 * live.peak
 
 
-@pytest.mark.parametrize("window", [4096, 12, 8])
-def test_a_full_window_holds_the_token_it_was_cut_from(window):
-    model = windowed("cpu", window)
-    tokens = torch.ones(ROWS, 4, dtype=torch.int64)
-    with torch.no_grad():
-        result = model(input_ids=tokens)
-        for _ in range(TOTAL - 4):
-            result = model(input_ids=tokens[:, :1], **dict([state_of(result)]))
-    held = sum(tensor.untyped_storage().nbytes() for tensor in unique(cache_of(result)))
-    found = try_moments(windowed("meta", window), None, Diagnostics(), batch=ROWS, seq=4, total=TOTAL)
-    counted = sum(each.nbytes for each in cache_demands(found.main, found.cache_nbytes))
-    assert held == counted
-
-
 def test_generation_keeps_the_scores_of_the_last_position_only():
     plain, generating = moments_of("llama"), moments_of("llama", generate=True)
     assert largest(demands(plain), "logits") == PROMPT * largest(demands(generating), "logits")
