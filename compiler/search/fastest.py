@@ -21,7 +21,7 @@ from .costs import Timing, predict
 from .formulate import easings
 from .found import Found, Wish
 from .problem import Place, Problem, count_hops, is_legal
-from .readfirst import first_in_order, most_read_first
+from .readfirst import most_read_first
 from .rowwise import by_stacks, with_caches
 
 PAYS: Final = 0.05
@@ -58,7 +58,7 @@ def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wi
 
     ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do.
     """
-    ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_hand(models, wish))]
+    ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_reading(models, wish))]
     best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
     limit, grains = (best.against, best.priced * (1 - PAYS)), _distinct(models)
     for model in grains:
@@ -135,17 +135,16 @@ def _timed(way: str, found: Found, wish: Wish) -> _Timed:
     return _Timed(way, found, predicted(found, wish), against)
 
 
-def _by_hand(models: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
-    """Yield what people do by hand and is allowed, with whole layers and with parts."""
-    allowed = {"auto": ("read", "compute", "stream"), "compute": ("read", "compute"), "stream": ("stream",)}
+def _by_reading(models: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
+    """Yield what people do by hand, with whole layers and with parts, where computing is allowed."""
+    if wish.offload not in {"auto", "compute"}:
+        return
     for model in _distinct(models):
-        problem = model.problem
-        by_reading = (
-            ("read", filled_in_order(problem, each)) for each in most_read_first(problem, wish.work)
-        )
-        for way, places in (*by_reading, *first_in_order(problem)):
-            if way in allowed.get(wish.offload, ()):
-                yield way, Found(model, places, "latency", 0.0, 0.0, "unproven")
+        for places in most_read_first(model.problem, wish.work):
+            yield (
+                "read",
+                Found(model, filled_in_order(model.problem, places), "latency", 0.0, 0.0, "unproven"),
+            )
 
 
 def _with_and_without_rows(model: PlanProblem) -> Iterator[PlanProblem]:

@@ -2,8 +2,7 @@
 
 For a stack of equal layers these are the first layers until the cards are full; for a mixture the
 attention, what all tokens share and the head, then the experts of the first layers. Tables that are
-looked up in stay on the host. Or, whatever is read how often: the first of the model on accelerators, and
-the rest of it all computed on the host, or all streamed.
+looked up in stay on the host.
 """
 
 from __future__ import annotations
@@ -39,35 +38,6 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
         for indices in classes:
             _fill(loads, [index for index in indices if loads.places[index] == outside[index]])
         yield loads.places
-
-
-def first_in_order(problem: Problem) -> Iterator[tuple[str, list[Place]]]:
-    """Yield placements of a model in its order: its first part on the accelerators, and what the rest does.
-
-    There are never many changes of device, which the integer programs know nothing of.
-    """
-    cpu, mains = problem.cpu, problem.accelerators
-    if cpu is None or cpu in mains or not is_legal(problem, outside := _outside(problem)):
-        return
-    loads, at = Loads(problem, outside), 0
-    for index, place in enumerate(outside):
-        while place.run == cpu and at < len(mains) and not loads.move(index, Place(mains[at], mains[at])):
-            at += 1
-    yield "compute", loads.places
-    held = loads.places
-
-    def streamed(kept: int) -> list[Place]:
-        """Return those of the first that were held; the rest is run where the last of them is."""
-        on_card = [place.run for place in held[:kept] if place.run in mains]
-        there = Place(cpu, on_card[-1] if on_card else mains[0])
-        return [*held[:kept], *(there if place.run in (cpu, *mains) else place for place in held[kept:])]
-
-    low, high = 0, len(held)  # the fewer are held, the more room is there for what travels
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if is_legal(problem, streamed(middle)) else (low, middle - 1)
-    if is_legal(problem, places := streamed(low)):
-        yield "stream", places
 
 
 def _behind(problem: Problem) -> list[int]:
