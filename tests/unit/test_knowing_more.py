@@ -115,5 +115,5 @@ def test_a_plan_with_inputs_is_as_quick_as_one_without(chains, kib, offload):
     work = traced.workload
     if work is not None:
         seconds = [predict(problem.problem, places, work).priced for places in (ours, theirs)]
-        # The simple thing is kept where less is gained; a hundredth beside it is hops, which programs do not know.
+        # The simple thing is kept where less is gained; a hundredth beside it is hops, unknown to programs.
         assert seconds[0] * (1 - PAYS) <= seconds[1] * 1.01
