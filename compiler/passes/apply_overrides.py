@@ -170,7 +170,9 @@ def _renewed(device: Device, line: Device) -> Device:
     return replace(line, pool=pooled.pool, pool_memory=pooled.pool_memory, **said)
 
 
-_KEPT: Final = ("margin", "bandwidth", "few", "link", "flops", "latency", "dtype_flops", "measured", "at")
+_KEPT: Final = (
+    "margin", "bandwidth", "few", "link", "flops", "latency", "launch", "dtype_flops", "measured", "at",
+)  # fmt: skip
 
 
 def _tier(device: Device) -> int:
