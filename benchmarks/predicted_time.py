@@ -132,7 +132,7 @@ def calibrated(card: str, folder: str) -> tuple[Device, ...]:
     if card != CARD:
         host = next(speed for speed in speeds if speed.name == "cpu")
         link, hop = pretended(card, sizes.copied)
-        launch = launch_seconds(torch, card)
+        launch = launch_seconds(torch, card, calibration.best)
         speeds.append(Speed(CARD, "", host.memory, link, hop, host.products, launch))
     return with_measured(devices, speeds, kind())
 

@@ -129,7 +129,7 @@ def _host(torch: Any, sizes: Sizes) -> Speed:  # noqa: ANN401
         target.copy_(source)
 
     memory = rounded(2 * sizes.copied / best(copy))
-    products, launch = _products(torch, CPU, sizes), launch_seconds(torch, CPU)
+    products, launch = _products(torch, CPU, sizes), launch_seconds(torch, CPU, best)
     return Speed(CPU, host_product(), memory, products=products, launch=launch)
 
 
@@ -161,7 +161,7 @@ def _card(torch: Any, device: Device, sizes: Sizes) -> Speed:  # noqa: ANN401
         memory, link, hop = _copies(torch, name, sizes)
     except RuntimeError:  # others have its memory
         return Speed(name, product_of_card(torch, name))
-    products, launch = _products(torch, name, sizes), launch_seconds(torch, name)
+    products, launch = _products(torch, name, sizes), launch_seconds(torch, name, best)
     return Speed(name, product_of_card(torch, name), memory, link, hop, products, launch)
 
 

@@ -7,34 +7,29 @@ them, by what torch dispatches.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
 WIDTH: Final = 64
 LAYERS: Final = 4
-ROUNDS: Final = 40
 
 
-def launch_seconds(torch: Any, name: str) -> float | None:  # noqa: ANN401
-    """Return the seconds for one operation; None where the device cannot run the layers."""
+def launch_seconds(torch: Any, name: str, timed: Callable[[Callable[[], None]], float]) -> float | None:  # noqa: ANN401
+    """Return the seconds for one operation; None where the device cannot run the layers.
+
+    ``timed`` returns the seconds of a step.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # one asks; what others take to be woken is not asking
     try:
         with torch.no_grad():
             forward = _forward(torch, name)
             count = _dispatched(torch, forward)
-            return min(_seconds(forward) for _ in range(ROUNDS)) / count
+            return timed(forward) / count
     except (AssertionError, RuntimeError, TypeError, NotImplementedError):
         return None
     finally:
         torch.set_num_threads(threads)
-
-
-def _seconds(step: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    step()
-    return time.perf_counter() - begun
 
 
 def _dispatched(torch: Any, step: Callable[[], object]) -> int:  # noqa: ANN401

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from math import prod
 from typing import Final, NamedTuple
 
 from ...ir import ModuleTree, Plan, Work
 from ..placing.grains import Grain
+from ..sources.config_work import ROUTED
 
-ROUTED: Final = re.compile(r"(?:^|_)experts$")
-"""Names of experts of which a token takes a few."""
 _USES_ALL: Final = 0.75
 """What needs more of its weights for one token is streamed whole: that overlaps with computing."""
 
@@ -39,12 +38,10 @@ class Efforts:
             self._take_weights(tree, owner, counts, covered)
 
     def _share_out(self, row: Work, tree: ModuleTree, owner: list[int], covered: bytearray) -> None:
-        """Add a row to what it names; several grains get shares by their bytes."""
-        parts, prefix, sizes = tree.covered(row.path), tree.prefix_bytes, tree.nbytes or ()
-        total = prefix[parts.stop] - prefix[parts.start]
+        """Add a row to what it names; several grains get shares."""
+        parts = tree.covered(row.path)
         covered[parts.start : parts.stop] = b"\1" * len(parts)
-        for tensor in parts:
-            share = sizes[tensor] / total if total else 1 / len(parts)
+        for tensor, share in shares_of(tree, row.path):
             self._flops[owner[tensor]] += row.flops / max(row.tokens, 1) * share
 
     def _take_weights(
@@ -66,6 +63,14 @@ class Efforts:
         flops = sum([self._flops[g] for g in grains])
         nbytes, weights = sum(self._nbytes[g] for g in grains), sum(self._weights[g] for g in grains)
         return Effort(flops, min(nbytes, flops / 2 * nbytes / max(weights, 1)))
+
+
+def shares_of(tree: ModuleTree, path: str) -> Iterator[tuple[int, float]]:
+    """Yield the tensors a path covers, each with its share of all their bytes."""
+    parts, prefix, sizes = tree.covered(path), tree.prefix_bytes, tree.nbytes or ()
+    total = prefix[parts.stop] - prefix[parts.start]
+    for tensor in parts:
+        yield tensor, sizes[tensor] / total if total else 1 / len(parts)
 
 
 def takes_rows(tree: ModuleTree, grain: Grain, effort: Effort | None) -> bool:

@@ -10,7 +10,8 @@ from math import prod
 from typing import Final, NamedTuple
 
 from ...ir import ModuleTree, Plan, Work
-from .efforts import ROUTED
+from ..sources.config_work import ROUTED
+from .efforts import shares_of
 
 LOOP: Final = 8
 """More operations for each expert that was met are a loop over them; fewer are products of all at once."""
@@ -37,12 +38,11 @@ def launches_of(plan: Plan, tree: ModuleTree, owner: Sequence[int], count: int) 
     """
     if not any(row.launches for row in plan.work):
         return ()
-    found, sizes, prefix = [Launches()] * count, tree.nbytes or (), tree.prefix_bytes
+    found = [Launches()] * count
     for row in plan.work:
-        parts, told = tree.covered(row.path), _told(tree, row)
-        total = prefix[parts.stop] - prefix[parts.start]
-        for tensor in parts:
-            part, old = (sizes[tensor] / total if total else 1 / len(parts)), found[owner[tensor]]
+        told = _told(tree, row)
+        for tensor, part in shares_of(tree, row.path):
+            old = found[owner[tensor]]
             share = told.share or old.share
             found[owner[tensor]] = Launches(old.always + told.always * part, old.met + told.met * part, share)
     return tuple(found)

@@ -21,7 +21,8 @@ _EXPERTS: Final = (
     "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts",
 )  # fmt: skip
 _INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "ffn_config")
-_ROUTED: Final = re.compile(r"(?:^|_)experts$")
+ROUTED: Final = re.compile(r"(?:^|_)experts$")
+"""Names of experts of which a token takes a few."""
 TABLE: Final = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)$")
 """Tables that tokens are looked up in."""
 
@@ -65,6 +66,6 @@ def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
 def _experts(tree: ModuleTree, share: float) -> Iterator[Work]:
     """Yield the routed experts: two operations for each weight of those that are chosen."""
     for module, name in enumerate(tree.names):
-        if _ROUTED.search(name) and "shared" not in name and len(tree.tensors(module)):
+        if ROUTED.search(name) and "shared" not in name and len(tree.tensors(module)):
             weights = sum(prod(tree.shapes[tensor]) for tensor in tree.tensors(module))
             yield Work(round(2 * weights * share), tree.paths[module], 1)

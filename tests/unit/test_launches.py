@@ -12,9 +12,10 @@ import torch
 from compile_plan.backends.columns import pack_column
 from compile_plan.backends.later_tables import LATER
 from compile_plan.backends.msgpack_file import decode, encode_plan
-from compile_plan.compiler.machine.calibration import Products, Speed
+from compile_plan.compiler.machine.calibration import Products, Speed, best
 from compile_plan.compiler.machine.launching import launch_seconds
 from compile_plan.compiler.machine.machine_file import encoded, machine_path, read_machine, with_measured
+from compile_plan.compiler.passes.apply_overrides import ApplyOverrides
 from compile_plan.compiler.search.launches import Launches, launches_of
 from compile_plan.grammar import parse, print_plan
 from compile_plan.ir import Device, Diagnostics, Model, Plan, PlanError, Work, Workload
@@ -120,6 +121,13 @@ def test_a_machine_says_how_long_asking_takes_and_a_line_may_know_better(monkeyp
 
 def test_asking_is_measured_where_there_is_a_device_and_leaves_threads_as_they_were():
     threads = torch.get_num_threads()
-    assert 0 < launch_seconds(torch, "cpu") < 0.1
-    assert launch_seconds(torch, "cuda:77") is None
+    assert 0 < launch_seconds(torch, "cpu", best) < 0.1
+    assert launch_seconds(torch, "cuda:77", best) is None
     assert torch.get_num_threads() == threads
+
+
+def test_a_line_that_renews_a_budget_leaves_the_time_to_ask():
+    plan = Plan(Model("m"), (CARD, HOST), tree=tree_of({"a": MIB}))
+    override = parse("plan 1\ndevice cuda:0 memory 32MiB\nplace a on cuda:0\n")
+    renewed, _ = ApplyOverrides((override,)).run(plan, Diagnostics()).devices
+    assert renewed == replace(CARD, memory=32 * MIB)
