@@ -96,7 +96,7 @@ def test_what_cannot_be_streamed_is_said():
     assert {unit.run for unit in more.units} == {"cuda:0"}
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, derandomize=True)
 @example([(2, False), (4, True), (3, False)], 82, "auto")
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=3),
@@ -115,5 +115,4 @@ def test_a_plan_with_inputs_is_as_quick_as_one_without(chains, kib, offload):
     work = traced.workload
     if work is not None:
         seconds = [predict(problem.problem, places, work).priced for places in (ours, theirs)]
-        # The simple thing is kept where less is gained; a hundredth beside it is hops, unknown to programs.
-        assert seconds[0] * (1 - PAYS) <= seconds[1] * 1.01
+        assert seconds[0] * (1 - PAYS) <= seconds[1]  # the simple thing is kept where less is gained
