@@ -135,7 +135,7 @@ def halved(model: Model) -> Model:
 
 
 SMALL = Sizes(card=False, rows=ROWS, prompt=PROMPT, written=WRITTEN)
-LARGE = Sizes(card=True, rows=4, prompt=512, written=8)
+LARGE = Sizes(card=True, rows=4, prompt=512, written=WRITTEN)
 
 
 def here() -> str:
@@ -174,20 +174,30 @@ def planned(sizes: Sizes, name: str, kind: str, shares: tuple[float, ...]) -> Jo
 
 
 def needless(plan: Plan, least: int = MIB) -> bool:
-    """Say whether a piece that is elsewhere fits in what the card has left, its buffer kept."""
-    card, pieces = plan.ledger[0], [each for each in spilled(plan) if each >= least]
-    left = (plan.devices[0].memory or 0) - card.total + card.margin
-    return bool(pieces) and min(pieces) <= left
+    """Say whether a piece that is brought to the card again and again could stay there.
+
+    What computes elsewhere is no such piece: on the card it has activations as well.
+    """
+    card = plan.devices[0]
+    room = (card.memory or 0) - plan.ledger[0].total + plan.ledger[0].margin
+    rows = zip(plan.units, unit_bytes(plan), strict=True)
+    brought = [size for unit, size in rows if unit.run == card.name != unit.store and size >= least]
+    return bool(brought) and min(brought) <= room
 
 
 def spilled(plan: Plan) -> list[int]:
     """Return the bytes of every unit stored elsewhere."""
+    away = (unit.store != plan.devices[0].name for unit in plan.units)
+    return [size for size, spills in zip(unit_bytes(plan), away, strict=True) if size and spills]
+
+
+def unit_bytes(plan: Plan) -> list[int]:
+    """Return the bytes of every unit."""
     nbytes = [0] * len(plan.units)
     if plan.tree is not None:
         for unit, size in zip(unit_of_tensors(plan.tree, plan.units), plan.tree.nbytes or (), strict=True):
             nbytes[unit] += size if unit >= 0 else 0
-    away = (unit.store != plan.devices[0].name for unit in plan.units)
-    return [size for size, spills in zip(nbytes, away, strict=True) if size and spills]
+    return nbytes
 
 
 # What a card says.

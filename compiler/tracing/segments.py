@@ -26,8 +26,12 @@ _OWN: Final = 10 * _MIB
 _ROUND_OWN: Final = 2 * _MIB
 _EXACT: Final = 2 * _MIB
 """To how many bytes the least limit is looked for."""
-WORKSPACES: Final = 32 * _MIB
-"""What cuBLAS takes from the allocator for its workspace on Hopper; 8 MiB on other cards."""
+WORKSPACES: Final = 34 * _MIB
+"""What libraries take from the allocator for good: cuBLAS 32 MiB on Hopper (8 MiB on other cards) and a small
+segment beside, measured on an H100."""
+LAYOUT: Final = _LARGE_SEGMENT
+"""What a plan needs more than the forward that is played with everything in place: where some weights are
+streamed, others lie side by side. Of 63 plans at budgets that just hold them the most was 16 MiB."""
 
 Event = tuple[int, int]
 """What happens to a storage: its number, and its bytes; 0 when it is let go."""

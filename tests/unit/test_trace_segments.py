@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.compiler.tracing import trace_model
-from compile_plan.compiler.tracing.segments import WORKSPACES, _alive, _events, _least, _played, held_beyond
+from compile_plan.compiler.tracing.segments import (
+    LAYOUT,
+    WORKSPACES,
+    _alive,
+    _events,
+    _least,
+    _played,
+    held_beyond,
+)
 from compile_plan.ir import Reserve
 from small_models import small_model
 from torch import nn, zeros
@@ -72,7 +80,7 @@ def test_every_accelerator_has_the_line_where_a_workload_is_asked_for():
     plan = planned(rows=1)
     kept = [each for each in plan.reserves if each.purpose == "allocator"]
     assert [each.device for each in kept] == ["cuda:0", "cuda:1"]
-    assert all(WORKSPACES <= each.nbytes <= WORKSPACES + 24 * MIB for each in kept)
+    assert all(WORKSPACES + LAYOUT <= each.nbytes <= WORKSPACES + LAYOUT + 24 * MIB for each in kept)
     assert [account.runtime for account in plan.ledger] == [kept[0].nbytes, kept[1].nbytes, 0]
     assert not any(each.purpose == "allocator" for each in plan.demands)
     again = compile_plan(plan, max_memory={0: "2GiB", "cpu": "1GiB"})
