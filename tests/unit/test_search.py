@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from compile_plan.compiler.search.problem import Atom, Place, Problem, is_legal
+from compile_plan.compiler.search.staying import with_room_used
 from compile_plan.ir import (
     Atomic,
     Demand,
@@ -180,3 +182,15 @@ def test_pins_beyond_a_budget_are_an_error_not_a_crash():
     written = (Unit("a", "cuda:0", "cuda:0", Reason.WRITTEN), Unit("b"))
     plan = placed(plan_of(leaves(a=30, b=20), {"cuda:0": 25, "cpu": 99}, units=written))
     assert "budget-exceeded" in {d.code for d in plan.diagnostics}
+
+
+@pytest.mark.parametrize(
+    ("room", "caches", "stays"), [(110, (), (2,)), (109, (), ()), (140, (), (1, 2)), (140, (9, 0), ())]
+)
+def test_what_is_brought_stays_where_that_has_room_and_holds_no_rows(room, caches, stays):
+    atoms = (Atom((0,), 60), Atom((1,), 30, stream=30), Atom((2,), 20, stream=20, rows=True))
+    devices = (Device("cuda:0", room), Device("cpu", 999))
+    problem = Problem(devices, (room, 999), atoms, caches=caches)
+    found = with_room_used(problem, [Place(0, 0), Place(1, 0), Place(1, 0)])
+    assert is_legal(problem, found)
+    assert tuple(index for index in (1, 2) if not found[index].streamed) == stays
