@@ -26,6 +26,8 @@ ALIGNMENT: Final = 256
 _HUGE_PAGE: Final = 2 << 20
 """Blocks larger than this ask for large pages: the driver registers them one by one."""
 _OK: Final = 0
+CARDS: Final = "cuda"
+"""The type of devices whose driver knows memory, and whose copies run on streams."""
 
 
 class _Memory(mmap.mmap):
@@ -126,6 +128,11 @@ def _take_error() -> None:
     """Take the driver's last error of this thread: the next kernel would raise it as its own."""
     with suppress(RuntimeError):
         torch.ones(1, device="cuda")
+
+
+def is_card(device: torch.device) -> bool:
+    """Say whether copies to a device run beside its computing."""
+    return device.type == CARDS
 
 
 def room_for(sizes: Sequence[int]) -> int:

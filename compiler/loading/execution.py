@@ -18,6 +18,7 @@ from ...ir.patterns import match_paths
 from ..placing.in_phases import phase_lines
 from ..running.homes import spans_of
 from .attributes import place_attributes
+from .blocks import is_card
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
 from .moves import arrives, attach_moves
@@ -169,7 +170,7 @@ def _stream(
     newcomers[:0] = execution.handles  # the list goes on growing
     execution.handles = newcomers
     leaves = (leaf for site in stream.sites for leaf in leaves_of_site(site))
-    card = next((leaf.device for leaf in leaves if leaf.device.type == "cuda"), None)
+    card = next((leaf.device for leaf in leaves if is_card(leaf.device)), None)
     if card is not None:
         execution.registering = Pinning(pinned_first(stream.sites, aside), card)
 

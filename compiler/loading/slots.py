@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from . import pages
-from .blocks import Block
+from .blocks import Block, is_card
 from .ring import SLOT, SLOTS, Mark, Ring, RingSlot
 from .streaming.lanes import Lane, lane_to
 
@@ -29,7 +29,7 @@ def sending_threads() -> int:
 
 def first_card(devices: Iterable[torch.device]) -> torch.device | None:
     """Return the first device whose driver has to know what it is sent."""
-    return next((device for device in devices if device.type == "cuda"), None)
+    return next((device for device in devices if is_card(device)), None)
 
 
 def slots_ahead(sizes: Sequence[tuple[torch.device, int]]) -> Slots | None:

@@ -50,15 +50,18 @@ class Arena:
         for lot in (*self._taken, None):
             end = self._nbytes if lot is None else lot.start
             if end - start >= wanted:
-                return self._lot(start, wanted)
+                with torch.inference_mode(mode=False):  # else nothing outside of it could be copied there
+                    return self._lot(start, wanted)
             start = start if lot is None else lot.end
         return None
 
     def give(self, lot: Lot, mark: Mark) -> None:
-        """Take memory back that is in use until a mark."""
+        """Take memory back that is in use until a mark; None where nothing but copies used it.
+
+        Maybe not even they: then those who had the memory before may still be at it.
+        """
         self._taken.remove(lot)
-        if mark is not None:
-            self._past.append((lot.start, lot.end, mark))
+        self._past += [(lot.start, lot.end, each) for each in (lot.after if mark is None else [mark])]
 
     def drop(self) -> None:
         """Let go of the memory; what is handed out stays valid with its owners."""
@@ -68,6 +71,7 @@ class Arena:
     def _lot(self, start: int, nbytes: int) -> Lot:
         if self._memory is None:
             self._memory = torch.empty(self._nbytes, dtype=torch.uint8, device=self._device)
+            self._lane.fills(self._memory)
             self._past = [(0, self._nbytes, self._lane.mark())]  # it may have been somebody else's just now
         end = start + nbytes
         after = [mark for first, last, mark in self._past if first < end and start < last]

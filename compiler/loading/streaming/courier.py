@@ -1,12 +1,15 @@
 """Bytes from pages of files, or other memory the driver does not know, to a card through pinned slots.
 
 While a card copies from one slot, the next is filled, converted on the way where dtypes differ. Only
-the thread that fills waits for a slot to be free again.
+a thread that fills waits for a slot to be free again. Those of a forward and the one that prepares what
+follows take turns slot by slot: each has one to itself from filling it to having it sent.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import torch
@@ -28,19 +31,28 @@ class Courier:
     ) -> None:
         """Send by ``copy``, from slots that the driver of a card knows or from plain memory."""
         self._copy, self._card = copy, card
-        self._ring = Ring([RingSlot(Block(nbytes), 0, nbytes) for _ in range(SLOTS)])
+        self._nbytes, self._turn = nbytes, threading.Lock()
 
     def bring(self, source: torch.Tensor, target: torch.Tensor) -> Mark:
         """Copy a tensor to one of its shape; returns the mark of the last copy, None for no elements."""
         flat, room = source.reshape(-1), target.view(-1)
-        count = self._ring.nbytes // room.element_size()
+        count = self._nbytes // room.element_size()
         mark: Mark = None
         for first in range(0, room.numel(), count):
-            part = flat[first : first + count]
-            slot = self._ring.free()
-            landing = slot.elements(room.dtype, 0, part.numel() * room.element_size())
-            landing.copy_(part)
-            if self._card is not None:
-                slot.block.register(self._card)  # once; a slot that was filled has its pages
-            slot.mark = mark = self._copy([(landing, room[first : first + count])])
+            with self._turn:
+                mark = self._send(flat[first : first + count], room[first : first + count])
         return mark
+
+    def _send(self, part: torch.Tensor, room: torch.Tensor) -> Mark:
+        slot = self._ring.free()
+        landing = slot.elements(room.dtype, 0, room.nbytes)
+        landing.copy_(part)
+        if self._card is not None:
+            slot.block.register(self._card)  # once; a slot that was filled has its pages
+        slot.mark = self._copy([(landing, room)])
+        return slot.mark
+
+    @cached_property
+    def _ring(self) -> Ring:
+        """Made on the first use: many lanes carry nothing."""
+        return Ring([RingSlot(Block(self._nbytes), 0, self._nbytes) for _ in range(SLOTS)])

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
+from ..blocks import is_card
 from ..ring import Mark
 from .courier import Courier, Pair
 
@@ -43,6 +44,14 @@ class Lane(Protocol):
         """Let what this thread computes from here on wait for a mark."""
         ...
 
+    def fills(self, memory: torch.Tensor) -> None:
+        """Let memory be nobody else's before the last copy to it is over, even if its owner goes before."""
+        ...
+
+    def settle(self) -> None:
+        """Return when all copies have happened: then what they copy from and to may go."""
+        ...
+
     def waited(self) -> float:
         """Return the seconds that computing has waited for copies since this was last asked."""
         ...
@@ -70,6 +79,12 @@ class DirectLane:
     def join(self, mark: Mark) -> None:
         """Do nothing: there is nothing to wait for."""
 
+    def fills(self, memory: torch.Tensor) -> None:
+        """Do nothing: no copy outlasts its call."""
+
+    def settle(self) -> None:
+        """Do nothing: there is nothing under way."""
+
     def waited(self) -> float:
         """Return 0: a wait here is one of the thread, which counts it itself."""
         return 0.0
@@ -82,7 +97,7 @@ class CudaLane:
         self._device = device
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._inside = False
-        self._courier: Courier | None = None
+        self._courier = Courier(lambda copies: self.copy(copies, ()), device)
         self._waits: deque[tuple[Any, Any]] = deque()
         self._seconds = 0.0
 
@@ -100,8 +115,6 @@ class CudaLane:
 
     def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
         """Bring the bytes through pinned slots: filling one overlaps with the copy from the other."""
-        if self._courier is None:
-            self._courier = Courier(lambda copies: self.copy(copies, ()), self._device)
         done = self.copy((), after)
         for source, target in pairs:
             done = self._courier.bring(source, target) or done
@@ -131,6 +144,14 @@ class CudaLane:
         if len(self._waits) > _UNREAD:
             self._read(wait=False)
 
+    def fills(self, memory: torch.Tensor) -> None:
+        """Tell the allocator, which else hands memory on in the order of the stream that asked for it."""
+        memory.record_stream(self._side)
+
+    def settle(self) -> None:
+        """Wait for all that is on the side stream by now."""
+        self.copy((), ()).synchronize()
+
     def waited(self) -> float:
         """Read the events of all waits; this waits for the device."""
         self._read(wait=True)
@@ -146,4 +167,4 @@ class CudaLane:
 
 def lane_to(device: torch.device) -> Lane:
     """Return what brings bytes to a device."""
-    return CudaLane(device) if device.type == "cuda" else DirectLane()
+    return CudaLane(device) if is_card(device) else DirectLane()

@@ -99,7 +99,8 @@ class RowSite:
             return self._in_place(chosen.tolist(), call)
         if self._cache is not None and chosen.numel() <= self._cache.slots:
             return self._cached(self._cache, chosen.tolist(), again, call)
-        room = self.stream.supply.room(chosen.numel() * self._row)
+        with self.stream.lock:
+            room = self.stream.supply.room(chosen.numel() * self._row)
         if not self._chooser.experts or chosen.numel() * self._row <= max(self._row, room):
             self._lend(self._bring(chosen.tolist()), chosen.numel())
             return call.having({self._chooser.index: _like(again, index)})
@@ -126,6 +127,7 @@ class RowSite:
             with torch.inference_mode(mode=False), torch.no_grad():
                 for one in self._tables:
                     memory = cache.memory(one)
+                    lane.fills(memory)
                     mark = _send(lane, one, [(row, memory[slot]) for row, slot in brought], lane.mark())
                 values = {id(one): cache.memory(one).data for one in self._tables}
         except BaseException:
@@ -154,7 +156,11 @@ class RowSite:
                 self._rest = lambda output, token=token: result.index_add_(0, token, output)
                 return args, kwargs
             load = self._bring(turns[number + 1].tolist())
-            result.index_add_(0, token, self.site.module.forward(*args, **kwargs))
+            try:
+                result.index_add_(0, token, self.site.module.forward(*args, **kwargs))
+            except BaseException:
+                self._give_back(load)
+                raise
             self.stream.leave(self.number)
             if self._changed is not None:
                 self._changed.__exit__()
@@ -168,8 +174,9 @@ class RowSite:
         sizes = [aligned(len(rows) * (one.nbytes // self._chooser.count)) for one in self._tables]
         with torch.inference_mode(mode=False), torch.no_grad():
             if device.type != "cpu":
-                carrier = self.stream.supply.carrier(device)
-                cargo = [Cargo(carrier, carrier.arena.take(sum(sizes)))]
+                with self.stream.lock:
+                    carrier = self.stream.supply.carrier(device)
+                    cargo = [Cargo(carrier, carrier.arena.take(sum(sizes)))]
             lot = cargo[0].lot if cargo else None
             memory = torch.empty(sum(sizes), dtype=torch.uint8, device=device) if lot is None else lot.memory
             after: Any = [lane.mark()] if lot is None else lot.after
@@ -184,7 +191,8 @@ class RowSite:
                     values[id(one)] = stack.data
                     start += size
             except BaseException:
-                Load([], cargo).give_back(used=True)
+                lane.settle()
+                self._give_back(Load([], cargo))
                 raise
         load = self._load(values, cargo)
         load.marks.append((lane, mark))
@@ -199,11 +207,20 @@ class RowSite:
 
     def _lend(self, load: Load, rows: int) -> None:
         start = time.perf_counter()
-        load.join()
+        with self.stream.lock:
+            load.join()
         self.site.tally.seconds += time.perf_counter() - start
-        self.stream.admit(self.number, load)
+        try:
+            self.stream.admit(self.number, load)
+        except BaseException:
+            self._give_back(load)
+            raise
         self._changed = settings_of(self.site.module, self._chooser.settings(rows))
         self._changed.__enter__()
+
+    def _give_back(self, load: Load) -> None:
+        with self.stream.lock:
+            load.give_back(used=False)
 
     def _lane(self) -> Lane:
         device = self._tables[0].device

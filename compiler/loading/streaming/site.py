@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from ..blocks import is_card
 from ..ring import Mark
 from .arena import Lot
 from .carrier import Carrier
@@ -43,7 +44,7 @@ class Site:
     def quick(self) -> bool:
         """Whether bringing it is only a matter of asking the card: nothing is read or converted first."""
         return all(
-            leaf.device.type == "cuda" and leaf.block is not None and leaf.block.pinned
+            is_card(leaf.device) and leaf.block is not None and leaf.block.pinned
             for one in self.streamed
             for leaf in one.leaves
         )

@@ -17,6 +17,7 @@ import torch
 
 from ....ir import Diagnostic, PlanError
 from ....ir.rules.loading import COPIED_WHILE_STREAMING, FORKED_WHILE_STREAMING
+from ..blocks import is_card
 from .frames import calls_of
 from .site import Load, Site
 from .supply import Supply
@@ -57,7 +58,8 @@ class Stream:
         self.newcomers: Callable[[], None] = _nothing
         """Called before a pass: takes in what came to the model since the last."""
         self._process = os.getpid()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
+        """Held by whoever takes memory of the streaming buffer, or gives it back."""
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -73,7 +75,7 @@ class Stream:
     def begin(self, model: nn.Module) -> None:
         """Start preparing for a forward of the whole model."""
         self._notice_fork()
-        with self._lock:
+        with self.lock:
             if not self._at_rest:
                 self._recover(model)
             self._pass().last = None
@@ -82,7 +84,7 @@ class Stream:
 
     def end(self) -> None:
         """Drop what was not used; accelerators are sent what the next forward starts with."""
-        with self._lock:
+        with self.lock:
             self._pass().last = None
             away = self._alone and all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
             self.supply.drop({self._first} if away else (), rest=True)
@@ -92,7 +94,7 @@ class Stream:
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
         self._notice_fork()
-        with self._lock:
+        with self.lock:
             now, site = self._pass(), self.sites[number]
             if now.inside and (number in now.inside or number == self._first):
                 self._recover(site.module)
@@ -107,7 +109,7 @@ class Stream:
     def admit(self, number: int, load: Load) -> None:
         """Let a site have what was brought for it, some rows; `leave` takes it back."""
         self._notice_fork()
-        with self._lock:
+        with self.lock:
             self.sites[number].check()
             self._lend(self._pass(), number, load)
 
@@ -124,7 +126,7 @@ class Stream:
 
     def leave(self, number: int) -> None:
         """Put a site's tensors back to rest; does nothing if it was not brought."""
-        with self._lock:
+        with self.lock:
             now = self._pass()
             if number not in now.inside:
                 return
@@ -137,24 +139,24 @@ class Stream:
 
     def add(self, site: Site) -> int:
         """Take one more site, entered where it is met; returns its number."""
-        with self._lock:
+        with self.lock:
             return self.supply.add(site)
 
     def join(self, number: int, one: Streamed) -> None:
         """Let a site bring one more tensor."""
-        with self._lock:
+        with self.lock:
             self.sites[number].streamed.append(one)
             self.supply.sizes[number] = self.sites[number].nbytes
 
     def choose(self, *, whole: bool) -> None:
         """Say whether this pass needs all of what is by rows, or some rows: what is brought ahead follows."""
-        with self._lock:
+        with self.lock:
             self._whole = whole
 
     def close(self) -> None:
         """End the thread and put everything to rest."""
         self._notice_fork()
-        with self._lock:
+        with self.lock:
             self._all_to_rest()
             self.supply.close()
 
@@ -229,9 +231,9 @@ class Stream:
         """Start anew in a child of the process that loaded the model; a card cannot be used there."""
         if self._process == os.getpid():
             return
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self.supply.forget()
-        away = next((one for s in self.sites for one in s.streamed if one.device.type == "cuda"), None)
+        away = next((one for s in self.sites for one in s.streamed if is_card(one.device)), None)
         if away is not None:
             message = f"this process was forked from the one that loaded the model onto `{away.device}`"
             help_ = "start processes with `spawn`, or load the model after forking"

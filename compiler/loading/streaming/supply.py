@@ -108,6 +108,7 @@ class Supply:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         for carrier in self._carriers.values():
+            carrier.lane.settle()
             carrier.arena.drop()
 
     def forget(self) -> None:

@@ -1,0 +1,39 @@
+"""Streaming to a card whose copies happen as late as they may: nothing is used or filled too early."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from compile_plan.compiler.loading.streaming.courier import Courier
+from own_process import run_support
+
+
+def test_outputs_are_equal_however_late_copies_happen():
+    runs = run_support("late_runs.py")
+    assert len(runs) == 100
+    assert not [case for case, right in runs.items() if not right]
+
+
+def test_two_threads_that_use_one_ring_do_not_fill_each_others_slots():
+    """What one has filled and not sent yet stays, however much the other sends meanwhile."""
+    filled, over = threading.Event(), threading.Event()
+
+    def copy(pairs):
+        if threading.current_thread() is not threading.main_thread():
+            filled.set()
+            over.wait(0.2)  # the other one waits for its turn, so this ends by itself
+        for source, target in pairs:
+            target.copy_(source)
+
+    courier = Courier(copy, nbytes=1024)
+    (first, second), (there, here) = torch.rand(2, 128), torch.zeros(2, 128)
+    other = threading.Thread(target=courier.bring, args=(first, there))
+    other.start()
+    filled.wait()
+    for _ in range(4):
+        courier.bring(second, here)
+    over.set()
+    other.join()
+    assert torch.equal(there, first)
+    assert torch.equal(here, second)
