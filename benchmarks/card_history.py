@@ -17,12 +17,12 @@ _ENTRIES = 400_000
 
 @contextmanager
 def written_down(path: Path | None, **facts: Any) -> Iterator[None]:
-    """Write what happens meanwhile: rows of action, address, bytes, stream; nothing without a path or a card."""
-    if path is None or not torch.cuda.is_available():
+    """Write what happens meanwhile: rows of action, address, bytes, stream."""
+    if path is None or not torch.cuda.is_available():  # nobody asks, or nobody can be asked
         yield
         return
     history = torch.cuda.memory._record_memory_history  # noqa: SLF001  torch's own way to be asked
-    history(context=None, stacks="python", max_entries=_ENTRIES, clear_history=True)
+    history(context=None, stacks="python", max_entries=_ENTRIES)
     try:
         yield
     finally:
