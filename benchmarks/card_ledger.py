@@ -18,6 +18,7 @@ import copy
 import gc
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -129,9 +130,11 @@ class Sizes:
 
 
 def halved(model: Model) -> Model:
-    """Return a model in bfloat16; what is narrower stays."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point() and tensor.itemsize > torch.bfloat16.itemsize:
+    """Return a model in bfloat16; what is narrower stays, and what transformers loads in float32."""
+    kept = [re.compile(name.replace("*", ".*")) for name in model._get_dtype_plan(torch.bfloat16)]  # noqa: SLF001
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        wide = tensor.is_floating_point() and tensor.itemsize > torch.bfloat16.itemsize
+        if wide and not any(each.search(name) for each in kept):
             tensor.data = tensor.data.to(torch.bfloat16)
     return model
 

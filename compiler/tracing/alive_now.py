@@ -25,6 +25,15 @@ def _grouped_product(
     return left.new_empty(*left.shape[:-1], right.shape[-1])
 
 
+def _beside(func: Untyped, args: Untyped) -> list[Tensor]:
+    """Return stand-ins for what an op has alive while it runs: a safe softmax looks for rows without any."""
+    if func._overloadpacket is not torch.ops.aten._safe_softmax:  # noqa: SLF001
+        return []
+    scores, dim = args[:2]
+    hidden = torch.empty_like(scores, dtype=torch.bool)
+    return [hidden, hidden.select(dim, 0).clone(), scores.new_empty(())]
+
+
 WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SLF001
 """Stand-ins for ops that cannot run on the meta device as they are."""
 
@@ -43,6 +52,9 @@ class AliveNow(TorchDispatchMode):
     ) -> Untyped:
         """Run one op and count what it made."""
         function: Untyped = WITHOUT_META.get(func._overloadpacket, func)  # noqa: SLF001
+        beside = _beside(func, args)
+        for tensor in beside:
+            self.see(tensor)
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)

@@ -136,11 +136,14 @@ def _makes(trace: Trace, module: int, nbytes: int) -> bool:
 def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
     """Yield the largest need of each piece that may get a device of its own, and on the CPU if it differs."""
     need = needs(trace, cuts)
-    yield from _peaks(trace, cuts, need, ACTIVATIONS)
-    beside = [step.on_host if isinstance(step, Op) else 0 for step in trace.steps]
-    if any(beside):
-        more = [nbytes + host for nbytes, host in zip(need, beside, strict=False)]
-        yield from _peaks(trace, cuts, more, ON_HOST)
+    card, host = ([*need], [*need])
+    for number, step in enumerate(trace.steps):
+        if isinstance(step, Op):
+            card[number] += step.on_card
+            host[number] += step.on_host
+    yield from _peaks(trace, cuts, card, ACTIVATIONS)
+    if any(there > here for here, there in zip(card, host, strict=True)):
+        yield from _peaks(trace, cuts, host, ON_HOST)
 
 
 def _peaks(trace: Trace, cuts: Cuts, need: list[int], purpose: str) -> Iterator[Demand]:

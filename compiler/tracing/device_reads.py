@@ -19,7 +19,7 @@ from ..running.nesting import Untyped, map_tensors
 from .fused import fused
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
-from .unfused import unfused_nbytes
+from .unfused import is_fused_on_cards, padded_nbytes, unfused_nbytes
 
 
 class DeviceReads(TorchFunctionMode):
@@ -129,32 +129,31 @@ class DeviceReads(TorchFunctionMode):
 
     def _attention(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
                    dropout_p: float = 0.0, *_rest: Untyped, **options: Untyped) -> Tensor | None:  # fmt: skip
-        same_heads = query.shape[:2] == key.shape[:2] or options.get("enable_gqa", False)
         recorder, odd = self.recorder, value.shape[-1] != query.shape[-1]
-        is_fused = query.dim() == 4 and same_heads and not (recorder.on_host and (dropout_p or odd))
-        if not is_fused or query.device.type != "meta":
+        same_heads = query.shape[:2] == key.shape[:2] or options.get("enable_gqa", False)
+        if query.dim() != 4 or not same_heads or query.device.type != "meta":
             return None
+        on_card = is_fused_on_cards(query, key, value, attn_mask)
+        if (dropout_p or odd) if recorder.on_host else (torch.is_grad_enabled() and not on_card):
+            return None  # what the way back needs of the steps is kept
         used = [query, key, value] + ([attn_mask] if attn_mask is not None else [])
         numbers = [recorder.number(tensor) for tensor in used]
         recorder.attempt = "scaled_dot_product_attention"
         batch, heads, length, _ = query.shape
+        told = dict(zip(("is_causal", "scale", "enable_gqa"), _rest, strict=False)) | options
         recorder.paused = True
         try:
             made, *extra = fused(query, key, value, attn_mask, CPU if recorder.on_host else "")
+            taken = 0 if on_card and not odd else unfused_nbytes(query, key, value, attn_mask, **told)
         finally:
             recorder.paused = False
         flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         recorder.record("scaled_dot_product_attention", used, numbers, (made, *extra), flops)
-        step = recorder.steps[-1]
-        if odd and isinstance(step, Op):
-            beside = sum(tensor.nbytes for tensor in (made, *extra))
-            told = dict(zip(("is_causal", "scale", "enable_gqa"), _rest, strict=False)) | options
-            recorder.paused = True
-            try:
-                taken = unfused_nbytes(query, key, value, attn_mask, **told)
-            finally:
-                recorder.paused = False
-            recorder.steps[-1] = replace(step, on_host=max(0, taken - beside))
+        step, beside = recorder.steps[-1], sum(tensor.nbytes for tensor in (made, *extra))
+        if isinstance(step, Op):
+            taken = max(0, taken - beside)
+            padded = padded_nbytes(query, attn_mask) if on_card else taken
+            recorder.steps[-1] = replace(step, on_host=taken if odd else 0, on_card=padded)
         return made
 
 

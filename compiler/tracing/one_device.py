@@ -70,9 +70,8 @@ def _alive(trace: Trace, *, on_host: bool) -> list[int]:
     for number, step in enumerate(trace.steps):
         if not isinstance(step, Op):
             continue
-        if on_host:
-            hold(step.on_host, number, number)
-        elif step.name == "to":  # a constant of the host gets a copy on the card
+        hold(step.on_host if on_host else step.on_card, number, number)
+        if step.name == "to" and not on_host:  # a constant of the host gets a copy on the card
             for made in step.outputs:
                 value = trace.values[made]
                 if trace.values[trace.roots[made]].reference == HOST:

@@ -84,6 +84,8 @@ class Op:
     flops: int = 0
     on_host: int = 0
     """Bytes the kernel takes beside on the CPU, where it is fused on accelerators only."""
+    on_card: int = 0
+    """Bytes it takes beside on an accelerator, where it is fused on the CPU only or needs its mask padded."""
 
 
 @dataclass(frozen=True, slots=True)

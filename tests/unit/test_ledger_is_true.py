@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.compiler.tracing.unfused import unfused_nbytes
 from compile_plan.grammar import parse
 from compile_plan.ir.purposes import TOGETHER
-from live_bytes import LiveBytes
+from torch.profiler import ProfilerActivity, profile
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import activation_peaks
@@ -106,6 +107,16 @@ def test_a_given_cache_leaves_nothing_known_of_one_device():
     assert not {each.purpose for each in plan.demands} & TOGETHER
 
 
+def allocated_peak(run):
+    """Return the most bytes torch had allocated on the host at once, those inside ops included."""
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        kept = run()
+    events = seen.profiler.kineto_results.events()
+    changes = [each.nbytes() for each in events if each.name() == "[memory]"]
+    del kept
+    return max(accumulate(changes), default=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("mask", [None, torch.bool, "added"])
 @pytest.mark.parametrize("heads", [4, 2])
@@ -115,11 +126,60 @@ def test_attention_that_is_not_fused_takes_what_its_steps_take(dtype, mask, head
     key, value = torch.randn(2, heads, 40, 24, dtype=dtype), torch.randn(2, heads, 40, 16, dtype=dtype)
     masks = {torch.bool: torch.ones(2, 1, length, 40, dtype=torch.bool)}
     given = None if mask is None else masks.get(mask, torch.zeros(2, 1, length, 40, dtype=dtype))
-    there = (query, key, value) if given is None else (query, key, value, given)
     shared = {"enable_gqa": True} if heads == 2 else {}
-    live = LiveBytes({each.untyped_storage()._cdata for each in there})
-    with torch.no_grad(), live:
-        torch.nn.functional.scaled_dot_product_attention(query, key, value, given, **shared)
+    attention = torch.nn.functional.scaled_dot_product_attention
+    taken = allocated_peak(lambda: attention(query, key, value, given, **shared))
     with torch.no_grad():
         on_meta = [None if each is None else each.to("meta") for each in (query, key, value, given)]
-        assert unfused_nbytes(*on_meta, **shared) == live.peak
+        assert unfused_nbytes(*on_meta, **shared) == taken
+
+
+class Biased(torch.nn.Module):
+    """Attention with a learned number for each head and distance, which lies head by head in memory."""
+
+    def __init__(self, width=16, *, rows=False, dtype=torch.bfloat16):
+        super().__init__()
+        self.bias = torch.nn.Embedding(64, 4, dtype=dtype)
+        self.width, self.rows = width, rows
+        steps = torch.arange(128)
+        self.register_buffer("distance", (steps[:, None] - steps[None]).abs() % 64)
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        heads = x.view(batch, length, 4, self.width).transpose(1, 2)
+        if self.rows:
+            bias = self.bias.weight[:1].view(1, 4, 1, 1).expand(1, 4, length, length).contiguous()
+        else:
+            bias = self.bias(self.distance[:length, :length]).permute(2, 0, 1)[None]
+        return torch.nn.functional.scaled_dot_product_attention(heads, heads, heads, bias).sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "length", "fused"),
+    [
+        ({"rows": True}, 128, True),
+        ({}, 128, False),  # T5 up to transformers 5.17
+        ({"rows": True, "width": 12}, 128, False),
+        ({"rows": True, "dtype": torch.float64}, 128, False),
+    ],
+)
+def test_a_card_has_no_kernel_for_every_mask(options, length, fused):
+    model = Biased(**options)
+    x = torch.zeros(2, length, 4 * model.width, dtype=model.bias.weight.dtype)
+    plans = {
+        device: compile_model(model, max_memory={device: "64GiB"}, example_inputs=(x,), workload="forward")
+        for device in ("cuda:0", "cpu")
+    }
+    card, host = (plan.ledger[0].activations for plan in plans.values())
+    scores = 2 * 4 * length**2 * 4
+    assert (card - host > scores) is not fused
+
+
+def test_a_mask_with_odd_rows_is_copied_for_a_cards_kernel():
+    model, x = Biased(rows=True), torch.zeros(1, 127, 64, dtype=torch.bfloat16)
+    told = [
+        compile_model(model, max_memory={device: "64GiB"}, example_inputs=(x,), workload="forward")
+        for device in ("cuda:0", "cpu")
+    ]
+    padded = 4 * 127 * 128 * 2
+    assert padded <= told[0].ledger[0].activations - told[1].ledger[0].activations < padded * 1.1
