@@ -20,6 +20,11 @@ class LiveBytes(TorchDispatchMode):
         self.now = self.peak = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        """Run an op; a safe softmax marks hidden scores and rows without any beside, unseen from here."""
+        if func is torch.ops.aten._safe_softmax.default:
+            marks = [torch.empty(shape, dtype=torch.bool) for shape in (args[0].shape, args[0].shape[:-1])]
+            for mark in (*marks, args[0].new_empty(())):
+                self.see(mark)
         out = func(*args, **(kwargs or {}))
         for item in out if isinstance(out, list | tuple) else [out]:
             if isinstance(item, Tensor) and not item.is_meta:
