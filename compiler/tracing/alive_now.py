@@ -6,7 +6,7 @@ A tensor may be gone while autograd keeps its storage, so the storages themselve
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import torch
@@ -25,13 +25,12 @@ def _grouped_product(
     return left.new_empty(*left.shape[:-1], right.shape[-1])
 
 
-def _beside(func: Untyped, args: Untyped) -> list[Tensor]:
-    """Return stand-ins for what an op has alive while it runs: a safe softmax looks for rows without any."""
-    if func._overloadpacket is not torch.ops.aten._safe_softmax:  # noqa: SLF001
-        return []
-    scores, dim = args[:2]
-    hidden = torch.empty_like(scores, dtype=torch.bool)
-    return [hidden, hidden.select(dim, 0).clone(), scores.new_empty(())]
+def hidden_sizes(packet: Untyped, used: Sequence[Tensor]) -> tuple[int, ...]:
+    """Return the bytes of what an op makes and lets go inside: a safe softmax looks for rows without any."""
+    if packet is not torch.ops.aten._safe_softmax:  # noqa: SLF001
+        return ()
+    scores = used[0]
+    return (scores.numel(), scores.numel() // max(1, scores.shape[-1]), scores.itemsize)
 
 
 WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SLF001
@@ -52,13 +51,15 @@ class AliveNow(TorchDispatchMode):
     ) -> Untyped:
         """Run one op and count what it made."""
         function: Untyped = WITHOUT_META.get(func._overloadpacket, func)  # noqa: SLF001
-        beside = _beside(func, args)
-        for tensor in beside:
-            self.see(tensor)
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
+        hidden = hidden_sizes(func._overloadpacket, args)  # noqa: SLF001
+        self.peak = max(self.peak, self.nbytes + sum(map(self._rounded, hidden)))
         return out
+
+    def _rounded(self, nbytes: int) -> int:
+        return -(-nbytes // self._whole) * self._whole
 
     def leave_out(self, tensors: Iterable[Tensor]) -> None:
         """Count nothing for storages that are there already."""
@@ -70,7 +71,7 @@ class AliveNow(TorchDispatchMode):
         if not tensor.is_meta or tensor.layout is not torch.strided:
             return
         storage = tensor.untyped_storage()
-        key, nbytes = storage._cdata, -(-storage.nbytes() // self._whole) * self._whole  # noqa: SLF001
+        key, nbytes = storage._cdata, self._rounded(storage.nbytes())  # noqa: SLF001
         if (known := self._seen.get(key)) is not None and known() is not None:
             return
 

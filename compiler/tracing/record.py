@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from ...ir import ModuleTree
 from ..running.nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
 from ..running.sites import Kinds
-from .alive_now import WITHOUT_META
+from .alive_now import WITHOUT_META, hidden_sizes
 from .shadows import Shadows
 from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
 from .writes import Write
@@ -170,7 +170,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         step = len(self.steps)
         made = tuple(self.add(tensor, Origin.OP, step=step) for tensor in outputs)
         reference = self._reference(used, outputs)
-        facts = (str(func), self.call, strict, loose, made, reference, flops)
+        hidden = sum(hidden_sizes(packet, used))
+        facts = (str(func), self.call, strict, loose, made, reference, flops, hidden, hidden)
         self.steps.append(Write(*facts, written=written) if written else Op(*facts))
 
     def _reference(self, used: list[Tensor], outputs: list[Tensor]) -> int | None:

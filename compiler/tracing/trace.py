@@ -83,9 +83,9 @@ class Op:
     """The device of the outputs when the op names one: a value, `HOST` or `UNKNOWN`."""
     flops: int = 0
     on_host: int = 0
-    """Bytes the kernel takes beside on the CPU, where it is fused on accelerators only."""
+    """Bytes it takes beside while it runs on the CPU: inside, or where it is fused on accelerators only."""
     on_card: int = 0
-    """Bytes it takes beside on an accelerator, where it is fused on the CPU only or needs its mask padded."""
+    """Bytes it takes beside on an accelerator: inside, where only the CPU fuses it, for a padded mask."""
 
 
 @dataclass(frozen=True, slots=True)
