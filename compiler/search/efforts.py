@@ -76,11 +76,11 @@ def shares_of(tree: ModuleTree, path: str) -> Iterator[tuple[int, float]]:
 def takes_rows(tree: ModuleTree, grain: Grain, effort: Effort | None) -> bool:
     """Say whether the loader can bring a grain by rows, and a token needs few enough of them."""
     module = tree.module_index.get(grain.path)
-    if module is None or effort is None or tree.ends[module] != module + 1:
+    if module is None or effort is None:
         return False
     own = tree.tensors(module)
-    if (own.start, own.stop) != (grain.start, grain.stop):
-        return False
+    if own != tree.covered(grain.path) or (own.start, own.stop) != (grain.start, grain.stop):
+        return False  # modules inside hold tensors; activations do not
     if len(own) == 1 and not effort.flops:  # it is not multiplied: it is looked up in
         return len(tree.shapes[own[0]]) == 2
     counts = {tree.shapes[tensor][:1] for tensor in own}
