@@ -36,6 +36,7 @@ import torch
 import transformers
 from compile_plan.compiler import compile_model
 from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.compiler.loading.execution import Execution
 from compile_plan.compiler.machine import calibration
 from compile_plan.compiler.machine.calibration import Sizes, Speed, measure
 from compile_plan.compiler.machine.launching import launch_seconds
@@ -172,6 +173,13 @@ def predicted(plan, tokens: int, *, added: bool) -> float:
     return waits.waits + waits.hopping + waits.beside + asked.cards + asked.hosts
 
 
+def registered(model) -> None:
+    """Wait until the driver knows all memory it will know: what is predicted is what lasts."""
+    pinning = Execution.of(model).registering if Execution.of(model) is not None else None
+    while pinning is not None and not pinning.ended:
+        time.sleep(0.01)
+
+
 def forget(folder: str) -> None:
     """Drop a checkpoint from the page cache: what is on disk is read from there."""
     for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines():
@@ -258,6 +266,7 @@ class Bench:
         before = planned(empty(config), text, self.devices(folder))
         model = load_model(before, empty(config), folder, devices={CARD: self.card}, map_memory=False)
         cold, added = "disk" in text, self.card != CARD
+        registered(model)
         seconds = [
             measured(model, tokens, folder, self.clock, self.typical, cold=cold) for tokens in self.calls
         ]
