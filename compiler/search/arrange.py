@@ -6,6 +6,7 @@ before it, and behind a cluster of transfers there is nothing to hide.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -96,6 +97,17 @@ def _interleave(entry: dict[Place, int]) -> list[Place]:
         ((2 * i + 1) * total / (2 * count), place) for place, count in entry.items() for i in range(count)
     ]
     return [place for _, place in sorted(slots)]
+
+
+def spread_out(problem: Problem, places: Sequence[Place]) -> list[Place]:
+    """Return the placement with the streamed ones of equal atoms on one device spread evenly."""
+    spread, alike = list(places), dict[tuple[object, int], list[int]]()
+    for index, (atom, place) in enumerate(zip(problem.atoms, places, strict=True)):
+        alike.setdefault((atom.kind, place.run), []).append(index)
+    for members in alike.values():
+        for index, place in zip(members, _interleave(Counter(places[i] for i in members)), strict=True):
+            spread[index] = place
+    return spread
 
 
 def bring_closer(problem: Problem, places: list[Place]) -> list[Place]:

@@ -1,10 +1,10 @@
 """The quickest placement of a model that does not fit: who stays, who travels, who computes on the host.
 
-The simple things come first: keep the most bytes and stream or compute the rest, or keep what is read
-most and compute the rest. An integer program finds how many of each kind to treat how for the least
-predicted seconds, with whole layers and with their parts; it knows nothing of hops, so every candidate
-is timed as a whole before it is believed. What is not clearly quicker than the best simple thing is not
-kept.
+The simple things come first: keep the most bytes or the first layers and stream or compute the rest, or
+keep what is read most and compute the rest. An integer program finds how many of each kind to treat how
+for the least predicted seconds, with whole layers and with their parts; it knows nothing of hops, so every
+candidate is timed as a whole before it is believed. What is not clearly quicker than the best simple thing
+is not kept.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from dataclasses import dataclass, replace
 from math import inf
 from typing import Final
 
+from ...ir import Workload
 from .aims import Aimed, best_counts
 from .arrange import arrange, bring_closer
 from .atoms import PlanProblem
 from .costs import Timing, predict
+from .firstlayers import first_in_order
 from .formulate import easings
 from .found import Found, Wish
 from .problem import Place, Problem, count_hops, is_legal
@@ -53,14 +55,23 @@ class _Timed:
         return self.timing.priced
 
 
-def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wish) -> Found:
+def fastest(
+    models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wish, alone: Mapping[str, Found]
+) -> Found:
     """Return the placement with the least predicted seconds, its bound and the simple thing it beat.
 
-    ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do.
+    ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do, ``alone``
+    those to begin with where nothing else may be done.
     """
-    ways = [_timed(way, found, wish) for way, found in (*simple.items(), *_by_reading(models, wish))]
+    grains = _distinct(models)
+    by_hand = (*simple.items(), *_by_reading(grains, wish), *_in_order(grains[0], wish))
+    ways = [_timed(way, found, wish) for way, found in by_hand]
     best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
-    limit, grains = (best.against, best.priced * (1 - PAYS)), _distinct(models)
+    limit = pays = best.against, best.priced * (1 - PAYS)
+    for way, found in (pair for model in grains[1:] for pair in _in_order(model, wish)):
+        tried = _timed(way, found, wish)
+        if (tried.against, tried.priced) < limit:
+            best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
     for model in grains:
         bounds = list[float]()
         for each in _with_and_without_rows(model):
@@ -73,7 +84,8 @@ def fastest(models: Sequence[PlanProblem], simple: Mapping[str, Found], wish: Wi
                     best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
         bound = min(bounds)
     if wish.offload == "auto" and bound < limit[1]:
-        best = min(_narrower(grains[-1], wish, limit[1]), key=lambda each: each.priced, default=best)
+        narrower = (each for each in _narrower(models, alone, wish) if each.priced < pays[1])
+        best = min((best, *narrower), key=lambda each: each.priced)
     whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
     stacked = _timed(best.way, replace(best.found, model=whole), wish)
     if stacked.priced < best.priced * (1 - PAYS):
@@ -102,15 +114,14 @@ def _aimed(problem: Problem, wish: Wish, policy: str, below: float) -> Aimed | N
     return None
 
 
-def _narrower(model: PlanProblem, wish: Wish, below: float) -> Iterator[_Timed]:
-    """Yield what is streamed alone, or computed alone, and quicker than a limit.
+def _narrower(models: Sequence[PlanProblem], alone: Mapping[str, Found], wish: Wish) -> Iterator[_Timed]:
+    """Yield what is found where all may be streamed only, and where all may be computed only.
 
     The programs know nothing of changes of device: the best counts of all may turn out to need many.
     """
-    for policy in ("stream", "compute"):
-        for each in _with_and_without_rows(model):
-            aimed = _aimed(each.problem, wish, policy, below)
-            yield from (tried for tried in _mixtures(each, aimed, wish) if tried.priced < below)
+    for way, found in alone.items():
+        here = {way: found}
+        yield _timed(_MIXTURE, fastest(models, here, replace(wish, offload=way), here), wish)
 
 
 def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
@@ -135,16 +146,24 @@ def _timed(way: str, found: Found, wish: Wish) -> _Timed:
     return _Timed(way, found, predicted(found, wish), against)
 
 
-def _by_reading(models: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
+def _by_reading(grains: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
     """Yield what people do by hand, with whole layers and with parts, where computing is allowed."""
     if wish.offload not in {"auto", "compute"}:
         return
-    for model in _distinct(models):
+    for model in grains:
         for places in most_read_first(model.problem, wish.work):
-            yield (
-                "read",
-                Found(model, filled_in_order(model.problem, places), "latency", 0.0, 0.0, "unproven"),
-            )
+            yield "read", _found(model, filled_in_order(model.problem, places, wish.work))
+
+
+def _in_order(model: PlanProblem, wish: Wish) -> Iterator[tuple[str, Found]]:
+    """Yield the first layers on accelerators, the rest done in one way that is allowed."""
+    for way, places in first_in_order(model.problem, wish.work):
+        if wish.offload in {"auto", way}:
+            yield way, _found(model, places)
+
+
+def _found(model: PlanProblem, places: list[Place]) -> Found:
+    return Found(model, places, "latency", 0.0, 0.0, "unproven")
 
 
 def _with_and_without_rows(model: PlanProblem) -> Iterator[PlanProblem]:
@@ -161,12 +180,15 @@ def _mixtures(model: PlanProblem, aimed: Aimed | None, wish: Wish) -> Iterator[_
         return
     places = bring_closer(model.problem, arrange(model.problem, aimed.counts, by_run=False))
     if is_legal(model.problem, places):
-        places = filled_in_order(model.problem, places)
-        yield _timed(_MIXTURE, Found(model, places, "latency", 0.0, 0.0, "unproven"), wish)
+        places = filled_in_order(model.problem, places, wish.work)
+        yield _timed(_MIXTURE, _found(model, places), wish)
 
 
-def filled_in_order(problem: Problem, places: list[Place]) -> list[Place]:
-    """Return a placement with the same parts on accelerators, these filled in order, if that hops less."""
+def filled_in_order(problem: Problem, places: list[Place], work: Workload) -> list[Place]:
+    """Return a placement with the same parts on accelerators, these filled in order, if that hops less.
+
+    What would travel over one link instead of several may take longer: then it stays as it was.
+    """
     mains, rooms = problem.accelerators, _rooms(problem)
     tried, cursor, used = list[Place](), 0, dict.fromkeys(mains, 0)
     for atom, place in zip(problem.atoms, places, strict=True):
@@ -178,9 +200,10 @@ def filled_in_order(problem: Problem, places: list[Place]) -> list[Place]:
             cursor += 1
         used[mains[cursor]] += need
         tried.append(Place(place.store if place.streamed else mains[cursor], mains[cursor]))
-    if count_hops(problem, tried) < count_hops(problem, places) and is_legal(problem, tried):
-        return tried
-    return places
+    if count_hops(problem, tried) >= count_hops(problem, places) or not is_legal(problem, tried):
+        return places
+    before, after = (predict(problem, each, work).priced for each in (places, tried))
+    return tried if after <= before else places
 
 
 def _rooms(problem: Problem) -> list[int]:

@@ -13,7 +13,7 @@ from math import log2
 
 from ...ir import Workload
 from .costs import Costs, atom_seconds
-from .problem import Loads, Place, Problem, is_legal
+from .problem import Atom, Loads, Place, Problem, is_legal
 
 
 def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
@@ -25,7 +25,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
         return
-    outside = _outside(problem)
+    outside = outside_of(problem)
     if not is_legal(problem, outside):
         return
     classes = _classes(problem, cpu, work)
@@ -47,7 +47,8 @@ def _behind(problem: Problem) -> list[int]:
     return list(range(last + 1, len(problem.atoms)))
 
 
-def _outside(problem: Problem) -> list[Place]:
+def outside_of(problem: Problem) -> list[Place]:
+    """Return everything on the host, or where it may be instead."""
     devices = (*problem.cpus, *problem.accelerators)
     places = {device: Place(device, device) for device in devices}
     rest = places[problem.accelerators[0]]
@@ -65,11 +66,16 @@ def _classes(problem: Problem, cpu: int, work: Workload) -> list[list[int]]:
     classes: dict[tuple[int, bool], list[int]] = {}
     for index, atom in enumerate(problem.atoms):
         if atom.kind not in ranks:
-            slow, fast = (atom_seconds(costs, atom, Place(d, d), work) for d in (cpu, card))
-            saved = max(slow - fast, 0.0) / max(atom.cost, 1)
+            saved = saved_on(costs, atom, cpu, card, work) / max(atom.cost, 1)
             ranks[atom.kind] = (-round(log2(saved)) if saved else 999, copies[atom.kind] > 1)
         classes.setdefault(ranks[atom.kind], []).append(index)
     return [classes[rank] for rank in sorted(classes)]
+
+
+def saved_on(costs: Costs, atom: Atom, cpu: int, card: int, work: Workload) -> float:
+    """Return the seconds of a workload that an accelerator saves an atom."""
+    slow, fast = (atom_seconds(costs, atom, Place(device, device), work) for device in (cpu, card))
+    return max(slow - fast, 0.0)
 
 
 def _fill(loads: Loads, indices: list[int]) -> None:

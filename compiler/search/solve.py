@@ -125,7 +125,7 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
     """Return the arrangement of the counts, or of others that keep as many bytes, with the fewest hops."""
     simple = arrange(problem, counts, by_run=False)
     if wish.timed:  # hops are priced, and not worth a program of their own
-        return filled_in_order(problem, simple)
+        return filled_in_order(problem, simple, wish.work)
     kept = sum(atom.weight for atom in problem.atoms) - spilled_bytes(problem, simple)
     devices = len({place.run for place in simple})
     if count_hops(problem, simple) < devices:
@@ -147,7 +147,9 @@ def _spill(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
     """
     ways = ("stream", "compute") if wish.offload == "auto" else (wish.offload,)
     found = {way: f for way in ways if (f := _spill_by(coarse, fine, wish, way))}
-    if wish.offload == "stream" and (found := _streamed_further(found, fine, wish)) and not wish.timed:
+    further = wish.offload == "stream" or (wish.offload == "auto" and wish.timed)
+    alone = _streamed_further(found, fine, wish) if further else found
+    if wish.offload == "stream" and (found := alone) and not wish.timed:
         return found["stream"]
     if not found:
         return None
@@ -161,7 +163,7 @@ def _spill(coarse: PlanProblem, fine: PlanProblem, wish: Wish) -> Found | None:
         return with_least_busy(found.values(), (coarse, fine), wish)
     if not wish.timed:
         return min(found.values(), key=lambda each: predicted(each, wish).priced)
-    return fastest((coarse, fine, *wish.finer), found, wish)
+    return fastest((coarse, fine, *wish.finer), found, wish, alone)
 
 
 def _streamed_further(found: dict[str, Found], fine: PlanProblem, wish: Wish) -> dict[str, Found]:
@@ -170,8 +172,7 @@ def _streamed_further(found: dict[str, Found], fine: PlanProblem, wish: Wish) ->
         if (rest := found.get("stream")) is not None and not rest.computed:
             break
         if (smaller := _spill_by(model, model, wish, "stream")) is not None:
-            better = rest is None or smaller.computed < rest.computed
-            found = {"stream": smaller if better else rest} if rest is not None else {"stream": smaller}
+            found = {**found, "stream": smaller if rest is None or smaller.computed < rest.computed else rest}
     return found
 
 

@@ -1,4 +1,4 @@
-"""Who may do less is not clearly quicker, and cards are met in order, on many shapes and machines.
+"""What is not simple is kept only where it is predicted clearly better, on many shapes and machines.
 
 The examples are always the same: where hops are most of a call, one shape in hundreds has a quicker placement
 that the search does not find, as its programs know nothing of hops.
@@ -12,6 +12,7 @@ from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import predict
 from compile_plan.compiler.search.emit import places_of
 from compile_plan.compiler.search.fastest import PAYS
+from compile_plan.compiler.search.problem import Loads, Place, is_legal
 from compile_plan.ir import Atomic, Device, Workload, is_accelerator, unit_of_tensors
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -76,6 +77,23 @@ def plan_for(model, machine, work):
     return plan_of(model[0], machine, constraints=model[1], workload=work)
 
 
+def in_order(problem, *, streams):
+    """Return the cards filled in order and the rest done in one way, as one writes it by hand."""
+    mains, host = problem.accelerators, Place(problem.cpu, problem.cpu)
+    loads, cards = Loads(problem, [host] * len(problem.atoms)), list(mains)
+    for atom in range(len(problem.atoms)):
+        while cards and not loads.move(atom, Place(cards[0], cards[0])):
+            cards.pop(0)
+    if not streams:
+        return loads.places
+    for kept in range(len(problem.atoms), -1, -1):  # fewer stay until what streams has its buffer
+        rest = Place(problem.cpu, loads.places[kept - 1].run if kept else mains[0])
+        places = [place if atom < kept else rest for atom, place in enumerate(loads.places)]
+        if is_legal(problem, places):
+            return places
+    return None
+
+
 def priced(plan):
     """Return the seconds placements are compared by, in the finest grains."""
     model = build(replace(plan, units=(), reserves=()), plan.tree, parts=True)
@@ -89,7 +107,27 @@ def kept(plan):
     return sum(nbytes for nbytes, owner in pairs if is_accelerator(plan.units[owner].store))
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=60, derandomize=True)
+@given(models(), machines(), workloads)
+def test_a_mixture_is_clearly_quicker_than_what_one_writes_by_hand(model, machine, work):
+    plan = plan_for(model, machine, work)
+    found = placed(plan)
+    if found.outcome.objective != "latency":  # everything fits
+        return
+    places, seconds = priced(found)
+    problem = build(plan, plan.tree, whole_layers=True).problem
+    tried = [in_order(problem, streams=streams) for streams in (False, True)]
+    by_hand = min(predict(problem, each, work).priced for each in tried if each is not None)
+    mains = {index for index, device in enumerate(machine) if is_accelerator(device.name)}
+    names = {machine[index].name for index in mains}
+    ways = {place.streamed for place in places if place.store not in mains}
+    streams = all(unit.run in names for unit in placed(plan, offload="stream").units)
+    assert seconds * (1 - PAYS) <= by_hand * ROUNDING
+    if len(ways) == 2 and streams:  # some of it travels and some is computed, though all of it could travel
+        assert seconds <= (1 - PAYS) * by_hand * ROUNDING
+
+
+@settings(max_examples=40, derandomize=True)
 @given(models(), machines(), workloads)
 @example(
     (leaves(**{f"m{i}": 2 * MIB for i in range(40)}), ()),
@@ -114,7 +152,7 @@ def test_who_may_do_less_is_not_clearly_quicker(model, machine, work):
     )  # layers stay whole for less
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(models(), machines(), workloads, st.sampled_from(["auto", "stream", "compute"]))
 def test_equal_cards_are_met_in_their_order(model, machine, work, offload):
     names = [device.name for device in machine if is_accelerator(device.name)]
