@@ -4,8 +4,9 @@ Makes a random checkpoint (7 GB on a card, a few MB on a machine without one, wh
 that it works), then measures the link with pinned and pageable copies, and each tool with everything on
 the card, half of the layers in host memory, and half on disk; then a mixture whose experts are in host
 memory, by rows and by stacks. Every tool runs in a process of its own, with what it imports there already.
-`load s` is all of it, the empty model included; `read GB/s` is between the first bytes and the last. Ratios
-are to the link and to us.
+`load s` is all of it, the empty model included; `read GB/s` is between the first bytes and the last. Of a
+forward `asked s` is how long the call took, after which the card went on alone. Ratios are to the link and
+to us.
 Run: python benchmarks/gpu_runtime.py
 """
 
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.metadata
 import importlib.util
+import os
 import sys
 import tempfile
 import time
@@ -27,7 +30,7 @@ BARE = TOOLS[3:]
 """Read tensors to the card and leave models to others."""
 PLACES = ("card", "half in memory", "half on disk")
 LAYERS, EXPERTS, CHOSEN = 16, 32, 2
-TOKENS, PROMPT = 8, 512
+TOKENS, PROMPT, FORWARDS = 8, 512, 20
 IMPORTED = ["transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral",
             "safetensors.torch", "accelerate", "compile_plan.compiler.loading"]  # fmt: skip
 
@@ -96,7 +99,17 @@ def make(folder: Path, gb: float, *, mixture: bool) -> dict[str, float]:
     with torch.device(card()):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.to("cpu").save_pretrained(folder, max_shard_size="2GB")
+    os.sync()  # else the system writes while the first tool is measured
     return {}
+
+
+def versions() -> dict[str, str]:
+    """Return what is measured on, and with what."""
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    here = [tool for tool in ("torch", "transformers", "accelerate") if importlib.util.find_spec(tool)]
+    return {device: ""} | {tool: importlib.metadata.version(tool) for tool in here}
 
 
 def link() -> dict[str, float]:
@@ -127,6 +140,32 @@ def new_model(folder: Path):
 
     config = transformers.AutoConfig.from_pretrained(folder)
     return transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype).eval()
+
+
+def watched() -> dict[str, float]:
+    """Return seconds by step, filled while our loader works; of steps done several times the longest."""
+    from compile_plan.compiler.loading import load, slots
+
+    found: dict[str, float] = {}
+
+    def watch(owner, name: str) -> None:
+        step = getattr(owner, name)
+
+        def timed_step(*args, **kwargs):
+            start = time.perf_counter()
+            try:
+                return step(*args, **kwargs)
+            finally:
+                found[name] = max(found.get(name, 0.0), time.perf_counter() - start)
+
+        setattr(owner, name, timed_step)
+
+    steps = {load._Loader: ("bind", "prepare", "read", "commit"), load.Stage: ("seats",)}  # noqa: SLF001
+    for owner, names in {**steps, load: ("read_all",)}.items():
+        for name in names:
+            watch(owner, name)
+    watch(slots.Slots, "ring")
+    return found
 
 
 def empty_model(folder: Path):
@@ -212,18 +251,27 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
 
     prepare(tool)
     peak()
-    before, read = peak(), Read()
+    before, read, steps = peak(), Read(), watched() if tool == "compile-plan" else {}
     with tempfile.TemporaryDirectory(dir=folder.parent) as name, torch.no_grad():
         made: list = []
         found = {"load s": timed(lambda: made.append(load(tool, place, folder, Path(name), read)))}
         found["host GB"] = (peak() - before) / 1e9
         if len(read.points) > 1:
             found["read GB/s"] = read.rate() / 1e9
+        if steps:
+            print(f"steps in {place}, ms:", *(f"{name} {took * 1e3:.1f}" for name, took in steps.items()))
         if tool in BARE:
             return found
-        ids = torch.arange(64, device=card())[None]
-        found["first s"] = timed(lambda: made[0](ids, use_cache=False))
-        found["forward s"] = min(timed(lambda: made[0](ids, use_cache=False)) for _ in range(4))
+        ids, asked = torch.arange(64, device=card())[None], []
+
+        def forward() -> None:
+            start = time.perf_counter()
+            made[0](ids, use_cache=False)
+            asked.append(time.perf_counter() - start)
+
+        found["first s"] = timed(forward)
+        found["forward s"] = min(timed(forward) for _ in range(FORWARDS))
+        found["asked s"] = min(asked)
         return found
 
 
@@ -305,6 +353,7 @@ def main() -> None:
     parser.add_argument("--tools", default=",".join(TOOLS), help="which to run")
     arguments = parser.parse_args()
     gb = arguments.gb or (7.0 if card() != "cpu" else 0.02)
+    print(", ".join(f"{name} {version}".strip() for name, version in one(versions).items()))
     rates = one(link)
     print(f"link: pinned {rates['pinned'] / 1e9:.1f} GB/s, pageable {rates['pageable'] / 1e9:.1f} GB/s")
     tools = [tool for tool in arguments.tools.split(",") if usable(tool)]
