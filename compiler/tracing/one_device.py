@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ...ir import Demand
 from ...ir.purposes import ON_ONE, ON_ONE_HOST
+from .holdings import holdings
 from .segments import ROUND
-from .trace import HOST, Op, Origin, Trace
-
-_ALIVE: Final = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
+from .trace import Trace
 
 
 class Highest(NamedTuple):
@@ -57,25 +56,10 @@ def _highest(trace: Trace, widened: int, *, on_host: bool) -> Highest:
 def _alive(trace: Trace, *, on_host: bool) -> list[int]:
     """Return the bytes alive at each step; the last is what a forward leaves behind."""
     change, whole = [0] * (len(trace.steps) + 2), 1 if on_host else ROUND
-
-    def hold(nbytes: int, born: int, died: int) -> None:
+    for nbytes, born, died in holdings(trace, on_host=on_host):
         held = -(-nbytes // whole) * whole
-        change[max(born, 0)] += held
+        change[born] += held
         change[died + 1] -= held
-
-    for root, (born, died) in trace.lives.items():
-        value = trace.values[root]
-        if value.origin in _ALIVE or value.is_made_of_numbers:
-            hold(value.nbytes, born, died)
-    for number, step in enumerate(trace.steps):
-        if not isinstance(step, Op):
-            continue
-        hold(step.on_host if on_host else step.on_card, number, number)
-        if step.name == "to" and not on_host:  # a constant of the host gets a copy on the card
-            for made in step.outputs:
-                value = trace.values[made]
-                if trace.values[trace.roots[made]].reference == HOST:
-                    hold(value.own_nbytes, value.born, value.died)
     return list(accumulate(change))
 
 

@@ -13,6 +13,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from .holdings import holdings
 from .trace import Origin, Trace
 
 _MIB: Final = 1 << 20
@@ -146,13 +147,11 @@ def _weights(trace: Trace) -> list[int]:
 def _events(trace: Trace) -> list[Event]:
     """Return what is made and let go in the order of a forward; at one step what ends makes room first."""
     found = list[tuple[int, int, int]]()
-    for root, (born, died) in trace.lives.items():
-        value = trace.values[root]
-        if value.origin in {Origin.OP, Origin.INPUT, Origin.STATE} and value.nbytes:
-            found.append((max(born, 0), root, value.nbytes))
-            found.append((died + 1, root, 0))
+    for number, (nbytes, born, died) in enumerate(holdings(trace)):
+        found.append((born, number, nbytes))
+        found.append((died + 1, number, 0))
     found.sort(key=lambda each: (each[0], each[2] > 0))
-    return [(root, nbytes) for _, root, nbytes in found]
+    return [(number, nbytes) for _, number, nbytes in found]
 
 
 def _alive(events: Sequence[Event]) -> int:
