@@ -58,7 +58,7 @@ from ..search.hostcuts import confined
 from ..search.misfits import computed_instead, misfit_error, spill_of, undecided_error
 from ..search.rowwise import kept_for_rows
 from ..search.solve import search
-from ..search.staying import with_room_used
+from ..search.staying import staying
 from ..search.telling import foretold
 from ..search.verdict import better_of, kept_outcome, outcome_of, simple_of
 from .pipeline import Fact
@@ -102,8 +102,7 @@ class SearchPlacements:
             error = undecided_error() if undecided else misfit_error(fine.problem, self.offload, lasting)
             diagnostics.add(error)
             return plan
-        places = with_room_used(chosen.model.problem, chosen.places)
-        chosen, moved = replace(chosen, places=places), places != chosen.places
+        before, chosen = chosen, staying(plan, chosen)
         spilled: list[Spill] = []
         if chosen.spilled and any(is_accelerator(d.name) for d in plan.devices):
             places = carry_over(chosen.model, chosen.places, fine)
@@ -111,7 +110,7 @@ class SearchPlacements:
             spilled.append(spill_of(chosen, fine.problem, places, lasting, patience))
         pairs = zip(chosen.model.problem.atoms, chosen.places, strict=True)
         rows = any(atom.rows and place.streamed for atom, place in pairs)
-        simple = chosen.status == "kept" and not rows and not moved
+        simple = chosen.status == "kept" and not rows and chosen is before
         units = plan.units if simple else units_of(plan, chosen.model, chosen.places)
         streaming = self.offload == "stream" and any(is_accelerator(d.name) for d in plan.devices)
         plan = with_findings(plan, ComputedInstead, computed_instead(chosen, units) if streaming else ())

@@ -185,7 +185,8 @@ def test_pins_beyond_a_budget_are_an_error_not_a_crash():
 
 
 @pytest.mark.parametrize(
-    ("room", "caches", "stays"), [(110, (), (2,)), (109, (), ()), (140, (), (1, 2)), (140, (9, 0), ())]
+    ("room", "caches", "stays"),
+    [(110, (), (2,)), (109, (), ()), (140, (), (1, 2)), (140, (9, 0), (1,))],
 )
 def test_what_is_brought_stays_where_that_has_room_and_holds_no_rows(room, caches, stays):
     atoms = (Atom((0,), 60), Atom((1,), 30, stream=30), Atom((2,), 20, stream=20, rows=True))
