@@ -152,14 +152,15 @@ def held(kind: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def generate(model: Model, inputs: dict[str, torch.Tensor]) -> None:
-    """Read a prompt, then write tokens one by one, as ``generate()`` does."""
+    """Read a prompt, then write tokens one by one, as ``generate()`` does, which holds the last scores."""
     name = DECODED if DECODED in inputs else "input_ids"
     last = {} if name != "input_ids" or "mamba" in type(model).__name__.lower() else {"logits_to_keep": 1}
     first = {} if name == "input_ids" else {name: inputs[name].new_ones(len(inputs[name]), 1)}
     result = model(**{**inputs, **first}, **last)
     del first
     for _ in range(WRITTEN):  # what a call returned lives on until its tokens are chosen
-        token = result.logits[:, -1].float().argmax(-1, keepdim=True)
+        scores = result.logits[:, -1].to(torch.float32, copy=True)
+        token = scores.argmax(-1, keepdim=True)
         kept = state_of(result)
         state = {} if kept is None else {kept[0]: kept[1]}
         encoded = result.get("encoder_last_hidden_state")

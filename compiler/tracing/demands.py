@@ -33,7 +33,7 @@ def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
     momentary = [
         demand
         for trace in moments.traces
-        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, moments.widened_of(trace)))
+        for demand in (*_activations(trace, cuts.of(trace)), *_logits(trace, moments))
     ]
     if moments.training is None:
         cache = cache_demands(moments.main, moments.cache_nbytes)
@@ -65,10 +65,8 @@ def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand
     yield from on_one_device(
         moments.traces,
         sum(each.nbytes for each in cache),
-        widened=[
-            sum(_upcast(trace, value, moments.widened_of(trace)) for value in trace.logits)
-            for trace in moments.traces
-        ],
+        widened=[sum(_widened(trace, value, moments) for value in trace.logits) for trace in moments.traces],
+        held=[sum(_held(trace, value, moments) for value in trace.logits) for trace in moments.traces],
         grows=moments.cache_nbytes is not None and not moments.later,
     )
 
@@ -95,20 +93,26 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
     )
 
 
-def _logits(trace: Trace, widened_of: int) -> Iterator[Demand]:
+def _logits(trace: Trace, moments: Moments) -> Iterator[Demand]:
     for value in trace.logits:
         maker, item = trace.maker(value), trace.values[value]
         head = _head(trace, value)
         if maker < 0 or item.own_nbytes == 0:
             continue
-        yield Demand(item.own_nbytes + _upcast(trace, value, widened_of), trace.tree.paths[head], LOGITS)
+        beside = _widened(trace, value, moments) + _held(trace, value, moments)
+        yield Demand(item.own_nbytes + beside, trace.tree.paths[head], LOGITS)
 
 
-def _upcast(trace: Trace, value: int, widened_of: int) -> int:
-    """Return the bytes of scores in float32, where they are narrower, of one position of so many."""
-    item = trace.values[value]
-    narrow = widened_of and item.width < UPCAST
-    return item.own_nbytes // item.width * UPCAST // widened_of if narrow else 0
+def _widened(trace: Trace, value: int, moments: Moments) -> int:
+    """Return the bytes of the scores that are made float32: a loss does so with narrower ones alone."""
+    item, widened_of = trace.values[value], moments.widened_of(trace)
+    made = widened_of and (moments.samples or item.width < UPCAST)
+    return item.own_nbytes // item.width * UPCAST // widened_of if made else 0
+
+
+def _held(trace: Trace, value: int, moments: Moments) -> int:
+    """Return the bytes of the former token's scores, which a sampler lets go when it has the next."""
+    return _widened(trace, value, moments) if moments.samples and moments.is_later(trace) else 0
 
 
 def _head(trace: Trace, value: int) -> int:

@@ -50,6 +50,8 @@ class Moments:
     """Positions read for each one whose scores were asked for."""
     last_of: int = 1
     """Positions whose scores ``main`` makes for each one that is widened: a sampler takes the last."""
+    samples: bool = False
+    """Whether ``generate()`` asks: it copies scores to float32 and holds the last ones in the next call."""
     whole: Trace | None = None
     """Where an encoder reads the prompt ``main`` has one decoder token; this has as many as were read."""
     training: Training | None = None
@@ -61,11 +63,15 @@ class Moments:
         """Every moment."""
         return (self.main, *self.crowded, *self.later)
 
+    def is_later(self, trace: Trace) -> bool:
+        """Say whether a moment goes on from another one's scores."""
+        return any(trace is each for each in self.later)
+
     def widened_of(self, trace: Trace) -> int:
         """Return of how many positions whose scores a moment makes one is widened to float32; 0: of none."""
         if not self.widens:
             return 0
-        return 1 if any(trace is each for each in self.later) else self.last_of
+        return 1 if self.is_later(trace) else self.last_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,8 @@ def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:
     found = _of(first) if use.total is use.written is None else _with_writing(first, use, starts=starts)
     scores = logits_of(first.result) if use.last else []
     last_of = min((prod(each.shape[1:-1]) for each in scores), default=1)
-    return replace(found, last_of=max(1, last_of), whole=ran.trace if starts else None)
+    whole = ran.trace if starts else None
+    return replace(found, last_of=max(1, last_of), whole=whole, samples=use.last)
 
 
 def _of(ran: Ran, *, widens: bool = True) -> Moments:

@@ -28,15 +28,19 @@ class Highest(NamedTuple):
 
 
 def on_one_device(
-    traces: Sequence[Trace], cached: int, *, widened: Sequence[int] = (), grows: bool
+    traces: Sequence[Trace], cached: int, *, widened: Sequence[int], held: Sequence[int], grows: bool
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
-    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given. Where the cache
+    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given, ``held`` those it
+    has all the time. Where the cache
     ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest of all.
     """
     card, host = (
-        max(_highest(trace, more, on_host=on_host) for trace, more in zip(traces, widened, strict=True))
+        max(
+            _highest(trace, more, there, on_host=on_host)
+            for trace, more, there in zip(traces, widened, held, strict=True)
+        )
         for on_host in (False, True)
     )
     beside = sum(traces[0].cache_nbytes) if grows else cached
@@ -45,12 +49,12 @@ def on_one_device(
         yield Demand(max(0, host.nbytes - beside), host.path, ON_ONE_HOST)
 
 
-def _highest(trace: Trace, widened: int, *, on_host: bool) -> Highest:
-    """Return the highest point of a forward, and of what its caller makes of its scores."""
+def _highest(trace: Trace, widened: int, held: int, *, on_host: bool) -> Highest:
+    """Return the highest point of a forward, and of what its caller has and makes of its scores."""
     alive = _alive(trace, on_host=on_host)
     top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
-    found = Highest(alive[top], _path(trace, top))
-    return max(found, Highest(alive[len(trace.steps)] + widened, trace.tree.paths[0]))
+    found = Highest(held + alive[top], _path(trace, top))
+    return max(found, Highest(held + alive[len(trace.steps)] + widened, trace.tree.paths[0]))
 
 
 def _alive(trace: Trace, *, on_host: bool) -> list[int]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from compile_plan.compiler.tracing import Moments, cache_demands, demands, try_moments
+from compile_plan.compiler.tracing.moments import Use
 from compile_plan.compiler.tracing.results import cache_of, state_of, unique
 from compile_plan.ir import Diagnostics
 from live_bytes import LiveBytes, shared_heads_are_fused
@@ -99,7 +100,15 @@ def test_a_window_cut_from_all_there_was_is_there_twice_with_what_it_was_cut_fro
 
 def test_generation_keeps_the_scores_of_the_last_position_only():
     plain, generating = moments_of("llama"), moments_of("llama", generate=True)
-    assert largest(demands(plain), "logits") == PROMPT * largest(demands(generating), "logits")
+    copied = 2  # a sampler has them in float32 beside
+    assert copied * largest(demands(plain), "logits") == PROMPT * largest(demands(generating), "logits")
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_a_sampler_holds_the_last_scores_while_it_makes_the_next(dtype, width):
+    found = moments_of("llama", dtype=dtype, use=Use(total=TOTAL))
+    assert found.later
+    assert largest(demands(found), "logits") == ROWS * small_model("llama").config.vocab_size * (width + 8)
 
 
 def test_a_cache_shorter_than_the_prompt_is_obeyed():
