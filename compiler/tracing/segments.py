@@ -2,9 +2,10 @@
 
 The rules are those its notes and its source publish (`CUDACachingAllocator.cpp`, torch 2.4 to 2.13): requests
 are rounded to 512 bytes; up to 1 MiB they share segments of 2 MiB, below 10 MiB segments of 20 MiB, from
-there on each has one of its own, rounded to 2 MiB. The smallest free block that is large enough is taken, and
-split where more than 1 MiB would be left (512 bytes among the small). Neighbours that are free become one.
-At its limit the allocator gives back the segments that are free as a whole, and tries again.
+there on each has one of its own, rounded to 2 MiB. The smallest free block that is large enough is taken, of
+equals the one at the lowest address, and split where more than 1 MiB would be left (512 bytes among the
+small). Neighbours that are free become one. At its limit the allocator gives back the segments that are free
+as a whole, and tries again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ _LARGE_SEGMENT: Final = 20 * _MIB
 _OWN: Final = 10 * _MIB
 """From here on a request has a segment of its own."""
 _ROUND_OWN: Final = 2 * _MIB
+_ANYWHERE: Final = 1 << 62
+"""More than any address."""
+_STEPS: Final = 16
+"""In how many steps what is reserved without a limit is lowered to what is alive."""
 _EXACT: Final = 2 * _MIB
 """To how many bytes the least limit is looked for."""
 WORKSPACES: Final = 34 * _MIB
@@ -41,10 +46,10 @@ Event = tuple[int, int]
 class _Block:
     """A part of a segment."""
 
-    __slots__ = ("after", "before", "free", "nbytes", "serial", "small")
+    __slots__ = ("after", "before", "first", "free", "nbytes", "small")
 
-    def __init__(self, nbytes: int, *, small: bool) -> None:
-        self.nbytes, self.small, self.free, self.serial = nbytes, small, False, 0
+    def __init__(self, first: int, nbytes: int, *, small: bool) -> None:
+        self.first, self.nbytes, self.small, self.free = first, nbytes, small, False
         self.before: _Block | None = None
         self.after: _Block | None = None
 
@@ -54,11 +59,11 @@ class _FullError(Exception):
 
 
 class _Segments:
-    """The allocator of one device."""
+    """The allocator of one device; the driver gives memory at addresses that ascend, or ``descend``."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, *, descend: bool = False) -> None:
         self.reserved = self.highest = 0
-        self._limit, self._serial = limit, 0
+        self._limit, self._end, self._descend = limit, 0, descend
         self._free: tuple[list[tuple[int, int, _Block]], ...] = ([], [])
 
     def take(self, nbytes: int) -> _Block:
@@ -66,7 +71,7 @@ class _Segments:
         size = -(-nbytes // ROUND) * ROUND
         small = size <= _SMALL
         pool = self._free[small]
-        at = bisect_left(pool, (size, -1))
+        at = bisect_left(pool, (size, -_ANYWHERE))
         block = pool.pop(at)[2] if at < len(pool) else self._segment(size, small=small)
         block.free = False
         self._split(block, size)
@@ -80,6 +85,7 @@ class _Segments:
             self._forget(other)
             block.nbytes += other.nbytes
             if other is block.before:
+                block.first = other.first
                 block.before = other.before
                 if block.before is not None:
                     block.before.after = block
@@ -98,13 +104,14 @@ class _Segments:
                 raise _FullError
         self.reserved += nbytes
         self.highest = max(self.highest, self.reserved)
-        return _Block(nbytes, small=small)
+        self._end += nbytes
+        return _Block(-self._end if self._descend else self._end - nbytes, nbytes, small=small)
 
     def _split(self, block: _Block, size: int) -> None:
         left = block.nbytes - size
         if left < ROUND or (not block.small and left <= _SMALL):
             return
-        rest = _Block(left, small=block.small)
+        rest = _Block(block.first + size, left, small=block.small)
         rest.before, rest.after = block, block.after
         if rest.after is not None:
             rest.after.before = rest
@@ -120,24 +127,24 @@ class _Segments:
                 pool.remove(each)
 
     def _keep(self, block: _Block) -> None:
-        self._serial += 1
-        block.free, block.serial = True, self._serial
-        insort(self._free[block.small], (block.nbytes, block.serial, block))
+        block.free = True
+        insort(self._free[block.small], (block.nbytes, block.first, block))
 
     def _forget(self, block: _Block) -> None:
         pool = self._free[block.small]
-        pool.pop(bisect_left(pool, (block.nbytes, block.serial)))
+        pool.pop(bisect_left(pool, (block.nbytes, block.first)))
 
 
 def held_beyond(traces: Iterable[Trace]) -> int:
     """Return the bytes a device must have beyond what is alive at once for these forwards, one at a time.
 
-    Everything is on one device; where that has no room to spare the allocator gives free segments back.
+    Everything is on one device; where that has no room to spare the allocator gives free segments back. Which
+    addresses the driver gives decides between blocks of one size: the order that needs more counts.
     """
     played = [(_weights(trace), _events(trace)) for trace in traces]
     alive = max((sum(weights) + _alive(events) for weights, events in played), default=0)
-    least = max((_least(weights, events) for weights, events in played), default=0)
-    return max(0, least - alive)
+    needs = (_least(*each, descend=descend) for each in played for descend in (False, True))
+    return max(0, max(needs, default=0) - alive)
 
 
 def _weights(trace: Trace) -> list[int]:
@@ -163,22 +170,32 @@ def _alive(events: Sequence[Event]) -> int:
     return most
 
 
-def _least(weights: Sequence[int], events: Sequence[Event]) -> int:
-    """Return the least limit under which everything finds its place, to `_EXACT` bytes."""
-    high = _played(weights, events)
-    low = sum(weights)
-    while high is not None and high - low > _EXACT:
+def _least(weights: Sequence[int], events: Sequence[Event], *, descend: bool = False) -> int:
+    """Return the least limit from which on everything finds its place, to `_EXACT` bytes.
+
+    A lower limit may do where a higher one does not: what is given back earlier leaves other holes. So it is
+    looked for from above, and below the first that fails nothing is believed.
+    """
+    high = _played(weights, events, descend=descend) or 0
+    low = sum(weights) + _alive(events)
+    step = max(_EXACT, (high - low) // _STEPS)
+    while high - step >= low and _played(weights, events, high - step, descend=descend) is not None:
+        high -= step
+    low = max(low, high - step)
+    while high - low > _EXACT:
         middle = (low + high) // 2
-        if _played(weights, events, middle) is None:
+        if _played(weights, events, middle, descend=descend) is None:
             low = middle
         else:
             high = middle
-    return high or 0
+    return high
 
 
-def _played(weights: Sequence[int], events: Sequence[Event], limit: int | None = None) -> int | None:
+def _played(
+    weights: Sequence[int], events: Sequence[Event], limit: int | None = None, *, descend: bool = False
+) -> int | None:
     """Return the most that is reserved, None where the limit is too low."""
-    segments, blocks = _Segments(limit), dict[int, _Block]()
+    segments, blocks = _Segments(limit, descend=descend), dict[int, _Block]()
     try:
         for nbytes in weights:
             segments.take(nbytes)

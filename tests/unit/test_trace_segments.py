@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
+from card_allocator import Allocator, OutOfMemory
 from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.compiler.tracing import trace_model
 from compile_plan.compiler.tracing.segments import (
@@ -101,3 +104,40 @@ def test_a_line_of_a_person_stands_in_its_place():
     assert Reserve(7 * MIB, "cuda:0", "allocator") in plan.reserves
     assert [account.runtime > 7 * MIB for account in plan.ledger] == [False, True, False]
     assert plan.ledger[0].runtime == 7 * MIB
+
+
+def played_plainly(events, limit, *, descend):
+    """Return what the allocator of the tests reserves at most; None where the limit is too low."""
+    allocator, parts = Allocator(limit, descend), {}
+    try:
+        for number, nbytes in events:
+            if nbytes:
+                parts[number] = allocator.malloc(nbytes)
+            else:
+                allocator.free(parts.pop(number))
+    except OutOfMemory:
+        return None
+    return allocator.highest
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_what_is_reserved_is_what_an_allocator_written_apart_reserves(seed):
+    random = Random(seed)  # noqa: S311
+    events, there = [], []
+    for number in range(160):
+        if there and random.random() < 0.48:
+            events.append((there.pop(random.randrange(len(there))), 0))
+        else:
+            events.append(
+                (number, random.choice([300, 70_000, MIB, 2 * MIB, 6 * MIB, 9 * MIB, 12 * MIB, 31 * MIB]))
+            )
+            there.append(number)
+    for descend in (False, True):
+        most = _played([], events, descend=descend)
+        assert most == played_plainly(events, None, descend=descend)
+        for limit in range(_alive(events), most, 7 * MIB):
+            assert _played([], events, limit, descend=descend) == played_plainly(
+                events, limit, descend=descend
+            )
+        least = _least([], events, descend=descend)
+        assert played_plainly(events, least, descend=descend) is not None
