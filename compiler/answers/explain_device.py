@@ -8,11 +8,14 @@ from typing import Final
 
 from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
-from ...ir.purposes import ACTIVATIONS, LEDGER_LINES, LOGITS, ON_HOST
+from ...ir.purposes import ACTIVATIONS, ALLOCATOR, LEDGER_LINES, LOGITS, ON_HOST
 from ..placing.ledger import peak_demand
 from ..placing.tiers import pinned_bytes
 
 _LARGEST: Final = 3
+_HELD: Final = (
+    "what torch's allocator reserves beyond what is alive, found by playing the traced forward by its rules"
+)
 _MOMENTS: Final = {
     ACTIVATIONS: "while it runs",
     LOGITS: "while its scores are made",
@@ -30,6 +33,11 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     limit = "" if device.memory is None else f" of {human_size(device.memory)}"
     yield "holds", f"{human_size(account.total)}{limit}"
     yield "made of", " + ".join(_lines(account)) or "nothing"
+    held = [
+        each for each in plan.reserves if (each.device, each.purpose, each.added) == (name, ALLOCATOR, True)
+    ]
+    for reserve in held:
+        yield "runtime", f"{human_size(reserve.nbytes)} of it {_HELD}"
     pinned = pinned_bytes(plan).get(name)
     if pinned:
         yield "pinned", f"{human_size(pinned)} of its weights: they are streamed to accelerators"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from random import Random
 
 import pytest
 from card_allocator import Allocator, OutOfMemory
+from card_requests import played, traced
 from compile_plan.compiler import compile_model, compile_plan
+from compile_plan.compiler.answers.explain_device import device_facts
 from compile_plan.compiler.tracing import trace_model
 from compile_plan.compiler.tracing.segments import (
     LAYOUT,
@@ -20,6 +24,9 @@ from compile_plan.compiler.tracing.segments import (
 from compile_plan.ir import Reserve
 from small_models import small_model
 from torch import nn, zeros
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import card_ledger
 
 MIB = 1 << 20
 
@@ -141,3 +148,33 @@ def test_what_is_reserved_is_what_an_allocator_written_apart_reserves(seed):
             )
         least = _least([], events, descend=descend)
         assert played_plainly(events, least, descend=descend) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("gpt2", "generate"), ("mistral, window of 16", "generate"), ("llama", "forward")]
+)
+def test_plans_at_tight_budgets_find_their_place(name, kind):
+    sizes, tokens = card_ledger.LARGE, 4 if kind == "generate" else 0
+    traces = traced(sizes.model(name), sizes.rows, sizes.prompt, tokens)
+    for _, budget, plan in card_ledger.planned(sizes, name, kind, card_ledger.TIGHT).tight:
+        for descend in (False, True):
+            allocator = Allocator(budget - WORKSPACES, descend)
+            played(plan, traces, allocator)
+            assert allocator.highest <= budget - WORKSPACES
+
+
+@pytest.mark.parametrize(
+    ("name", "reserved"), [("gpt2", 454), ("llama, eager attention", 504), ("bart", 446)]
+)
+def test_what_an_h100_reserved_is_reserved(name, reserved):
+    sizes = card_ledger.LARGE
+    plan = sizes.compiled(name, "generate", 1 << 40)
+    allocator = Allocator()
+    played(plan, traced(sizes.model(name), sizes.rows, sizes.prompt, 2), allocator)
+    assert abs(allocator.highest - reserved * MIB) <= 2 * MIB
+
+
+def test_a_device_tells_what_its_allocator_holds():
+    told = dict(device_facts(planned(rows=1), "cuda:0"))
+    assert "torch's allocator reserves beyond what is alive" in told["runtime"]
+    assert "runtime" not in dict(device_facts(planned(rows=1), "cpu"))
