@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from ...ir import Diagnostics, Plan, is_accelerator
 from ..passes.pipeline import Pass, run_passes
-from ..placing.in_force import for_one_device, one_runner, with_bounds
+from ..placing.in_force import for_one_device, no_less, one_runner, with_bounds
 from .workload import nbytes_of
 
 After: TypeAlias = Callable[[Pass, Plan], None]
@@ -38,7 +38,12 @@ def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, aft
                 for step, so_far in seen:
                     after(step, so_far)
             return with_bounds(made, plan)
-    return run_all(plan, steps, diagnostics, after)
+    told = Diagnostics(diagnostics)
+    made = run_all(plan, steps, told, after)
+    if told.errors and one_runner(made) is not None and (raised := no_less(plan)) is not None:
+        return run_all(raised, steps, diagnostics, after)
+    diagnostics.extend(told)
+    return made
 
 
 def _is_best_place(device: str | None, plan: Plan) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ...ir import Demand, Plan
-from ...ir.purposes import APART, KV_CACHE, ON_ONE, ON_ONE_HOST, TOGETHER, counts_on
+from ...ir.purposes import ACTIVATIONS, APART, KV_CACHE, ON_ONE, ON_ONE_HOST, TOGETHER, counts_on
 
 
 def in_force(plan: Plan) -> tuple[Demand, ...]:
@@ -49,6 +49,21 @@ def with_bounds(plan: Plan, before: Plan) -> Plan:
     """Return a plan that was tried on one device with the bounds for pieces apart that stood in it."""
     bounds = tuple(each for each in before.demands if each.purpose in APART)
     return replace(plan, demands=(*bounds, *plan.demands))
+
+
+def no_less(plan: Plan) -> Plan | None:
+    """Return a plan whose largest bound is no less than what is known of one device; None where it is one.
+
+    What is known counts whole requests of an allocator, bounds the bytes that are asked for: of kilobytes
+    that is a good part. A device that runs everything holds what the bound is for.
+    """
+    known = max((each.nbytes for each in plan.demands if each.purpose == ON_ONE), default=0)
+    bounds = [each for each in plan.demands if each.purpose == ACTIVATIONS]
+    top = max(bounds, key=lambda each: each.nbytes, default=None)
+    if top is None or top.nbytes >= known or _are_written(plan.demands):
+        return None
+    raised = (replace(each, nbytes=known) if each is top else each for each in plan.demands)
+    return replace(plan, demands=tuple(raised))
 
 
 def _are_written(demands: Iterable[Demand]) -> bool:
