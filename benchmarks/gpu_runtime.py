@@ -30,7 +30,9 @@ BARE = TOOLS[3:]
 """Read tensors to the card and leave models to others."""
 PLACES = ("card", "half in memory", "half on disk")
 LAYERS, EXPERTS, CHOSEN = 16, 32, 2
-TOKENS, PROMPT, FORWARDS = 8, 512, 20
+MIXED = 4
+"""Layers of the mixture: a layer of those people run has a gigabyte of experts, too."""
+TOKENS, PROMPT, FORWARDS = 16, 512, 20
 IMPORTED = ["transformers.models.llama.modeling_llama", "transformers.models.mixtral.modeling_mixtral",
             "safetensors.torch", "accelerate", "compile_plan.compiler.loading"]  # fmt: skip
 
@@ -84,10 +86,10 @@ def make(folder: Path, gb: float, *, mixture: bool) -> dict[str, float]:
     import torch
     import transformers
 
-    parts = 3 * EXPERTS + 3 if mixture else 11
-    width = max(64, int((gb * 1e9 / 2 / LAYERS / parts) ** 0.5) // 64 * 64)
+    parts, layers = (3 * EXPERTS + 3, MIXED) if mixture else (11, LAYERS)
+    width = max(64, int((gb * 1e9 / 2 / layers / parts) ** 0.5) // 64 * 64)
     common = {
-        "vocab_size": 2048, "hidden_size": width, "num_hidden_layers": LAYERS, "dtype": "bfloat16",
+        "vocab_size": 2048, "hidden_size": width, "num_hidden_layers": layers, "dtype": "bfloat16",
         "num_attention_heads": width // 64, "num_key_value_heads": width // 64,
     }  # fmt: skip
     if mixture:
@@ -275,6 +277,15 @@ def measure(tool: str, place: str, folder: Path) -> dict[str, float]:
         return found
 
 
+def registered(model) -> None:
+    """Wait until the driver knows all memory it will know: tokens are written for longer than that takes."""
+    from compile_plan.compiler.loading.execution import Execution
+
+    execution = Execution.of(model)
+    while execution is not None and execution.registering is not None and not execution.registering.ended:
+        time.sleep(0.01)
+
+
 def decode(how: str, folder: Path) -> dict[str, float]:
     """Write some tokens with experts in host memory: by rows, by rows through a cache, by stacks."""
     import torch
@@ -284,13 +295,14 @@ def decode(how: str, folder: Path) -> dict[str, float]:
     prepare("compile-plan")
     store = "cpu" if card() != "cpu" else "disk"
     rows = how != "stacks"
-    paths = [f"model.layers.{i}.mlp.experts" for i in range(LAYERS)]
+    paths = [f"model.layers.{i}.mlp.experts" for i in range(MIXED)]
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     units = [Unit("", card(), card()), *(Unit(path, store, card(), by_rows=rows) for path in paths)]
     made: list = []
     with torch.no_grad():
         cache = size // 4 if how == "cached rows" else 0
         seconds = timed(lambda: made.append(ours(folder, units, cache)))
+        registered(made[0])
         ids = torch.arange(16, device=card())[None]
         long = torch.randint(0, 2048, (1, PROMPT), device=card())
         made[0](long, use_cache=False)

@@ -175,8 +175,8 @@ def predicted(plan, tokens: int, *, added: bool) -> float:
 
 def registered(model) -> None:
     """Wait until the driver knows all memory it will know: what is predicted is what lasts."""
-    pinning = Execution.of(model).registering if Execution.of(model) is not None else None
-    while pinning is not None and not pinning.ended:
+    execution = Execution.of(model)
+    while execution is not None and execution.registering is not None and not execution.registering.ended:
         time.sleep(0.01)
 
 
