@@ -19,5 +19,5 @@ def test_a_small_run_without_a_card():
     assert done.returncode == 0, done.stderr[-3000:]
     assert re.fullmatch(r"cpu, torch \S+, transformers \S+(, accelerate \S+)?", done.stdout.splitlines()[0])
     titles = [line.partition(" GB, ")[2] for line in done.stdout.splitlines() if " GB, " in line]
-    assert titles == ["card", "half in memory", "half on disk", "experts away, 8 tokens"]
+    assert titles == ["card", "half in memory", "half on disk", "experts away, 16 tokens"]
     assert sum(line.startswith("compile-plan ") for line in done.stdout.splitlines()) == 3
