@@ -8,7 +8,7 @@ in between it is a tensor that is put together whenever somebody asks for its va
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import torch
@@ -81,14 +81,15 @@ Part: TypeAlias = tuple[Mapped, int]
 """A stored tensor in its file, and its first element within a row."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Pieces:
-    """A stack whose rows are in files."""
+    """A stack whose rows are in files; in memory from when somebody writes to it."""
 
     shape: torch.Size
     dtype: torch.dtype
     """What is stored."""
     rows: tuple[tuple[Part, ...], ...]
+    writes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -120,6 +121,13 @@ class Pieces:
             self.fill(row, result[row])
         return result
 
+    def write(self, values: torch.Tensor) -> None:
+        """Let values in memory be the stack's from now on: files are never written."""
+        stored = (row[0][0] for row in self.rows)
+        rows = (replace(mapped, tensor=value) for mapped, value in zip(stored, values, strict=True))
+        self.rows = tuple(((row, 0),) for row in rows)
+        self.writes += 1
+
     def spans(self, rows: Iterable[int] | None = None) -> list[Span]:
         """Return where some rows are in memory, or all."""
         chosen = range(self.shape[0]) if rows is None else rows
@@ -148,11 +156,21 @@ class Stacked(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: _Untyped, _types: object, args: tuple[_Untyped, ...] = (), kwargs: _Untyped = None
     ) -> _Untyped:
-        """Compute with the values; what only looks at the tensor keeps its pieces."""
+        """Compute with the values; what only looks at the tensor keeps its pieces, what writes to it none."""
         if func is torch.ops.aten.detach.default or func is torch.ops.aten.alias.default:
             return Stacked(args[0].pieces)
-        args, values = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, kwargs or {}))
-        return func(*args, **values)
+        inside, named = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, kwargs or {}))
+        result = func(*inside, **named)
+        given = zip(func._schema.arguments, args, inside, strict=False)  # noqa: SLF001
+        for argument, tensor, value in given:
+            if (
+                isinstance(tensor, Stacked)
+                and argument.alias_info is not None
+                and argument.alias_info.is_write
+            ):
+                tensor.pieces.write(value)
+                result = tensor if result is value else result
+        return result
 
     def __deepcopy__(self, memo: dict[int, _Untyped]) -> torch.Tensor:
         """Return the values in memory: a copy does not depend on the files."""

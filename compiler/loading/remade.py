@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Remade:
     """One tensor that a rule makes of others, which are in files."""
 
@@ -36,6 +36,9 @@ class Remade:
     sources: tuple[Mapped, ...]
     model: weakref.ref[nn.Module]
     """What some rules ask for shapes and settings; it holds this one."""
+    written: torch.Tensor | None = None
+    """What somebody made of it: files are never written."""
+    writes: int = 0
 
     @property
     def nbytes(self) -> int:
@@ -44,6 +47,8 @@ class Remade:
 
     def whole(self) -> torch.Tensor:
         """Return the tensor, made anew."""
+        if self.written is not None:
+            return self.written.clone()
         values: list[torch.Tensor] = []
         for mapped in self.sources:
             mapped.bring_all(0, mapped.tensor.nbytes)
@@ -51,6 +56,11 @@ class Remade:
             values.append(mapped.tensor.to(self.dtype if converts else mapped.tensor.dtype, copy=True))
         made = self.merge.run(values, self.model())
         return made[self.path].to(self.dtype).contiguous()
+
+    def write(self, values: torch.Tensor) -> None:
+        """Let values in memory be the tensor's from now on."""
+        self.written = values
+        self.writes += 1
 
     def pairs(self, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the tensor with its place, memory of its shape."""

@@ -273,7 +273,7 @@ def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
     before = slot.tensor
     if slot.compound is not None:
         return value
-    stays = not isinstance(before, Stacked) or isinstance(value, Stacked)  # what is in pieces has no memory
+    stays = isinstance(before, Stacked) == isinstance(value, Stacked)  # what is in pieces has no memory
     if stays and not before.is_meta and before.device.type == value.device.type:
         return before
     if not isinstance(before, nn.Parameter):

@@ -26,6 +26,12 @@ def test_outputs_are_equal_and_everything_is_at_rest(runs):
     assert all(got["experts"] == [EXPERTS] for got in runs.values()), runs
 
 
+def test_rows_are_right_in_the_circumstances_people_run_them_in():
+    runs = run_support("rows_in_use.py")
+    assert len(runs) >= 96
+    assert {case: got for case, got in runs.items() if got != "equal"} == {}
+
+
 def test_every_mixture_is_streamed_by_rows(runs):
     assert all(got["by rows"] == LAYERS + case.endswith("table") for case, got in runs.items()), runs
 

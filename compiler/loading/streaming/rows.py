@@ -88,8 +88,9 @@ class RowSite:
     def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
         index = call[self._chooser.index]
         chosen, again = torch.unique(index.detach().to("cpu"), return_inverse=True)
-        if self._chooser.experts:
-            whole = self._is_whole(chosen.numel())
+        changed = not all(one.at_home for one in self._tables)
+        if self._chooser.experts or changed:
+            whole = changed or self._is_whole(chosen.numel())
             self.stream.choose(whole=whole)
             if whole:
                 self.site.tally.misses += chosen.numel()

@@ -67,6 +67,11 @@ class Streamed:
         for table, name in self._lent:
             table[name] = value
 
+    @property
+    def at_home(self) -> bool:
+        """Whether it is what its modules use: adapters of weights put something made from it in its place."""
+        return all(table.get(name) is self.tensor for table, name in self.homes)
+
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given."""
         unchanged = _version(self.tensor if self.used is None else self.used) == self._version
@@ -129,7 +134,8 @@ class Streamed:
     @property
     def stamp(self) -> tuple[int, int]:
         """What changes with what is at rest, whoever writes to it."""
-        return self.writes, sum(_version(leaf.tensor) for leaf in self.leaves)
+        writes = self.writes if self.pieces is None else self.writes + self.pieces.writes
+        return writes, sum(_version(leaf.tensor) for leaf in self.leaves)
 
     @property
     def leaves(self) -> Sequence[Streamed]:

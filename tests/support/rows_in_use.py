@@ -1,0 +1,216 @@
+"""Mixtures streamed by rows in the circumstances people run them in: `python rows_in_use.py`.
+
+Prints one JSON object: for each circumstance and way to stream what happened, ``equal`` where every output
+was that of the plain model. On the pretended card copies happen as late as they may.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+
+import late_card
+import rows_runs
+import torch
+from compile_plan.compiler.loading import load_model, release_model
+
+CHOICES = [rows_runs.TOKENS, rows_runs.TOKENS[:, :1], rows_runs.TOKENS[:, 3:5]]
+CARD, HOST = (("cpu", "cuda:0"), ("disk", "cuda:0")), (("disk", "cpu"),)
+WAYS = (
+    {},
+    {"cache": rows_runs.LAYERS * 4 * rows_runs.ROW},
+    {"streaming": 4 * rows_runs.ROW},
+    {"table": True},
+)
+assert late_card.COMPUTING
+
+
+def pair(folder, where, way, model=None):
+    """Return the plain model, and one whose experts are stored elsewhere than they run."""
+    if model is None:
+        with torch.device("meta"):
+            model = rows_runs.KINDS["mixtral"]().eval()
+        model.set_experts_implementation("eager")
+    plan = rows_runs.plan_of(*where, **way)
+    return rows_runs.built("mixtral"), load_model(plan, model, folder, devices=rows_runs.NAMES)
+
+
+def computed(model, ids):
+    return model(input_ids=ids).logits.to("cpu", torch.float32)
+
+
+def same(real, model, atol=1e-5):
+    pairs = ((computed(real, ids), computed(model, ids)) for ids in CHOICES for _ in range(2))
+    return all(torch.allclose(wanted, found, atol=atol) for wanted, found in pairs)
+
+
+def at_rest(model):
+    stream = model._compile_plan_execution.stream
+    used = [one for site in stream.sites for one in site.streamed if one.used is not None or one.users]
+    return not used and stream.supply.held == 0
+
+
+def autocast(folder, *how):
+    real, model = pair(folder, *how)
+    with torch.autocast("cpu", torch.bfloat16):
+        close = same(real, model, 0.05)
+    return close and same(real, model) and at_rest(model)
+
+
+def inference_mode(folder, *how):
+    real, model = pair(folder, *how)
+    with torch.inference_mode():
+        first = same(real, model)
+    return first and same(real, model) and at_rest(model)
+
+
+def compiled(folder, *how):
+    real, model = pair(folder, *how)
+    around = torch.compile(model, backend="eager")
+    return same(real, around) and at_rest(model)
+
+
+def adapted(model, experts):
+    """Return a model with the same adapters each time."""
+    import peft
+
+    names = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"] if experts else None
+    settings = {"r": 2, "target_modules": ["q_proj"], "init_lora_weights": False}
+    made = peft.get_peft_model(model, peft.LoraConfig(**settings, target_parameters=names)).eval()
+    for name, weight in made.named_parameters():
+        if "lora_" in name:
+            torch.manual_seed(len(name))
+            weight.data.copy_(torch.rand(weight.shape) / 10)
+    return made
+
+
+def adapters_added_after(folder, *how):
+    real, model = pair(folder, *how)
+    first = same(real, model)
+    return first and same(adapted(real, experts=False), adapted(model, experts=False), 1e-4)
+
+
+def adapters_of_experts(folder, *how):
+    """They are computed from whole weights: rows would be others' than they are for."""
+    real, model = pair(folder, *how)
+    first = same(real, model)
+    return first and same(adapted(real, experts=True), adapted(model, experts=True), 1e-4)
+
+
+def adapters_that_were_there(folder, *how):
+    real, model = pair(folder, *how, adapted(rows_runs.built("mixtral"), experts=True))
+    return same(adapted(real, experts=True), model, 1e-4)
+
+
+def merged_adapters(folder, *how):
+    """What is added to weights in files is kept in memory, and counts in what is cached of them."""
+    real, model = pair(folder, *how)
+    first = same(real, model)
+    whole = [adapted(one, experts=True).merge_and_unload() for one in (real, model)]
+    return first and same(*whole, 1e-4)
+
+
+def into_a_real_model(folder, *how):
+    real, model = pair(folder, *how, rows_runs.built("mixtral"))
+    return same(real, model) and at_rest(model)
+
+
+def written(folder, *how):
+    real, model = pair(folder, *how)
+    first = same(real, model)
+    for one in (real, model):
+        with torch.no_grad():
+            one.model.layers[0].mlp.experts.down_proj.mul_(2)
+    return first and same(real, model)
+
+
+def forked(folder, *how):
+    real, model = pair(folder, *how)
+    first, child = same(real, model), os.fork()
+    if child == 0:
+        right = False
+        try:
+            right = same(real, model)
+        finally:
+            os._exit(0 if right else 1)
+    return os.waitpid(child, 0)[1] == 0 and first and same(real, model)
+
+
+def two_models_one_inside_the_other(folder, *how):
+    (real, model), (_, other) = pair(folder, *how), pair(folder, *how)
+    inner = []
+    model.model.layers[0].mlp.experts.register_forward_pre_hook(lambda *_: inner.append(same(real, other)))
+    return same(real, model) and inner and all(inner)
+
+
+def threads(folder, *how):
+    real, model = pair(folder, *how)
+    expected = [[computed(real, ids + number) for ids in CHOICES] for number in range(4)]
+    found = []
+
+    def work(number):
+        with torch.no_grad():
+            for ids, wanted in zip(CHOICES * 2, expected[number] * 2, strict=True):
+                found.append(torch.allclose(computed(model, ids + number), wanted, atol=1e-5))
+
+    running = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return len(found) == 4 * 6 and all(found) and at_rest(model)
+
+
+def interrupts(folder, *how):
+    real, model = pair(folder, *how)
+    second = model.model.layers[1]
+    for module in (second.mlp.experts, second.mlp.experts.act_fn, second.mlp.gate, model.lm_head):
+        for ids in CHOICES:
+            handle = module.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            try:
+                model(input_ids=ids)
+            except KeyboardInterrupt:
+                handle.remove()
+            else:
+                return False
+    right, supply = same(real, model), model._compile_plan_execution.stream.supply
+    taken = [len(carrier.arena._taken) for carrier in supply._carriers.values()]
+    return right and at_rest(model) and all(count == len(supply.ready) for count in taken)
+
+
+def written_text(folder, *how):
+    real, model = pair(folder, *how)
+    settings = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": 0}
+    texts = [one.generate(rows_runs.TOKENS, **settings).tolist() for one in (real, model)]
+    release_model(model)
+    return texts[0] == texts[1]
+
+
+ANYWHERE = (
+    autocast, into_a_real_model, written, two_models_one_inside_the_other, threads, interrupts, written_text,
+)  # fmt: skip
+ON_THE_HOST = (inference_mode, compiled, forked)
+"""What the pretended device itself cannot do with a whole model."""
+WITH_PEFT = (adapters_added_after, adapters_of_experts, adapters_that_were_there, merged_adapters)
+
+
+def main():
+    torch.set_num_threads(1)
+    host = ON_THE_HOST + (WITH_PEFT if importlib.util.find_spec("peft") else ())
+    found = {}
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        rows_runs.built("mixtral").save_pretrained(name, save_original_format=True)
+        for cases, places in ((ANYWHERE, CARD + HOST), (host, HOST)):
+            for case, where, way in ((c, p, w) for c in cases for p in places for w in WAYS):
+                right = case(Path(name), where, way)
+                key = " ".join((case.__name__, *where, *way))
+                found[key] = "equal" if right else "different"
+    print(json.dumps(found))  # noqa: T201  the program's result
+
+
+if __name__ == "__main__":
+    main()
