@@ -7,6 +7,7 @@ reads a few rows; so may bounds above what the ledger of a placement counts.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from ...ir import Plan, is_accelerator, verify
 from ...ir.rules.laws import BUDGET_EXCEEDED
@@ -16,24 +17,33 @@ from .found import Found
 from .problem import Loads, Place, Problem, usage
 from .rowwise import kept_for_rows
 
+_ROUNDS: Final = 4
+"""How often what stays may leave room for more: the buffer for what is brought shrinks."""
+
 
 def staying(plan: Plan, found: Found) -> Found:
     """Return a placement that uses the room its accelerators have left, by its ledger."""
-    problem, places = found.model.problem, found.places
-    if not any(place.streamed for place in places):
+    if not any(place.streamed for place in found.places):
         return found
     _, books = _counted(plan, found)
+    for _ in range(_ROUNDS):
+        more = _with_more(plan, found, books)
+        tried, books = _counted(plan, more)
+        broken = verify(replace(tried, ledger=books.ledger))
+        if more.places == found.places or books.short or any(b.rule is BUDGET_EXCEEDED for b in broken):
+            break
+        found = more
+    return found
+
+
+def _with_more(plan: Plan, found: Found, books: Books) -> Found:
+    problem, places = found.model.problem, found.places
     rows = zip(plan.devices, books.ledger, usage(problem, places), problem.rooms, strict=True)
     rooms = tuple(
         room if device.memory is None else used + max(0, device.memory - account.total)
         for device, account, used, room in rows
     )
-    more = replace(found, places=with_room_used(replace(problem, rooms=rooms), places))
-    if more.places == places:
-        return found
-    tried, books = _counted(plan, more)
-    broken = verify(replace(tried, ledger=books.ledger))
-    return found if books.short or any(each.rule is BUDGET_EXCEEDED for each in broken) else more
+    return replace(found, places=with_room_used(replace(problem, rooms=rooms), places))
 
 
 def _counted(plan: Plan, found: Found) -> tuple[Plan, Books]:
