@@ -204,7 +204,8 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         rows_runs.built("mixtral").save_pretrained(name, save_original_format=True)
-        for cases, places in ((ANYWHERE, CARD + HOST), (host, HOST)):
+        card = WITH_PEFT[-1:] if importlib.util.find_spec("peft") else ()
+        for cases, places in ((ANYWHERE, CARD + HOST), (host, HOST), (card, CARD)):
             for case, where, way in ((c, p, w) for c in cases for p in places for w in WAYS):
                 right = case(Path(name), where, way)
                 key = " ".join((case.__name__, *where, *way))

@@ -237,6 +237,16 @@ def changed_weights(store, folder):
     return first and same(real, model)
 
 
+def merged_weights(store, folder):
+    """What adapters add to weights through ``.data`` changes no version of them."""
+    real, model = pair(store, folder)
+    first = same(real, model)
+    for one in (real, model):
+        for layer in one.layers:
+            layer.q_proj.weight.data += torch.eye(WIDTH)
+    return first and same(real, model)
+
+
 def interrupts(store, folder):
     """Whatever ends a forward, in a hook or between two, the next one is right and starts at rest."""
     real, model = pair(store, folder)
@@ -320,7 +330,7 @@ def released(store, folder):
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
     adapters_added_after, two_models,
-    one_inside_the_other, late_copies, eight_bits, changed_weights, interrupts,
+    one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights, interrupts,
     interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
 )  # fmt: skip
 

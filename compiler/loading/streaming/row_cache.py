@@ -17,7 +17,7 @@ class RowCache:
         self.slots = slots
         self._tables = tuple(tables)
         self._memory: dict[int, torch.Tensor] = {}
-        self._stamps: list[tuple[int, int]] = []
+        self._stamps: list[tuple[tuple[int, int], bytes]] = []
         self._slot_of: OrderedDict[int, int] = OrderedDict()
 
     def memory(self, one: Streamed) -> torch.Tensor:
@@ -29,7 +29,7 @@ class RowCache:
 
     def place(self, rows: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:
         """Give rows their slots, at most as many as there are; returns those, and what must be brought."""
-        stamps = [one.stamp for one in self._tables]
+        stamps = [(one.stamp, one.look()) for one in self._tables]
         if stamps != self._stamps:  # somebody wrote to what is at rest
             self._slot_of.clear()
             self._stamps = stamps

@@ -55,6 +55,7 @@ class Stream:
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
         self._at_rest = True
+        self._looked: list[bytes] | None = None
         self.newcomers: Callable[[], None] = _nothing
         """Called before a pass: takes in what came to the model since the last."""
         self._process = os.getpid()
@@ -80,6 +81,7 @@ class Stream:
                 self._recover(model)
             self._pass().last = None
             self.newcomers()
+            self._look_again()
             self._ahead(self._first)
 
     def end(self) -> None:
@@ -88,8 +90,8 @@ class Stream:
             self._pass().last = None
             away = self._alone and all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
             self.supply.drop({self._first} if away else (), rest=True)
-            if away:
-                self.supply.ahead(self._first)
+            if away and self.supply.ahead(self._first):
+                self._looked = self._look()
 
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
@@ -101,6 +103,7 @@ class Stream:
                 now = self._pass()
             if now.last is None or number == self._first:
                 self.newcomers()
+                self._look_again()
             site.check()
             self._learn(now, number)
             self._lend(now, number, self.supply.bring(number))
@@ -159,6 +162,15 @@ class Stream:
         with self.lock:
             self._all_to_rest()
             self.supply.close()
+
+    def _look(self) -> list[bytes]:
+        return [one.look() for one in self.sites[self._first].streamed]
+
+    def _look_again(self) -> None:
+        """Give up what came ahead in the last pass, if it was written to since: adapters are merged so."""
+        looked, self._looked = self._looked, None
+        if looked is not None and looked != self._look():
+            self.supply.drop()
 
     def _pass(self) -> _Pass:
         return self._passes.setdefault(threading.get_ident(), _Pass())

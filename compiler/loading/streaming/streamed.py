@@ -6,6 +6,7 @@ byte, and taken to where the tensor rests; the checkpoint's files are never writ
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,6 +22,8 @@ from ..stored_files import Mapped
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""
+_STRETCHES, _STRETCH = 8, 128
+"""How many bytes, in how many places, are looked at to see whether a tensor was written to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +140,13 @@ class Streamed:
         writes = self.writes if self.pieces is None else self.writes + self.pieces.writes
         return writes, sum(_version(leaf.tensor) for leaf in self.leaves)
 
+    def look(self) -> bytes:
+        """Return some of the bytes at rest: what adapters add through ``.data`` changes no stamp.
+
+        Of pieces nothing: they count what is written to them, however it comes.
+        """
+        return b"".join(_some_of(leaf.rest, leaf.mapped) for leaf in self.leaves if leaf.pieces is None)
+
     @property
     def leaves(self) -> Sequence[Streamed]:
         """The plain tensors that are copied for it: itself, unless it is made of others."""
@@ -223,6 +233,18 @@ def leaves_of(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
 def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Say whether torch can put a value into an existing tensor: not across every two kinds of device."""
     return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
+
+
+def _some_of(rest: torch.Tensor, mapped: Mapped | None) -> bytes:
+    """Return eight stretches of a tensor on the host, from its first byte to near its last."""
+    if rest.device.type != "cpu" or not rest.is_contiguous():
+        return b""
+    firsts = range(0, rest.nbytes, max(_STRETCH, rest.nbytes // _STRETCHES))
+    stretches = [(first, min(_STRETCH, rest.nbytes - first)) for first in firsts]
+    if mapped is not None:  # a file that has lost them is said to have, and not touched
+        for first, nbytes in stretches:
+            mapped.bring(first, nbytes)
+    return b"".join(ctypes.string_at(rest.data_ptr() + first, nbytes) for first, nbytes in stretches)
 
 
 def _version(tensor: torch.Tensor) -> int:
