@@ -15,7 +15,8 @@ from .formulate import Builder, Group, groups_of, runs_of
 from .highs import NODE_LIMIT
 from .problem import UNLIMITED, Place, Problem, uses_of
 
-MAX_HOP_COLUMNS: Final = 3000
+MAX_HOP_COLUMNS: Final = 400
+"""Larger programs take tens of seconds and found nothing better than what began them."""
 
 
 @dataclass(frozen=True, slots=True)

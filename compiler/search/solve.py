@@ -132,7 +132,7 @@ def _fewest_changes(problem: Problem, counts: Counts, policy: str, wish: Wish) -
         return simple
     better = fewest_hops(problem, policy, kept, wish.clock)
     if better is None:
-        return simple
+        return filled_in_order(problem, simple, wish.work)
     places = arrange(problem, better, by_run=True)
     if not is_legal(problem, places) or spilled_bytes(problem, places) > spilled_bytes(problem, simple):
         return simple
