@@ -47,6 +47,7 @@ DOORS = {
     "torch": {
         "compiler/driver/drop_in.py",
         "compiler/loading/",
+        "compiler/machine/asked_layers.py",
         "compiler/machine/calibration.py",
         "compiler/machine/this_machine.py",
         "compiler/running/",

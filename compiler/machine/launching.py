@@ -45,9 +45,9 @@ def _dispatched(torch: Any, step: Callable[[], object]) -> int:  # noqa: ANN401
 
 def _forward(torch: Any, name: str) -> Callable[[], None]:  # noqa: ANN401
     """Return a forward of one token through the layers, done when the device has done it."""
-    from .launched_layers import WIDTH, Layers
+    from .asked_layers import WIDTH, AskedLayers
 
-    layers, given = Layers().eval().to(name), torch.ones(1, 1, WIDTH, device=name)
+    layers, given = AskedLayers().eval().to(name), torch.ones(1, 1, WIDTH, device=name)
 
     def forward() -> None:
         layers(given).cpu()  # a card has done what it was asked for

@@ -102,7 +102,7 @@ class _Layer(nn.Module):
         return out
 
 
-class Layers(nn.Module):
+class AskedLayers(nn.Module):
     """Takes a token of shape (1, 1, `WIDTH`) to another."""
 
     cache: Tensor
