@@ -98,7 +98,8 @@ def runtime_report(model: nn.Module) -> RuntimeReport:
     hosts = () if execution is None or execution.road is None else _hosts(execution.road.wire)
     if stream is None:
         return RuntimeReport((), (), hosts)
-    stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
+    with stream.lock:  # a forward in another thread adds to what is read
+        stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
     sites = tuple(_reported(site) for site in stream.sites)
     names = dict.fromkeys(site.device for site in sites)
     devices = tuple(_summed(name, sites, stalls.get(name)) for name in names)

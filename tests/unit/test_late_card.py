@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import pytest
 import torch
 from compile_plan.compiler.loading.streaming.courier import Courier
 from own_process import run_support
@@ -37,3 +38,35 @@ def test_two_threads_that_use_one_ring_do_not_fill_each_others_slots():
     other.join()
     assert torch.equal(there, first)
     assert torch.equal(here, second)
+
+
+class Late:
+    """A mark that copies what it stands for when somebody waits for it."""
+
+    def __init__(self, under_way):
+        self.under_way = under_way
+
+    def synchronize(self):
+        for source, target in self.under_way:
+            target.copy_(source)
+        self.under_way.clear()
+
+
+def test_a_slot_whose_sending_was_interrupted_is_filled_again_when_the_copy_is_over():
+    under_way, interrupts = [], [KeyboardInterrupt()]
+
+    def copy(pairs):
+        under_way.extend(pairs)
+        if interrupts:
+            raise interrupts.pop()
+        return Late(under_way)
+
+    courier = Courier(copy, nbytes=1024)
+    (first, *others), (there, *here) = torch.rand(4, 128), torch.zeros(4, 128)
+    with pytest.raises(KeyboardInterrupt):
+        courier.bring(first, there)
+    for source, target in zip(others, here, strict=True):
+        courier.bring(source, target)
+    Late(under_way).synchronize()
+    assert torch.equal(there, first)
+    assert torch.equal(torch.stack(here), torch.stack(others))

@@ -49,7 +49,11 @@ class Courier:
         landing.copy_(part)
         if self._card is not None:
             slot.block.register(self._card)  # once; a slot that was filled has its pages
-        slot.mark = self._copy([(landing, room)])
+        try:
+            slot.mark = self._copy([(landing, room)])
+        except BaseException:  # an interrupt: the copy may be under way all the same
+            slot.mark = self._copy(())
+            raise
         return slot.mark
 
     @cached_property
