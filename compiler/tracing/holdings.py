@@ -7,10 +7,10 @@ from typing import Final, NamedTuple
 
 from .trace import HOST, Op, Origin, Trace
 
-_ALIVE: Final = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
+_COUNTED: Final = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
 
 
-class Holding(NamedTuple):
+class Alive(NamedTuple):
     """Some bytes, and the steps they are there, both included."""
 
     nbytes: int
@@ -18,19 +18,19 @@ class Holding(NamedTuple):
     died: int
 
 
-def holdings(trace: Trace, *, on_host: bool = False) -> Iterator[Holding]:
+def holdings(trace: Trace, *, on_host: bool = False) -> Iterator[Alive]:
     """Yield every storage, and what ops take beside; on a card also its copies of constants of the host."""
     for root, (born, died) in trace.lives.items():
         value = trace.values[root]
-        if value.nbytes and (value.origin in _ALIVE or value.is_made_of_numbers):
-            yield Holding(value.nbytes, max(born, 0), died)
+        if value.nbytes and (value.origin in _COUNTED or value.is_made_of_numbers):
+            yield Alive(value.nbytes, max(born, 0), died)
     for number, step in enumerate(trace.steps):
         if not isinstance(step, Op):
             continue
         beside = step.on_host if on_host else step.on_card
         if beside:
-            yield Holding(beside, number, number)
+            yield Alive(beside, number, number)
         for made in step.outputs if step.name == "to" and not on_host else ():
             value = trace.values[made]
             if value.own_nbytes and trace.values[trace.roots[made]].reference == HOST:
-                yield Holding(value.own_nbytes, max(value.born, 0), value.died)
+                yield Alive(value.own_nbytes, max(value.born, 0), value.died)
