@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from compile_plan.compiler.search.atoms import build
 from compile_plan.compiler.search.costs import predict
 from compile_plan.compiler.search.emit import places_of
@@ -183,3 +184,13 @@ def test_parts_of_layers_fill_the_cards_where_bytes_are_asked_for():
     )
     assert kept(plan) > 260 * MIB  # a layer takes 72, so that 136 of 140 are two whole ones on neither card
     assert plan.outcome.value == kept(plan) <= plan.outcome.bound
+
+
+@pytest.mark.parametrize("offload", ["auto", "stream"])
+def test_a_layer_just_below_the_card_does_not_make_a_buffer_of_it(offload):
+    block = {"norm:Norm": 4096, "attn:Attention": 8 * MIB, "up": 15 * MIB, "down": 15 * MIB}
+    tree = tree_of({"layers:ModuleList": {f"{i}:Blk": block for i in range(4)}})
+    unplaced = plan_of(tree, {"cuda:0": 40 * MIB, "cpu": 10**12}, constraints=(Atomic("Blk", by_class=True),))
+    plan = placed(unplaced, offload=offload)
+    assert kept(plan) >= 20 * MIB
+    assert plan.ledger[0].streaming <= 16 * MIB
