@@ -44,7 +44,10 @@ class AliveNow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._whole = whole
         self.nbytes = self.peak = 0
+        self.highest: tuple[int, ...] = ()
+        """Bytes of what was there at the peak, one by one."""
         self._seen: dict[int, weakref.ref[Untyped]] = {}
+        self._sizes: dict[int, int] = {}
 
     def __torch_dispatch__(
         self, func: Untyped, types: Untyped, args: Untyped = (), kwargs: Untyped = None
@@ -54,8 +57,7 @@ class AliveNow(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
-        hidden = hidden_sizes(func._overloadpacket, args)  # noqa: SLF001
-        self.peak = max(self.peak, self.nbytes + sum(map(self._rounded, hidden)))
+        self._look(tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args))))  # noqa: SLF001
         return out
 
     def _rounded(self, nbytes: int) -> int:
@@ -77,8 +79,13 @@ class AliveNow(TorchDispatchMode):
 
         def gone(_reference: Untyped) -> None:
             self.nbytes -= nbytes
-            del self._seen[key]
+            del self._seen[key], self._sizes[key]
 
         self._seen[key] = weakref.ref(storage, gone)
+        self._sizes[key] = nbytes
         self.nbytes += nbytes
-        self.peak = max(self.peak, self.nbytes)
+        self._look()
+
+    def _look(self, hidden: tuple[int, ...] = ()) -> None:
+        if self.nbytes + sum(hidden) > self.peak:
+            self.peak, self.highest = self.nbytes + sum(hidden), (*self._sizes.values(), *hidden)

@@ -143,8 +143,8 @@ def _activations(trace: Trace, cuts: Cuts) -> Iterator[Demand]:
     card, host = ([*need], [*need])
     for number, step in enumerate(trace.steps):
         if isinstance(step, Op):
-            card[number] += step.on_card
-            host[number] += step.on_host
+            card[number] += sum(step.on_card)
+            host[number] += sum(step.on_host)
     yield from _peaks(trace, cuts, card, ACTIVATIONS)
     if any(there > here for here, there in zip(card, host, strict=True)):
         yield from _peaks(trace, cuts, host, ON_HOST)

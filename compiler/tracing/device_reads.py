@@ -19,7 +19,7 @@ from ..running.nesting import Untyped, map_tensors
 from .fused import fused
 from .record import Args, Kwargs, Recorder
 from .trace import HOST, UNKNOWN, Op, Origin
-from .unfused import is_fused_on_cards, padded_nbytes, unfused_nbytes
+from .unfused import is_fused_on_cards, less, padded_nbytes, unfused_sizes
 
 
 class DeviceReads(TorchFunctionMode):
@@ -144,16 +144,16 @@ class DeviceReads(TorchFunctionMode):
         recorder.paused = True
         try:
             made, *extra = fused(query, key, value, attn_mask, CPU if recorder.on_host else "")
-            taken = 0 if on_card and not odd else unfused_nbytes(query, key, value, attn_mask, **told)
+            taken = () if on_card and not odd else unfused_sizes(query, key, value, attn_mask, **told)
         finally:
             recorder.paused = False
         flops = 2 * batch * heads * length * key.shape[-2] * (query.shape[-1] + value.shape[-1])
         recorder.record("scaled_dot_product_attention", used, numbers, (made, *extra), flops)
         step, beside = recorder.steps[-1], sum(tensor.nbytes for tensor in (made, *extra))
         if isinstance(step, Op):
-            taken = max(0, taken - beside)
-            padded = padded_nbytes(query, attn_mask) if on_card else taken
-            recorder.steps[-1] = replace(step, on_host=taken if odd else 0, on_card=padded)
+            taken, padded = less(taken, beside), padded_nbytes(query, attn_mask)
+            there = (padded,) * bool(padded) if on_card else taken
+            recorder.steps[-1] = replace(step, on_host=taken if odd else (), on_card=there)
         return made
 
 

@@ -27,8 +27,7 @@ def holdings(trace: Trace, *, on_host: bool = False) -> Iterator[Alive]:
     for number, step in enumerate(trace.steps):
         if not isinstance(step, Op):
             continue
-        beside = step.on_host if on_host else step.on_card
-        if beside:
+        for beside in step.on_host if on_host else step.on_card:
             yield Alive(beside, number, number)
         for made in step.outputs if step.name == "to" and not on_host else ():
             value = trace.values[made]

@@ -170,7 +170,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         step = len(self.steps)
         made = tuple(self.add(tensor, Origin.OP, step=step) for tensor in outputs)
         reference = self._reference(used, outputs)
-        hidden = sum(hidden_sizes(packet, used))
+        hidden = hidden_sizes(packet, used)
         facts = (str(func), self.call, strict, loose, made, reference, flops, hidden, hidden)
         self.steps.append(Write(*facts, written=written) if written else Op(*facts))
 

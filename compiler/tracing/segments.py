@@ -11,11 +11,11 @@ as a whole, and tries again.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from .holdings import holdings
-from .trace import Origin, Trace
+from .trace import Op, Origin, Trace
 
 _MIB: Final = 1 << 20
 ROUND: Final = 512
@@ -135,16 +135,18 @@ class _Segments:
         pool.pop(bisect_left(pool, (block.nbytes, block.first)))
 
 
-def held_beyond(traces: Iterable[Trace]) -> int:
+def held_beyond(traces: Sequence[Trace]) -> int:
     """Return the bytes a device must have beyond what is alive at once for these forwards, one at a time.
 
     Everything is on one device; where that has no room to spare the allocator gives free segments back. Which
-    addresses the driver gives decides between blocks of one size: the order that needs more counts.
+    addresses the driver gives decides between blocks of one size: the order that needs more counts. What ops
+    have inside is played as if it came at once: where there is any, one more segment stands for its order.
     """
     played = [(_weights(trace), _events(trace)) for trace in traces]
     alive = max((sum(weights) + _alive(events) for weights, events in played), default=0)
     needs = (_least(*each, descend=descend) for each in played for descend in (False, True))
-    return max(0, max(needs, default=0) - alive)
+    inside = any(isinstance(step, Op) and step.on_card for trace in traces for step in trace.steps)
+    return max(0, max(needs, default=0) - alive) + inside * _LARGE_SEGMENT
 
 
 def _weights(trace: Trace) -> list[int]:

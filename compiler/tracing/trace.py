@@ -82,10 +82,10 @@ class Op:
     reference: int | None = None
     """The device of the outputs when the op names one: a value, `HOST` or `UNKNOWN`."""
     flops: int = 0
-    on_host: int = 0
-    """Bytes it takes beside while it runs on the CPU: inside, or where it is fused on accelerators only."""
-    on_card: int = 0
-    """Bytes it takes beside on an accelerator: inside, where only the CPU fuses it, for a padded mask."""
+    on_host: tuple[int, ...] = ()
+    """Bytes of what it has beside while it runs on the CPU: inside, or where accelerators alone fuse it."""
+    on_card: tuple[int, ...] = ()
+    """The same on an accelerator: inside, where only the CPU fuses it, for a padded mask."""
 
 
 @dataclass(frozen=True, slots=True)

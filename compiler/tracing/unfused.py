@@ -46,7 +46,7 @@ def padded_nbytes(query: Tensor, mask: Tensor | None) -> int:
     return rows * (width + _ALIGNED - width % _ALIGNED) * query.itemsize
 
 
-def unfused_nbytes(
+def unfused_sizes(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -55,8 +55,8 @@ def unfused_nbytes(
     dropout: float = 0.0,
     is_causal: bool = False,
     **options: Untyped,
-) -> int:
-    """Return the most bytes that attention has alive beside its arguments, which are on the meta device.
+) -> tuple[int, ...]:
+    """Return the bytes of what attention has beside its arguments, on the meta device, when that is most.
 
     A mask of yes and no is turned into numbers first.
     """
@@ -67,4 +67,13 @@ def unfused_nbytes(
     with alive:
         _STEPS(*given, added, dropout, is_causal, None, **options)
     turned = added is not None and mask is not None and mask.dtype is torch.bool
-    return alive.peak + (added.nbytes if turned and added is not None else 0)
+    return (*alive.highest, *([added.nbytes] if turned and added is not None else []))
+
+
+def less(sizes: tuple[int, ...], nbytes: int) -> tuple[int, ...]:
+    """Return sizes that are so many bytes fewer together, taken from the largest."""
+    left = list[int]()
+    for size in sorted(sizes, reverse=True):
+        left.append(max(0, size - nbytes))
+        nbytes -= size - left[-1]
+    return tuple(size for size in left if size)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from compile_plan.backends import write_plan
 from compile_plan.compiler import compile_model, compile_plan
-from compile_plan.compiler.tracing.unfused import unfused_nbytes
+from compile_plan.compiler.tracing.unfused import unfused_sizes
 from compile_plan.grammar import parse
 from compile_plan.ir.purposes import TOGETHER
 from torch.profiler import ProfilerActivity, profile
@@ -131,7 +131,7 @@ def test_attention_that_is_not_fused_takes_what_its_steps_take(dtype, mask, head
     taken = allocated_peak(lambda: attention(query, key, value, given, **shared))
     with torch.no_grad():
         on_meta = [None if each is None else each.to("meta") for each in (query, key, value, given)]
-        assert unfused_nbytes(*on_meta, **shared) == taken
+        assert sum(unfused_sizes(*on_meta, **shared)) == taken
 
 
 class Biased(torch.nn.Module):
