@@ -91,7 +91,7 @@ def fastest(
     if stacked.priced < best.priced * (1 - PAYS):
         best = stacked
     best = _with_caches(best, wish)
-    others = (way for way in ways if way is not best and way.found.places != best.found.places)
+    others = (each for each in ways if each.way != best.way and each.found.places != best.found.places)
     return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
 
 
