@@ -33,8 +33,8 @@ def on_one_device(
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
     ``widened`` are bytes, by trace, that whoever called makes of the scores it was given, ``held`` those it
-    has all the time. Where the cache
-    ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest of all.
+    has all the time. Where the cache ``grows`` past the last trace, nobody saw what is beside it then: it
+    counts beside the largest of all.
     """
     card, host = (
         max(
