@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pretend_device
@@ -247,6 +248,26 @@ def merged_weights(store, folder):
     return first and same(real, model)
 
 
+def merged_after_an_interrupt(store, folder):
+    """What was on its way when a forward broke off is not what is used after that."""
+    real, model = pair(store, folder)
+    first = same(real, model)
+
+    def interrupt():
+        time.sleep(0.02)  # what follows is under way by then
+        raise KeyboardInterrupt
+
+    model.before = interrupt
+    try:
+        model(X)
+    except KeyboardInterrupt:
+        model.before = None
+    for one in (real, model):
+        for layer in one.layers:
+            layer.q_proj.weight.data += torch.eye(WIDTH)
+    return first and same(real, model)
+
+
 def interrupts(store, folder):
     """Whatever ends a forward, in a hook or between two, the next one is right and starts at rest."""
     real, model = pair(store, folder)
@@ -330,7 +351,8 @@ def released(store, folder):
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
     adapters_added_after, two_models,
-    one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights, interrupts,
+    one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
+    merged_after_an_interrupt, interrupts,
     interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
 )  # fmt: skip
 

@@ -26,7 +26,7 @@ X = torch.linspace(-1, 1, 48).view(3, 16)
 
 def test_streamed_models_compute_the_same_in_every_circumstance():
     found = run_support("streamed_runs.py")
-    assert len(found) == 20
+    assert len(found) == 21
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
 
 
@@ -103,15 +103,25 @@ def test_the_report_says_what_came_since_the_last(streamed):
     assert runtime_report(layers()).sites == ()
 
 
-class Marks(DirectLane):
-    """Counts its marks."""
+class After:
+    """A mark that is reached when so many others were made."""
 
-    def __init__(self):
-        self.count = 0
+    def __init__(self, number, lane):
+        self.number, self.lane = number, lane
+
+    def query(self):
+        return self.lane.count > self.number + self.lane.behind
+
+
+class Marks(DirectLane):
+    """Counts its marks; what they stand for comes later than so many others are made."""
+
+    def __init__(self, behind=1000):
+        self.count, self.behind = 0, behind
 
     def mark(self):
         self.count += 1
-        return self.count
+        return After(self.count, self)
 
 
 def test_memory_is_given_out_again_only_behind_its_last_users():
@@ -119,16 +129,31 @@ def test_memory_is_given_out_again_only_behind_its_last_users():
     arena = Arena(torch.device("cpu"), 1024, lane)
     first, second = arena.take(512), arena.take(512)
     assert arena.take(1) is None
-    assert first.after == second.after == [1]  # whoever had the memory before the arena
-    arena.give(first, 7)
-    arena.give(second, 8)
+    assert first.after == second.after  # whoever had the memory before the arena
+    assert [mark.number for mark in first.after] == [1]
+    users = lane.mark(), lane.mark(), lane.mark()
+    arena.give(first, users[0])
+    arena.give(second, users[1])
     whole = arena.take(1024)
-    assert sorted(whole.after) == [7, 8]
+    assert {*whole.after} == {*users[:2]}
     arena.give(whole, None)  # given up, maybe before anything waited for them
     again = arena.take(256)
-    assert sorted(again.after) == [7, 8]
-    arena.give(again, 9)
-    assert arena.take(256).after == [9]
+    assert {*again.after} == {*users[:2]}
+    arena.give(again, users[2])
+    assert arena.take(256).after == [users[2]]
+
+
+@pytest.mark.parametrize("lane", [Marks(8), DirectLane()])
+def test_what_a_buffer_remembers_stays_small(lane):
+    """Sites of different sizes, some brought ahead and given up unused, forward after forward."""
+    arena, generator = Arena(torch.device("cpu"), 1 << 14, lane), torch.Generator().manual_seed(0)
+    for _ in range(400):
+        sizes = torch.randint(1, 1 << 12, (4,), generator=generator).tolist()
+        lots = [lot for lot in map(arena.take, sizes) if lot is not None]
+        for number, lot in enumerate(lots):
+            assert len(lot.after) <= 16
+            arena.give(lot, lane.mark() if number == 0 else None)
+    assert len(arena._past) <= 16 * 8  # each mark once for each stretch of memory
 
 
 def test_parts_of_a_buffer_never_overlap():

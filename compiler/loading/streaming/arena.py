@@ -6,7 +6,7 @@ had the memory before. So the device never holds more than the ledger says, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,13 +74,19 @@ class Arena:
             self._lane.fills(self._memory)
             self._past = [(0, self._nbytes, self._lane.mark())]  # it may have been somebody else's just now
         end = start + nbytes
-        after = [mark for first, last, mark in self._past if first < end and start < last]
+        after = _to_come(mark for first, last, mark in self._past if first < end and start < last)
         left = [(first, min(last, start), mark) for first, last, mark in self._past if first < start]
         left += [(max(first, end), last, mark) for first, last, mark in self._past if end < last]
         self._past = left
         lot = Lot(start, self._memory[start:end], after)
         self._taken = sorted((*self._taken, lot), key=lambda one: one.start)
         return lot
+
+
+def _to_come(marks: Iterable[Mark]) -> list[Mark]:
+    """Return each mark once that is not reached yet: a lot that comes back unused leaves them behind."""
+    distinct = {id(mark): mark for mark in marks if mark is not None}
+    return [mark for mark in distinct.values() if not mark.query()]
 
 
 def aligned(nbytes: int) -> int:

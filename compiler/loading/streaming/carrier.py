@@ -45,7 +45,7 @@ class Carrier:
     def bring(self, streamed: Sequence[Streamed], lot: Lot | None) -> tuple[dict[int, torch.Tensor], Mark]:
         """Copy tensors to the device; returns them by their id, and the mark of the copies."""
         runs, single = _runs(streamed)
-        memory = self._outside(streamed) if lot is None else lot.memory
+        memory = outside(needs_of(streamed), self.device, self.lane) if lot is None else lot.memory
         values: dict[int, torch.Tensor] = {}
         known: list[Pair] = []
         others: list[Pair] = []
@@ -63,8 +63,12 @@ class Carrier:
         mark = self.lane.copy(known, [self.lane.mark()] if lot is None else lot.after)
         return values, self.lane.carry(others, [mark]) if others else mark
 
-    def _outside(self, streamed: Sequence[Streamed]) -> torch.Tensor:
-        return torch.empty(needs_of(streamed), dtype=torch.uint8, device=self.device)
+
+def outside(nbytes: int, device: torch.device, lane: Lane) -> torch.Tensor:
+    """Return memory beside the streaming buffer, nobody else's before what a lane copies there is over."""
+    memory = torch.empty(nbytes, dtype=torch.uint8, device=device)
+    lane.fills(memory)
+    return memory
 
 
 def _shaped(memory: torch.Tensor, one: Streamed) -> torch.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+from .lanes import Lane
 from .streamed import Streamed
 
 
@@ -20,11 +21,12 @@ class RowCache:
         self._stamps: list[tuple[tuple[int, int], bytes]] = []
         self._slot_of: OrderedDict[int, int] = OrderedDict()
 
-    def memory(self, one: Streamed) -> torch.Tensor:
-        """Return all slots of a table; made when it is first asked for."""
+    def memory(self, one: Streamed, lane: Lane) -> torch.Tensor:
+        """Return all slots of a table, made when it is first asked for, that a lane fills."""
         if id(one) not in self._memory:
             shape = (self.slots, *one.rest.shape[1:])
             self._memory[id(one)] = torch.empty(shape, dtype=one.dtype, device=one.device)
+            lane.fills(self._memory[id(one)])
         return self._memory[id(one)]
 
     def place(self, rows: Sequence[int]) -> tuple[list[int], list[tuple[int, int]]]:

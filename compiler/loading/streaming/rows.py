@@ -15,7 +15,7 @@ import torch
 
 from ..pages import Ahead
 from .arena import aligned
-from .carrier import row_pairs
+from .carrier import outside, row_pairs
 from .choosers import Args, Chooser, Kwargs, NamedArguments, pairs_of, settings_of, shares
 from .frames import calls_of
 from .lanes import DirectLane
@@ -127,10 +127,9 @@ class RowSite:
         try:
             with torch.inference_mode(mode=False), torch.no_grad():
                 for one in self._tables:
-                    memory = cache.memory(one)
-                    lane.fills(memory)
+                    memory = cache.memory(one, lane)
                     mark = _send(lane, one, [(row, memory[slot]) for row, slot in brought], lane.mark())
-                values = {id(one): cache.memory(one).data for one in self._tables}
+                values = {id(one): cache.memory(one, lane).data for one in self._tables}
         except BaseException:
             cache.forget()
             raise
@@ -179,11 +178,10 @@ class RowSite:
                     carrier = self.stream.supply.carrier(device)
                     cargo = [Cargo(carrier, carrier.arena.take(sum(sizes)))]
             lot = cargo[0].lot if cargo else None
-            memory = torch.empty(sum(sizes), dtype=torch.uint8, device=device) if lot is None else lot.memory
-            after: Any = [lane.mark()] if lot is None else lot.after
             values: dict[int, torch.Tensor] = {}
-            mark = lane.copy((), after)
             try:
+                memory = outside(sum(sizes), device, lane) if lot is None else lot.memory
+                mark = lane.copy((), [lane.mark()] if lot is None else lot.after)
                 for one, size in zip(self._tables, sizes, strict=True):
                     shape = (len(rows), *one.rest.shape[1:])
                     nbytes = torch.Size(shape).numel() * one.dtype.itemsize
@@ -191,11 +189,11 @@ class RowSite:
                     mark = _send(lane, one, list(zip(rows, stack, strict=True)), mark)
                     values[id(one)] = stack.data
                     start += size
+                load = self._load(values, cargo)
             except BaseException:
                 lane.settle()
                 self._give_back(Load([], cargo))
                 raise
-        load = self._load(values, cargo)
         load.marks.append((lane, mark))
         return load
 
@@ -208,10 +206,10 @@ class RowSite:
 
     def _lend(self, load: Load, rows: int) -> None:
         start = time.perf_counter()
-        with self.stream.lock:
-            load.join()
-        self.site.tally.seconds += time.perf_counter() - start
         try:
+            with self.stream.lock:
+                load.join()
+            self.site.tally.seconds += time.perf_counter() - start
             self.stream.admit(self.number, load)
         except BaseException:
             self._give_back(load)
@@ -225,7 +223,10 @@ class RowSite:
 
     def _lane(self) -> Lane:
         device = self._tables[0].device
-        return DirectLane() if device.type == "cpu" else self.stream.supply.carrier(device).lane
+        if device.type == "cpu":
+            return DirectLane()
+        with self.stream.lock:
+            return self.stream.supply.carrier(device).lane
 
     def _count(self, rows: int, missing: int) -> None:
         tally = self.site.tally

@@ -81,6 +81,8 @@ class Stream:
                 self._recover(model)
             self._pass().last = None
             self.newcomers()
+            if self._looked is None:  # the last forward did not end: nobody knows what was written to since
+                self.supply.drop()
             self._look_again()
             self._ahead(self._first)
 
