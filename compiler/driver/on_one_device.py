@@ -28,21 +28,24 @@ def run_on_one(plan: Plan, passes: Iterable[Pass], diagnostics: Diagnostics, aft
     Findings go to ``diagnostics``; ``after`` sees the passes that made the plan.
     """
     steps = tuple(passes)
-    alone = for_one_device(plan) if _may_be_one(plan) else None
-    if alone is not None:
+
+    def tried(start: Plan) -> tuple[Plan, Diagnostics, list[tuple[Pass, Plan]]]:
         told, seen = Diagnostics(diagnostics), list[tuple[Pass, Plan]]()
-        made = run_passes(alone, steps, told, lambda step, so_far: seen.append((step, so_far)))
-        if not told.errors and _is_best_place(one_runner(made), plan):
-            diagnostics.extend(told)
-            if after is not None:
-                for step, so_far in seen:
-                    after(step, so_far)
-            return with_bounds(made, plan)
-    told = Diagnostics(diagnostics)
-    made = run_all(plan, steps, told, after)
-    if told.errors and one_runner(made) is not None and (raised := no_less(plan)) is not None:
-        return run_all(raised, steps, diagnostics, after)
+        return run_passes(start, steps, told, lambda step, so_far: seen.append((step, so_far))), told, seen
+
+    alone = for_one_device(plan) if _may_be_one(plan) else None
+    made, told, seen = tried(plan if alone is None else alone)
+    if alone is not None and not told.errors and _is_best_place(one_runner(made), plan):
+        made = with_bounds(made, plan)
+    else:
+        if alone is not None:
+            made, told, seen = tried(plan)
+        if told.errors and one_runner(made) is not None and (raised := no_less(plan)) is not None:
+            made, told, seen = tried(raised)
     diagnostics.extend(told)
+    if after is not None:
+        for step, so_far in seen:
+            after(step, so_far)
     return made
 
 

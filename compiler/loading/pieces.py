@@ -8,11 +8,11 @@ in between it is a tensor that is put together whenever somebody asks for its va
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ..sources.safetensors_header import StoredTensor
 from .asked import is_plain_float
@@ -81,7 +81,7 @@ Part: TypeAlias = tuple[Mapped, int]
 """A stored tensor in its file, and its first element within a row."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pieces:
     """A stack whose rows are in files; in memory from when somebody writes to it."""
 
@@ -89,6 +89,8 @@ class Pieces:
     dtype: torch.dtype
     """What is stored."""
     rows: tuple[tuple[Part, ...], ...]
+    written: torch.Tensor | None = None
+    """What somebody made of it: files are never written, and not needed after."""
     writes: int = 0
 
     @property
@@ -98,6 +100,9 @@ class Pieces:
 
     def brought(self, row: int, target: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the parts of one row, in memory by then, with their places in memory of the row's shape."""
+        if self.written is not None:
+            yield self.written[row], target
+            return
         flat = target.view(-1)
         for mapped, first in self.rows[row]:
             part = mapped.tensor.view(-1)
@@ -122,16 +127,14 @@ class Pieces:
         return result
 
     def write(self, values: torch.Tensor) -> None:
-        """Let values in memory be the stack's from now on: files are never written."""
-        stored = (row[0][0] for row in self.rows)
-        rows = (replace(mapped, tensor=value) for mapped, value in zip(stored, values, strict=True))
-        self.rows = tuple(((row, 0),) for row in rows)
+        """Let values in memory be the stack's from now on."""
+        self.written, self.rows = values, ()
         self.writes += 1
 
     def spans(self, rows: Iterable[int] | None = None) -> list[Span]:
-        """Return where some rows are in memory, or all."""
-        chosen = range(self.shape[0]) if rows is None else rows
-        return [mapped.span for row in chosen for mapped, _ in self.rows[row]]
+        """Return where some rows are in the pages of files, or all."""
+        chosen = self.rows if rows is None or not self.rows else (self.rows[row] for row in rows)
+        return [mapped.span for row in chosen for mapped, _ in row]
 
     def check(self) -> None:
         """Raise `PlanError` if one of the files is not what it was."""
@@ -156,21 +159,35 @@ class Stacked(torch.Tensor):
     def __torch_dispatch__(  # type: ignore[override]
         cls, func: _Untyped, _types: object, args: tuple[_Untyped, ...] = (), kwargs: _Untyped = None
     ) -> _Untyped:
-        """Compute with the values; what only looks at the tensor keeps its pieces, what writes to it none."""
+        """Compute with the values; what only looks at the tensor keeps its pieces, what writes to it none.
+
+        A view is a view of a copy: nothing tells of what is written to it later.
+        """
         if func is torch.ops.aten.detach.default or func is torch.ops.aten.alias.default:
             return Stacked(args[0].pieces)
-        inside, named = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, kwargs or {}))
+        outside = kwargs or {}
+        inside, named = tree_map_only(Stacked, lambda tensor: tensor.pieces.whole(), (args, outside))
         result = func(*inside, **named)
-        given = zip(func._schema.arguments, args, inside, strict=False)  # noqa: SLF001
-        for argument, tensor, value in given:
-            if (
-                isinstance(tensor, Stacked)
-                and argument.alias_info is not None
-                and argument.alias_info.is_write
+        arguments = getattr(getattr(func, "_schema", None), "arguments", ())  # what takes functions has none
+        names = [argument.name for argument in arguments]
+        given = dict(zip(names, args, strict=False)) | outside
+        values = dict(zip(names, inside, strict=False)) | named
+        writes = [each.name for each in arguments if each.alias_info is not None and each.alias_info.is_write]
+        for name in writes:
+            for tensor, value in zip(
+                tree_leaves(given.get(name)), tree_leaves(values.get(name)), strict=True
             ):
-                tensor.pieces.write(value)
-                result = tensor if result is value else result
+                if isinstance(tensor, Stacked):
+                    tensor.pieces.write(value)
+                    result = tensor if result is value else result
         return result
+
+    def __setitem__(self, place: _Untyped, value: _Untyped) -> None:
+        """Write to some of it, which for torch is a write to a view."""
+        whole = self.pieces.whole()
+        with torch.no_grad():
+            whole[place] = value
+        self.pieces.write(whole)
 
     def __deepcopy__(self, memo: dict[int, _Untyped]) -> torch.Tensor:
         """Return the values in memory: a copy does not depend on the files."""

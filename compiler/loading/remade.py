@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Remade:
     """One tensor that a rule makes of others, which are in files."""
 
@@ -37,7 +37,7 @@ class Remade:
     model: weakref.ref[nn.Module]
     """What some rules ask for shapes and settings; it holds this one."""
     written: torch.Tensor | None = None
-    """What somebody made of it: files are never written."""
+    """What somebody made of it: files are never written, and not needed after."""
     writes: int = 0
 
     @property
@@ -59,16 +59,16 @@ class Remade:
 
     def write(self, values: torch.Tensor) -> None:
         """Let values in memory be the tensor's from now on."""
-        self.written = values
+        self.written, self.sources = values, ()
         self.writes += 1
 
     def pairs(self, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield the tensor with its place, memory of its shape."""
-        yield self.whole(), room
+        yield self.whole() if self.written is None else self.written, room
 
     def brought(self, row: int, target: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield one row with its place; all of them are made for it."""
-        yield self.whole()[row], target
+        yield (self.whole() if self.written is None else self.written)[row], target
 
     def spans(self, _rows: Iterable[int] | None = None) -> list[Span]:
         """Return where everything it is made of is in memory."""

@@ -253,7 +253,8 @@ def _misaligned(source: StoredTensor, dtype: torch.dtype) -> bool:
 def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[str, torch.Tensor]:
     """Put the staged tensors into the model; returns the registered objects by first path.
 
-    A parameter that was real stays the same object, so that optimizers keep it.
+    A parameter that was real stays the same object, so that optimizers keep it, where torch can give it the
+    new memory: on the same kind of device, and in pieces before and after or neither.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
     objects = {slot.paths[0]: _object(slot, staged.tensors[slot.paths[0]]) for slot in slots}

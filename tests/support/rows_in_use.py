@@ -17,6 +17,7 @@ import late_card
 import rows_runs
 import torch
 from compile_plan.compiler.loading import load_model, release_model
+from streamed_runs import at_rest
 
 CHOICES = [rows_runs.TOKENS, rows_runs.TOKENS[:, :1], rows_runs.TOKENS[:, 3:5]]
 CARD, HOST = (("cpu", "cuda:0"), ("disk", "cuda:0")), (("disk", "cpu"),)
@@ -46,12 +47,6 @@ def computed(model, ids):
 def same(real, model, atol=1e-5):
     pairs = ((computed(real, ids), computed(model, ids)) for ids in CHOICES for _ in range(2))
     return all(torch.allclose(wanted, found, atol=atol) for wanted, found in pairs)
-
-
-def at_rest(model):
-    stream = model._compile_plan_execution.stream
-    used = [one for site in stream.sites for one in site.streamed if one.used is not None or one.users]
-    return not used and stream.supply.held == 0
 
 
 def autocast(folder, *how):

@@ -139,6 +139,12 @@ def test_what_is_cut_on_loading_is_cut_whenever_it_is_used(kind, tmp_path):
     model.save_pretrained(tmp_path / "again")
     again = made.cls.from_pretrained(tmp_path / "again")
     assert same_values(again.state_dict(), made.loaded.state_dict())
+    owner.weight.data.mul_(2)
+    remade = owner.weight.pieces
+    assert torch.equal(owner.weight, 2 * made.loaded.get_parameter(cut[0]))
+    assert remade.spans() == []
+    assert [value is remade.written for value, _ in remade.pairs(torch.empty(remade.shape))] == [True]
+    assert len({remade, owner.weight.data.pieces}) == 1
 
 
 def test_what_a_forward_writes_to_pieces_on_disk_is_there_in_the_next(tmp_path):
@@ -157,6 +163,35 @@ def test_what_a_forward_writes_to_pieces_on_disk_is_there_in_the_next(tmp_path):
         handle.remove()
     assert same_outputs(output(model, tiny), output(real, tiny))
     assert same_values(model.state_dict(), real.state_dict())
+
+
+def doubled_part(stack):
+    stack.data[1] *= 2
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda stack: stack.data.mul_(2),
+        lambda stack: torch._foreach_mul_([stack.data], 2),
+        lambda stack: torch.mul(torch.ones_like(stack), 3, out=stack.data),
+        lambda stack: stack.__setitem__(0, stack[1]),
+        doubled_part,
+    ],
+)
+def test_what_is_written_to_pieces_on_disk_is_kept_and_their_files_are_not_needed(write, tmp_path):
+    tiny = TINY["mixtral"]
+    real = save(tiny, tmp_path)
+    model = load_model(plan(ON_DISK), on_meta(tiny), tmp_path)
+    stacks = [each.model.layers[0].mlp.experts.down_proj for each in (real, model)]
+    with torch.no_grad():
+        for stack in stacks * 2:
+            write(stack)
+    assert same_outputs(output(model, tiny), output(real, tiny))
+    assert same_values(model.state_dict(), real.state_dict())
+    pieces = stacks[1].pieces
+    assert (pieces.writes, pieces.spans(), pieces.spans([1])) == (2, [], [])
+    assert len({pieces, stacks[1].data.pieces}) == 1
 
 
 def same_values(found, expected):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 from compile_plan.compiler.loading.streaming.choosers import chooser_of
@@ -28,7 +30,7 @@ def test_outputs_are_equal_and_everything_is_at_rest(runs):
 
 def test_rows_are_right_in_the_circumstances_people_run_them_in():
     runs = run_support("rows_in_use.py")
-    assert len(runs) >= 96
+    assert len(runs) >= (96 if find_spec("peft") is None else 120)
     assert {case: got for case, got in runs.items() if got != "equal"} == {}
 
 
@@ -94,3 +96,14 @@ def test_the_row_unused_for_longest_makes_room():
     assert [row for row, _ in brought] == [5, 6]
     one.writes += 1
     assert len(cache.place([1, 5])[1]) == 2  # what is at rest is another value now
+
+
+@pytest.mark.parametrize("count", [0, 1, 127, 128, 257, 1024, 1031, 64000])
+def test_a_write_to_all_of_a_tensor_is_seen_and_one_to_its_ends(count):
+    weight = torch.zeros(count, dtype=torch.uint8)
+    one = Streamed(weight, weight.data, torch.device("cpu"), weight.dtype, None)
+    assert len(one.look()) == 8 * min(count, 128)
+    for part in (slice(None), slice(0, 1), slice(max(count - 1, 0), None))[: 3 * bool(count)]:
+        before = one.look()
+        weight.data[part] += 1
+        assert one.look() != before

@@ -143,7 +143,8 @@ class Streamed:
     def look(self) -> bytes:
         """Return some of the bytes at rest: what adapters add through ``.data`` changes no stamp.
 
-        Of pieces nothing: they count what is written to them, however it comes.
+        That tells of a write to the whole tensor; one to a part of it may lie between what is looked at.
+        Of pieces nothing: they count what is written to them.
         """
         return b"".join(_some_of(leaf.rest, leaf.mapped) for leaf in self.leaves if leaf.pieces is None)
 
@@ -236,15 +237,15 @@ def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
 
 
 def _some_of(rest: torch.Tensor, mapped: Mapped | None) -> bytes:
-    """Return eight stretches of a tensor on the host, from its first byte to near its last."""
-    if rest.device.type != "cpu" or not rest.is_contiguous():
+    """Return eight stretches of a tensor on the host, from its first byte to its last."""
+    if rest.device.type != "cpu" or not rest.is_contiguous() or not rest.nbytes:
         return b""
-    firsts = range(0, rest.nbytes, max(_STRETCH, rest.nbytes // _STRETCHES))
-    stretches = [(first, min(_STRETCH, rest.nbytes - first)) for first in firsts]
+    nbytes = min(_STRETCH, rest.nbytes)
+    firsts = [place * (rest.nbytes - nbytes) // (_STRETCHES - 1) for place in range(_STRETCHES)]
     if mapped is not None:  # a file that has lost them is said to have, and not touched
-        for first, nbytes in stretches:
+        for first in firsts:
             mapped.bring(first, nbytes)
-    return b"".join(ctypes.string_at(rest.data_ptr() + first, nbytes) for first, nbytes in stretches)
+    return b"".join(ctypes.string_at(rest.data_ptr() + first, nbytes) for first in firsts)
 
 
 def _version(tensor: torch.Tensor) -> int:
