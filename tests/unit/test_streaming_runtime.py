@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from compile_plan.compiler import runtime_report
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.streaming.arena import Arena
+from compile_plan.compiler.loading.streaming.carrier import outside
 from compile_plan.compiler.loading.streaming.lanes import DirectLane
+from compile_plan.compiler.loading.streaming.row_cache import RowCache
 from compile_plan.compiler.loading.streaming.site import Site
 from compile_plan.compiler.loading.streaming.stream import Stream
 from compile_plan.compiler.loading.streaming.streamed import Streamed
@@ -141,6 +144,28 @@ def test_memory_is_given_out_again_only_behind_its_last_users():
     assert {*again.after} == {*users[:2]}
     arena.give(again, users[2])
     assert arena.take(256).after == [users[2]]
+
+
+class Told(DirectLane):
+    """Remembers what memory the allocator is told of."""
+
+    def __init__(self):
+        self.memory = []
+
+    def fills(self, memory):
+        self.memory.append(memory)
+
+
+def test_the_allocator_is_told_of_all_memory_that_copies_go_to():
+    """Else it hands on what a copy is still on its way to, as soon as nobody holds it."""
+    lane, device = Told(), torch.device("cpu")
+    lot = Arena(device, 1024, lane).take(512)
+    beside = outside(512, device, lane)
+    table = SimpleNamespace(rest=torch.zeros(8, 4), dtype=torch.float32, device=device)
+    rows = RowCache([table], 2)
+    assert rows.memory(table, lane) is rows.memory(table, lane)
+    told = [each.untyped_storage()._cdata for each in lane.memory]
+    assert told == [each.untyped_storage()._cdata for each in (lot.memory, beside, rows.memory(table, lane))]
 
 
 @pytest.mark.parametrize("lane", [Marks(8), DirectLane()])
