@@ -50,6 +50,7 @@ from ..placing.attempts import Attempt, fixed_items, place_units
 from ..placing.findings import with_findings
 from ..placing.first_fit import FirstFitRules
 from ..placing.frontier import item_at, item_bytes
+from ..placing.terms import terms_of
 from ..placing.visiting import around_visits
 from .assign_greedy import place_in_order
 from .pipeline import Fact
@@ -90,7 +91,7 @@ class AssignAccelerate:
         used = tuple(d for i, d in enumerate(real.devices) if i < len(plan.devices) or d.name in named)
         unlisted = [_unlisted(placed, tree, added.name) for added in used[len(plan.devices) :]]
         placed = with_findings(replace(placed, devices=used), UnlistedDisk, unlisted)
-        return _by_policy(placed, self.offload, diagnostics)
+        return _by_policy(placed, tree, self.offload, diagnostics)
 
 
 def as_accelerate(plan: Plan, tree: ModuleTree, *, fallback: bool) -> Attempt:
@@ -125,7 +126,7 @@ def _misfit(tree: ModuleTree, homeless: Sequence[str], *, ruled: bool) -> Diagno
     )
 
 
-def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
+def _by_policy(plan: Plan, tree: ModuleTree, offload: str, diagnostics: Diagnostics) -> Plan:
     """Return the plan with its offloaded units run as the policy says, or say that there may be none."""
     off = [unit for unit in plan.units if unit.store != unit.run and unit.reason is not Reason.WRITTEN]
     if not off or offload not in {"compute", "none"}:
@@ -136,6 +137,13 @@ def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
         known = {device.name for device in plan.devices}
         added = dict.fromkeys(name for name in map(_cpu_of, moved) if name not in known)
         devices = (*plan.devices, *(Device(name, 0) for name in added))
+        barred = next((unit for unit in streaming if _is_barred(plan, tree, unit)), None)
+        if barred is not None:
+            message = (
+                f"`{barred.path or 'the model'}` would run on {_cpu_of(barred)}, which a `never` line forbids"
+            )
+            help_ = "remove the line, raise a budget, or allow `--offload stream`"
+            diagnostics.add(Diagnostic(DOES_NOT_FIT, message, help=help_))
         return replace(plan, devices=devices, units=tuple(moved.get(unit, unit) for unit in plan.units))
     shown = off[0].path or "the model"
     diagnostics.add(
@@ -146,6 +154,13 @@ def _by_policy(plan: Plan, offload: str, diagnostics: Diagnostics) -> Plan:
         )
     )
     return plan
+
+
+def _is_barred(plan: Plan, tree: ModuleTree, unit: Unit) -> bool:
+    """Say whether a unit must not run on the CPU of the machine that stores it."""
+    cpu = next((i for i, device in enumerate(plan.devices) if device.name == _cpu_of(unit)), None)
+    banned = terms_of(plan, tree).banned
+    return any(cpu in banned.get(tensor, ()) for tensor in tree.covered(unit.path))
 
 
 def _cpu_of(unit: Unit) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from compile_plan.compiler import compile_model
 from compile_plan.compiler.driver.compile import compile_lowered
 from compile_plan.compiler.driver.options import Options
+from compile_plan.grammar import parse
 from compile_plan.ir import Never, PlanError, host_of, is_accelerator, unit_of_tensors, verify
 from compile_plan.ir.patterns import match_paths
 from hypothesis import given, settings
 from search_problems import problems
+from torch import nn
 
 MISTAKES = {
     "budget-exceeded",
@@ -113,3 +116,12 @@ def test_what_is_never_somewhere_is_neither_stored_nor_run_there(problem):
             paths = match_paths(plan.tree, rule.pattern)
             held = {owners[tensor] for path in paths for tensor in plan.tree.covered(path)}
             assert all(rule.device not in {plan.units[i].store, plan.units[i].run} for i in held)
+
+
+def test_no_policy_computes_where_a_line_forbids_it():
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    options = {"max_memory": {"cuda:0": 400, "cpu": 0}, "strategy": "accelerate"}
+    options["overrides"] = [parse('plan 1\nmodel "m"\nnever 1 on cpu\n')]
+    assert {unit.run for unit in compile_model(model, offload="stream", **options).units} == {"cuda:0"}
+    with pytest.raises(PlanError, match="would run on cpu, which a `never` line forbids"):
+        compile_model(model, offload="compute", **options)
