@@ -137,8 +137,7 @@ def _by_policy(plan: Plan, tree: ModuleTree, offload: str, diagnostics: Diagnost
         known = {device.name for device in plan.devices}
         added = dict.fromkeys(name for name in map(_cpu_of, moved) if name not in known)
         devices = (*plan.devices, *(Device(name, 0) for name in added))
-        barred = next((unit for unit in streaming if _is_barred(plan, tree, unit)), None)
-        if barred is not None:
+        if (barred := _barred(plan, tree, streaming)) is not None:
             message = (
                 f"`{barred.path or 'the model'}` would run on {_cpu_of(barred)}, which a `never` line forbids"
             )
@@ -156,11 +155,14 @@ def _by_policy(plan: Plan, tree: ModuleTree, offload: str, diagnostics: Diagnost
     return plan
 
 
-def _is_barred(plan: Plan, tree: ModuleTree, unit: Unit) -> bool:
-    """Say whether a unit must not run on the CPU of the machine that stores it."""
-    cpu = next((i for i, device in enumerate(plan.devices) if device.name == _cpu_of(unit)), None)
+def _barred(plan: Plan, tree: ModuleTree, units: Sequence[Unit]) -> Unit | None:
+    """Return the first unit that must not run on the CPU of the machine that stores it."""
+    index = {device.name: i for i, device in enumerate(plan.devices)}
     banned = terms_of(plan, tree).banned
-    return any(cpu in banned.get(tensor, ()) for tensor in tree.covered(unit.path))
+    pairs = ((unit, index.get(_cpu_of(unit))) for unit in units)
+    return next(
+        (unit for unit, cpu in pairs if any(cpu in banned.get(t, ()) for t in tree.covered(unit.path))), None
+    )
 
 
 def _cpu_of(unit: Unit) -> str:

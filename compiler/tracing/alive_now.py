@@ -44,10 +44,9 @@ class AliveNow(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._whole = whole
         self.nbytes = self.peak = 0
-        self.highest: tuple[int, ...] = ()
-        """Bytes of what was there at the peak, one by one."""
         self._seen: dict[int, weakref.ref[Untyped]] = {}
-        self._sizes: dict[int, int] = {}
+        self.sizes: dict[int, int] = {}
+        """Bytes of each storage that is there."""
 
     def __torch_dispatch__(
         self, func: Untyped, types: Untyped, args: Untyped = (), kwargs: Untyped = None
@@ -57,7 +56,7 @@ class AliveNow(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
-        self._look(tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args))))  # noqa: SLF001
+        self.look(tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args))))  # noqa: SLF001
         return out
 
     def _rounded(self, nbytes: int) -> int:
@@ -79,13 +78,13 @@ class AliveNow(TorchDispatchMode):
 
         def gone(_reference: Untyped) -> None:
             self.nbytes -= nbytes
-            del self._seen[key], self._sizes[key]
+            del self._seen[key], self.sizes[key]
 
         self._seen[key] = weakref.ref(storage, gone)
-        self._sizes[key] = nbytes
+        self.sizes[key] = nbytes
         self.nbytes += nbytes
-        self._look()
+        self.look()
 
-    def _look(self, hidden: tuple[int, ...] = ()) -> None:
-        if self.nbytes + sum(hidden) > self.peak:
-            self.peak, self.highest = self.nbytes + sum(hidden), (*self._sizes.values(), *hidden)
+    def look(self, hidden: tuple[int, ...] = ()) -> None:
+        """Take in what is there now, with what an op has hidden inside."""
+        self.peak = max(self.peak, self.nbytes + sum(hidden))

@@ -238,13 +238,18 @@ def changed_weights(store, folder):
     return first and same(real, model)
 
 
+def merge(*models):
+    """Add to weights as adapters do when they are merged."""
+    for one in models:
+        for layer in one.layers:
+            layer.q_proj.weight.data += torch.eye(WIDTH)
+
+
 def merged_weights(store, folder):
     """What adapters add to weights through ``.data`` changes no version of them."""
     real, model = pair(store, folder)
     first = same(real, model)
-    for one in (real, model):
-        for layer in one.layers:
-            layer.q_proj.weight.data += torch.eye(WIDTH)
+    merge(real, model)
     return first and same(real, model)
 
 
@@ -262,9 +267,7 @@ def merged_after_an_interrupt(store, folder):
         model(X)
     except KeyboardInterrupt:
         model.before = None
-    for one in (real, model):
-        for layer in one.layers:
-            layer.q_proj.weight.data += torch.eye(WIDTH)
+    merge(real, model)
     return first and same(real, model)
 
 
