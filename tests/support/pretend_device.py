@@ -6,8 +6,10 @@ not faked: what is loaded and run there can be compared with the CPU's.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
-from torch.utils._pytree import tree_flatten, tree_map_only, tree_unflatten
+from torch.utils._pytree import tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 aten = torch.ops.aten
@@ -43,20 +45,38 @@ class There(torch.Tensor):
 
 def run(func, args, kwargs):
     """Run an op on the CPU for the device its tensors are on."""
-    flat, spec = tree_flatten((args, kwargs))
-    tensors = [x for x in flat if isinstance(x, torch.Tensor)]
+    tensors = []
+    args = [_values(arg, tensors) for arg in args]
+    kwargs = {key: _values(arg, tensors) for key, arg in kwargs.items()}
     device = _together(func, tensors, kwargs.get("device"))
-    args, kwargs = tree_unflatten([x.elem if isinstance(x, There) else x for x in flat], spec)
     if kwargs.get("device") is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+        kwargs["device"] = torch.device("cpu")
     if func is aten.histc.default:  # counts integers on accelerators only
-        args = (args[0].float(), *args[1:])
+        args[0] = args[0].float()
     made = func(*args, **kwargs)
-    if func is aten.copy_.default or func.__name__.split(".")[0].endswith("_"):
+    if _writes(func):
         return tensors[0]
     if torch.device(device).type != "npu":
         return made
+    if isinstance(made, torch.Tensor):
+        return There(made, device)
     return tree_map_only(torch.Tensor, lambda t: There(t, device), made)
+
+
+@cache
+def _writes(func):
+    """Return whether an op writes to its first tensor."""
+    return func is aten.copy_.default or func.__name__.split(".")[0].endswith("_")
+
+
+def _values(arg, tensors):
+    """Return an argument with the values of its tensors, which are noted."""
+    if isinstance(arg, torch.Tensor):
+        tensors.append(arg)
+        return arg.elem if type(arg) is There else arg
+    if type(arg) in (list, tuple):
+        return type(arg)([_values(each, tensors) for each in arg])
+    return arg
 
 
 def _together(func, tensors, wanted):
