@@ -1,17 +1,16 @@
 """Predicted seconds against a clock: layouts of one mixture, loaded and run, each as its own plan says.
 
-    python benchmarks/predicted_time.py [--gb 4] [--prompt 64] [--only LAYOUT] [--busy]
+    python benchmarks/predicted_time.py [--gb 4] [--prompt 64] [--only LAYOUT]
 
 Makes a random mixture, measures the machine as `--calibrate` does, loads the model once for each layout
 (on the card, computed on the host, streamed, experts visited, by rows, from disk) and prints the predicted
 seconds of a prompt and of a token beside the measured ones, how many pairs of layouts that differ by more
 than a tenth are ranked right, and the largest deviation.
 
-Without a card a pretended one is used: the host's memory under another name, as the tests use it. It copies
-while nothing else computes, and does what it is asked for before it is asked for more, so there all of these
-add up. A pretended card's machine is measured before and after each layout. ``--busy`` is for machines that
-do other things
-meanwhile: one thread, its own seconds, medians of rates and of calls instead of the best, and no disk.
+Without a card a pretended one is used: the host's memory under another name, as the tests use it. It does
+what it is asked for before it is asked for more, so there asking adds up; a core is left to the copies, as a
+link takes none. What a machine that others use can do changes from minute to minute: there it is measured
+before and after each layout.
 """
 
 from __future__ import annotations
@@ -24,13 +23,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from statistics import median
-from types import SimpleNamespace
 
 import torch
 import transformers
@@ -145,7 +142,12 @@ def pretended(card: str, nbytes: int) -> tuple[int, float]:
         torch.empty(nbytes, dtype=torch.uint8, device=card),
     )
     small = torch.ones(4096, dtype=torch.uint8)
-    link = nbytes / calibration.best(lambda: (target.copy_(source), None)[1])
+    with ThreadPoolExecutor(1) as thread:  # as the loader's copies, in one of its own
+
+        def copy() -> None:
+            thread.submit(target.copy_, source).result()
+
+        link = nbytes / calibration.best(copy)
     return int(link), calibration.best(lambda: (small.to(card).to("cpu"), None)[1]) / 2
 
 
@@ -161,16 +163,16 @@ def planned(model, text: str, devices: tuple[Device, ...]):
     return replace(plan, devices=measured)
 
 
-def predicted(plan, tokens: int, *, added: bool) -> float:
-    """Return the seconds of a call of so many tokens; with ``added`` nothing travels beside the computing."""
+def predicted(plan, tokens: int, *, waits_for_each: bool) -> float:
+    """Return the seconds of a call of so many tokens, where a card may run behind or not."""
     model = build(replace(plan, units=(), reserves=()), plan.tree, parts=True)
     places = places_of(plan, model)
     problem = model.problem if any(unit.by_rows for unit in plan.units) else by_stacks(model.problem)
     waits = Costs(problem).call(places, tokens)
-    if not added:
+    if not waits_for_each:
         return with_asking(model, places, waits, tokens).seconds
     asked = asking(model, places, tokens)
-    return waits.waits + waits.hopping + waits.beside + asked.cards + asked.hosts
+    return waits.seconds + asked.cards + asked.hosts
 
 
 def registered(model) -> None:
@@ -192,38 +194,21 @@ def forget(folder: str) -> None:
         os.close(handle)
 
 
-def measured(
-    model, tokens: int, folder: str, clock: Callable[[], float], typical: Callable[[list[float]], float],
-    *, cold: bool,
-) -> float:  # fmt: skip
-    """Return the seconds of the quickest, or a typical, call of so many tokens.
-
-    ``cold`` reads from the disk each time.
-    """
+def measured(model, tokens: int, folder: str, *, cold: bool) -> float:
+    """Return the seconds of the quickest call of so many tokens; ``cold`` reads from the disk each time."""
     ids, found = torch.randint(0, 1000, (1, tokens)), []
     ids = ids.to(model.get_input_embeddings().weight.device)
     end = time.perf_counter() + SECONDS
     while len(found) < 3 or (len(found) < RUNS and time.perf_counter() < end):
         if cold:
             forget(folder)
-        begun = clock()
+        begun = time.perf_counter()
         with torch.no_grad():
             model(input_ids=ids, use_cache=False, logits_to_keep=1)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        found.append(clock() - begun)
-    return typical(found[1:])
-
-
-def steady(step: Callable[[], float | None]) -> float:
-    """Return the median seconds of a step after a first one, in calibration's place: see ``--busy``."""
-    step()
-    end, found = time.perf_counter() + 2 * calibration.SECONDS, list[float]()
-    while len(found) < 5 or time.perf_counter() < end:
-        begun = calibration.time.perf_counter()
-        step()
-        found.append(calibration.time.perf_counter() - begun)
-    return median(found)
+        found.append(time.perf_counter() - begun)
+    return min(found[1:])
 
 
 def ranked(results: list[Result]) -> tuple[int, int]:
@@ -252,8 +237,6 @@ class Bench:
 
     card: str
     calls: tuple[int, ...]
-    clock: Callable[[], float]
-    typical: Callable[[list[float]], float]
 
     def devices(self, folder: str) -> tuple[Device, ...]:
         return of_a_card(folder) if self.card == CARD else calibrated(self.card, folder)
@@ -265,14 +248,11 @@ class Bench:
         """
         before = planned(empty(config), text, self.devices(folder))
         model = load_model(before, empty(config), folder, devices={CARD: self.card}, map_memory=False)
-        cold, added = "disk" in text, self.card != CARD
         registered(model)
-        seconds = [
-            measured(model, tokens, folder, self.clock, self.typical, cold=cold) for tokens in self.calls
-        ]
-        after = planned(empty(config), text, self.devices(folder))
+        seconds = [measured(model, tokens, folder, cold="disk" in text) for tokens in self.calls]
+        plans, waits = (before, planned(empty(config), text, self.devices(folder))), self.card != CARD
         told = [
-            sum(predicted(each, tokens, added=added) for each in (before, after)) / 2 for tokens in self.calls
+            sum(predicted(plan, tokens, waits_for_each=waits) for plan in plans) / 2 for tokens in self.calls
         ]
         release_model(model)
         del model
@@ -282,18 +262,13 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gb", type=float, default=4.0 if torch.cuda.is_available() else 0.5)
+    parser.add_argument("--gb", type=float, default=4.0 if torch.cuda.is_available() else 2.0)
     parser.add_argument("--prompt", type=int, default=64)
     parser.add_argument("--only", default="")
-    parser.add_argument("--busy", action="store_true")
     arguments = parser.parse_args()
-    clock, typical = time.perf_counter, min
     calibration.DTYPES = (kind(),)
-    if arguments.busy:
-        torch.set_num_threads(1)
-        clock = time.process_time
-        calibration.time = SimpleNamespace(perf_counter=clock)  # rates by the same clock
-        calibration.best, typical = steady, median
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, torch.get_num_threads() - 1))
     card, config = the_card(), configuration(arguments.gb)
     calls = (1, arguments.prompt)
     results: dict[int, list[Result]] = {tokens: [] for tokens in calls}
@@ -302,12 +277,12 @@ def main() -> None:
             made = transformers.MixtralForCausalLM(config).to(getattr(torch, kind()))
         made.to("cpu").save_pretrained(folder, save_original_format=False)
         del made
-        bench = Bench(card, calls, clock, typical)
+        bench = Bench(card, calls)
         for device in calibrated(card, folder):
             rates = f"{device.bandwidth} B/s, with a few rows {device.few}, link {device.link}"
             print(f"{device.name}: {rates}, {dict(device.dtype_flops)}, launch {device.launch} ns")
         for name, text in LAYOUTS.items():
-            if arguments.only not in name or (arguments.busy and "disk" in text):
+            if arguments.only not in name:
                 continue
             for tokens, (told, seconds) in zip(calls, bench.times(config, folder, text), strict=True):
                 results[tokens].append(Result(name, told, seconds))

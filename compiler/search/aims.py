@@ -107,7 +107,7 @@ def _least_busy(builder: Builder, work: Workload) -> float:
 def _least_time(builder: Builder, work: Workload) -> float:
     """Minimise the seconds of all calls; changes of device are not priced here.
 
-    A call takes the longer of what waits for each other and of what travels over one link.
+    A call takes the longer of what waits for each other and of what one link brings.
     """
     costs = Costs(builder.problem)
     calls = [_terms(builder, costs, tokens) for tokens, times in counted_calls(work) if times and tokens]

@@ -1,10 +1,11 @@
 """The cost model: seconds of one call of a placement, from rates, weights and what a token needs of them.
 
 A roofline. What computes takes the slower of reading its weights and of its operations; devices wait for
-each other, so computing adds up. What is streamed travels while something else computes: a call takes
-the longer of all its computing and of all the transfers of its busiest link. Rows that a call chooses
-are known when it is there, so they are waited for. Each change of device costs a latency and the
-hidden state's way over a link.
+each other, so computing adds up. What is streamed travels while something else computes, and has the one
+buffer there is from when it sets out until it was used: a call takes the longer of all its computing and
+of all that its busiest link brings, with the computing of that. Rows that a call chooses are known when
+it is there, so they are waited for. Each change of device costs a latency and the hidden state's way over
+a link.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class Cost(NamedTuple):
     memory: float = 0.0
     computing: float = 0.0
     link: float = 0.0
-    """Over the link of the device that runs it, while others compute."""
+    """Over the link of the device that runs it, while others compute, and until it was used there."""
     disk: float = 0.0
-    """From the disk that stores it, while others compute."""
+    """From the disk that stores it, while others compute, and until it was used."""
     waited: float = 0.0
     """For rows that travel once they are known, and for the host to be told which."""
 
@@ -90,14 +91,14 @@ class Costs:
             computing = max(computing, products)
         if not place.streamed:
             return Cost(memory, computing)
-        moved = read if atom.rows else atom.weight
+        moved, used = read if atom.rows else atom.weight, max(memory, computing)
         from_disk = moved / self.rates[place.store].link if place.store in self.disks else 0.0
         if place.run in self._cpus:
-            return Cost(memory, computing, disk=from_disk)
+            return Cost(memory, computing, disk=from_disk + used)
         over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
         if atom.rows:
             return Cost(memory, computing, waited=HOP_SECONDS + max(over, from_disk))
-        return Cost(memory, computing, link=over, disk=from_disk)
+        return Cost(memory, computing, link=over + used, disk=from_disk + used if from_disk else 0.0)
 
     def road(self, here: int, there: int) -> tuple[float, float]:
         """Return what lies between two devices: seconds before anything arrives, bytes per second."""

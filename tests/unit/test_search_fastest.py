@@ -110,7 +110,8 @@ def _place(plan, path):
     return Place(index[unit.store], index[unit.run])
 
 
-def test_a_call_takes_the_longer_of_its_computing_and_its_transfers():
+def test_a_call_takes_the_longer_of_its_computing_and_what_the_buffer_is_taken_for():
+    """The buffer holds one streamed unit, from when its bytes set out until it was used."""
     devices = (Device("cuda:0", 10**9, bandwidth=10**9, link=10**8, flops=10**15), Device("cpu", 10**12))
     problem = build(plan := plan_of(leaves(a=10**6, b=10**6), devices), plan.tree).problem
     resident, streamed = Place(0, 0), Place(1, 0)
@@ -118,7 +119,7 @@ def test_a_call_takes_the_longer_of_its_computing_and_its_transfers():
     both = predict(problem, [resident, resident], work).seconds
     one = predict(problem, [resident, streamed], work)
     assert both == pytest.approx(2e-3)
-    assert (one.seconds, one.token.limit) == (pytest.approx(1e-2), "link to cuda:0")
+    assert (one.seconds, one.token.limit) == (pytest.approx(1.1e-2), "link to cuda:0")
 
 
 @pytest.mark.parametrize(("slower", "mixed"), [(12, True), (16, False)], ids=["6 %", "3 %"])
