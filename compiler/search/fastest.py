@@ -22,6 +22,7 @@ from .costs import Timing, predict
 from .firstlayers import first_in_order
 from .formulate import easings
 from .found import Found, Wish
+from .neighbours import with_neighbours
 from .problem import Place, Problem, count_hops, is_legal
 from .readfirst import most_read_first
 from .rowwise import by_stacks, with_caches
@@ -180,7 +181,7 @@ def _mixtures(model: PlanProblem, aimed: Aimed | None, wish: Wish) -> Iterator[_
         return
     places = bring_closer(model.problem, arrange(model.problem, aimed.counts, by_run=False))
     if is_legal(model.problem, places):
-        places = filled_in_order(model.problem, places, wish.work)
+        places = with_neighbours(model.problem, filled_in_order(model.problem, places, wish.work))
         yield _timed(_MIXTURE, _found(model, places), wish)
 
 

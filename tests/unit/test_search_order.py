@@ -7,6 +7,9 @@ from itertools import groupby
 import pytest
 from compile_plan.compiler.driver.compile import compile_lowered
 from compile_plan.compiler.driver.options import Options
+from compile_plan.compiler.search.atoms import build
+from compile_plan.compiler.search.neighbours import with_neighbours
+from compile_plan.compiler.search.problem import Place, count_hops, is_legal
 from compile_plan.ir import Device, Model, Never, Plan
 from search_models import tree_of
 
@@ -33,3 +36,29 @@ def test_the_first_of_equal_cards_comes_first(sizes, objective, offload):
 def test_cards_that_are_not_equal_keep_their_names():
     rules = (Never("m0", "cuda:0"),)
     assert first_met((10, 10, 10, 10), (20, 20), rules)[0] == "cuda:1"
+
+
+def problem_of(sizes, budgets):
+    devices = (*(Device(f"cuda:{i}", size) for i, size in enumerate(budgets)), Device("cpu", 10_000))
+    plan = Plan(Model("m"), devices=devices, tree=tree_of({f"m{i}": size for i, size in enumerate(sizes)}))
+    return build(plan, plan.tree).problem
+
+
+@pytest.mark.parametrize(
+    ("last", "fewer"), [(1000, True), (902, True), (900, False)], ids=["room", "just", "no room"]
+)
+def test_what_is_light_goes_where_its_neighbours_are(last, fewer):
+    """Layers of 300 bytes and norms of 2, half of the norms on the card that has none of the layers."""
+    problem = problem_of((300, 2, 300, 1, 300), (last, 1000))
+    before = [Place(0, 0), Place(1, 1), Place(0, 0), Place(2, 2), Place(0, 0)]
+    after = with_neighbours(problem, before)
+    assert is_legal(problem, after)
+    assert after[::2] == before[::2]
+    assert after[3] == before[3]  # it is no accelerator's
+    assert count_hops(problem, after) == (2 if fewer else 4)
+
+
+def test_what_is_heavy_stays_though_its_neighbours_are_elsewhere():
+    problem = problem_of((300, 20, 300), (1000, 1000))
+    before = [Place(0, 0), Place(1, 1), Place(0, 0)]
+    assert with_neighbours(problem, before) == before
