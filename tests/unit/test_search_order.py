@@ -62,3 +62,12 @@ def test_what_is_heavy_stays_though_its_neighbours_are_elsewhere():
     problem = problem_of((300, 20, 300), (1000, 1000))
     before = [Place(0, 0), Place(1, 1), Place(0, 0)]
     assert with_neighbours(problem, before) == before
+
+
+def test_equal_parts_change_places_where_their_neighbours_are():
+    """Two layers of two parts, and a part of each on the other's card: nothing has room for more."""
+    problem = problem_of((300, 200, 300, 200), (500, 500))
+    crossed = [Place(0, 0), Place(1, 1), Place(1, 1), Place(0, 0)]
+    after = with_neighbours(problem, crossed)
+    assert is_legal(problem, after)
+    assert (count_hops(problem, crossed), count_hops(problem, after)) == (2, 1)
