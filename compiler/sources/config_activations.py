@@ -43,6 +43,8 @@ _SCORES: Final = 2 * _FLOAT32
 with what is added for its position four."""
 _BIASES: Final = 4
 """How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
+_STEPS: Final = 14
+"""Bytes of a score where no kernel takes the mask (before transformers 5.20): attention goes step by step."""
 _SOFT_CAPS: Final = ("final_logit_softcapping", "output_logit_soft_cap")
 _SENT: Final = 2
 """How often what experts return is there in the model's dtype, and in float32 where it is weighed."""
@@ -169,7 +171,7 @@ def _normed(sizes: ForwardSizes) -> int:
 
 def _scores(sizes: ForwardSizes) -> int:
     """Return the bytes of a token's scores, of every head for every token, and their mask."""
-    biased = sizes.biased_heads * _BIASES * sizes.width
+    biased = sizes.biased_heads * max(_BIASES * sizes.width, _STEPS)
     kept = biased + sizes.heads * (4 * sizes.width + _SCORES) + 2 * _FLOAT32 * bool(sizes.heads)
     return sizes.length * (kept + sizes.index_heads * _SCORES)
 

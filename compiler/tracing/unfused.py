@@ -1,8 +1,8 @@
 """What attention takes where no kernel is fused: the bytes of its scores and scaled inputs at their highest.
 
 The CPU's fused kernel wants keys as wide as values; latent attention has wider ones, and torch computes it
-step by step. So it does on cards where a mask does not lie row by row (T5's positions up to transformers
-5.17), for widths no kernel reads and in float64. Those steps are run on the meta device and what is alive is
+step by step. So it does on cards where a mask does not lie row by row (T5's positions before transformers
+5.20), for widths no kernel reads and in float64. Those steps are run on the meta device and what is alive is
 counted. Which kernels take what: `sdp_utils.cpp` and `attention.cpp` of torch.
 """
 

@@ -158,7 +158,7 @@ class Biased(torch.nn.Module):
     ("options", "length", "fused"),
     [
         ({"rows": True}, 128, True),
-        ({}, 128, False),  # T5 up to transformers 5.17
+        ({}, 128, False),  # T5 before transformers 5.20
         ({"rows": True, "width": 12}, 128, False),
         ({"rows": True, "dtype": torch.float64}, 128, False),
     ],
