@@ -66,7 +66,10 @@ def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand
         moments.traces,
         sum(each.nbytes for each in cache),
         widened=[sum(_widened(trace, value, moments) for value in trace.logits) for trace in moments.traces],
-        held=[sum(_held(trace, value, moments) for value in trace.logits) for trace in moments.traces],
+        held=[
+            (*moments.held_in(trace), *(_held(trace, value, moments) for value in trace.logits))
+            for trace in moments.traces
+        ],
         grows=moments.cache_nbytes is not None and not moments.later,
     )
 

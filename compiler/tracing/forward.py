@@ -6,9 +6,10 @@ finding names the op and the module, and everything still works from the module 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from ...ir import Diagnostic, Diagnostics, PlanError
 from ...ir.purposes import KV_CACHE
@@ -24,6 +25,10 @@ from .trace import Trace
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+Beside: TypeAlias = "Callable[[nn.Module, Mapping[str, Untyped]], Mapping[str, Untyped]]"
+"""Makes arguments that go along with others."""
 
 
 def trace_model(
@@ -74,8 +79,12 @@ def try_run(
     seq: int | None = None,
     dtype: str | None = None,
     extra: Mapping[str, Untyped] = MappingProxyType({}),
+    beside: Beside | None = None,
 ) -> Ran | None:
-    """Trace as `try_trace` does, and return what was run; ``extra`` goes along where inputs say nothing."""
+    """Trace as `try_trace` does, and return what was run.
+
+    ``extra`` goes along where inputs say nothing; so does what ``beside`` makes of each guess, if that runs.
+    """
     try:
         shadow, values = copy_to_meta(model, dtype)
     except Exception as error:  # noqa: BLE001  copying runs the model's code, which may raise anything
@@ -89,7 +98,7 @@ def try_run(
     while given is not None:
         try:
             args, kwargs = given[0], {**extra, **given[1]}
-            ran, assumed = _run_with_values(Shadow(shadow, tree, values), args, kwargs)
+            ran, assumed = _run_beside(Shadow(shadow, tree, values), args, kwargs, beside)
         except _NotRunError as failure:
             failures.append(failure.found)
             given = _after(attempts, failure.error)
@@ -115,6 +124,17 @@ class _NotRunError(Exception):
         super().__init__(found.message)
         self.found = found
         self.error = error
+
+
+def _run_beside(
+    shadow: Shadow, args: tuple[Untyped, ...], kwargs: dict[str, Untyped], beside: Beside | None
+) -> tuple[Ran, list[Diagnostic]]:
+    """Run the forward with what goes along with these arguments, or without where it takes none of that."""
+    more = {} if beside is None else beside(shadow.model, kwargs)
+    if more:
+        with suppress(_NotRunError):
+            return _run_with_values(shadow, args, {**kwargs, **more})
+    return _run_with_values(shadow, args, kwargs)
 
 
 def _run_with_values(

@@ -23,6 +23,7 @@ from ...ir.rules.tracing import TRACE_FAILED
 from ...ir.wording import first_line
 from ..running.nesting import Untyped
 from .forward import try_run
+from .generating import held_beside, held_later, with_prompt
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
@@ -52,6 +53,8 @@ class Moments:
     """Positions whose scores ``main`` makes for each one that is widened: a sampler takes the last."""
     samples: bool = False
     """Whether ``generate()`` asks: it copies scores to float32 and holds the last ones in the next call."""
+    held: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    """Bytes of what ``generate()`` and its caller hold beside: in the prompt's moments, in later ones."""
     whole: Trace | None = None
     """Where an encoder reads the prompt ``main`` has one decoder token; this has as many as were read."""
     training: Training | None = None
@@ -66,6 +69,10 @@ class Moments:
     def is_later(self, trace: Trace) -> bool:
         """Say whether a moment goes on from another one's scores."""
         return any(trace is each for each in self.later)
+
+    def held_in(self, trace: Trace) -> tuple[int, ...]:
+        """Return the bytes held beside what a moment is given."""
+        return self.held[self.is_later(trace)]
 
     def widened_of(self, trace: Trace) -> int:
         """Return of how many positions whose scores a moment makes one is widened to float32; 0: of none."""
@@ -127,7 +134,8 @@ def try_moments(
     asks = use.kind == "generate" and use.last
     last = {name: 1 for name in LAST_ONLY if asks and name in _accepted(model)}
     cached = {"use_cache": True} if asks and _leaves_cache_to_caller(model) else {}
-    ran, run_with = None, partial(try_run, model, inputs, batch=batch, seq=seq, dtype=dtype)
+    ran, beside = None, with_prompt if asks else None
+    run_with = partial(try_run, model, inputs, batch=batch, seq=seq, dtype=dtype, beside=beside)
     if cached:  # it may not run with one at all
         ran = run_with(Diagnostics(), extra={**last, **cached})
     ran = run_with(diagnostics, extra=last) if ran is None else ran
@@ -160,7 +168,16 @@ def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:
     scores = logits_of(first.result) if use.last else []
     last_of = min((prod(each.shape[1:-1]) for each in scores), default=1)
     whole = ran.trace if starts else None
-    return replace(found, last_of=max(1, last_of), whole=whole, samples=use.last)
+    asks = replace(found, last_of=max(1, last_of), whole=whole, samples=use.last)
+    return replace(asks, held=_held(first, use)) if use.last else asks
+
+
+def _held(ran: Ran, use: Use) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return what is held beside what a forward is given, for a prompt and for the last token."""
+    name, model = written_name(ran), ran.shadow.model
+    length = 0 if name is None else ran.kwargs[name].shape[1]
+    total = max(use.total or 0, length + (use.written or 0))
+    return held_beside(model, ran.kwargs), held_later(model, ran.kwargs, total)
 
 
 def _of(ran: Ran, *, widens: bool = True) -> Moments:

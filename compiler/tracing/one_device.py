@@ -28,13 +28,18 @@ class Highest(NamedTuple):
 
 
 def on_one_device(
-    traces: Sequence[Trace], cached: int, *, widened: Sequence[int], held: Sequence[int], grows: bool
+    traces: Sequence[Trace],
+    cached: int,
+    *,
+    widened: Sequence[int],
+    held: Sequence[Sequence[int]],
+    grows: bool,
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
-    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given, ``held`` those it
-    has all the time. Where the cache ``grows`` past the last trace, nobody saw what is beside it then: it
-    counts beside the largest of all.
+    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given, ``held`` those of
+    each thing it has all the time. Where the cache ``grows`` past the last trace, nobody saw what is beside
+    it then: it counts beside the largest of all.
     """
     card, host = (
         max(
@@ -49,22 +54,28 @@ def on_one_device(
         yield Demand(max(0, host.nbytes - beside), host.path, ON_ONE_HOST)
 
 
-def _highest(trace: Trace, widened: int, held: int, *, on_host: bool) -> Highest:
+def _highest(trace: Trace, widened: int, held: Sequence[int], *, on_host: bool) -> Highest:
     """Return the highest point of a forward, and of what its caller has and makes of its scores."""
     alive = _alive(trace, on_host=on_host)
+    there = sum(_rounded(each, on_host=on_host) for each in held)
     top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
-    found = Highest(held + alive[top], _path(trace, top))
-    return max(found, Highest(held + alive[len(trace.steps)] + widened, trace.tree.paths[0]))
+    found = Highest(there + alive[top], _path(trace, top))
+    return max(found, Highest(there + alive[len(trace.steps)] + widened, trace.tree.paths[0]))
 
 
 def _alive(trace: Trace, *, on_host: bool) -> list[int]:
     """Return the bytes alive at each step; the last is what a forward leaves behind."""
-    change, whole = [0] * (len(trace.steps) + 2), 1 if on_host else ROUND
+    change = [0] * (len(trace.steps) + 2)
     for nbytes, born, died in holdings(trace, on_host=on_host):
-        held = -(-nbytes // whole) * whole
+        held = _rounded(nbytes, on_host=on_host)
         change[born] += held
         change[died + 1] -= held
     return list(accumulate(change))
+
+
+def _rounded(nbytes: int, *, on_host: bool) -> int:
+    whole = 1 if on_host else ROUND
+    return -(-nbytes // whole) * whole
 
 
 def _path(trace: Trace, step: int) -> str:

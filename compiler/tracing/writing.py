@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..running.nesting import Untyped
+from .generating import MASK, POSITIONS, with_next
 from .one_run import Ran, run
 from .record import Recorder
 from .results import cache_of, state_of, unique
@@ -61,10 +62,21 @@ def last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple[
     length = ran.kwargs[name].shape[1]
     if total <= length:  # a shorter cache was asked for than the prompt fills
         shorter = {each: _tokens(ran, each, total) for each in _TOKENS if each in ran.kwargs}
+        beside = {each: ran.kwargs.get(each) for each in (MASK, POSITIONS)}
+        shorter |= {n: item[:, :total] for n, item in beside.items() if isinstance(item, Tensor)}
         return _kept(_again(ran, {**ran.kwargs, **shorter})), ()
-    before = ran if total - length == 1 else _again(ran, _next(ran, name, total - length - 1))
+    before, between = ran, total - length - 1
+    alone = between > 1 and _has_windows(ran)
+    for count in (between - 1, 1) if alone else (between,) * (between > 0):
+        before = _again(before, _next(before, name, count))
     last = _again(before, _next(before, name, 1))
     return _kept(last), (last.trace,)
+
+
+def _has_windows(ran: Ran) -> bool:
+    """Say whether layers keep a window: of many tokens at once they hold all until one comes alone."""
+    _, state = state_of(ran.result) or ("", None)
+    return any(getattr(layer, "is_sliding", False) for layer in getattr(state, "layers", ()))
 
 
 def _again(ran: Ran, kwargs: dict[str, Untyped]) -> Ran:
@@ -100,4 +112,5 @@ def _next(ran: Ran, name: str, count: int) -> dict[str, Untyped]:
     same = {key: ran.kwargs[key] for key in (*LAST_ONLY, "encoder_outputs") if key in ran.kwargs}
     encoded = ran.result.get("encoder_last_hidden_state") if isinstance(ran.result, Mapping) else None
     encoder = {} if encoded is None else {"encoder_outputs": _Encoded((encoded,))}
-    return {**same, **encoder, name: _tokens(ran, name, count), found[0]: found[1]}
+    more = with_next(ran.shadow.model, ran.kwargs, found, count)
+    return {**same, **encoder, **more, name: _tokens(ran, name, count), found[0]: found[1]}

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 HELD = frozenset({Origin.OP, Origin.INPUT, Origin.STATE})
 
 
-def traced(model, rows, prompt, tokens=0) -> list[Trace]:
-    """Trace a prompt, and so many tokens written one after another."""
+def traced(model, rows, prompt, tokens=0, beside=None) -> list[Trace]:
+    """Trace a prompt, and so many tokens written one after another; ``beside`` makes what goes along."""
     last = {"logits_to_keep": 1} if tokens else {}
-    ran = try_run(model, None, Diagnostics(), batch=rows, seq=prompt, extra=last)
+    ran = try_run(model, None, Diagnostics(), batch=rows, seq=prompt, extra=last, beside=beside)
     ran = begun(ran) if tokens else ran
     found = [ran.trace]
     for _ in range(tokens):

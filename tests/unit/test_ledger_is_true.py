@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from compile_plan.backends import write_plan
 from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.compiler.tracing.unfused import unfused_sizes
@@ -38,6 +39,35 @@ def test_the_ledger_is_what_is_alive(name, kind):
     model = activation_peaks.built(name)
     told, alive = activation_peaks.predicted(model, kind), activation_peaks.measured(model, kind)
     assert alive <= told <= MOST.get(name, 1.002) * alive
+
+
+WINDOWS = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("prompt", "written"), [(64, 2), (8, 80)])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [("qwen3", {}), ("gemma3_text", WINDOWS), ("llama", {"attn_implementation": "eager"}), ("mamba", {})],
+)
+def test_generate_takes_what_is_told_with_a_mask_and_without(kind, sizes, prompt, written, rows):
+    small = activation_peaks.MODELS.get(kind, activation_peaks.MODELS["llama"])[1]
+    config = transformers.AutoConfig.for_model(kind, **small, **sizes)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    options = {"rows": rows, "prompt": prompt, "generate": written - 1}  # the last is not read again
+    account = compile_model(model, max_memory=MANY, **options).ledger[0]
+    ids = torch.randint(8, 400, (rows, prompt))
+    model.generation_config = transformers.GenerationConfig(pad_token_id=0, do_sample=False)
+    padded = torch.ones_like(ids)
+    padded[1:, 0] = 0
+    peaks = []
+    for mask in (None, torch.ones_like(ids), padded):
+        given = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+        with torch.no_grad(), activation_peaks.watched(model, given) as live:
+            model.generate(**given, max_new_tokens=written)
+        peaks.append(live.peak)
+    told = account.kv_cache + account.activations
+    assert max(peaks) <= told <= 1.01 * max(peaks)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rmsprop", "adamax", "rprop"])

@@ -12,6 +12,7 @@ from card_requests import played, traced
 from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.compiler.answers.explain_device import device_facts
 from compile_plan.compiler.tracing import trace_model
+from compile_plan.compiler.tracing.generating import with_prompt
 from compile_plan.compiler.tracing.segments import (
     LAYOUT,
     WORKSPACES,
@@ -155,7 +156,8 @@ def test_what_is_reserved_is_what_an_allocator_written_apart_reserves(seed):
 )
 def test_plans_at_tight_budgets_find_their_place(name, kind):
     sizes, tokens = card_ledger.LARGE, 4 if kind == "generate" else 0
-    traces = traced(sizes.model(name), sizes.rows, sizes.prompt, tokens)
+    beside = with_prompt if tokens else None
+    traces = traced(sizes.model(name), sizes.rows, sizes.prompt, tokens, beside)
     for _, budget, plan in card_ledger.planned(sizes, name, kind, card_ledger.TIGHT).tight:
         for descend in (False, True):
             allocator = Allocator(budget - WORKSPACES, descend)

@@ -1,0 +1,118 @@
+"""What ``generate()`` hands a forward beside tokens, and what it holds meanwhile.
+
+Positions of every row, so that what is made of them is made for every row; and a mask. Several prompts in
+one call are padded to the longest, as a tokenizer gives them: a mask with padding in it is a tensor for
+attention, which one without is not. So rows of one length take less than is told. The model itself says what
+of this it takes (`prepare_inputs_for_generation`). Tokens are
+chosen greedily: a sampler has more of the scores.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from ..running.nesting import Untyped
+from .inputs.config_inputs import plain_model
+
+MASK: Final = "attention_mask"
+POSITIONS: Final = "position_ids"
+_OWN: Final = "_prepare_position_ids_for_generation"
+_WHOLE: Final = 8
+"""Bytes of a token, a position, a number of a mask."""
+_SPECIAL: Final = 4
+"""Tokens of a meaning of their own that are held as tensors: first, last, padding, a decoder's first."""
+
+
+def with_prompt(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Untyped]:
+    """Return what goes along with a prompt where nobody gave it; nothing for what does not write text."""
+    plain, prompt = plain_model(model), given.get("input_ids")
+    if not isinstance(prompt, Tensor) or prompt.dim() != 2 or not hasattr(plain, _OWN):
+        return {}
+    mask = torch.ones(prompt.shape, dtype=torch.int64)
+    mask[1:, 0] = 0
+    made = {MASK: mask}
+    if not _encodes(plain) and _are_plain(plain):
+        made[POSITIONS] = (mask.cumsum(-1) - 1).clamp(min=0)
+    if len(mask) == 1 and _forgets_ones(plain):
+        del made[MASK]
+    accepted = inspect.signature(plain.forward).parameters
+    return {name: each for name, each in made.items() if name in accepted and name not in given}
+
+
+def _are_plain(model: nn.Module) -> bool:
+    """Say whether positions are those of tokens: who makes others makes them in the forward as well."""
+    owner = next(each for each in type(model).__mro__ if _OWN in vars(each))
+    return owner.__module__.startswith("transformers.generation")
+
+
+def _forgets_ones(model: nn.Module) -> bool:
+    """Say whether ``generate()`` gives no mask where nothing is masked; transformers 5.17 still did."""
+    code = inspect.unwrap(type(model).generate).__code__  # type: ignore[attr-defined]
+    return "_mask_length" in code.co_names and not _encodes(model)  # what it keeps instead
+
+
+def _encodes(model: nn.Module) -> bool:
+    return bool(getattr(model.config, "is_encoder_decoder", False))
+
+
+def with_next(
+    model: nn.Module, given: Mapping[str, Untyped], state: tuple[str, object], count: int
+) -> dict[str, Untyped]:
+    """Return what goes along with so many tokens after those of a call that was ``given`` this."""
+    plain, mask, positions = plain_model(model), given.get(MASK), given.get(POSITIONS)
+    if not hasattr(plain, _OWN):
+        return {}
+    if _encodes(plain):
+        return {} if mask is None else {MASK: mask}
+    made = dict[str, Tensor]()
+    if isinstance(mask, Tensor) and mask.dim() == 2:
+        made[MASK] = torch.cat((mask, mask.new_ones(len(mask), count)), 1)
+    if isinstance(positions, Tensor) and positions.dim() == 2:
+        made[POSITIONS] = positions[:, -1:] + 1 + torch.arange(count, device=positions.device)
+    asked = {state[0]: state[1], "next_sequence_length": count, "use_cache": True, **made}
+    try:
+        tokens = torch.ones(given["input_ids"].shape[0], count, dtype=torch.int64)
+        taken = plain.prepare_inputs_for_generation(tokens, **asked)  # type: ignore[operator]
+    except Exception:  # noqa: BLE001  the model's own code may raise anything; then it takes tokens alone
+        return {}
+    return {name: made[name] for name in made if isinstance(taken.get(name), Tensor)}
+
+
+def held_beside(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, ...]:
+    """Return the bytes ``generate()`` and whoever calls it hold while a prompt is read, beside what is given.
+
+    A forward gets a copy of the prompt, and no mask of whoever masks nothing; which rows have ended and
+    tokens of a meaning of their own are there.
+    """
+    rows, length = _sizes(model, given)
+    if not rows:
+        return ()
+    copied = not _encodes(plain_model(model))
+    counts = [rows * length] * (copied + (MASK not in given))
+    return tuple(_WHOLE * each for each in (*counts, rows, *[1] * _SPECIAL))
+
+
+def held_later(model: nn.Module, given: Mapping[str, Untyped], total: int) -> tuple[int, ...]:
+    """Return the bytes held while the last token of a text is written, beside what is given for that.
+
+    All that was given with the prompt stays where it was; the text and its positions are as long by then, and
+    so is the mask that is made from the last one.
+    """
+    rows, length = _sizes(model, given)
+    kept = [each.nbytes for each in given.values() if isinstance(each, Tensor)]
+    masks = rows * (total + 1 if MASK in given else length)
+    grown = [_WHOLE * each for each in (*[rows * (total + 1)] * 2, masks, rows, *[1] * _SPECIAL)]
+    return (*kept, *grown) if rows else ()
+
+
+def _sizes(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, int]:
+    """Return rows and length of a prompt; nothing where ``generate()`` is nobody's."""
+    prompt = given.get("input_ids")
+    if not isinstance(prompt, Tensor) or prompt.dim() != 2 or not hasattr(plain_model(model), _OWN):
+        return 0, 0
+    return prompt.shape[0], prompt.shape[1]
