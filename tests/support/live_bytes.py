@@ -58,7 +58,7 @@ def measured_peak(model: nn.Module, inputs: dict[str, Tensor]) -> int:
 def shared_heads_are_fused() -> bool:
     """Say whether this torch's CPU fuses attention over keys that all heads share: its choice 0 is not fused.
 
-    From 2.15 on it does. A trace counts on it nowhere, as a card may not, and tells more than is taken then.
+    From 2.14 on it does. A trace counts on it nowhere, as a card may not, and tells more than is taken then.
     """
     query, shared = torch.ones(1, 2, 1, 8), torch.ones(1, 1, 1, 8)
     return torch._fused_sdp_choice(query, shared, shared) != 0
