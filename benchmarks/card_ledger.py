@@ -6,8 +6,7 @@ Models of `activation_peaks.py` in sizes that tell, bfloat16, random weights. Fi
 card, bytes of the ledger by `torch.cuda.max_memory_allocated`, and what the allocator reserved beyond what
 was asked of it. Second table: plans at three budgets (everything fits to the byte; 0.7 and 0.4 of the
 weights), loaded and run under `set_per_process_memory_fraction` at that budget, workspaces of libraries
-included; what ran out of memory is run again without a limit. What a case raises stands in its row. Beside
-`FILE.md` its folder `histories` gets what the allocator was asked for in each tight case.
+included; what ran out of memory is run again without a limit. What a case raises stands in its row.
 Without a card the models are small, what is alive is counted instead, and no budget is enforced.
 """
 
@@ -39,7 +38,6 @@ from transformers.initialization import no_init_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
 from activation_peaks import KINDS, PROMPT, ROWS, RUNS, VISION, WRITTEN, built, held, real_inputs, watched
-from card_history import written_down
 
 MIB = 1 << 20
 DENSE = {
@@ -236,12 +234,6 @@ def warm() -> int:
     return torch.cuda.memory_reserved()
 
 
-def held_before() -> int:
-    """Return what is reserved before a case: inputs, workspaces of libraries."""
-    settle()
-    return torch.cuda.memory_reserved() if here() != "cpu" else 0
-
-
 class Meter:
     """Peaks since it was made."""
 
@@ -356,16 +348,13 @@ def ledger_line(row: dict[str, Any]) -> str:
     )
 
 
-def tight_rows(job: Job, case: Case, histories: Path | None = None) -> Iterator[dict[str, Any]]:
+def tight_rows(job: Job, case: Case) -> Iterator[dict[str, Any]]:
     for share, budget, plan in job.tight:
         row: dict[str, Any] = {"model": job.name, "workload": job.kind, "share": share, "budget": budget}
         if isinstance(plan, str):
             yield {**row, "said": plan}
             continue
-        name = "".join(each if each.isalnum() else "-" for each in job.name)
-        path = histories and histories / f"{name}-{job.kind}-{share}.json.gz"
-        with written_down(path, **row, before=held_before(), told=plan.ledger[0].total):
-            said, reserved = case.survived(job.kind, plan, budget)
+        said, reserved = case.survived(job.kind, plan, budget)
         row |= {"away": sum(spilled(plan)), "needless": needless(plan), "said": said, "reserved": reserved}
         if said == "OOM":
             _, row["needed"] = case.survived(job.kind, plan, None)
@@ -445,7 +434,7 @@ def tables(arguments: argparse.Namespace, sizes: Sizes) -> dict[str, list[dict[s
             if not row.shares:
                 rows["ledger"].append(ledger_row(job, case[1]))
                 print(ledger_line(rows["ledger"][-1]), flush=True)
-            for tight in tight_rows(job, case[1], arguments.out and arguments.out.parent / "histories"):
+            for tight in tight_rows(job, case[1]):
                 rows["tight"].append(tight)
                 print(tight_line(tight), flush=True)
             if arguments.out:
