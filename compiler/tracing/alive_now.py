@@ -47,6 +47,9 @@ class AliveNow(TorchDispatchMode):
         self._seen: dict[int, weakref.ref[Untyped]] = {}
         self.sizes: dict[int, int] = {}
         """Bytes of each storage that is there."""
+        self.events: list[tuple[int, int]] = []
+        """What was made and let go, in order: a number and bytes; none when it is let go."""
+        self._made = 0
 
     def __torch_dispatch__(
         self, func: Untyped, types: Untyped, args: Untyped = (), kwargs: Untyped = None
@@ -56,8 +59,15 @@ class AliveNow(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
-        self.look(tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args))))  # noqa: SLF001
+        hidden = tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args)))  # noqa: SLF001
+        self.look(hidden)
+        made = [(self._number(), nbytes) for nbytes in hidden if nbytes]
+        self.events += [*made, *((number, 0) for number, _ in made)]
         return out
+
+    def _number(self) -> int:
+        self._made += 1
+        return self._made
 
     def _rounded(self, nbytes: int) -> int:
         return -(-nbytes // self._whole) * self._whole
@@ -75,14 +85,17 @@ class AliveNow(TorchDispatchMode):
         key, nbytes = storage._cdata, self._rounded(storage.nbytes())  # noqa: SLF001
         if (known := self._seen.get(key)) is not None and known() is not None:
             return
+        number = self._number()
 
         def gone(_reference: Untyped) -> None:
             self.nbytes -= nbytes
             del self._seen[key], self.sizes[key]
+            self.events += [(number, 0)] * (nbytes > 0)
 
         self._seen[key] = weakref.ref(storage, gone)
         self.sizes[key] = nbytes
         self.nbytes += nbytes
+        self.events += [(number, nbytes)] * (nbytes > 0)
         self.look()
 
     def look(self, hidden: tuple[int, ...] = ()) -> None:

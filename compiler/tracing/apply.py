@@ -69,7 +69,9 @@ def traced_plan(
 def _scattered(plan: Plan, moments: Moments) -> Iterator[Demand]:
     """Yield what an accelerator's allocator holds beyond what is alive, where a workload was asked for."""
     if plan.workload is not None:
-        yield Demand(WORKSPACES + LAYOUT + held_beyond(moments.traces), "", ALLOCATOR)
+        peaks = None if moments.training is None else moments.training.peaks
+        beyond = held_beyond(moments.traces, () if peaks is None else peaks.events)
+        yield Demand(WORKSPACES + LAYOUT + beyond, "", ALLOCATOR)
 
 
 def with_rules(plan: Plan, model: nn.Module) -> tuple[Plan, Trace | None]:

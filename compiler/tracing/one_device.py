@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ...ir import Demand
 from ...ir.purposes import ON_ONE, ON_ONE_HOST
 from .holdings import holdings
-from .segments import ROUND
+from .segments import ROUND, unsplit
 from .trace import Trace
 
 
@@ -59,6 +59,7 @@ def _highest(trace: Trace, widened: int, held: Sequence[int], *, on_host: bool) 
     alive = _alive(trace, on_host=on_host)
     there = sum(_rounded(each, on_host=on_host) for each in held)
     top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
+    there += 0 if on_host else unsplit(trace)
     found = Highest(there + alive[top], _path(trace, top))
     return max(found, Highest(there + alive[len(trace.steps)] + widened, trace.tree.paths[0]))
 

@@ -62,7 +62,7 @@ class _Segments:
     """The allocator of one device; the driver gives memory at addresses that ascend, or ``descend``."""
 
     def __init__(self, limit: int | None = None, *, descend: bool = False) -> None:
-        self.reserved = self.highest = 0
+        self.reserved = self.highest = self.handed = self.most = 0
         self._limit, self._end, self._descend = limit, 0, descend
         self._free: tuple[list[tuple[int, int, _Block]], ...] = ([], [])
 
@@ -75,10 +75,13 @@ class _Segments:
         block = pool.pop(at)[2] if at < len(pool) else self._segment(size, small=small)
         block.free = False
         self._split(block, size)
+        self.handed += block.nbytes
+        self.most = max(self.most, self.handed)
         return block
 
     def give(self, block: _Block) -> None:
         """Take a block back and join it with what is free beside it."""
+        self.handed -= block.nbytes
         for other in (block.before, block.after):
             if other is None or not other.free:
                 continue
@@ -135,14 +138,29 @@ class _Segments:
         pool.pop(bisect_left(pool, (block.nbytes, block.first)))
 
 
-def held_beyond(traces: Sequence[Trace]) -> int:
+def unsplit(trace: Trace, events: Sequence[Event] = ()) -> int:
+    """Return by how much more is handed out at most than is asked for: too little to be split off stays.
+
+    ``events`` are those of a step of training, played in the place of the forward; nothing is limited.
+    """
+    weights, events = _weights(trace), events or _events(trace)
+    asked = [(-number, nbytes) for number, nbytes in enumerate(weights, 1)]
+    rounded = [(number, -(-nbytes // ROUND) * ROUND) for number, nbytes in (*asked, *events)]
+    played = (_run(weights, events, None, descend=descend) for descend in (False, True))
+    return max(each.most for each in played) - _alive(rounded)
+
+
+def held_beyond(traces: Sequence[Trace], step: Sequence[Event] = ()) -> int:
     """Return the bytes a device must have beyond what is alive at once for these forwards, one at a time.
+
+    Where there is one, ``step`` is what a step of training with the first one's weights makes and lets go.
 
     Everything is on one device; where that has no room to spare the allocator gives free segments back. Which
     addresses the driver gives decides between blocks of one size: the order that needs more counts. What ops
     have inside is played as if it came at once: where there is any, one more segment stands for its order.
     """
     played = [(_weights(trace), _events(trace)) for trace in traces]
+    played += [(_weights(traces[0]), list(step))] if step else []
     alive = max((sum(weights) + _alive(events) for weights, events in played), default=0)
     needs = (_least(*each, descend=descend) for each in played for descend in (False, True))
     inside = any(isinstance(step, Op) and step.on_card for trace in traces for step in trace.steps)
@@ -197,15 +215,20 @@ def _played(
     weights: Sequence[int], events: Sequence[Event], limit: int | None = None, *, descend: bool = False
 ) -> int | None:
     """Return the most that is reserved, None where the limit is too low."""
-    segments, blocks = _Segments(limit, descend=descend), dict[int, _Block]()
     try:
-        for nbytes in weights:
-            segments.take(nbytes)
-        for root, nbytes in events:
-            if nbytes:
-                blocks[root] = segments.take(nbytes)
-            else:
-                segments.give(blocks.pop(root))
+        return _run(weights, events, limit, descend=descend).highest
     except _FullError:
         return None
-    return segments.highest
+
+
+def _run(weights: Sequence[int], events: Sequence[Event], limit: int | None, *, descend: bool) -> _Segments:
+    """Play requests; raises `_FullError`."""
+    segments, blocks = _Segments(limit, descend=descend), dict[int, _Block]()
+    for nbytes in weights:
+        segments.take(nbytes)
+    for root, nbytes in events:
+        if nbytes:
+            blocks[root] = segments.take(nbytes)
+        else:
+            segments.give(blocks.pop(root))
+    return segments

@@ -19,7 +19,7 @@ from .alive_now import AliveNow
 from .one_run import Ran, run
 from .record import Recorder
 from .results import logits_of
-from .segments import ROUND
+from .segments import ROUND, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +33,8 @@ class StepPeaks(NamedTuple):
 
     card: int
     host: int
+    events: tuple[Event, ...] = ()
+    """What is asked of an accelerator's allocator, in order: two steps, as the first makes the state."""
 
 
 def step_peaks(
@@ -40,8 +42,9 @@ def step_peaks(
 ) -> StepPeaks:
     """Return what a step takes once the optimizer has its state. Raises whatever the model raises."""
     with in_training(ran.shadow.model, trainable) as trained:
-        card = _peak(ran, kwargs, trained, optimizer, on_host=False)
-        return StepPeaks(card, _peak(ran, kwargs, trained, optimizer, on_host=True))
+        card, events = _peak(ran, kwargs, trained, optimizer, on_host=False)
+        host, _ = _peak(ran, kwargs, trained, optimizer, on_host=True)
+        return StepPeaks(card, host, events)
 
 
 @contextmanager
@@ -73,28 +76,24 @@ def optimizer_of(name: str, parameters: list[nn.Parameter], *, on_host: bool) ->
 
 def _peak(
     ran: Ran, kwargs: Mapping[str, Untyped], trained: list[nn.Parameter], name: str, *, on_host: bool
-) -> int:
-    optimizer = optimizer_of(name, trained, on_host=on_host)
-    for each in trained:
-        each.grad = torch.empty_like(each)
-    optimizer.step()
-    optimizer.zero_grad()
+) -> tuple[int, tuple[Event, ...]]:
+    """Return the most that is alive in two steps, and all that is made and let go."""
+    optimizer, numbers = optimizer_of(name, trained, on_host=on_host), 0
     alive = AliveNow(1 if on_host else ROUND)
-    recorder = Recorder(ran.shadow.tree, assume=ran.assumed, on_host=on_host)
     alive.leave_out((*ran.shadow.model.parameters(), *ran.shadow.model.buffers()))
-    states = list(tensors_in([list(state.values()) for state in optimizer.state.values()]))
-    for state in states:
-        alive.see(state)
     with alive:
-        returned = run(ran.shadow, recorder, ran.args, dict(kwargs), grad=True).result
-        numbers = sum(value.nbytes for value in recorder.values if value.is_made_of_numbers)
-        del recorder
-        _loss(returned).backward()  # type: ignore[no-untyped-call]  # torch declares nothing there
-        del returned
-        optimizer.step()
-    optimizer.zero_grad()
+        for _ in range(2):
+            recorder = Recorder(ran.shadow.tree, assume=ran.assumed, on_host=on_host)
+            returned = run(ran.shadow, recorder, ran.args, dict(kwargs), grad=True).result
+            numbers = sum(value.nbytes for value in recorder.values if value.is_made_of_numbers)
+            del recorder
+            _loss(returned).backward()  # type: ignore[no-untyped-call]  # torch declares nothing there
+            del returned
+            optimizer.step()
+            optimizer.zero_grad()
+    states = tensors_in([list(state.values()) for state in optimizer.state.values()])
     counters = sum(each.nbytes for each in states if not each.is_meta)
-    return alive.peak + numbers + (counters if on_host else 0)
+    return alive.peak + numbers + (counters if on_host else 0), tuple(alive.events)
 
 
 def _loss(returned: object) -> Tensor:

@@ -23,6 +23,7 @@ class Part:
     nbytes: int
     segment: int
     taken: bool = False
+    asked: int = 0
 
 
 @dataclass
@@ -36,6 +37,11 @@ class Allocator:
     parts: list[Part] = field(default_factory=list)
     segments: dict[int, tuple[int, bool]] = field(default_factory=dict)
     """By address: bytes, and whether it is for small requests."""
+    handed: int = 0
+    most: int = 0
+    """Bytes of parts that are taken, now and at most: what torch calls allocated."""
+    asked: int = 0
+    asked_most: int = 0
     _used: int = 0
 
     def malloc(self, nbytes: int) -> Part:
@@ -50,11 +56,17 @@ class Allocator:
         if rest >= 512 if small else rest > MIB:
             self.parts.insert(self.parts.index(part) + 1, Part(part.start + size, rest, part.segment))
             part.nbytes = size
-        part.taken = True
+        part.taken, part.asked = True, size
+        self._count(part.nbytes, size)
         return part
+
+    def _count(self, handed: int, asked: int) -> None:
+        self.handed, self.asked = self.handed + handed, self.asked + asked
+        self.most, self.asked_most = max(self.most, self.handed), max(self.asked_most, self.asked)
 
     def free(self, part: Part) -> None:
         part.taken = False
+        self._count(-part.nbytes, -part.asked)
         at = self.parts.index(part)
         for other in self.parts[at + 1 : at + 2] + self.parts[max(0, at - 1) : at]:
             if not other.taken and other.segment == part.segment:

@@ -18,6 +18,8 @@ class LiveBytes(TorchDispatchMode):
         self.known = known
         self.alive: dict[int, weakref.ref] = {}
         self.now = self.peak = 0
+        self.events: list[tuple[int, int]] = []
+        """What is made and let go, in order: a number and bytes; none when it is let go."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """Run an op; a safe softmax marks hidden scores and rows without any beside, unseen from here."""
@@ -38,11 +40,15 @@ class LiveBytes(TorchDispatchMode):
         if key in self.known or key in self.alive:
             return
 
+        number = len(self.events)
+
         def gone(_reference: object) -> None:
+            self.events.append((number, 0))
             self.now -= nbytes
             del self.alive[key]
 
         self.alive[key] = weakref.ref(storage, gone)
+        self.events.append((number, nbytes))
         self.now += nbytes
         self.peak = max(self.peak, self.now)
 

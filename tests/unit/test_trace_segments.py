@@ -24,9 +24,10 @@ from compile_plan.compiler.tracing.segments import (
 )
 from compile_plan.ir import Reserve
 from small_models import small_model
-from torch import nn, zeros
+from torch import nn, optim, zeros
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import activation_peaks
 import card_ledger
 
 MIB = 1 << 20
@@ -163,6 +164,56 @@ def test_plans_at_tight_budgets_find_their_place(name, kind):
             allocator = Allocator(budget - WORKSPACES, descend)
             played(plan, traces, allocator)
             assert allocator.highest <= budget - WORKSPACES
+
+
+def steps_of_training(model, optimizer, inputs):
+    """Return what real steps make and let go, all parameters at once as on a card."""
+    step = optimizer(model.train().parameters(), lr=1e-3, foreach=True)
+    with activation_peaks.watched(model, inputs) as live:
+        for _ in range(3):
+            returned = model(**inputs, labels=inputs["input_ids"])
+            returned.loss.backward()
+            del returned
+            step.step()
+            step.zero_grad()
+    sizes = dict(reversed(live.events))  # the bytes of each, as it is made first
+    return [each for each in live.events if sizes[each[0]]]
+
+
+WIDE = {**card_ledger.DENSE, "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize("optimizer", [optim.AdamW, optim.SGD])
+@pytest.mark.parametrize("sizes", [{"num_hidden_layers": 2}, {"num_hidden_layers": 3, "vocab_size": 4000}])
+def test_a_step_of_training_finds_its_place(sizes, optimizer):
+    model = activation_peaks.built("llama", **{**WIDE, **sizes})
+    options = {"workload": "train", "rows": 2, "prompt": 128, "optimizer": optimizer.__name__.lower()}
+    account = compile_model(model, max_memory={0: "64GiB", "cpu": "64GiB"}, **options).ledger[0]
+    events = steps_of_training(model, optimizer, activation_peaks.real_inputs(model, 2, 128))
+    least = account.total - account.margin - WORKSPACES
+    for limit, descend in ((least, False), (least, True), (least - LAYOUT, False), (least - LAYOUT, True)):
+        allocator = Allocator(limit, descend)
+        for parameter in model.parameters():
+            allocator.malloc(parameter.nbytes)
+        parts = {}
+        for number, nbytes in events:
+            if nbytes:
+                parts[number] = allocator.malloc(nbytes)
+            else:
+                allocator.free(parts.pop(number))
+
+
+def test_what_is_too_little_to_be_split_off_counts():
+    """An H100 handed out 2 MiB more than was asked of it, of the other models in these sizes nothing."""
+    for name, more in (("deepseek_v3", 2), ("llama", 0)):
+        sizes = card_ledger.LARGE
+        plan = sizes.compiled(name, "forward", 1 << 40)
+        allocator = Allocator()
+        played(plan, traced(sizes.model(name), sizes.rows, sizes.prompt), allocator)
+        account = plan.ledger[0]
+        told = account.total - account.margin - account.runtime
+        assert abs(allocator.most - told) <= 512 * len(plan.tree.tensor_paths)  # weights are rounded, too
+        assert round((allocator.most - allocator.asked_most) / MIB) == more
 
 
 @pytest.mark.parametrize(
