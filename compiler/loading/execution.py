@@ -22,9 +22,9 @@ from .blocks import is_card
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
 from .moves import arrives, attach_moves
-from .pieces import Stacked, put_together
 from .pinning import Pinning, leaves_of_site, pinned_first
 from .seats import Seat
+from .stacked import Stacked, put_together
 from .staging import Berth, registration
 from .stored_files import Mapped
 from .streaming import Home, Streamed

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .asked import is_plain_float
 from .conversions import Merge
 from .matching import stored_dtype
-from .pages import Span
+from .pieces import Pair
 from .seats import Slot
 from .stored_files import Mapped, OpenFiles
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Remade:
     """One tensor that a rule makes of others, which are in files."""
 
@@ -36,19 +36,9 @@ class Remade:
     sources: tuple[Mapped, ...]
     model: weakref.ref[nn.Module]
     """What some rules ask for shapes and settings; it holds this one."""
-    written: torch.Tensor | None = None
-    """What somebody made of it: files are never written, and not needed after."""
-    writes: int = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensor."""
-        return self.shape.numel() * self.dtype.itemsize
-
-    def whole(self) -> torch.Tensor:
+    def made(self) -> torch.Tensor:
         """Return the tensor, made anew."""
-        if self.written is not None:
-            return self.written.clone()
         values: list[torch.Tensor] = []
         for mapped in self.sources:
             mapped.bring_all(0, mapped.tensor.nbytes)
@@ -57,27 +47,17 @@ class Remade:
         made = self.merge.run(values, self.model())
         return made[self.path].to(self.dtype).contiguous()
 
-    def write(self, values: torch.Tensor) -> None:
-        """Let values in memory be the tensor's from now on."""
-        self.written, self.sources = values, ()
-        self.writes += 1
-
-    def pairs(self, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def pairs(self, room: torch.Tensor) -> Iterator[Pair]:
         """Yield the tensor with its place, memory of its shape."""
-        yield self.whole() if self.written is None else self.written, room
+        yield self.made(), room
 
-    def brought(self, row: int, target: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def brought(self, row: int, target: torch.Tensor) -> Iterator[Pair]:
         """Yield one row with its place; all of them are made for it."""
-        yield (self.whole() if self.written is None else self.written)[row], target
+        yield self.made()[row], target
 
-    def spans(self, _rows: Iterable[int] | None = None) -> list[Span]:
-        """Return where everything it is made of is in memory."""
-        return [mapped.span for mapped in self.sources]
-
-    def check(self) -> None:
-        """Raise `PlanError` if one of the files is not what it was."""
-        for mapped in {id(mapped.file): mapped for mapped in self.sources}.values():
-            mapped.check()
+    def files(self, _rows: Iterable[int] | None = None) -> list[Mapped]:
+        """Return everything it is made of."""
+        return list(self.sources)
 
 
 def remade(merge: Merge, slot: Slot, path: str, files: OpenFiles, model: nn.Module) -> Remade:

@@ -18,9 +18,10 @@ from ..sources.safetensors_header import StoredTensor
 from .blocks import Block, room_for
 from .jobs import Job
 from .matching import Match, stored_dtype
-from .pieces import Part, Pieces, Stacked, StackPlace, places_in
+from .pieces import Part, Rows, StackPlace, places_in
 from .remade import remade
 from .seats import Seat, Slot
+from .stacked import Pieces, Stacked
 from .stored_files import Mapped, OpenFiles
 from .streaming import Streamed
 
@@ -124,7 +125,7 @@ class Stage:
             staged.tensors[path] = slot.compound.made_of(leaves)
             return
         value = self._value(slot)
-        whole = value.pieces.whole() if isinstance(value, Stacked) else value
+        whole = value.copied() if isinstance(value, Stacked) else value
         staged.tensors[path] = self._put(seat, slot, whole, staged)
 
     def _put(self, seat: Seat, slot: Slot, value: torch.Tensor, staged: Staged) -> torch.Tensor:
@@ -143,9 +144,11 @@ class Stage:
         if made is not None and device_type(seat.store) == DISK and self.files is not None:
             output, merge = made
             staged.tensors[path] = Stacked(
-                remade(merge, slot, output, self.files, self.model)
-                if places is None
-                else _pieces(places, slot, self.files)
+                Pieces(
+                    remade(merge, slot, output, self.files, self.model)
+                    if places is None
+                    else _rows(places, slot, self.files)
+                )
             )
             staged.placed.update(slot.paths)
             return
@@ -237,13 +240,13 @@ def _job(source: StoredTensor, target: torch.Tensor) -> Job:
     return Job(source, stored_dtype(source) or target.dtype, target)
 
 
-def _pieces(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> Pieces:
+def _rows(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> Rows:
     """Return a stack that stays in its files."""
     rows: list[list[Part]] = [[] for _ in range(slot.tensor.shape[0])]
     dtype = stored_dtype(places[0].source) or slot.dtype
     for place in places:
         rows[place.row].append((files.mapped(place.source, dtype), place.first))
-    return Pieces(slot.tensor.shape, dtype, tuple(map(tuple, rows)))
+    return Rows(slot.tensor.shape, dtype, tuple(map(tuple, rows)))
 
 
 def _misaligned(source: StoredTensor, dtype: torch.dtype) -> bool:

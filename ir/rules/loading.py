@@ -44,6 +44,9 @@ MOVED_BY_HAND: Final = Rule(
     "moved-by-hand", Severity.ERROR, "a model that is spread by a plan is moved or converted as a whole"
 )
 NO_MEMORY: Final = Rule("no-memory", Severity.ERROR, "a device has less free memory than the plan puts on it")
+NOT_IN_MEMORY: Final = Rule(
+    "not-in-memory", Severity.ERROR, "something works on the memory of a tensor whose values are in files"
+)
 NOT_PINNED: Final = Rule(
     "not-pinned", Severity.WARNING, "streamed weights rest in memory that the card's driver does not know"
 )
@@ -102,6 +105,7 @@ ALL: Final = (
     LARGER_THAN_PLANNED,
     MOVED_BY_HAND,
     NO_MEMORY,
+    NOT_IN_MEMORY,
     NOT_PINNED,
     OPAQUE_WEIGHTS,
     OTHER_HOST,

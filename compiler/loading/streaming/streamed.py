@@ -16,8 +16,7 @@ import torch
 from ..blocks import Block
 from ..compounds import Compound, taken_apart
 from ..pages import Span
-from ..pieces import Pieces, Stacked
-from ..remade import Remade
+from ..stacked import Pieces, Stacked
 from ..stored_files import Mapped
 
 Home: TypeAlias = tuple[dict[str, Any], str]
@@ -116,7 +115,9 @@ class Streamed:
 
     def _keep(self, value: torch.Tensor) -> None:
         """Let a value be what rests, in the memory of what rested before where it fits without a loss."""
-        if self.pieces is not None:  # they are never written, and their tensor has no memory to take a value
+        if self.pieces is not None and value.dtype == self.pieces.dtype and value.shape == self.pieces.shape:
+            self.pieces.write(value.to(self.rest.device, copy=True))
+        elif self.pieces is not None:  # their tensor has no memory to take a value
             self.rest = value.to(self.rest.device, copy=True)
             self.tensor = (
                 torch.nn.Parameter(self.rest, requires_grad=self.tensor.requires_grad)
@@ -146,7 +147,9 @@ class Streamed:
         That tells of a write to the whole tensor; one to a part of it may lie between what is looked at.
         Of pieces nothing: they count what is written to them.
         """
-        return b"".join(_some_of(leaf.rest, leaf.mapped) for leaf in self.leaves if leaf.pieces is None)
+        return b"".join(
+            _some_of(leaf.rest, leaf.mapped) for leaf in self.leaves if not isinstance(leaf.rest, Stacked)
+        )
 
     @property
     def leaves(self) -> Sequence[Streamed]:
@@ -164,7 +167,7 @@ class Streamed:
         """Whether a copy is needed: another device, another dtype, or bytes at an odd address."""
         if self.parts:
             return any(part.moves for part in self.parts)
-        if self.rest.device != self.device or self.rest.dtype != self.dtype or self.pieces is not None:
+        if (self.rest.device, self.rest.dtype) != (self.device, self.dtype) or isinstance(self.rest, Stacked):
             return True
         return self.rest.numel() > 0 and self.rest.data_ptr() % self.rest.element_size() != 0
 
@@ -176,9 +179,9 @@ class Streamed:
         return self.rest.numel() * self.dtype.itemsize
 
     @property
-    def pieces(self) -> Pieces | Remade | None:
+    def pieces(self) -> Pieces | None:
         """What it is put together from, if it rests in pieces."""
-        return self.rest.pieces if isinstance(self.rest, Stacked) else None
+        return self.rest.pieces if isinstance(self.rest, Stacked) and self.rest.is_whole else None
 
     @property
     def in_files(self) -> bool:
