@@ -62,10 +62,16 @@ def built_for(
         PlanError: the folder has no configuration, or its class cannot be built.
 
     """
-    model = build_from_config(
-        folder, dtype=dtype, auto_class=auto_class, trust_remote_code=trust_remote_code, attention=attention
-    )
-    return model.eval()
+    from ..loading.uncollected import uncollected
+
+    with uncollected():
+        return build_from_config(
+            folder,
+            dtype=dtype,
+            auto_class=auto_class,
+            trust_remote_code=trust_remote_code,
+            attention=attention,
+        ).eval()
 
 
 def dtype_of(folder: Path) -> str | None:

@@ -48,6 +48,7 @@ from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .slots import Slots, slots_ahead
 from .staging import Stage, Staged, installed
 from .stored_files import OpenFiles
+from .uncollected import uncollected
 from .untied import Untied, untie_different
 from .wrappers import Plain, unwrapped
 
@@ -105,7 +106,7 @@ def load_model(
     )
     asked, found = asked_plan(plan), Diagnostics()
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
-    with torch.inference_mode(mode=False), torch.no_grad():
+    with torch.inference_mode(mode=False), torch.no_grad(), uncollected():
         party = join_party(asked, host, stand_ins)
         with _together(party):
             loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)

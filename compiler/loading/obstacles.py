@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import torch
@@ -45,6 +46,9 @@ def short_memory(
             wanted[device] = wanted.get(device, 0) + seat.nbytes
     for device, nbytes in wanted.items():
         free = free_memory(device)
+        if free is not None and nbytes > free:
+            gc.collect()  # a model that nobody has any more may still be there
+            free = free_memory(device)
         if free is not None and nbytes > free:
             message = f"`{device}` has {human_size(free)} free, the plan puts {human_size(nbytes)} on it"
             help_ = f"free {human_size(nbytes - free)}, or compile the plan again for what is free"

@@ -20,7 +20,7 @@ from .seats import Slot
 from .stored_files import Mapped
 
 _JOINED = 2
-"""Operations of a rule that stacks several kinds of pieces: one stacks each kind, one joins them."""
+"""Dimensions that a stack of joined pieces has at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[StackPlace, ...] |
 
     That is so for rules that only stack (along the first dimension) and join (along the next).
     """
-    kinds = _kinds(merge)
+    kinds = merge.kinds()
     if kinds is None or len(shape) < _JOINED:
         return None
     places: list[StackPlace] = []
@@ -57,18 +57,6 @@ def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[StackPlace, ...] |
         places += [StackPlace(piece, row, first) for row, piece in enumerate(pieces)]
         first += torch.Size(pieces[0].shape).numel()
     return tuple(places) if first == torch.Size(shape[1:]).numel() else None
-
-
-def _kinds(merge: Merge) -> list[list[StoredTensor]] | None:
-    """Return the pieces of a rule by kind, in the order they are joined."""
-    steps = [(type(step).__name__, getattr(step, "dim", None)) for step in merge.converter.operations]
-    patterns: list[str] = list(merge.converter.source_patterns)
-    stacked = steps[:1] == [("MergeModulelist", 0)] and len(patterns) == 1 and len(steps) == 1
-    joined = steps == [("MergeModulelist", 0), ("Concatenate", 1)]
-    if not (stacked or joined) or len(merge.converter.target_patterns) != 1:
-        return None
-    found = [[source for pattern, source in merge.sources if pattern == kind] for kind in patterns]
-    return [kind for kind in found if kind]
 
 
 Part: TypeAlias = tuple[Mapped, int]

@@ -144,12 +144,16 @@ def folder_dtype(folder: Path, diagnostics: Diagnostics) -> str | None:
     """Return the dtype transformers loads a folder in: the configuration's, else that of the first float.
 
     Raises:
-        PlanError: the weights of the folder cannot be read.
+        PlanError: the weights of the folder have to be asked and cannot be read.
 
     """
+    config = read_config(folder / "config.json")
+    said = model_dtype(config, [])
+    if said is not None:
+        return said
     index = index_checkpoint(folder, diagnostics)
     diagnostics.raise_errors()
-    return model_dtype(read_config(folder / "config.json"), [] if index is None else _named(index))
+    return model_dtype(config, [] if index is None else _named(index))
 
 
 def with_cache(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from dataclasses import replace
 
@@ -391,6 +392,29 @@ def test_too_little_memory_is_noticed_before_reading(folder, monkeypatch):
     monkeypatch.setattr(load, "read_all", None)
     found = refused(plan(ON_CPU), meta(), folder)
     assert "1000B free" in found["no-memory"].message
+
+
+def test_what_nobody_has_any_more_makes_room_before_memory_is_said_to_be_short(real, folder, monkeypatch):
+    collected = []
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(True))
+    monkeypatch.setattr(obstacles, "free_memory", lambda _: 1 << 30 if collected else 1000)
+    assert same_outputs(load_model(plan(ON_CPU), meta(), folder)(IDS), real(IDS))
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_the_collector_waits_while_a_model_is_loaded_and_goes_on_as_before(works, folder):
+    seen = []
+    was = gc.isenabled()
+    (gc.enable if works else gc.disable)()
+    try:
+        load_model(plan(ON_CPU), meta(), folder, progress=lambda *_: seen.append(gc.isenabled()))
+        seen.append(gc.isenabled())
+        refused(plan(Unit("", "cuda:7", "cuda:7")), meta(), folder)
+        seen.append(gc.isenabled())
+    finally:
+        (gc.enable if was else gc.disable)()
+    assert set(seen[:-2]) == {False}
+    assert seen[-2:] == [works, works]
 
 
 def test_tensors_on_disk_need_no_memory(real, folder, monkeypatch):

@@ -10,9 +10,11 @@ import pytest
 import torch
 from compile_plan.compiler import load_pretrained
 from compile_plan.compiler.loading import load_model
+from compile_plan.compiler.loading.conversions import converted
 from compile_plan.compiler.loading.stacked import Stacked
+from compile_plan.compiler.sources.checkpoint_index import index_checkpoint
 from compile_plan.compiler.sources.live import lower_model
-from compile_plan.ir import PlanError, Unit
+from compile_plan.ir import Diagnostics, PlanError, Unit
 from rounding import same_outputs
 from safetensors.torch import load_file, save_file
 from tiny_checkpoints import STORED_OTHERWISE, TINY, on_meta, output, plan, save, tensors
@@ -100,6 +102,20 @@ def test_what_is_stored_otherwise_becomes_the_same_model(tmp_path, difference, o
         expected = dict(getattr(real, kind)())
         assert list(made) == list(expected)
         assert [name for name in made if not torch.equal(made[name], expected[name])] == []
+
+
+@pytest.mark.parametrize("difference", STORED_OTHERWISE)
+def test_what_pieces_tell_of_a_stack_is_what_stacking_them_makes(difference, tmp_path):
+    model = STORED_OTHERWISE[difference]()
+    model.save_pretrained(tmp_path)
+    index = index_checkpoint(tmp_path, Diagnostics())
+    known = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    merges = converted(model, index.tensors, known).merges
+    assert "single experts" not in difference or any(merge.kinds() for merge in merges)
+    for merge in merges:
+        values = [torch.empty(one.shape, dtype=getattr(torch, one.dtype)) for _, one in merge.sources]
+        made = merge.run(values, model)
+        assert merge.shapes(model) == {path: (tuple(one.shape), one.dtype) for path, one in made.items()}
 
 
 def test_experts_stored_one_by_one_stay_so_on_disk(tmp_path):
