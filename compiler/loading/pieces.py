@@ -66,7 +66,7 @@ Pair: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class FiledRows:
     """A stack whose rows are in files, each in one part or several."""
 
     shape: torch.Size

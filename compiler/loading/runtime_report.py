@@ -98,8 +98,10 @@ def runtime_report(model: nn.Module) -> RuntimeReport:
     hosts = () if execution is None or execution.road is None else _hosts(execution.road.wire)
     if stream is None:
         return RuntimeReport((), (), hosts)
+    stream.notice_fork()
     with stream.lock:  # a forward in another thread adds to what is read
-        stalls = {str(device): seconds for device, seconds in stream.supply.waited().items()}
+        waits = stream.supply.waits()
+    stalls = {str(device): each.read(wait=True) for device, each in waits.items()}
     sites = tuple(_reported(site) for site in stream.sites)
     names = dict.fromkeys(site.device for site in sites)
     devices = tuple(_summed(name, sites, stalls.get(name)) for name in names)

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from ...ir import Diagnostic, PlanError
 from ...ir.rules.loading import NOT_IN_MEMORY
 from .pages import Span
-from .pieces import Pair, Rows
+from .pieces import FiledRows, Pair
 from .remade import Remade
 from .stored_files import Mapped
 
@@ -27,11 +27,11 @@ _Untyped: TypeAlias = Any
 class Pieces:
     """A tensor in files; in memory from when somebody writes to it: files are never written."""
 
-    def __init__(self, source: Rows | Remade) -> None:
+    def __init__(self, source: FiledRows | Remade) -> None:
         self.shape, self.dtype = source.shape, source.dtype
         self.written: torch.Tensor | None = None
         self.writes = 0
-        self._source: Rows | Remade | None = source
+        self._source: FiledRows | Remade | None = source
 
     @property
     def nbytes(self) -> int:

@@ -18,7 +18,7 @@ from ..sources.safetensors_header import StoredTensor
 from .blocks import Block, room_for
 from .jobs import Job
 from .matching import Match, stored_dtype
-from .pieces import Part, Rows, StackPlace, places_in
+from .pieces import FiledRows, Part, StackPlace, places_in
 from .remade import remade
 from .seats import Seat, Slot
 from .stacked import Pieces, Stacked
@@ -240,13 +240,13 @@ def _job(source: StoredTensor, target: torch.Tensor) -> Job:
     return Job(source, stored_dtype(source) or target.dtype, target)
 
 
-def _rows(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> Rows:
+def _rows(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> FiledRows:
     """Return a stack that stays in its files."""
     rows: list[list[Part]] = [[] for _ in range(slot.tensor.shape[0])]
     dtype = stored_dtype(places[0].source) or slot.dtype
     for place in places:
         rows[place.row].append((files.mapped(place.source, dtype), place.first))
-    return Rows(slot.tensor.shape, dtype, tuple(map(tuple, rows)))
+    return FiledRows(slot.tensor.shape, dtype, tuple(map(tuple, rows)))
 
 
 def _misaligned(source: StoredTensor, dtype: torch.dtype) -> bool:

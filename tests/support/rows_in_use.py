@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import signal
 import tempfile
 import threading
 from pathlib import Path
@@ -124,14 +125,29 @@ def written(folder, *how):
 
 
 def forked(folder, *how):
+    """A child computes the same, though another thread held the locks when it was forked."""
     real, model = pair(folder, *how)
-    first, child = same(real, model), os.fork()
+    first, stream = same(real, model), model._compile_plan_execution.stream
+    held, over = threading.Event(), threading.Event()
+
+    def hold():
+        with stream.lock, stream.turns:
+            held.set()
+            over.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait()
+    child = os.fork()
     if child == 0:
         right = False
+        signal.alarm(60)
         try:
             right = same(real, model)
         finally:
             os._exit(0 if right else 1)
+    over.set()
+    holder.join()
     return os.waitpid(child, 0)[1] == 0 and first and same(real, model)
 
 

@@ -16,6 +16,13 @@ def test_outputs_are_equal_however_late_copies_happen():
     assert not [case for case, right in runs.items() if not right]
 
 
+def test_whichever_step_of_a_forward_fails_nothing_stays_behind_and_the_next_is_right():
+    runs = run_support("failing_runs.py")
+    assert len(runs) == 6
+    assert min(steps for steps, _ in runs.values()) > 10
+    assert {case: wrong for case, (_, wrong) in runs.items() if wrong} == {}
+
+
 def test_two_threads_that_use_one_ring_do_not_fill_each_others_slots():
     """What one has filled and not sent yet stays, however much the other sends meanwhile."""
     filled, over = threading.Event(), threading.Event()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections import deque
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +14,12 @@ from compile_plan.compiler import runtime_report
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.streaming.arena import Arena
 from compile_plan.compiler.loading.streaming.carrier import outside
-from compile_plan.compiler.loading.streaming.lanes import DirectLane
+from compile_plan.compiler.loading.streaming.lanes import DirectLane, LaneWaits
 from compile_plan.compiler.loading.streaming.row_cache import RowCache
 from compile_plan.compiler.loading.streaming.site import Site
 from compile_plan.compiler.loading.streaming.stream import Stream
 from compile_plan.compiler.loading.streaming.streamed import Streamed
+from compile_plan.compiler.loading.streaming.supply import Supply
 from compile_plan.ir import PlanError, Unit
 from own_process import run_support
 from packed_tensors import Packed
@@ -104,6 +107,30 @@ def test_the_report_says_what_came_since_the_last(streamed):
     assert json.loads(report.to_json())["devices"][0]["nbytes"] == total
     assert runtime_report(model).devices[0].nbytes == 0
     assert runtime_report(layers()).sites == ()
+
+
+def test_forwards_of_other_threads_go_on_while_a_report_waits_for_the_card(streamed, monkeypatch):
+    _, model = streamed
+    free = []
+
+    class Wait:
+        def synchronize(self):
+            lock = model._compile_plan_execution.stream.lock
+            other = threading.Thread(target=lambda: free.append(lock.acquire(blocking=False)))
+            other.start()
+            other.join()
+
+        def elapsed_time(self, _after):
+            return 250.0
+
+    with torch.no_grad():
+        model(X.double())
+    monkeypatch.setattr(
+        Supply, "waits", lambda _: {torch.device("cpu"): LaneWaits(deque([(Wait(), Wait())]))}
+    )
+    report = runtime_report(model)
+    assert free == [True]
+    assert report.devices[0].stalled >= 0.25
 
 
 class After:

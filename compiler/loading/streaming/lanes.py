@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import torch
@@ -18,7 +19,25 @@ from ..ring import Mark
 from .courier import Courier, Pair
 
 _UNREAD: Final = 512
-"""Waits whose length was not asked for yet; older ones are read from the device before more are noted."""
+"""LaneWaits whose length was not asked for yet; older ones are read from the device before more are noted."""
+
+
+@dataclass(slots=True)
+class LaneWaits:
+    """What computing has waited for copies."""
+
+    events: deque[tuple[Any, Any]] = field(default_factory=deque["tuple[Any, Any]"])
+    """Before and after each wait that was not read yet."""
+    seconds: float = 0.0
+    """Of those that were."""
+
+    def read(self, *, wait: bool) -> float:
+        """Return the seconds of what is over; with ``wait``, of all, when the device is through with them."""
+        while self.events and (wait or self.events[0][1].query()):
+            before, after = self.events.popleft()
+            after.synchronize()
+            self.seconds += before.elapsed_time(after) / 1000
+        return self.seconds
 
 
 class Lane(Protocol):
@@ -52,8 +71,8 @@ class Lane(Protocol):
         """Return when all copies have happened: then what they copy from and to may go."""
         ...
 
-    def waited(self) -> float:
-        """Return the seconds that computing has waited for copies since this was last asked."""
+    def waits(self) -> LaneWaits:
+        """Return what tells how long computing has waited for copies since this was last asked."""
         ...
 
 
@@ -85,9 +104,9 @@ class DirectLane:
     def settle(self) -> None:
         """Do nothing: there is nothing under way."""
 
-    def waited(self) -> float:
-        """Return 0: a wait here is one of the thread, which counts it itself."""
-        return 0.0
+    def waits(self) -> LaneWaits:
+        """Return none: a wait here is one of the thread, which counts it itself."""
+        return LaneWaits()
 
 
 class CudaLane:
@@ -98,8 +117,7 @@ class CudaLane:
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._inside = False
         self._courier = Courier(lambda copies: self.copy(copies, ()), device)
-        self._waits: deque[tuple[Any, Any]] = deque()
-        self._seconds = 0.0
+        self._waits = LaneWaits()
 
     def copy(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
         """Put the copies on the side stream, behind the marks."""
@@ -140,9 +158,9 @@ class CudaLane:
         before.record(stream)
         stream.wait_event(mark)
         after.record(stream)
-        self._waits.append((before, after))
-        if len(self._waits) > _UNREAD:
-            self._read(wait=False)
+        self._waits.events.append((before, after))
+        if len(self._waits.events) > _UNREAD:
+            self._waits.read(wait=False)
 
     def fills(self, memory: torch.Tensor) -> None:
         """Tell the allocator, which else hands memory on in the order of the stream that asked for it."""
@@ -152,17 +170,10 @@ class CudaLane:
         """Wait for all that is on the side stream by now."""
         self.copy((), ()).synchronize()
 
-    def waited(self) -> float:
-        """Read the events of all waits; this waits for the device."""
-        self._read(wait=True)
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds
-
-    def _read(self, *, wait: bool) -> None:
-        while self._waits and (wait or self._waits[0][1].query()):
-            before, after = self._waits.popleft()
-            after.synchronize()
-            self._seconds += before.elapsed_time(after) / 1000
+    def waits(self) -> LaneWaits:
+        """Return all of them, and begin anew."""
+        waits, self._waits = self._waits, LaneWaits()
+        return waits
 
 
 def lane_to(device: torch.device) -> Lane:

@@ -50,7 +50,6 @@ class RowSite:
         self._changed: settings_of | None = None
         self._rest: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._owner: int | None = None
-        self._free = threading.Condition()
 
     def enter(self, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
         """Bring what a call chose; returns its arguments as they are for that."""
@@ -69,17 +68,18 @@ class RowSite:
         if self._changed is not None:
             self._changed.__exit__()
         rest, self._rest, self._changed = self._rest, None, None
-        with self._free:
+        with self.stream.turns:
             self._owner = None
-            self._free.notify()
+            self.stream.turns.notify_all()
         return output if rest is None or not isinstance(output, torch.Tensor) else rest(output)
 
     def _have_to_myself(self) -> None:
         """Wait until no other call has this module's rows; what a broken-off call left is put to rest."""
+        self.stream.notice_fork()
         me = threading.get_ident()
-        with self._free:
+        with self.stream.turns:
             while self._owner is not None and self._owner != me and calls_of(self.site.module, self._owner):
-                self._free.wait(_LOOK)
+                self.stream.turns.wait(_LOOK)
             left, self._owner = self._owner is not None, me
         if left and self._changed is not None:
             self._changed.__exit__()
@@ -115,7 +115,7 @@ class RowSite:
         """Have the chosen rows of files in memory; the module computes with the pages themselves."""
         pairs = [pair for one in self._tables for row in rows for pair in row_pairs(one, row, one.rest[row])]
         self._count(len(rows), len(pairs) // max(1, len(self._tables)))
-        self.stream.admit(self.number, Load([(one, one.stamp, None) for one in self._tables], ()))
+        self.stream.admit(self.number, Load([(one, one.stamp, None) for one in self._tables]))
         return call.args, call.kwargs
 
     def _cached(
@@ -191,13 +191,15 @@ class RowSite:
                     start += size
                 load = self._load(values, cargo)
             except BaseException:
-                lane.settle()
-                self._give_back(Load([], cargo))
+                try:
+                    lane.settle()
+                finally:
+                    self._give_back(Load([], cargo))
                 raise
         load.marks.append((lane, mark))
         return load
 
-    def _load(self, values: dict[int, torch.Tensor], cargo: Sequence[Cargo]) -> Load:
+    def _load(self, values: dict[int, torch.Tensor], cargo: list[Cargo]) -> Load:
         """Return rows with what the module has besides tables, which is small and comes whole."""
         others = [one for one in self.site.streamed if id(one) not in values]
         copies: list[Brought] = [(one, one.stamp, values[id(one)]) for one in self._tables]

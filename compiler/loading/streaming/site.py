@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -74,8 +75,8 @@ class Cargo:
 class Load:
     """What is brought for a site."""
 
-    copies: Sequence[Brought]
-    cargo: Sequence[Cargo]
+    copies: Sequence[Brought] = ()
+    cargo: list[Cargo] = field(default_factory=list[Cargo])
     marks: list[tuple[Lane, Mark]] = field(default_factory=list["tuple[Lane, Mark]"])
     """What computing has to wait for."""
     cached: bool = False
@@ -94,11 +95,20 @@ class Load:
 
     def give_back(self, *, used: bool) -> None:
         """Hand the memory back; what was never used is free once the copies to it are over."""
-        for cargo in self.cargo:
+        while self.cargo:
+            cargo = self.cargo.pop()
             if cargo.lot is not None:
                 carrier = cargo.carrier
                 carrier.arena.give(cargo.lot, carrier.lane.mark() if used else None)
-        self.cargo = ()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Hand the memory back if what is done with it fails: nothing of it is used then."""
+        try:
+            yield
+        except BaseException:
+            self.give_back(used=False)
+            raise
 
     def is_current(self, site: Site) -> bool:
         """Say whether it is what is at rest now: a forward may write between its modules too."""

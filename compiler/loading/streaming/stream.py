@@ -61,6 +61,8 @@ class Stream:
         self._process = os.getpid()
         self.lock = threading.RLock()
         """Held by whoever takes memory of the streaming buffer, or gives it back."""
+        self.turns = threading.Condition()
+        """Told when a call is done with the rows of a module."""
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -75,7 +77,7 @@ class Stream:
 
     def begin(self, model: nn.Module) -> None:
         """Start preparing for a forward of the whole model."""
-        self._notice_fork()
+        self.notice_fork()
         with self.lock:
             if not self._at_rest:
                 self._recover(model)
@@ -97,7 +99,7 @@ class Stream:
 
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
-        self._notice_fork()
+        self.notice_fork()
         with self.lock:
             now, site = self._pass(), self.sites[number]
             if now.inside and (number in now.inside or number == self._first):
@@ -113,7 +115,7 @@ class Stream:
 
     def admit(self, number: int, load: Load) -> None:
         """Let a site have what was brought for it, some rows; `leave` takes it back."""
-        self._notice_fork()
+        self.notice_fork()
         with self.lock:
             self.sites[number].check()
             self._lend(self._pass(), number, load)
@@ -124,10 +126,11 @@ class Stream:
         self._loads.setdefault(number, []).append(load)
         self.supply.held += load.nbytes
         with torch.inference_mode(mode=False), torch.no_grad():
-            for one, _, copy in load.copies:
-                if one.users == 0:
-                    one.lend(copy)
+            free = [(one, copy) for one, _, copy in load.copies if one.users == 0]
+            for one, _, _ in load.copies:
                 one.users += 1
+            for one, copy in free:  # if one cannot, `leave` finds all of them counted
+                one.lend(copy)
 
     def leave(self, number: int) -> None:
         """Put a site's tensors back to rest; does nothing if it was not brought."""
@@ -160,7 +163,7 @@ class Stream:
 
     def close(self) -> None:
         """End the thread and put everything to rest."""
-        self._notice_fork()
+        self.notice_fork()
         with self.lock:
             self._all_to_rest()
             self.supply.close()
@@ -205,8 +208,10 @@ class Stream:
         self.supply.held -= load.nbytes
         for one, _, _ in load.copies:
             one.users -= 1
-        self._settle([one for one, _, _ in load.copies if one.users == 0])
-        load.give_back(used=True)
+        try:
+            self._settle([one for one, _, _ in load.copies if one.users == 0])
+        finally:
+            load.give_back(used=True)
         for table, name, value in () if self._loads[number] else site.made:
             table[name] = value
 
@@ -241,11 +246,11 @@ class Stream:
                 table[name] = value
         self._at_rest = True
 
-    def _notice_fork(self) -> None:
+    def notice_fork(self) -> None:
         """Start anew in a child of the process that loaded the model; a card cannot be used there."""
         if self._process == os.getpid():
             return
-        self.lock = threading.RLock()
+        self.lock, self.turns = threading.RLock(), threading.Condition()
         self.supply.forget()
         away = next((one for s in self.sites for one in s.streamed if is_card(one.device)), None)
         if away is not None:

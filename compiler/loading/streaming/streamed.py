@@ -102,13 +102,17 @@ class Streamed:
 
     def settle(self, written: Collection[int]) -> None:
         """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables."""
+        lent, self._lent = (
+            self._lent,
+            (),
+        )  # one that is not lent when its module is put back was not written to
         if self.used is None:
             return
-        if any(id(table) in written for table, _ in self._lent):
+        if any(id(table) in written for table, _ in lent):
             self._keep(self.used.data)
         if self.used is self.tensor:
             self.tensor.data = self.rest
-        for table, name in self._lent:
+        for table, name in lent:
             if table.get(name) is self.used:
                 table[name] = self.tensor
         self.used = None

@@ -20,6 +20,7 @@ from .site import Cargo, Load, Site
 if TYPE_CHECKING:
     from collections.abc import Collection
 
+    from .lanes import LaneWaits
     from .streamed import Streamed
 
 
@@ -63,24 +64,24 @@ class Supply:
         if any(cargo.lot is None for cargo in load.cargo):  # no gap is large enough yet
             load.give_back(used=False)
             return False
-        self.ready[number] = (load, self._start(site, load))
+        with load.kept():
+            self.ready[number] = (load, self._start(site, load))
         return True
 
     def bring(self, number: int) -> Load:
         """Return what is brought for a site, in time to be used; computing waits for it, not the CPU."""
         site, tally, start = self.sites[number], self.sites[number].tally, time.perf_counter()
-        load = self._prepared(number)
+        load = self._came_ahead(number)
         tally.calls += 1
-        if load is not None and load.is_current(site):
-            tally.ahead += 1
-        else:
-            if load is not None:
-                load.give_back(used=False)
-            load = self._now(site)
+        tally.ahead += load is not None
+        here = load or self._begin(site)
+        with here.kept():
+            if load is None:
+                self._fill(site, here)
+            here.join()
         tally.nbytes += site.moved
-        load.join()
         tally.seconds += time.perf_counter() - start
-        return load
+        return here
 
     def drop(self, keep: Collection[int] = (), *, rest: bool = False) -> None:
         """Give up what was brought ahead, except for some sites; at ``rest`` no thread works after it."""
@@ -97,9 +98,9 @@ class Supply:
             self.drop()
         return max(0, self.budget - self.held - sum(self.sizes[ready] for ready in self.ready))
 
-    def waited(self) -> dict[torch.device, float]:
-        """Return the seconds that each device's computing has waited for copies since last asked."""
-        return {device: carrier.lane.waited() for device, carrier in self._carriers.items()}
+    def waits(self) -> dict[torch.device, LaneWaits]:
+        """Return what tells how long each device's computing has waited for copies since last asked."""
+        return {device: carrier.lane.waits() for device, carrier in self._carriers.items()}
 
     def close(self) -> None:
         """End the thread and let go of the buffers."""
@@ -115,16 +116,20 @@ class Supply:
         """Be as new in a child of the process: its threads, and what they were bringing, are not there."""
         self.ready, self._pool, self._carriers, self.held = {}, None, {}, 0
 
-    def _prepared(self, number: int) -> Load | None:
+    def _came_ahead(self, number: int) -> Load | None:
+        """Return what came ahead for a site, if it is what is at rest now; what failed is tried again."""
         load, future = self.ready.pop(number, (None, None))
-        if future is not None and load is not None:
+        if load is None:
+            return None
+        with load.kept():
             try:
-                future.result()
-            except BaseException:
-                wait([future])
-                load.give_back(used=False)
-                raise
-        return load
+                failed = future is not None and future.exception() is not None
+            finally:
+                wait([] if future is None else [future])  # after an interrupt it may still be at it
+            if not failed and load.is_current(self.sites[number]):
+                return load
+        load.give_back(used=False)
+        return None
 
     def _start(self, site: Site, load: Load) -> Future[None] | None:
         if site.quick:
@@ -134,23 +139,15 @@ class Supply:
             self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile-plan-prefetch")
         return self._pool.submit(self._fill, site, load)
 
-    def _now(self, site: Site) -> Load:
-        load = self._begin(site)
-        try:
-            self._fill(site, load)
-        except BaseException:
-            load.give_back(used=False)
-            raise
-        return load
-
     def _begin(self, site: Site) -> Load:
         """Take memory for a site on every device it runs on."""
-        cargo: list[Cargo] = []
-        for device in {one.device: None for one in site.streamed if one.device.type != "cpu"}:
-            carrier = self.carrier(device)
-            lot = carrier.arena.take(needs_of(_on(device, site.streamed)))
-            cargo.append(Cargo(carrier, lot))
-        return Load([], cargo)
+        load = Load()
+        with load.kept():
+            for device in {one.device: None for one in site.streamed if one.device.type != "cpu"}:
+                carrier = self.carrier(device)
+                lot = carrier.arena.take(needs_of(_on(device, site.streamed)))
+                load.cargo.append(Cargo(carrier, lot))
+        return load
 
     def _fill(self, site: Site, load: Load) -> None:
         streamed = list(site.streamed)  # a forward may exchange one meanwhile: then this is not used
