@@ -203,9 +203,13 @@ def _hollow(pieces: Pieces) -> torch.Tensor:
 def _viewed(
     func: _Untyped, base: Stacked, args: tuple[_Untyped, ...], kwargs: dict[str, _Untyped]
 ) -> _Untyped:
-    """Return views of a tensor: where they lie is found out on the meta device."""
+    """Return views of a tensor: where they lie is found out on the meta device.
+
+    Like any view, they are inference tensors if it is one, whatever the mode.
+    """
     views = func(base._within(_hollow(base.pieces)), *args, **kwargs)  # noqa: SLF001
-    return tree_map_only(torch.Tensor, lambda view: Stacked(base.pieces, view), views)
+    with torch.inference_mode(base.is_inference()):
+        return tree_map_only(torch.Tensor, lambda view: Stacked(base.pieces, view), views)
 
 
 def _written(func: _Untyped, args: tuple[_Untyped, ...], kwargs: dict[str, _Untyped]) -> list[Stacked]:

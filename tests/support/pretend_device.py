@@ -36,7 +36,8 @@ class There(torch.Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        return run(func, args, kwargs or {})
+        made = func.decompose(*args, **(kwargs or {}))  # inference mode gives what is made of other ops
+        return run(func, args, kwargs or {}) if made is NotImplemented else made
 
     def __repr__(self, *, tensor_contents=None):
         del tensor_contents
@@ -58,6 +59,9 @@ def run(func, args, kwargs):
         return tensors[0]
     if torch.device(device).type != "npu":
         return made
+    if func.is_view and not tensors[0].is_inference():  # nor is a view of it one, whatever the mode
+        with torch.inference_mode(False):  # noqa: FBT003  # as torch.compile wants it
+            return tree_map_only(torch.Tensor, lambda t: There(t, device), made)
     if isinstance(made, torch.Tensor):
         return There(made, device)
     return tree_map_only(torch.Tensor, lambda t: There(t, device), made)

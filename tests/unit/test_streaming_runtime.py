@@ -36,6 +36,20 @@ def test_streamed_models_compute_the_same_in_every_circumstance():
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
 
 
+def test_models_in_inference_mode_compute_the_same_wherever_their_parts_are():
+    pytest.importorskip("transformers")
+    found = run_support("inference_runs.py")
+    assert len(found) == 10
+    assert {layout: right for layout, right in found.items() if right != [True] * 3} == {}
+
+
+def test_adapters_on_weights_of_experts_are_added_where_the_weights_are():
+    pytest.importorskip("peft")
+    found = run_support("adapted_experts.py")
+    assert len(found) == 8
+    assert {case: right for case, right in found.items() if not all(right)} == {}
+
+
 def test_adapters_of_peft_stream_beside_their_layers():
     pytest.importorskip("peft")
     found = run_support("adapted_runs.py")

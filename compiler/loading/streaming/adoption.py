@@ -1,7 +1,7 @@
 """Tensors that came to a model after it was loaded, as adapters do: they go where their neighbours run.
 
-What is beside or below streamed weights is streamed with them: by the site around it, or by one of its
-own where the wrapper that holds it is around the site.
+What is beside or below streamed weights is streamed with them: by the site around it. A wrapper that holds it
+takes the place of the site's module while it is there: it may use the weights before it calls the module.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ class Newcomers:
         self._known = {id(tensor) for _, _, _, tensor in _tensors(model)}
         self._runs = {id(one.tensor): one.device for site in stream.sites for one in site.streamed}
         self._size = _size(model)
+        self._first = {id(module) for module in model.modules()}
+        self._wrapped: dict[int, nn.Module] = {}
+        """What was a site's module before a wrapper was, by the number of the site."""
 
     def adopt(self) -> None:
         """Take in what is new; costs a walk over the modules where nothing is."""
@@ -37,6 +40,7 @@ class Newcomers:
             return
         self._size = size
         modules = dict(self._model.named_modules(remove_duplicate=False))
+        self._unwrap({id(module) for module in modules.values()})
         for path, table, name, tensor in list(_tensors(self._model)):
             if id(tensor) not in self._known:
                 self._known.add(id(tensor))
@@ -57,9 +61,34 @@ class Newcomers:
         if around is None:
             callable_ = (place for place in _upwards(near) if has_forward(modules[place]))
             holder = next(callable_, "")
-            around = self._stream.add(Site(holder, modules[holder]))
+            around = self._wrapper(holder, modules[holder], numbers)
             self._attach(around, device)
         self._stream.join(around, one)
+
+    def _wrapper(self, path: str, module: nn.Module, numbers: dict[int, int]) -> int:
+        """Return the number of the one site that a new module is wrapped around, or of a new site."""
+        inside = {numbers[id(part)] for part in self._inside(module) if id(part) in numbers}
+        if len(inside) != 1:
+            return self._stream.add(Site(path, module))
+        number = inside.pop()
+        site = self._stream.sites[number]
+        self._wrapped.setdefault(number, site.module)
+        site.module = module
+        return number
+
+    def _inside(self, module: nn.Module) -> Iterator[nn.Module]:
+        """Yield what a module was wrapped around, through as many wrappers as there are."""
+        for child in () if id(module) in self._first else module.children():
+            yield child
+            yield from self._inside(child)
+
+    def _unwrap(self, there: set[int]) -> None:
+        """Let sites whose wrapper has gone be entered with their own modules again."""
+        for number in list(self._wrapped):
+            site = self._stream.sites[number]
+            if id(site.module) not in there and site.streamed:
+                site.module = self._wrapped.pop(number)
+                self._attach(number, site.streamed[0].device)
 
     def _run(self, module: nn.Module) -> torch.device | None:
         """Return where the known tensors of a module are used; None where it has none."""

@@ -70,12 +70,15 @@ class _Look:
 
 
 def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
-    """Let one module enter and leave the stream."""
-    module = stream.sites[number].module
-    return [
-        module.register_forward_pre_hook(_Enter(stream, number), prepend=True),
-        module.register_forward_hook(_Leave(stream, number), always_call=True),
+    """Let one module enter and leave the stream, by these hooks alone."""
+    site = stream.sites[number]
+    for handle in site.entries:
+        handle.remove()
+    site.entries = [
+        site.module.register_forward_pre_hook(_Enter(stream, number), prepend=True),
+        site.module.register_forward_hook(_Leave(stream, number), always_call=True),
     ]
+    return site.entries
 
 
 def _made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
@@ -95,10 +98,11 @@ def untraced(step: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401  # wh
 def attach_rows(rows: RowSite) -> list[RemovableHandle]:
     """Let a module have the rows that each call chooses."""
     module = rows.site.module
-    return [
+    rows.site.entries = [
         module.register_forward_pre_hook(_EnterRows(rows), prepend=True, with_kwargs=True),
         module.register_forward_hook(_LeaveRows(rows), always_call=True),
     ]
+    return rows.site.entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .tally import Tally
 if TYPE_CHECKING:
     import torch
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(slots=True)
@@ -30,6 +31,8 @@ class Site:
     made: Sequence[tuple[dict[str, Any], str, torch.Tensor]] = ()
     """What hooks make from them before each forward: attributes, with what they are at rest."""
     tally: Tally = field(default_factory=Tally)
+    entries: list[RemovableHandle] = field(default_factory=list["RemovableHandle"])
+    """The hooks by which it is entered and left."""
 
     @property
     def nbytes(self) -> int:

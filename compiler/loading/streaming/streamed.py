@@ -65,6 +65,8 @@ class Streamed:
         if self.pieces is None and not self.parts and _takes(self.tensor, value):
             self.tensor.data = value
             value = self.tensor
+        elif isinstance(self.tensor, torch.nn.Parameter):  # parametrizations put back what is one as one
+            value = torch.nn.Parameter(value, requires_grad=False)
         self.used, self._version = value, _version(value)
         for table, name in self._lent:
             table[name] = value
