@@ -13,8 +13,8 @@ from typing import Final
 
 import torch
 
+from ..machine.pages import PIECE
 from ..sources.safetensors_header import StoredTensor
-from .pages import PIECE
 from .ring import SLOT
 from .stored_files import Mapped
 

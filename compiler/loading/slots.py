@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
-from . import pages
+from ..machine import pages
 from .blocks import Block, is_card
 from .ring import SLOT, SLOTS, Mark, Ring, RingSlot
 from .streaming.lanes import Lane, lane_to

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ...ir import Diagnostic, PlanError
 from ...ir.rules.loading import NOT_IN_MEMORY
-from .pages import Span
+from ..machine.pages import Span
 from .pieces import FiledRows, Pair
 from .remade import Remade
 from .stored_files import Mapped

@@ -19,10 +19,10 @@ import torch
 
 from ...ir import Diagnostic, PlanError
 from ...ir.rules.loading import CHANGED_CHECKPOINT, UNREADABLE_WEIGHTS
+from ..machine import pages
+from ..machine.pages import PIECE, Span
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
-from . import pages
-from .pages import PIECE, Span
 
 
 class File:

@@ -1,33 +1,33 @@
 """How fast this machine is at what the runtime does, measured: copies, products, reads, hops.
 
 Every number is the best of a few runs of the operation itself: pinned copies over the link, products of a
-matrix with one row and with a prompt in each dtype with all threads, cold reads of a file at depth. What
+matrix with one row and with a prompt in each dtype with all threads, cold reads of a file as the loader reads. What
 fits a cache is no measure of a memory, so weights are taken in turn from more bytes than caches hold.
 """
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import cycle
 from typing import Any, Final, NamedTuple
 
 from ...ir import CPU, DISK, Device, is_accelerator
 from .launching import launch_seconds
+from .pages import PIECE, Ahead, bring
 
 MIB: Final = 2**20
 DTYPES: Final = ("float32", "bfloat16", "float16")
 SECONDS: Final = 0.5
 """The most that one number may take; at least one round is made after a first one that warms up."""
 ROUNDS: Final = 7
-DEPTH: Final = 4
-"""Reads of a disk that are under way at once."""
 BLOCK: Final = 4 * MIB
+"""Bytes of a file that are written at once."""
 
 
 class Products(NamedTuple):
@@ -273,49 +273,27 @@ def _shapes(name: str, side: int) -> list[tuple[int, int]]:
 
 
 def disk_rate(folder: str, nbytes: int) -> int:
-    """Return how fast a cold file is read with several reads under way, past the page cache if possible.
+    """Return how fast a cold file is read as the loader reads it.
 
     The file has no name while it is there: nothing is left of it, however the measuring ends.
     """
     nbytes = max(BLOCK, nbytes // BLOCK * BLOCK)
-    writing, path = tempfile.mkstemp(dir=folder)
-    with open(writing, "wb") as file:  # noqa: PTH123  # it is open
-        try:
-            handle, direct = _opened(path)
-        finally:
-            os.unlink(path)  # noqa: PTH108
-        try:
-            file.writelines(os.urandom(BLOCK) for _ in range(0, nbytes, BLOCK))
-            file.flush()
-            os.fsync(file.fileno())
-            return rounded(nbytes / best(lambda: _read_all(handle, nbytes, direct=direct)))
-        finally:
-            os.close(handle)
+    handle, path = tempfile.mkstemp(dir=folder)
+    with open(handle, "wb") as file:  # noqa: PTH123  # it is open
+        os.unlink(path)  # noqa: PTH108
+        file.writelines(os.urandom(BLOCK) for _ in range(0, nbytes, BLOCK))
+        file.flush()
+        os.fsync(handle)
+        return rounded(nbytes / best(lambda: _read_all(handle, nbytes)))
 
 
-def _opened(path: str) -> tuple[int, bool]:
-    """Return a file to read past the page cache, and whether it is."""
-    direct = getattr(os, "O_DIRECT", 0)
-    if direct:
-        try:
-            handle = os.open(path, os.O_RDONLY | direct)
-            os.preadv(handle, [mmap.mmap(-1, BLOCK)], 0)
-        except OSError:  # a file system in memory has nothing to go past
-            pass
-        else:
-            return handle, True
-    return os.open(path, os.O_RDONLY), False
-
-
-def _read_all(handle: int, nbytes: int, *, direct: bool) -> None:
-    if not direct and hasattr(os, "posix_fadvise"):
+def _read_all(handle: int, nbytes: int) -> None:
+    """Have the pages of a file brought ahead of a copy of them, none of them in memory before."""
+    if hasattr(os, "posix_fadvise"):
         os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    share = max(1, nbytes // BLOCK // DEPTH) * BLOCK
-
-    def read(start: int) -> None:
-        with mmap.mmap(-1, BLOCK) as slot:
-            for offset in range(start, min(start + share, nbytes), BLOCK):
-                os.preadv(handle, [slot], offset)
-
-    with ThreadPoolExecutor(DEPTH) as threads:
-        list(threads.map(read, range(0, nbytes, share)))
+    with mmap.mmap(handle, nbytes, access=mmap.ACCESS_COPY) as pages, mmap.mmap(-1, PIECE) as slot:
+        address = ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        with Ahead([(address, nbytes)]), memoryview(pages) as view:
+            for first in range(0, nbytes, PIECE):
+                bring(address + first, PIECE)
+                slot[:] = view[first : first + PIECE]

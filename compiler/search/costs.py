@@ -97,7 +97,7 @@ class Costs:
             return Cost(memory, computing, disk=from_disk + used)
         over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
         if atom.rows:
-            return Cost(memory, computing, waited=HOP_SECONDS + max(over, from_disk))
+            return Cost(memory, computing, waited=self.road(place.store, place.run)[0] + max(over, from_disk))
         return Cost(memory, computing, link=over + used, disk=from_disk + used if from_disk else 0.0)
 
     def road(self, here: int, there: int) -> tuple[float, float]:

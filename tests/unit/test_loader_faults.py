@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from compile_plan.compiler.loading import load_model, pages, release_model
+from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.loading.moves import moved
+from compile_plan.compiler.machine import pages
 from compile_plan.ir import Account
 from rounding import same_outputs
 from small_net import IDS, ON_CPU, ON_DISK, everything, meta, random_net, refused, save_in_two_shards, stored

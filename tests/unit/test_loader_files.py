@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from compile_plan.compiler.loading import load_model, pages, release_model
+from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.compiler.machine import pages
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.ir import Diagnostics, Model, PlanError, Unit
 from rounding import same_outputs

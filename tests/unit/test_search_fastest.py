@@ -6,8 +6,8 @@ from itertools import product
 
 import pytest
 from compile_plan.compiler.search.atoms import build
-from compile_plan.compiler.search.costs import Costs, counted_calls, predict, speeds
-from compile_plan.compiler.search.problem import Place, is_legal
+from compile_plan.compiler.search.costs import HOP_SECONDS, Costs, counted_calls, predict, speeds
+from compile_plan.compiler.search.problem import Atom, Place, Problem, is_legal
 from compile_plan.compiler.sources.config_work import config_work
 from compile_plan.ir import Atomic, Device, Link, Work, Workload, verify
 from hypothesis import given, settings
@@ -120,6 +120,15 @@ def test_a_call_takes_the_longer_of_its_computing_and_what_the_buffer_is_taken_f
     one = predict(problem, [resident, streamed], work)
     assert both == pytest.approx(2e-3)
     assert (one.seconds, one.token.limit) == (pytest.approx(1.1e-2), "link to cuda:0")
+
+
+@pytest.mark.parametrize(("latency", "seconds"), [(None, HOP_SECONDS), (5_000_000, 5e-3)])
+def test_rows_that_are_chosen_wait_for_a_transfer_as_it_was_measured(latency, seconds):
+    card = Device("cuda:0", 10**9, bandwidth=10**12, link=10**8, flops=10**15, latency=latency)
+    atoms = (Atom((0,), 10**6, rows=True),)
+    problem = Problem((card, Device("cpu", 10**12)), (10**9, 10**12), atoms)
+    token = predict(problem, [Place(1, 0)], Workload("generate", 1, 0, 1)).token
+    assert dict(token.parts)["rows to cuda:0"] == pytest.approx(seconds + 1e-2)
 
 
 @pytest.mark.parametrize(("slower", "mixed"), [(12, True), (16, False)], ids=["6 %", "3 %"])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
-from ..pages import Ahead
+from ...machine.pages import Ahead
 from .arena import aligned
 from .carrier import outside, row_pairs
 from .choosers import Args, Chooser, Kwargs, NamedArguments, pairs_of, settings_of, shares

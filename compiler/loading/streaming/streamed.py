@@ -13,9 +13,9 @@ from typing import Any, TypeAlias
 
 import torch
 
+from ...machine.pages import Span
 from ..blocks import Block
 from ..compounds import Compound, taken_apart
-from ..pages import Span
 from ..stacked import Pieces, Stacked
 from ..stored_files import Mapped
 

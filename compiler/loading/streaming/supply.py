@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ..pages import Ahead
+from ...machine.pages import Ahead
 from .carrier import Carrier, needs_of
 from .site import Cargo, Load, Site
 

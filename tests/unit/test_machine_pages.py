@@ -9,7 +9,7 @@ import threading
 
 import pytest
 import torch
-from compile_plan.compiler.loading.pages import PIECE, Ahead, in_memory
+from compile_plan.compiler.machine.pages import PIECE, Ahead, in_memory
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the calls are Linux's")
 NBYTES = 4 * PIECE + 4096
