@@ -1,8 +1,9 @@
 """How fast this machine is at what the runtime does, measured: copies, products, reads, hops.
 
 Every number is the best of a few runs of the operation itself: pinned copies over the link, products of a
-matrix with one row and with a prompt in each dtype with all threads, cold reads of a file as the loader reads. What
-fits a cache is no measure of a memory, so weights are taken in turn from more bytes than caches hold.
+matrix with one row and with a prompt in each dtype with all threads, cold reads of a file as the loader
+reads it. What fits a cache is no measure of a memory, so weights are taken in turn from more bytes than
+caches hold.
 """
 
 from __future__ import annotations

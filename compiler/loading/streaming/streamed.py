@@ -66,7 +66,7 @@ class Streamed:
             self.tensor.data = value
             value = self.tensor
         elif isinstance(self.tensor, torch.nn.Parameter):  # parametrizations put back what is one as one
-            value = torch.nn.Parameter(value, requires_grad=False)
+            value = _as_parameter(value)
         self.used, self._version = value, _version(value)
         for table, name in self._lent:
             table[name] = value
@@ -238,6 +238,13 @@ def leaves_of(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     """Return the plain tensors that a tensor is made of."""
     compound = taken_apart(tensor)
     return (tensor,) if compound is None else compound.leaves
+
+
+def _as_parameter(value: torch.Tensor) -> torch.Tensor:
+    if type(value) is torch.Tensor:
+        return torch.nn.Parameter(value, requires_grad=False)
+    value._is_param = True  # noqa: SLF001  # what torch does, but for asking of gradients
+    return value
 
 
 def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
