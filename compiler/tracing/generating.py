@@ -3,7 +3,7 @@
 Positions of every row, so that what is made of them is made for every row; and a mask. Several prompts in
 one call are padded to the longest, as a tokenizer gives them: a mask with padding in it is a tensor for
 attention, which one without is not. So rows of one length take less than is told. The model itself says what
-of this it takes (`prepare_inputs_for_generation`). Tokens are chosen greedily: a sampler has more of the scores.
+of this it takes (`prepare_inputs_for_generation`). Tokens are chosen greedily: a sampler has more scores.
 """
 
 from __future__ import annotations
