@@ -72,6 +72,9 @@ UNFILLED_TENSOR: Final = Rule(
     "unfilled-tensor", Severity.ERROR, "a tensor is in no checkpoint and cannot be made again"
 )
 UNREADABLE_WEIGHTS: Final = Rule("unreadable-weights", Severity.ERROR, "a tensor's bytes could not be read")
+WRITTEN_BY_ROWS: Final = Rule(
+    "written-by-rows", Severity.ERROR, "a forward writes to weights of which it has only the chosen rows"
+)
 WRONG_DTYPE: Final = Rule(
     "wrong-dtype", Severity.ERROR, "a tensor in the checkpoint is of another kind than the model's"
 )
@@ -115,6 +118,7 @@ ALL: Final = (
     TRAINING_WHILE_STREAMING,
     UNFILLED_TENSOR,
     UNREADABLE_WEIGHTS,
+    WRITTEN_BY_ROWS,
     WRONG_DTYPE,
     WRONG_SHAPE,
 )

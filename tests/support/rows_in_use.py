@@ -18,6 +18,7 @@ import late_card
 import rows_runs
 import torch
 from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.ir import PlanError
 from streamed_runs import at_rest
 
 CHOICES = [rows_runs.TOKENS, rows_runs.TOKENS[:, :1], rows_runs.TOKENS[:, 3:5]]
@@ -124,6 +125,83 @@ def written(folder, *how):
     return first and same(real, model)
 
 
+def negated(module, name):
+    getattr(module, name).neg_()
+
+
+def negated_in_part(module, name):
+    getattr(module, name)[0].neg_()
+
+
+def given_other_memory(module, name):
+    getattr(module, name).data = getattr(module, name) * 2
+
+
+def registered_anew(module, name):
+    setattr(module, name, torch.nn.Parameter(getattr(module, name) * 2, requires_grad=False))
+
+
+def taken_away(module, name):
+    value = getattr(module, name)
+    delattr(module, name)
+    setattr(module, name, value * 2)
+
+
+WRITES = (negated, negated_in_part, given_other_memory, registered_anew, taken_away)
+
+
+def refused(model, name, writes, ids):
+    """Say whether a forward that writes to a tensor after it computed ends with an error that names it."""
+    path, _, last = name.rpartition(".")
+    module = model.get_submodule(path)
+    plain = type(module).forward
+
+    def forward(*args, **kwargs):
+        output = plain(module, *args, **kwargs)
+        writes(module, last)
+        return output
+
+    module.forward = forward
+    try:
+        computed(model, ids)
+    except PlanError as error:
+        messages = [found.message for found in error.diagnostics if found.code == "written-by-rows"]
+        return len(messages) == 1 and f"`{name}`" in messages[0]
+    finally:
+        del module.forward
+    return False
+
+
+def written_while_rows_are_lent(folder, *how):
+    real, model = pair(folder, *how)
+    first, names = same(real, model), ["model.layers.1.mlp.experts.down_proj"]
+    names += ["model.embed_tokens.weight"] * ("table" in how[1] and how[0] in CARD)
+    ids = CHOICES[0 if "streaming" in how[1] else 1]  # many are taken in turns
+    cases = [(name, writes) for name in names for writes in WRITES]
+    right = [refused(model, *case, ids) and same(real, model) and at_rest(model) for case in cases]
+    kept = all(
+        torch.equal(wanted, found.cpu())
+        for wanted, found in zip(real.state_dict().values(), model.state_dict().values(), strict=True)
+    )
+    return first and all(right) and kept
+
+
+def registered_while_all_are_there(folder, *how):
+    """What a forward that has whole stacks puts in the place of one is what rows are chosen from no more."""
+    real, model = pair(folder, *how)
+    first = same(real, model)
+    for one in (real, model):
+        experts = one.model.layers[0].mlp.experts
+        hook = experts.register_forward_pre_hook(lambda module, _: registered_anew(module, "down_proj"))
+        try:
+            computed(one, CHOICES[0])
+        except PlanError:
+            return "streaming" in how[1]  # the buffer holds no whole stack
+        finally:
+            hook.remove()
+    return first and same(real, model)
+
+
 def forked(folder, *how):
     """A child computes the same, though another thread held the locks when it was forked."""
     real, model = pair(folder, *how)
@@ -202,7 +280,8 @@ def written_text(folder, *how):
 
 
 ANYWHERE = (
-    autocast, into_a_real_model, written, two_models_one_inside_the_other, threads, interrupts, written_text,
+    autocast, into_a_real_model, written, written_while_rows_are_lent, registered_while_all_are_there,
+    two_models_one_inside_the_other, threads, interrupts, written_text,
 )  # fmt: skip
 ON_THE_HOST = (inference_mode, compiled, forked)
 """What the pretended device itself cannot do with a whole model."""

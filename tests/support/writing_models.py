@@ -60,6 +60,16 @@ class Parameters(Layer):
         return self.linear(x)
 
 
+class GivenMemory(Layer):
+    """Not for pretended devices: what `.data` is given there, their tensors do not hold."""
+
+    def forward(self, x):
+        y = self.linear(x)
+        self.mean.data = 0.9 * self.mean + 0.1 * y.mean(0)
+        self.linear.weight.data = self.linear.weight * 0.5
+        return y + self.mean
+
+
 class Exchanged(Layer):
     """Two streamed buffers that change places: what one is given is what the other had."""
 

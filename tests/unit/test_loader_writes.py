@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import plan
 from torch import nn
 from torch.nn.utils import prune
-from writing_models import KINDS, Aside, InPlace, Replaced, Shared, Three
+from writing_models import KINDS, Aside, GivenMemory, InPlace, Replaced, Shared, Three
 
 ON_DISK = Unit("", "disk", "cpu")
 X = torch.arange(32.0).view(2, 16) / 32
@@ -37,7 +37,7 @@ def pair(build, folder):
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, GivenMemory])
 def test_three_forwards_are_those_of_the_plain_model(kind, mode, tmp_path):
     real, model = pair(lambda: Three(kind), tmp_path)
     before = load_file(tmp_path / "model.safetensors")
@@ -52,7 +52,7 @@ def test_three_forwards_are_those_of_the_plain_model(kind, mode, tmp_path):
     assert [name for name, _ in model.named_buffers()] == [name for name, _ in real.named_buffers()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, GivenMemory])
 def test_what_was_written_stays_when_the_hooks_go(kind, tmp_path):
     real, model = pair(lambda: Three(kind), tmp_path)
     with torch.no_grad():

@@ -94,7 +94,8 @@ def _lookup(module: nn.Module) -> Chooser | None:
 def _only_looks_up(module: nn.Embedding, chooser: Chooser) -> bool:
     """Try whether the rows of a few numbers are all a module needs to compute what it does with the table."""
     last = module.num_embeddings - 1
-    ids = torch.tensor([[0, last, last // 2, 0]])
+    padding = last if module.padding_idx is None else module.padding_idx
+    ids = torch.tensor([[0, last, last // 2, padding, 0]])
     table = module._parameters["weight"]  # noqa: SLF001
     try:
         with torch.inference_mode(mode=False), torch.no_grad():

@@ -9,10 +9,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
+from ....ir import Diagnostic, PlanError
+from ....ir.rules.loading import WRITTEN_BY_ROWS
 from ...machine.pages import Ahead
 from .arena import aligned
 from .carrier import outside, row_pairs
@@ -23,6 +26,8 @@ from .row_cache import RowCache
 from .site import Brought, Cargo, Load
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from .courier import Pair
     from .lanes import Lane
     from .stream import Stream
@@ -32,6 +37,8 @@ _WHOLE: Final = 0.75
 """The share of all experts from which on a pass brings stacks: ahead of use they cost no waiting."""
 _LOOK: Final = 0.05
 """Seconds between two looks at whether the call that has a module's rows is still going on."""
+
+_WRITTEN: Final = "`{}` was written to by a forward that had some rows of it alone, and is as it was before"
 
 
 class RowSite:
@@ -57,21 +64,46 @@ class RowSite:
         try:
             return self._enter(self._chooser.call(args, kwargs))
         except BaseException:
-            self.leave(None)
+            with suppress(PlanError):  # whatever it wrote: it failed before
+                self.leave(None)
             raise
 
     def leave(self, output: Any) -> Any:  # noqa: ANN401  # what the module returns
         """Put the module back to rest; returns its output."""
         if self._owner != threading.get_ident():
             return output
-        self.stream.leave(self.number)
-        if self._changed is not None:
-            self._changed.__exit__()
-        rest, self._rest, self._changed = self._rest, None, None
-        with self.stream.turns:
-            self._owner = None
-            self.stream.turns.notify_all()
+        try:
+            self._back()
+        finally:
+            rest, self._rest, self._changed = self._rest, None, None
+            with self.stream.turns:
+                self._owner = None
+                self.stream.turns.notify_all()
         return output if rest is None or not isinstance(output, torch.Tensor) else rest(output)
+
+    def _back(self) -> None:
+        """Take back what is lent; raises `PlanError` if it is some rows and the forward wrote to them."""
+        module, path = self.site.module, self.site.path
+        spoiled = [one for one in self._tables if self._changed is not None and one.spoiled]
+        try:
+            self.stream.leave(self.number)
+        finally:
+            if self._changed is not None:
+                self._changed.__exit__()
+        if not spoiled:
+            return
+        self._forget()
+        own = [name for one in spoiled for name in _names_in(module, one)]
+        for name in own:
+            vars(module).pop(name, None)  # a plain attribute in its place would hide it
+        names = [f"{path}.{name}".lstrip(".") for name in own]
+        help_ = f"stream it whole: `place {path or '**'}` without `by rows`; or write to it between forwards"
+        raise PlanError([Diagnostic(WRITTEN_BY_ROWS, _WRITTEN.format(name), help=help_) for name in names])
+
+    def _forget(self) -> None:
+        """Let no row count as cached: a forward may have written to it."""
+        if self._cache is not None:
+            self._cache.forget()
 
     def _have_to_myself(self) -> None:
         """Wait until no other call has this module's rows; what a broken-off call left is put to rest."""
@@ -84,11 +116,12 @@ class RowSite:
         if left and self._changed is not None:
             self._changed.__exit__()
             self._changed = self._rest = None
+            self._forget()
 
     def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
         index = call[self._chooser.index]
         chosen, again = torch.unique(index.detach().to("cpu"), return_inverse=True)
-        changed = not all(one.at_home for one in self._tables)
+        changed = not all(one.at_home and _names_in(self.site.module, one) for one in self._tables)
         if self._chooser.experts or changed:
             whole = changed or self._is_whole(chosen.numel())
             self.stream.choose(whole=whole)
@@ -158,12 +191,10 @@ class RowSite:
             load = self._bring(turns[number + 1].tolist())
             try:
                 result.index_add_(0, token, self.site.module.forward(*args, **kwargs))
+                self._back()
             except BaseException:
                 self._give_back(load)
                 raise
-            self.stream.leave(self.number)
-            if self._changed is not None:
-                self._changed.__exit__()
         return call.args, call.kwargs
 
     def _bring(self, rows: Sequence[int]) -> Load:
@@ -204,7 +235,7 @@ class RowSite:
         others = [one for one in self.site.streamed if id(one) not in values]
         copies: list[Brought] = [(one, one.stamp, values[id(one)]) for one in self._tables]
         copies += [(one, one.stamp, one.copy()) for one in others]
-        return Load(copies, cargo)
+        return Load(copies, cargo, some=values.keys())
 
     def _lend(self, load: Load, rows: int) -> None:
         start = time.perf_counter()
@@ -250,6 +281,12 @@ def _send(lane: Lane, one: Streamed, rows: Sequence[tuple[int, torch.Tensor]], a
         return lane.copy(pairs, [after])
     with Ahead([] if one.pieces is None else one.pieces.spans(row for row, _ in rows)):
         return lane.carry(pairs, [after])
+
+
+def _names_in(module: nn.Module, one: Streamed) -> list[str]:
+    """Return what a module itself calls a tensor."""
+    own = (id(module._parameters), id(module._buffers))  # noqa: SLF001
+    return [name for table, name in one.homes if id(table) in own]
 
 
 def _like(index: torch.Tensor, given: torch.Tensor) -> torch.Tensor:

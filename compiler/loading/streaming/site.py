@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -84,6 +84,8 @@ class Load:
     """What computing has to wait for."""
     cached: bool = False
     """Whether its memory is a cache's, which has a line of its own in the ledger."""
+    some: Collection[int] = ()
+    """The tensors, by their ids, of which it has only some rows."""
 
     @property
     def nbytes(self) -> int:

@@ -130,7 +130,7 @@ class Stream:
             for one, _, _ in load.copies:
                 one.users += 1
             for one, copy in free:  # if one cannot, `leave` finds all of them counted
-                one.lend(copy)
+                one.lend(copy, some=id(one) in load.some)
 
     def leave(self, number: int) -> None:
         """Put a site's tensors back to rest; does nothing if it was not brought."""

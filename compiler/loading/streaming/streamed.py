@@ -49,25 +49,27 @@ class Streamed:
     """What it is made of, if it is of a class of its own."""
     parts: Sequence[Streamed] = ()
     """The plain tensors of it: what really rests and travels."""
-    _version: int = 0
+    _state: tuple[object, ...] = ()
     _lent: Sequence[Home] = ()
+    _some: bool = False
 
-    def lend(self, value: torch.Tensor | None) -> None:
-        """Let the model compute with a value, or with what is at rest.
+    def lend(self, value: torch.Tensor | None, *, some: bool = False) -> None:
+        """Let the model compute with a value, ``some`` of the rows, or with what is at rest.
 
         The registered object stays itself where torch can do that. A place that somebody gave another
         tensor, as `torch.func.functional_call` does, keeps that one.
         """
         self._lent = [home for home in self.homes if home[0].get(home[1]) is self.tensor]
+        self._some = some
         if value is None:
-            self._version = _version(self.tensor)
+            self._state = (_version(self.tensor),)
             return
         if self.pieces is None and not self.parts and _takes(self.tensor, value):
             self.tensor.data = value
             value = self.tensor
         elif isinstance(self.tensor, torch.nn.Parameter):  # parametrizations put back what is one as one
             value = _as_parameter(value)
-        self.used, self._version = value, _version(value)
+        self.used, self._state = value, (_version(value), *_place(value))
         for table, name in self._lent:
             table[name] = value
 
@@ -77,15 +79,22 @@ class Streamed:
         return all(table.get(name) is self.tensor for table, name in self.homes)
 
     def written(self) -> list[int]:
-        """Name the tables it is in, if the forward wrote to what it was given."""
-        unchanged = _version(self.tensor if self.used is None else self.used) == self._version
-        return [] if unchanged else [id(table) for table, _ in self._lent]
+        """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""
+        used = self.used
+        now = (_version(self.tensor),) if used is None else (_version(used), *_place(used))
+        return [] if now == self._state else [id(table) for table, _ in self._lent]
+
+    @property
+    def spoiled(self) -> bool:
+        """Whether a forward wrote to rows it was lent, or put others in their place: what rests is more."""
+        gone = any(table.get(name) is not self.used for table, name in self._lent)
+        return self._some and (gone or bool(self.written()))
 
     def replaced(self) -> list[Streamed]:
         """Return what the forward registered in its place, at rest; those places are no longer its own."""
         left = [(home, home[0].get(home[1])) for home in self._lent]
         left = [(home, found) for home, found in left if found is not self.used]
-        if not left:
+        if not left or self._some:
             return []
         self.homes = [home for home in self.homes if all(home is not gone for gone, _ in left)]
         others = {id(found): found for _, found in left if found is not None}
@@ -103,19 +112,22 @@ class Streamed:
         return Streamed(at_rest, rest, found.device, found.dtype, None, homes)
 
     def settle(self, written: Collection[int]) -> None:
-        """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables."""
+        """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables.
+
+        Of some rows nothing is kept: they are not what rests.
+        """
         lent, self._lent = (
             self._lent,
             (),
         )  # one that is not lent when its module is put back was not written to
         if self.used is None:
             return
-        if any(id(table) in written for table, _ in lent):
+        if not self._some and any(id(table) in written for table, _ in lent):
             self._keep(self.used.data)
         if self.used is self.tensor:
             self.tensor.data = self.rest
         for table, name in lent:
-            if table.get(name) is self.used:
+            if self._some or table.get(name) is self.used:
                 table[name] = self.tensor
         self.used = None
 
@@ -267,3 +279,12 @@ def _some_of(rest: torch.Tensor, mapped: Mapped | None) -> bytes:
 def _version(tensor: torch.Tensor) -> int:
     """Return how often a tensor was written to in place; one made in inference mode does not tell."""
     return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
+
+
+def _place(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return where it is in which memory; one made of others, or of a transformed function, does not tell."""
+    try:
+        memory = tensor.untyped_storage()._cdata  # noqa: SLF001  # some devices tell no address
+    except RuntimeError:
+        return ()
+    return memory, tensor.storage_offset(), tensor.shape, tensor.stride()
