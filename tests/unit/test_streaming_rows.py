@@ -150,3 +150,32 @@ def test_a_write_to_all_of_a_tensor_is_seen_and_one_to_its_ends(count):
         before = one.look()
         weight.data[part] += 1
         assert one.look() != before
+
+
+class Tied(nn.Module):
+    """Looks up in the table its head multiplies with."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(self.table(ids))
+
+
+def test_a_table_is_looked_up_in_while_the_head_tied_to_it_has_all_of_it(tmp_path):
+    real, ids, found = Tied(), torch.tensor([[5, 2]]), []
+    save_file({"table.weight": real.table.weight.data}, tmp_path / "model.safetensors")
+    with torch.device("meta"):
+        model = Tied()
+    units = (Unit(path, "disk", "cpu", by_rows=True) for path in ("table", "head"))
+    load_model(
+        plan(Unit("", "cpu", "cpu"), *units), model, tmp_path, dtype="float64"
+    )  # converted: it is lent
+    model.head.register_forward_pre_hook(lambda *_: found.append(model.table(ids)))
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(model(ids), real.double()(ids))
+    assert all(torch.equal(each, real.table(ids)) for each in found)
+    assert len(found) == 2

@@ -121,7 +121,8 @@ class RowSite:
     def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
         index = call[self._chooser.index]
         chosen, again = torch.unique(index.detach().to("cpu"), return_inverse=True)
-        changed = not all(one.at_home and _names_in(self.site.module, one) for one in self._tables)
+        alone = (one.at_home and not one.users and _names_in(self.site.module, one) for one in self._tables)
+        changed = not all(alone)  # by a wrapper, or all of it is there for a module tied to this one
         if self._chooser.experts or changed:
             whole = changed or self._is_whole(chosen.numel())
             self.stream.choose(whole=whole)
