@@ -19,7 +19,7 @@ from ..ring import Mark
 from .courier import Courier, Pair
 
 _UNREAD: Final = 512
-"""LaneWaits whose length was not asked for yet; older ones are read from the device before more are noted."""
+"""Waits whose length was not asked for yet; older ones are read from the device before more are noted."""
 
 
 @dataclass(slots=True)

@@ -116,10 +116,7 @@ class Streamed:
 
         Of some rows nothing is kept: they are not what rests.
         """
-        lent, self._lent = (
-            self._lent,
-            (),
-        )  # one that is not lent when its module is put back was not written to
+        lent, self._lent = self._lent, ()  # what is not lent when its module is put back was not written to
         if self.used is None:
             return
         if not self._some and any(id(table) in written for table, _ in lent):
