@@ -277,6 +277,7 @@ def main() -> None:
             made = transformers.MixtralForCausalLM(config).to(getattr(torch, kind()))
         made.to("cpu").save_pretrained(folder, save_original_format=False)
         del made
+        os.sync()  # else the disk is measured while it writes
         bench = Bench(card, calls)
         for device in calibrated(card, folder):
             rates = f"{device.bandwidth} B/s, with a few rows {device.few}, link {device.link}"
