@@ -6,6 +6,7 @@ what was raised, which threads and how many files are left, and whether the next
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -157,6 +158,7 @@ def failures():
 
     for title, failing in FAILURES.items():
         with tempfile.TemporaryDirectory() as name:
+            gc.collect()  # of models before this one
             real, files = written(build, Path(name)), open_files()
             try:
                 with failing():
