@@ -62,9 +62,9 @@ def built_for(
         PlanError: the folder has no configuration, or its class cannot be built.
 
     """
-    from ..loading.uncollected import uncollected
+    from ..sources.live import paused_collection
 
-    with uncollected():
+    with paused_collection():
         return build_from_config(
             folder,
             dtype=dtype,

@@ -23,6 +23,7 @@ from ...ir.wording import listed
 from ..lines.agreement import disagreement
 from ..sources.checkpoint_index import index_checkpoint
 from ..sources.kept_dtypes import kept_in_float32, loaded_tree
+from ..sources.live import paused_collection
 from .asked import (
     Dtypes,
     asked_checkpoint,
@@ -48,7 +49,6 @@ from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .slots import Slots, slots_ahead
 from .staging import Stage, Staged, installed
 from .stored_files import OpenFiles
-from .uncollected import uncollected
 from .untied import Untied, untie_different
 from .wrappers import Plain, unwrapped
 
@@ -106,7 +106,7 @@ def load_model(
     )
     asked, found = asked_plan(plan), Diagnostics()
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
-    with torch.inference_mode(mode=False), torch.no_grad(), uncollected():
+    with torch.inference_mode(mode=False), torch.no_grad(), paused_collection():
         party = join_party(asked, host, stand_ins)
         with _together(party):
             loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)

@@ -10,7 +10,7 @@ from collections import defaultdict
 from itertools import chain, combinations, pairwise
 from typing import Final
 
-from .problem import Loads, Place, Problem
+from .problem import Loads, Place, Problem, way_through
 
 _LIGHT: Final = 0.01
 """Of all bytes: what is heavier is where it is for the room it takes."""
@@ -48,10 +48,8 @@ class _Way:
         self.places, self._atoms = list(places), problem.atoms
         self._runs = {grain: place.run for grain, place in problem.fixed.items()}
         atom_of = {grain: index for index, atom in enumerate(problem.atoms) for grain in atom.grains}
-        homes = problem.visited_from
-        met = ((homes.get(g, g), g, homes.get(g, g)) for g in sorted({*self._runs, *atom_of}))
         self._beside: list[list[int]] = [[] for _ in problem.atoms]
-        for first, second in pairwise(chain.from_iterable(met)):
+        for first, second in pairwise(way_through(problem, {*self._runs, *atom_of})):
             for grain, other in ((first, second), (second, first)):
                 if grain in atom_of and atom_of.get(other) != atom_of[grain]:
                     self._beside[atom_of[grain]].append(other)

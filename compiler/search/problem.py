@@ -6,8 +6,9 @@ on their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from ...ir import CPU, DISK, Device, Link, device_type, host_of, is_accelerator
@@ -180,13 +181,17 @@ def changes_of(problem: Problem, places: Sequence[Place]) -> Iterator[tuple[int,
     for atom, place in zip(problem.atoms, places, strict=True):
         for grain in atom.grains:
             runs[grain] = place.run
-    homes, last = problem.visited_from, -1
-    for grain in sorted(runs):
-        around = runs[homes.get(grain, grain)]
-        for here in (around, runs[grain], around):
-            if here != last and last >= 0:
-                yield last, here
-            last = here
+    for here, there in pairwise(runs[grain] for grain in way_through(problem, runs)):
+        if here != there:
+            yield here, there
+
+
+def way_through(problem: Problem, grains: Iterable[int]) -> Iterator[int]:
+    """Yield grains in the order a call meets them: what is visited between its home and its home again."""
+    homes = problem.visited_from
+    for grain in sorted(grains):
+        home = homes.get(grain, grain)
+        yield from (home, grain, home)
 
 
 def count_hops(problem: Problem, places: Sequence[Place]) -> int:

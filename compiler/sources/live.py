@@ -144,7 +144,10 @@ def untied(model: nn.Module, tree: ModuleTree) -> Diagnostic | None:
 
 @contextmanager
 def paused_collection() -> Iterator[None]:
-    """Keep the cyclic collector from scanning a large model again and again while it is walked."""
+    """Keep the cyclic collector from scanning a large model again and again while it is walked or made.
+
+    None of the tens of thousands of objects is garbage, and looking for it takes as long as all else.
+    """
     running = gc.isenabled()
     gc.disable()
     try:

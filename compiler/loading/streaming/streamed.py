@@ -62,14 +62,15 @@ class Streamed:
         self._lent = [home for home in self.homes if home[0].get(home[1]) is self.tensor]
         self._some = some
         if value is None:
-            self._state = (_version(self.tensor),)
+            self._state = self._now()
             return
         if self.pieces is None and not self.parts and _takes(self.tensor, value):
             self.tensor.data = value
             value = self.tensor
         elif isinstance(self.tensor, torch.nn.Parameter):  # parametrizations put back what is one as one
             value = _as_parameter(value)
-        self.used, self._state = value, (_version(value), *_place(value))
+        self.used = value
+        self._state = self._now()
         for table, name in self._lent:
             table[name] = value
 
@@ -80,9 +81,12 @@ class Streamed:
 
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""
+        return [] if self._now() == self._state else [id(table) for table, _ in self._lent]
+
+    def _now(self) -> tuple[object, ...]:
+        """Return what tells of a write to what is in use, and of other memory given to it."""
         used = self.used
-        now = (_version(self.tensor),) if used is None else (_version(used), *_place(used))
-        return [] if now == self._state else [id(table) for table, _ in self._lent]
+        return (_version(self.tensor),) if used is None else (_version(used), *_place(used))
 
     @property
     def spoiled(self) -> bool:
