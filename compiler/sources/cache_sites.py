@@ -46,7 +46,7 @@ _CROSS: Final = re.compile(r"encoder_attn|cross_?attn|cross_?attention|EncDecAtt
 _ONLY_CODE_TELLS: Final = frozenset(
     {"receptance", "time_maa_k", "time_mix_key", "x_r", "rg_lru", "igate_preact", "fgate_preact"}
 )
-_KEEPS_NOTHING: Final = re.compile(r"(?:^|[._])(?:encoders?|vision|visual|vit|image|audio|speech|mtp)")
+_KEEPS_NOTHING: Final = re.compile(r"(?:^|[._])(?:encoders?|enc\.|vision|visual|vit|image|audio|speech|mtp)")
 _ENCODERS: Final = ("ForMaskedLM", "ForPreTraining")
 _WITHOUT_ATTENTION: Final = frozenset({"mlp", "moe"})
 

@@ -44,8 +44,15 @@ _PATTERNS: Final = {
 }  # fmt: skip
 """Every how many layers one sees all tokens, for configurations that leave it to the code."""
 _NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "mlp", "moe"})
-VALUE_DIM: Final = "value_head_dim"
-"""What a GGUF file's numbers are called here where values are narrower than keys."""
+VALUE_DIM, WINDOW_HEAD_DIM, WINDOW_VALUE_DIM = "value_head_dim", "swa_head_dim", "swa_value_head_dim"
+"""What a GGUF file's numbers are called here where values are narrower than keys, and those of windows."""
+_OF_WINDOWS: Final = {
+    "kv_heads": "swa_num_key_value_heads",
+    "head": WINDOW_HEAD_DIM,
+    "value": WINDOW_VALUE_DIM,
+}
+_OF_ALL: Final = {"kv_heads": "num_global_key_value_heads", "head": "global_head_dim"}
+"""What layers that see a window, and those that see all tokens, have instead of what the others have."""
 _WINDOWED: Final = ("sliding", "chunked", "local")
 _WIDE_INDEX: Final = "dots3"
 """Types whose index keeps its keys in float32."""
@@ -139,8 +146,9 @@ class _Cache:
         """Return the bytes of so many numbers of each token that is kept."""
         if self.cells is not None:
             return elements * self.cells(self.tokens, window) * self.batch * self.width
-        tokens = self.tokens if window is None else min(self.tokens, window - 1)
-        if window is not None and self.read is not None and self.read >= window:
+        narrow = window is not None and window > 1  # of a window of one, transformers keeps all
+        tokens = min(self.tokens, window - 1) if window is not None and narrow else self.tokens
+        if window is not None and narrow and self.read is not None and self.read >= window:
             tokens = self.read  # a window is a view of what was read
         return elements * tokens * self.batch * self.width + (0 if window is None else _COUNTER)
 
@@ -166,8 +174,12 @@ class _Cache:
 
     def _elements_of_heads(self, module: int, layer: int) -> int | None:
         """Return the same by the number and the size of heads, where keys have no projection of their own."""
-        heads, kv_heads = first_told(self.config, ATTENTION_HEADS), _kv_heads(self.config, layer)
-        hidden, size = first_told(self.config, HIDDEN), first_told(self.config, _HEAD_SIZES)
+        own = _OF_ALL if _window(self.config, layer) is None else _OF_WINDOWS
+        special = {what: integer(self.config.get(name)) for what, name in own.items()}
+        heads = first_told(self.config, ATTENTION_HEADS)
+        kv_heads = special["kv_heads"] or _kv_heads(self.config, layer)
+        hidden = first_told(self.config, HIDDEN)
+        size = special["head"] or first_told(self.config, _HEAD_SIZES)
         if size is None and hidden and heads:
             size = hidden // heads
         if any(self.tree.names[child] in PAIRED for child in self.tree.children(module)):
@@ -178,7 +190,8 @@ class _Cache:
             return fused - heads * size
         if kv_heads is None or size is None:
             return 0 if kv_heads == 0 else None
-        return kv_heads * (size + (integer(self.config.get(VALUE_DIM)) or size))
+        value = None if special["head"] else integer(self.config.get(VALUE_DIM))
+        return kv_heads * (size + (special.get("value") or value or size))
 
     def _fused(self, module: int, hidden: int | None) -> int | None:
         """Return the outputs of the projection that makes queries, keys and values at once."""

@@ -1,12 +1,17 @@
-"""A GGUF file as a plan, read-only, through the ``gguf`` package: exact packed bytes, no weights read."""
+"""A GGUF file as a plan, read-only, through the ``gguf`` package: exact packed bytes, no weights read.
+
+One of several files of a model stands for all of them.
+"""
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from ...ir import Diagnostic, Diagnostics, Plan
 from ...ir.rules.sources import (
@@ -14,11 +19,14 @@ from ...ir.rules.sources import (
     INVALID_CHECKPOINT,
     MISSING_EXTRA,
     MISSING_INPUT,
+    MISSING_SHARD,
     UNREADABLE_INPUT,
 )
+from ...ir.wording import in_words
 from .checkpoint import lower_tensors, unknown_cache
-from .config_cache import VALUE_DIM
+from .config_numbers import integer
 from .gguf_header import check_gguf_head
+from .gguf_numbers import FAMILY, KEYS, config_of
 from .gguf_room import room_demands
 from .named_tensors import NamedTensor
 from .regular import regular
@@ -34,23 +42,7 @@ _TORCH: Final = {
     "I64": "int64",
 }
 
-_NUMBERS: Final = {
-    "attention.key_length": "head_dim",
-    "attention.value_length": VALUE_DIM,
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "block_count": "num_hidden_layers",
-    "embedding_length": "hidden_size",
-    "expert_used_count": "num_experts_per_tok",
-}
-"""What a file says of itself, and what a ``config.json`` calls it."""
-_LATENT: Final = {"attention.kv_lora_rank": "kv_lora_rank", "rope.dimension_count": "qk_rope_head_dim"}
-_ABSORBED: Final = "attn_k_b"
-"""The matrix of files whose latents are attended to as they are; of others keys and values are kept whole."""
-_FAMILIES: Final = {"gemma2": "gemma2", "gemma3": "gemma3", "gemma3n": "gemma3n_text", "cohere2": "cohere2",
-                    "gpt-oss": "gpt_oss"}  # fmt: skip
-"""Architectures whose windows are where the code puts them, by what a ``config.json`` calls them."""
-_WINDOW: Final = "attention.sliding_window"
+_PART: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,22 +77,61 @@ def read_gguf(path: str | Path, diagnostics: Diagnostics) -> GgufFile:
 
     """
     path = Path(path)
-    tensors, shapes, config = _content(path, diagnostics)
-    if not tensors and not diagnostics.errors:
+    part = _read(path, diagnostics)
+    diagnostics.raise_errors()
+    parts = _whole_series(path, part, diagnostics)
+    diagnostics.raise_errors()
+    tensors = [tensor for each in parts for tensor in each.tensors]
+    shapes = {name: shape for each in parts for name, shape in each.shapes.items()}
+    if len(shapes) < len(tensors):
+        message = f"two parts of `{path}` hold tensors of the same name"
+        diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the files again"))
+    if not tensors:
         diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
     diagnostics.raise_errors()
-    return GgufFile(lower_tensors(path.stem, tensors, {}), config, shapes)
+    match = _PART.fullmatch(path.name) if len(parts) > 1 else None
+    config = config_of(parts[0].family, parts[0].told, shapes)
+    return GgufFile(lower_tensors(path.stem if match is None else match[1], tensors, {}), config, shapes)
 
 
-def _content(
-    path: Path, diagnostics: Diagnostics
-) -> tuple[list[NamedTensor], dict[str, tuple[int, ...]], dict[str, object]]:
+class _Part(NamedTuple):
+    """What one file holds; the first of several tells of the model, each how many there are."""
+
+    tensors: Sequence[NamedTensor] = ()
+    shapes: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    family: str = ""
+    told: Mapping[str, object] = MappingProxyType({})
+    parts: int = 1
+
+
+def _whole_series(path: Path, part: _Part, diagnostics: Diagnostics) -> list[_Part]:
+    """Return all the parts of a model that one file is of, as llama.cpp finds them: by their names."""
+    if part.parts < 2:
+        return [part]
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match[3]) != part.parts:
+        message = f"`{path}` is one of {part.parts} parts of a model, and its name does not tell the others"
+        help_ = "give the files the names they had: `NAME-00001-of-00003.gguf`"
+        diagnostics.add(Diagnostic(MISSING_SHARD, message, help=help_))
+        return []
+    names = [f"{match[1]}-{n:05d}-of-{match[3]}.gguf" for n in range(1, part.parts + 1)]
+    gone = [name for name in names if not path.with_name(name).exists()]
+    if gone:
+        message = (
+            f"{len(gone)} of the {part.parts} parts that `{path}` is of are missing: {in_words(gone, 3)}"
+        )
+        diagnostics.add(Diagnostic(MISSING_SHARD, message, help="download the missing files"))
+        return []
+    return [part if name == path.name else _read(path.with_name(name), diagnostics) for name in names]
+
+
+def _read(path: Path, diagnostics: Diagnostics) -> _Part:
     try:
         import gguf
     except ImportError:
         help_ = "run `pip install 'compile-plan[gguf]'`"
         diagnostics.add(Diagnostic(MISSING_EXTRA, "reading a .gguf file needs the gguf package", help=help_))
-        return [], {}, {}
+        return _Part()
     try:
         with regular(path).open("rb") as stream:
             magic = stream.read(4)
@@ -109,11 +140,8 @@ def _content(
         if magic != b"GGUF":
             message = f"`{path}` is not a GGUF file: it starts with {magic!r}"
             diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))
-            return [], {}, {}
-        reader = gguf.GGUFReader(path)
-        names = {str(tensor.name) for tensor in reader.tensors}
-        shapes = {str(tensor.name): _shape(tensor) for tensor in reader.tensors}
-        return [_named(tensor) for tensor in reader.tensors], shapes, _config(reader.fields, names)
+            return _Part()
+        return _content(gguf.GGUFReader(path))
     except FileNotFoundError:
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
     except OSError as error:
@@ -121,34 +149,21 @@ def _content(
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
         message = f"`{path}` is not a valid GGUF file: {error}"
         diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))
-    return [], {}, {}
+    return _Part()
 
 
-def _config(fields: Mapping[str, Any], names: set[str]) -> dict[str, object]:
-    """Return what the file tells about attention, by the names of a ``config.json``."""
-    family = fields["general.architecture"].contents() if "general.architecture" in fields else ""
-
+def _content(reader: Any) -> _Part:  # noqa: ANN401  # the package has no types
     def told(key: str) -> object:
-        return fields[f"{family}.{key}"].contents() if f"{family}.{key}" in fields else None
+        return reader.fields[key].contents() if key in reader.fields else None
 
-    latent = _LATENT if any(f".{_ABSORBED}." in name for name in names) else {}
-    numbers = {called: told(key) for key, called in (*_NUMBERS.items(), *latent.items())}
-    found = {called: value for called, value in numbers.items() if value is not None}
-    heads = found.get("num_attention_heads")
-    if isinstance(heads, list):  # the widest, where nothing but the head's size follows from it
-        found["num_attention_heads"] = max(heads, default=0)
-        found.setdefault("num_key_value_heads", heads)
-    return {"dtype": "float16", **found, **_windows(family, told(_WINDOW), told(f"{_WINDOW}_pattern"))}
-
-
-def _windows(family: str, size: object, pattern: object) -> dict[str, object]:
-    """Return which layers see a window, where the file or its architecture says it."""
-    if isinstance(pattern, list):
-        kinds = ["sliding_attention" if each else "full_attention" for each in pattern]
-        return {"sliding_window": size, "layer_types": kinds}
-    if isinstance(pattern, int):
-        return {"sliding_window": size, "sliding_window_pattern": pattern}
-    return {"sliding_window": size, "model_type": _FAMILIES[family]} if family in _FAMILIES else {}
+    family = str(told(FAMILY) or "")
+    return _Part(
+        [_named(tensor) for tensor in reader.tensors],
+        {str(tensor.name): _shape(tensor) for tensor in reader.tensors},
+        family,
+        {key: told(f"{family}.{key}") for key in KEYS},
+        integer(told("split.count")) or 1,
+    )
 
 
 def _named(tensor: Any) -> NamedTensor:  # noqa: ANN401  # the package has no types

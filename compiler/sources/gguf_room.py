@@ -15,6 +15,7 @@ from typing import Any, Final
 from ...ir import Demand, ModuleTree, Workload
 from ...ir.purposes import ACTIVATIONS, LOGITS
 from .config_cache import cache_of_config
+from .gguf_numbers import CAUSAL, UNTOLD
 
 USUAL: Final = Workload(prompt=3968, tokens=128, added=True)
 """What is planned for when nobody says: the shortest context its own planner falls back to."""
@@ -52,9 +53,10 @@ def room_demands(
         several: the layers may be on more than one accelerator.
 
     """
-    kept = cache_of_config(config, tree, tokens, rows, cells)
+    keeps = config.get(CAUSAL) is not False
+    kept = () if UNTOLD in config or not keeps else cache_of_config(config, tree, tokens, rows, cells)
     hidden = config.get("hidden_size")
-    if not kept or not isinstance(hidden, int):
+    if (keeps and not kept) or not isinstance(hidden, int):
         return kept
     chosen = config.get("num_experts_per_tok")
     batch = min(_BATCH, tokens * rows)

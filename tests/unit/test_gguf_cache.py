@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from compile_plan.compiler.sources.gguf_file import read_gguf
-from compile_plan.ir import Diagnostics
+from compile_plan.ir import Diagnostics, PlanError
 from compile_plan.ir.purposes import KV_CACHE
 
 gguf = pytest.importorskip("gguf")
@@ -19,6 +21,8 @@ def written(path, family, layers, tensors, **numbers):
         key = f"{family}.{name.replace('__', '.')}"
         if isinstance(value, list):
             writer.add_array(key, value)
+        elif name.endswith("causal"):
+            writer.add_bool(key, bool(value))
         else:
             writer.add_uint32(key, value)
     for layer in range(layers):
@@ -63,7 +67,10 @@ def test_each_layer_has_its_own_heads(tmp_path):
         ("gemma3", {}, [True] * 5 + [False]),
         ("gpt-oss", {}, [True, False] * 3),
         ("other", {"attention__sliding_window_pattern": [True, True, False] * 2}, [True, True, False] * 2),
+        ("olmo2", {}, [True, True, True, False, True, True]),
+        ("other", {"attention__sliding_window_pattern": 3}, [True, True, False] * 2),
         ("llama", {}, [False] * 6),
+        ("phi3", {}, [False] * 6),
     ],
 )
 def test_windows_are_where_the_file_or_its_architecture_says(tmp_path, family, numbers, windowed):
@@ -74,6 +81,40 @@ def test_windows_are_where_the_file_or_its_architecture_says(tmp_path, family, n
     per_token = 2 * 16 * HALF
     kept = [(768 if is_windowed else CELLS) * per_token for is_windowed in windowed]
     assert cache(path) == (kept, [])
+
+
+def test_a_window_nothing_places_is_unknown(tmp_path):
+    windowed = {"attention__key_length": 8, "attention__sliding_window": 33}
+    assert cache(written(tmp_path / "a.gguf", "newest", 6, PLAIN, **HEADS, **windowed)) == (
+        [],
+        ["unknown-cache"],
+    )
+
+
+def test_windows_may_have_heads_of_another_size(tmp_path):
+    path = written(
+        tmp_path / "a.gguf", "gemma4", 2, PLAIN, **HEADS, attention__key_length=32,
+        attention__value_length=32, attention__key_length_swa=8, attention__value_length_swa=8,
+        attention__sliding_window=33,
+        attention__sliding_window_pattern=[True, False],
+    )  # fmt: skip
+    assert cache(path) == ([768 * 2 * 16 * HALF, CELLS * 2 * 64 * HALF], [])
+
+
+@pytest.mark.parametrize(
+    ("family", "layers", "numbers", "keeping"),
+    [
+        ("gemma4", 6, {"attention__shared_kv_layers": 2}, 4),
+        ("gemma3n", 22, {"attention__sliding_window_pattern": 1, "attention__sliding_window": 9}, 20),
+        ("glm4moe", 3, {"nextn_predict_layers": 1}, 2),
+        ("bert", 3, {"attention__causal": 0}, 0),
+    ],
+    ids=["read those before", "read those before, untold", "speculate", "see all at once"],
+)
+def test_blocks_that_keep_nothing_of_their_own(tmp_path, family, layers, numbers, keeping):
+    sizes = {"attention__key_length": 8, "attention__value_length": 8}
+    path = written(tmp_path / "a.gguf", family, layers, PLAIN, **HEADS, **sizes, **numbers)
+    assert cache(path) == ([CELLS * 2 * 16 * HALF] * keeping, [])
 
 
 LATENTS = {
@@ -98,3 +139,44 @@ def test_latents_that_are_opened_first_are_kept_as_keys_and_values(tmp_path):
 def test_what_is_not_said_is_unknown(tmp_path):
     path = written(tmp_path / "a.gguf", "llama", 2, PLAIN)
     assert cache(path) == ([], ["unknown-cache"])
+
+
+def in_parts(folder, layers=2):
+    """Write a model in several files of five tensors."""
+    writer = gguf.GGUFWriter(folder / "m.gguf", "llama", split_max_tensors=5)
+    writer.add_block_count(layers)
+    writer.add_embedding_length(64)
+    writer.add_head_count(8)
+    writer.add_head_count_kv(2)
+    for layer in range(layers):
+        for name in PLAIN:
+            writer.add_tensor(f"blk.{layer}.{name}.weight", np.zeros((64, 64), np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return sorted(folder.glob("*.gguf"))
+
+
+def test_any_part_of_a_model_in_several_files_is_the_whole_model(tmp_path):
+    first, second = in_parts(tmp_path)
+    plans = [read_gguf(path, Diagnostics()).with_room(Diagnostics(), TOKENS) for path in (first, second)]
+    assert plans[0] == plans[1]
+    assert plans[0].model.name == "m"
+    assert sum(plans[0].tree.nbytes) == 2 * 4 * 64 * 64 * HALF
+    assert [d.nbytes for d in plans[0].demands if d.purpose == KV_CACHE] == [CELLS * 128 * HALF] * 2
+
+
+def test_parts_that_are_missing_or_renamed_are_said(tmp_path):
+    first, second = in_parts(tmp_path)
+    second.rename(tmp_path / "other.gguf")
+    for path, word in ((first, second.name), (tmp_path / "other.gguf", "name does not tell")):
+        with pytest.raises(PlanError) as caught:
+            read_gguf(path, Diagnostics())
+        (found,) = caught.value.diagnostics
+        assert found.code == "missing-shard"
+        assert word in found.message
+    first.rename(second)
+    shutil.copy(second, first)
+    with pytest.raises(PlanError, match="same name"):
+        read_gguf(first, Diagnostics())

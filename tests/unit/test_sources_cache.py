@@ -43,6 +43,7 @@ MODELS = {
     "mistral": {**BASE, "sliding_window": 16},
     "qwen2": {**BASE, "use_sliding_window": True, "sliding_window": 16, "max_window_layers": 2},
     "gemma2": {**BASE, "head_dim": 32, "sliding_window": 16},
+    "cohere2": {**BASE, "sliding_window": 1},
     "gpt2": {**GPT, "bos_token_id": 1, "eos_token_id": 1},
     "gpt_bigcode": {**GPT, "multi_query": True, "bos_token_id": 1, "eos_token_id": 1},
     "falcon": BASE,
