@@ -42,6 +42,7 @@ DOORS = {
         "compiler/driver/from_transformers.py",
         "compiler/driver/trial.py",
         "compiler/loading/conversions.py",
+        "compiler/loading/name_rules.py",
         "compiler/sources/config.py",
     },
     "torch": {

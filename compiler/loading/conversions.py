@@ -11,14 +11,13 @@ import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from torch import nn
 
 from ..sources.safetensors_header import StoredTensor
-
-_Transform: TypeAlias = Any  # transformers' WeightRenaming or WeightConverter
+from .name_rules import Rule, rules_of_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,7 @@ class Merge:
     """Stored tensors that become tensors of the model together."""
 
     target: str
-    converter: _Transform
+    converter: Rule
     sources: list[tuple[str, StoredTensor]] = field(default_factory=list[tuple[str, StoredTensor]])
     """The rule's pattern and the stored tensor, in natural order of their names."""
 
@@ -149,18 +148,16 @@ def _is_there_already(merge: Merge, model: nn.Module, known: Mapping[str, tuple[
     return merge.shapes(model)[merge.target][0] != known[merge.target]
 
 
-def _rules(
-    model: nn.Module, known: Mapping[str, tuple[int, ...]]
-) -> tuple[Any, dict[str, _Transform]] | None:
+def _rules(model: nn.Module, known: Mapping[str, tuple[int, ...]]) -> tuple[Any, dict[str, Rule]] | None:
     """Return how transformers renames a stored name, and its converters by pattern."""
     if not any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
         return None
     try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+
+        mapping = rules_of_model(model)
     except ImportError:  # releases before 5 save what they load
         return None
-    mapping = get_model_conversion_mapping(model)  # type: ignore[arg-type]
     renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
 
@@ -175,4 +172,4 @@ def _rules(
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort ``experts.10`` after ``experts.9``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"\.", name)]
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
