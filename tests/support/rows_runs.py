@@ -80,6 +80,7 @@ def outcome(kind, folder, plan, *, implementation="eager", dtype=None):
         "hits": sum(tally.hits for tally in tallies),
         "misses": sum(tally.misses for tally in tallies),
         "whole": sum(tally.calls for tally in tallies),
+        "ahead": len(execution.stream.supply.ready),
         "resting": all(one.used is None for site in execution.stream.sites for one in site.streamed),
         "experts": sorted({rows.site.module.__dict__.get("num_experts", EXPERTS) for rows in execution.rows}),
     }

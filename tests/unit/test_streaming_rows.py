@@ -49,6 +49,10 @@ def test_tokens_one_by_one_bring_what_they_chose(runs):
     assert got["hits"] == 0
 
 
+def test_nothing_whole_is_brought_ahead_of_a_pass_that_takes_rows(runs):
+    assert {case: got["ahead"] for case, got in runs.items() if got["ahead"]} == {}
+
+
 def test_a_cache_brings_a_row_once(runs):
     without, having = runs["mixtral, hub, cpu"], runs["mixtral, hub, cpu, cached"]
     assert having["hits"] > 0

@@ -51,7 +51,8 @@ class Stream:
         some = [number for number in range(len(sites)) if number not in set(aside)]
         self._next = {True: _in_order(range(len(sites))), False: _in_order(some)}
         self._whole = True
-        self._first = 0
+        self._firsts = {True: 0, False: next(iter(some), None)}
+        """What passes are met to begin with: those that need all, and those that need some rows."""
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
         self._at_rest = True
@@ -63,6 +64,10 @@ class Stream:
         """Held by whoever takes memory of the streaming buffer, or gives it back."""
         self.turns = threading.Condition()
         """Told when a call is done with the rows of a module."""
+
+    @property
+    def _first(self) -> int | None:
+        return self._firsts[self._whole]
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -92,10 +97,12 @@ class Stream:
         """Drop what was not used; accelerators are sent what the next forward starts with."""
         with self.lock:
             self._pass().last = None
-            away = self._alone and all(one.device.type != "cpu" for one in self.sites[self._first].streamed)
-            self.supply.drop({self._first} if away else (), rest=True)
-            if away and self.supply.ahead(self._first):
-                self._looked = self._look()
+            first = self._first if self._alone else None
+            if first is not None and any(one.device.type == "cpu" for one in self.sites[first].streamed):
+                first = None
+            self.supply.drop(() if first is None else {first}, rest=True)
+            if first is not None and self.supply.ahead(first):
+                self._looked = self._look(first)
 
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
@@ -168,13 +175,13 @@ class Stream:
             self._all_to_rest()
             self.supply.close()
 
-    def _look(self) -> list[bytes]:
-        return [one.look() for one in self.sites[self._first].streamed]
+    def _look(self, number: int | None) -> list[bytes]:
+        return [] if number is None else [one.look() for one in self.sites[number].streamed]
 
     def _look_again(self) -> None:
         """Give up what came ahead in the last pass, if it was written to since: adapters are merged so."""
         looked, self._looked = self._looked, None
-        if looked is not None and looked != self._look():
+        if looked is not None and looked != self._look(self._first):
             self.supply.drop()
 
     def _pass(self) -> _Pass:
@@ -184,7 +191,7 @@ class Stream:
         """Note what came after what, and give up what was brought ahead for another order."""
         order = self._next[self._whole]
         if now.last is None:
-            self._first = number
+            self._firsts[self._whole] = number
         else:
             order[now.last] = number
         now.last = number
