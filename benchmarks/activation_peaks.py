@@ -2,7 +2,7 @@
 
     python benchmarks/activation_peaks.py [llama mamba ...]
 
-Small models of one architecture a family, float32: two rows padded to 48 tokens, 16 written by
+Small models of one architecture a family, float32: two rows padded to 48 tokens, 16 sampled by
 ``generate()``; as many tokens as one forward, with labels, and as two steps of training with AdamW. Measured
 are storages alive, by weak references, without weights; the ledger is that of a plan with everything on the
 CPU. No ratio is to be below 1.00 or above 1.03.
@@ -76,6 +76,8 @@ def built(name: str, **sizes: Any) -> Model:
     config = transformers.AutoConfig.for_model(kind, **{**small, **sizes})
     factory = next(each for each in FACTORIES if type(config) in each._model_mapping)  # noqa: SLF001
     model = factory.from_config(config).eval()
+    ends = {"eos_token_id": None, "pad_token_id": 0, "decoder_start_token_id": 1}
+    model.generation_config = transformers.GenerationConfig(**ends, do_sample=True, top_k=50, top_p=0.9)
     return in_eight_bits(model) if name.endswith("fp8") else model
 
 
@@ -151,12 +153,10 @@ def held(kind: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def generate(model: Model, inputs: dict[str, torch.Tensor]) -> None:
-    """Write tokens with ``generate()``, which reads all but the last again; rows are padded to the first."""
+    """Sample tokens with ``generate()``, which reads all but the last again; rows are padded to the first."""
     given = {name: each for name, each in inputs.items() if name != DECODED}
     mask = torch.ones_like(given["input_ids"])
     mask[1:, 0] = 0
-    ends = {"eos_token_id": None, "pad_token_id": 0, "decoder_start_token_id": 1}
-    model.generation_config = transformers.GenerationConfig(**ends, do_sample=False)
     model.generate(**given, attention_mask=mask, max_new_tokens=WRITTEN + 1)
 
 

@@ -129,8 +129,8 @@ def _activations(config: Mapping[str, Any], tree: ModuleTree, work: Workload) ->
     from ..sources.config_activations import activation_demands
 
     if work.kind == _GENERATE:
-        read, held = work.rows * work.prompt, 2  # the scores of a token, and those of the one before
-        return activation_demands(config, tree, read, work.rows, copies=held, sequences=work.rows)
+        read = work.rows * work.prompt
+        return activation_demands(config, tree, read, work.rows, sequences=work.rows)
     tokens = work.rows * work.tokens
     widened = 2 if work.kind == "loss" else 0  # the scores, and their logarithms
     return activation_demands(config, tree, tokens, tokens, copies=widened, sequences=work.rows)

@@ -24,6 +24,9 @@ from .forward_sizes import ForwardSizes, forward_sizes, seen_sizes
 from .known_classes import scores_all
 
 _FLOAT32: Final = 4
+SAMPLED: Final = 10
+"""How often the last scores are there in float32 while a sampler sorts them (top-p), with what is left of
+the token before."""
 HEADS: Final = ("lm_head", "embed_out", "output", "proj_out", "output_projection")
 _ATTENDS: Final = KEYS | FUSED | PAIRED | {"project_k"}
 _GATED: Final = "rg_lru"
@@ -65,7 +68,7 @@ def activation_demands(
     tokens: int,
     rows: int,
     *,
-    copies: int = 1,
+    copies: int = SAMPLED,
     sequences: int = 1,
 ) -> tuple[Demand, ...]:
     """Return what each layer, the table and the head need while they run.

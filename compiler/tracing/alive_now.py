@@ -101,3 +101,20 @@ class AliveNow(TorchDispatchMode):
     def look(self, hidden: tuple[int, ...] = ()) -> None:
         """Take in what is there now, with what an op has hidden inside."""
         self.peak = max(self.peak, self.nbytes + sum(hidden))
+
+
+class EachAlive(AliveNow):  # type: ignore[no-untyped-call]  # torch declares nothing there
+    """Remembers what was there at the peak, which a whole forward has too much of."""
+
+    highest: tuple[int, ...] = ()
+
+    def look(self, hidden: tuple[int, ...] = ()) -> None:
+        """Take in what is there now, each by itself."""
+        before = self.peak
+        super().look(hidden)
+        if self.peak > before:
+            self.highest = (*self.sizes.values(), *hidden)
+
+    def begin(self) -> None:
+        """Forget what was there before now."""
+        self.peak, self.highest = self.nbytes, tuple(self.sizes.values())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Final
 
 from ...ir import Demand
 from ...ir.purposes import ACTIVATIONS, GRADIENTS, KV_CACHE, LOGITS, ON_HOST, ON_ONE, ON_ONE_HOST, OPTIMIZER
@@ -19,9 +18,6 @@ from .one_device import on_one_device
 from .segments import unsplit
 from .trace import Op, Origin, Trace
 from .training import Lasting, training_demands
-
-UPCAST: Final = 4
-"""Bytes of a score in float32: losses and samplers widen scores before they use them."""
 
 
 def demands(moments: Moments, cuts: Cuts | None = None) -> tuple[Demand, ...]:
@@ -67,11 +63,9 @@ def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand
     yield from on_one_device(
         moments.traces,
         sum(each.nbytes for each in cache),
-        widened=[sum(_widened(trace, value, moments) for value in trace.logits) for trace in moments.traces],
-        held=[
-            (*moments.held_in(trace), *(_held(trace, value, moments) for value in trace.logits))
-            for trace in moments.traces
-        ],
+        held=[moments.held_in(trace) for trace in moments.traces],
+        left=[moments.left_in(trace) for trace in moments.traces],
+        after=[moments.made_after(trace) for trace in moments.traces],
         grows=moments.cache_nbytes is not None and not moments.later,
     )
 
@@ -99,25 +93,11 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
 
 
 def _logits(trace: Trace, moments: Moments) -> Iterator[Demand]:
+    after = sum(moments.made_after(trace))
     for value in trace.logits:
         maker, item = trace.maker(value), trace.values[value]
-        head = _head(trace, value)
-        if maker < 0 or item.own_nbytes == 0:
-            continue
-        beside = _widened(trace, value, moments) + _held(trace, value, moments)
-        yield Demand(item.own_nbytes + beside, trace.tree.paths[head], LOGITS)
-
-
-def _widened(trace: Trace, value: int, moments: Moments) -> int:
-    """Return the bytes of the scores that are made float32: a loss does so with narrower ones alone."""
-    item, widened_of = trace.values[value], moments.widened_of(trace)
-    made = widened_of and (moments.samples or item.width < UPCAST)
-    return item.own_nbytes // item.width * UPCAST // widened_of if made else 0
-
-
-def _held(trace: Trace, value: int, moments: Moments) -> int:
-    """Return the bytes of the former token's scores, which a sampler lets go when it has the next."""
-    return _widened(trace, value, moments) if moments.samples and moments.is_later(trace) else 0
+        if maker >= 0 and item.own_nbytes:
+            yield Demand(item.own_nbytes + after, trace.tree.paths[_head(trace, value)], LOGITS)
 
 
 def _head(trace: Trace, value: int) -> int:

@@ -103,10 +103,12 @@ def held_later(model: nn.Module, given: Mapping[str, Untyped], total: int) -> tu
     so is the mask that is made from the last one.
     """
     rows, length = _sizes(model, given)
+    if not rows:
+        return ()
     kept = [each.nbytes for each in given.values() if isinstance(each, Tensor)]
-    masks = rows * (total + 1 if MASK in given else length)
+    masks = 0 if _encodes(plain_model(model)) else rows * (total + 1 if MASK in given else length)
     grown = [_WHOLE * each for each in (*[rows * (total + 1)] * 2, masks, rows, *[1] * _SPECIAL)]
-    return (*kept, *grown) if rows else ()
+    return (*kept, *grown)
 
 
 def _sizes(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from math import prod
+from typing import Final
 
 import torch
 from torch import nn
@@ -29,10 +29,14 @@ from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
 from .record import Recorder
 from .results import logits_of
+from .sampling import Sampled, sampled
 from .trace import Trace
 from .training import USUAL, kept_by_module
 from .training_step import StepPeaks, step_peaks
 from .writing import LAST_ONLY, as_before, begun, last_token, lengthened, written_name
+
+WIDE: Final = 4
+"""Bytes of a score in float32: losses and samplers widen scores before they use them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +53,8 @@ class Moments:
     """Whether somebody widens the scores to float32 after the forward: a sampler, a loss outside of it."""
     positions: int = 1
     """Positions read for each one whose scores were asked for."""
-    last_of: int = 1
-    """Positions whose scores ``main`` makes for each one that is widened: a sampler takes the last."""
-    samples: bool = False
-    """Whether ``generate()`` asks: it copies scores to float32 and holds the last ones in the next call."""
+    sampled: Sampled | None = None
+    """What choosing a token holds, where ``generate()`` asks."""
     held: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """Bytes of what ``generate()`` and its caller hold beside: in the prompt's moments, in later ones."""
     whole: Trace | None = None
@@ -74,11 +76,16 @@ class Moments:
         """Return the bytes held beside what a moment is given."""
         return self.held[self.is_later(trace)]
 
-    def widened_of(self, trace: Trace) -> int:
-        """Return of how many positions whose scores a moment makes one is widened to float32; 0: of none."""
-        if not self.widens:
-            return 0
-        return 1 if self.is_later(trace) else self.last_of
+    def left_in(self, trace: Trace) -> tuple[int, ...]:
+        """Return the bytes that are left of choosing the token a moment reads."""
+        return self.sampled.kept if self.sampled is not None and self.is_later(trace) else ()
+
+    def made_after(self, trace: Trace) -> tuple[int, ...]:
+        """Return the bytes that are there when most is made of a moment's scores."""
+        if self.sampled is not None:
+            return self.sampled.later if self.is_later(trace) else self.sampled.first
+        scores = [trace.values[each] for each in trace.logits if self.widens]
+        return tuple(each.own_nbytes // each.width * WIDE for each in scores if each.width < WIDE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +115,11 @@ class Use:
     """Whether generation asks for the scores of the last position alone, where the model lets it, for a
     cache, and begins the text of a decoder with one token."""
     optimizer: str = USUAL
+
+    def total_of(self, length: int, *, starts: bool) -> int:
+        """Return the tokens of a text at its end; a decoder that ``starts`` has what is written alone."""
+        counted = self.total is None or (starts and self.written is not None)
+        return length + (self.written or 0) if counted else self.total or 0
 
 
 def try_moments(
@@ -165,19 +177,20 @@ def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:
     first = begun(ran) if use.last and made else ran
     starts = first is not ran
     found = _of(first) if use.total is use.written is None else _with_writing(first, use, starts=starts)
-    scores = logits_of(first.result) if use.last else []
-    last_of = min((prod(each.shape[1:-1]) for each in scores), default=1)
     whole = ran.trace if starts else None
-    asks = replace(found, last_of=max(1, last_of), whole=whole, samples=use.last)
-    return replace(asks, held=_held(first, use)) if use.last else asks
+    return replace(_asked(found, first, use, starts=starts), whole=whole) if use.last else found
 
 
-def _held(ran: Ran, use: Use) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return what is held beside what a forward is given, for a prompt and for the last token."""
+def _asked(found: Moments, ran: Ran, use: Use, *, starts: bool) -> Moments:
+    """Return moments with what ``generate()`` and its caller hold beside, and make of the scores."""
     name, model = written_name(ran), ran.shadow.model
     length = 0 if name is None else ran.kwargs[name].shape[1]
-    total = max(use.total or 0, length + (use.written or 0))
-    return held_beside(model, ran.kwargs), held_later(model, ran.kwargs, total)
+    total = max(length, use.total_of(length, starts=starts))
+    held = held_beside(model, ran.kwargs), held_later(model, ran.kwargs, total)
+    scores = next((each.shape for each in logits_of(ran.result) if each.dim() == 3), None)
+    if scores is None:
+        return replace(found, held=held)
+    return replace(found, held=held, sampled=sampled(model, scores[0], scores[-1], (length, total)))
 
 
 def _of(ran: Ran, *, widens: bool = True) -> Moments:
@@ -242,8 +255,7 @@ def _with_writing(ran: Ran, use: Use, *, starts: bool) -> Moments:
     kept, name = len(ran.trace.cache), written_name(ran)
     if name is None or not kept:
         return _of(ran)
-    counted = use.total is None or (starts and use.written is not None)
-    total = ran.kwargs[name].shape[1] + (use.written or 0) if counted else use.total or 0
+    total = use.total_of(ran.kwargs[name].shape[1], starts=starts)
     told = lengthened(ran, name, total)  # before a run that goes on changes what is kept
     try:
         sizes, later = last_token(ran, name, total)

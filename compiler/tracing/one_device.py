@@ -31,21 +31,19 @@ def on_one_device(
     traces: Sequence[Trace],
     cached: int,
     *,
-    widened: Sequence[int],
     held: Sequence[Sequence[int]],
+    left: Sequence[Sequence[int]],
+    after: Sequence[Sequence[int]],
     grows: bool,
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
-    ``widened`` are bytes, by trace, that whoever called makes of the scores it was given, ``held`` those of
-    each thing it has all the time. Where the cache ``grows`` past the last trace, nobody saw what is beside
-    it then: it counts beside the largest of all.
+    By trace, ``held`` are the bytes of each thing that whoever called has all the time, ``left`` of what it
+    has until it makes ``after`` of the scores it was given. Where the cache ``grows`` past the last trace,
+    nobody saw what is beside it then: it counts beside the largest of all.
     """
     card, host = (
-        max(
-            _highest(trace, more, there, on_host=on_host)
-            for trace, more, there in zip(traces, widened, held, strict=True)
-        )
+        max(_highest(*moment, on_host=on_host) for moment in zip(traces, held, left, after, strict=True))
         for on_host in (False, True)
     )
     beside = sum(traces[0].cache_nbytes) if grows else cached
@@ -54,14 +52,18 @@ def on_one_device(
         yield Demand(max(0, host.nbytes - beside), host.path, ON_ONE_HOST)
 
 
-def _highest(trace: Trace, widened: int, held: Sequence[int], *, on_host: bool) -> Highest:
+def _highest(
+    trace: Trace, held: Sequence[int], left: Sequence[int], after: Sequence[int], *, on_host: bool
+) -> Highest:
     """Return the highest point of a forward, and of what its caller has and makes of its scores."""
     alive = _alive(trace, on_host=on_host)
-    there = sum(_rounded(each, on_host=on_host) for each in held)
+    there, before, behind = (
+        sum(_rounded(each, on_host=on_host) for each in sizes) for sizes in (held, left, after)
+    )
     top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
     there += 0 if on_host else unsplit(trace)
-    found = Highest(there + alive[top], _path(trace, top))
-    return max(found, Highest(there + alive[len(trace.steps)] + widened, trace.tree.paths[0]))
+    found = Highest(there + before + alive[top], _path(trace, top))
+    return max(found, Highest(there + behind + alive[len(trace.steps)], trace.tree.paths[0]))
 
 
 def _alive(trace: Trace, *, on_host: bool) -> list[int]:

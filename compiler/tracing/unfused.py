@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..running.nesting import Untyped
-from .alive_now import AliveNow
+from .alive_now import EachAlive
 
 _STEPS: Final = torch.ops.aten._scaled_dot_product_attention_math  # noqa: SLF001
 _HALVES: Final = frozenset({torch.bfloat16, torch.float16})
@@ -24,19 +24,6 @@ _LOAD: Final = 16
 """Bytes the memory-efficient kernel reads at once."""
 _ALIGNED: Final = 8
 """Numbers from row to row of a mask it takes as it is a multiple of."""
-
-
-class _OneByOne(AliveNow):  # type: ignore[no-untyped-call]  # torch declares nothing there
-    """Remembers what was there at the peak, which a whole forward has too much of."""
-
-    highest: tuple[int, ...] = ()
-
-    def look(self, hidden: tuple[int, ...] = ()) -> None:
-        """Take in what is there now, each by itself."""
-        before = self.peak
-        super().look(hidden)
-        if self.peak > before:
-            self.highest = (*self.sizes.values(), *hidden)
 
 
 def is_fused_on_cards(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
@@ -75,7 +62,7 @@ def unfused_sizes(
     """
     given = [torch.empty_like(each) for each in (query, key, value)]
     added = None if mask is None else torch.empty_like(mask, dtype=query.dtype)
-    alive = _OneByOne()
+    alive = EachAlive()
     alive.leave_out((*given, *([] if added is None else [added])))
     with alive:
         _STEPS(*given, added, dropout, is_causal, None, **options)

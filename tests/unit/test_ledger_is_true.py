@@ -60,17 +60,53 @@ def test_generate_takes_what_is_told_with_a_mask_and_without(kind, sizes, prompt
     options = {"rows": rows, "prompt": prompt, "generate": written - 1}  # the last is not read again
     account = compile_model(model, max_memory=MANY, **options).ledger[0]
     ids = torch.randint(8, 400, (rows, prompt))
-    model.generation_config = transformers.GenerationConfig(pad_token_id=0, do_sample=False)
     padded = torch.ones_like(ids)
     padded[1:, 0] = 0
-    peaks = []
-    for mask in (None, torch.ones_like(ids), padded):
-        given = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
-        with torch.no_grad(), activation_peaks.watched(model, given) as live:
-            model.generate(**given, max_new_tokens=written)
-        peaks.append(live.peak)
+    peaks = [generated(model, ids, mask, written) for mask in (None, torch.ones_like(ids), padded)]
     told = account.kv_cache + account.activations
     assert max(peaks) <= told <= 1.01 * max(peaks)
+
+
+def generated(model, ids, mask, written, **settings):
+    """Return the most bytes that are alive while tokens are sampled with what people set."""
+    settings = {"pad_token_id": 0, "decoder_start_token_id": 1, "temperature": 0.7, "top_p": 0.9, **settings}
+    model.generation_config = transformers.GenerationConfig(**settings)
+    given = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad(), activation_peaks.watched(model, given) as live:
+        model.generate(**given, max_new_tokens=written, do_sample=True)
+    return live.peak
+
+
+SAMPLERS = {
+    "usual": {},
+    "one by one": {
+        "repetition_penalty": 1.1, "no_repeat_ngram_size": 3, "min_p": 0.1, "typical_p": 0.9, "top_k": 20,
+        "eta_cutoff": 1e-3, "epsilon_cutoff": 1e-3, "suppress_tokens": [5], "bad_words_ids": [[7]],
+        "min_new_tokens": 3, "eos_token_id": [3, 4], "renormalize_logits": True,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", SAMPLERS)
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_a_sampler_of_many_words_takes_what_is_told(name, settings):
+    model = activation_peaks.built(name, vocab_size=256_000)
+    ids = torch.randint(8, 400, (2, 24))
+    taken = generated(model, ids, torch.ones_like(ids), 5, **SAMPLERS[settings])
+    account = compile_model(model, max_memory=MANY, rows=2, prompt=24, generate=4).ledger[0]
+    told = account.kv_cache + account.activations
+    assert taken <= told <= 1.002 * taken
+
+
+def test_whoever_sets_nothing_has_the_usual_sampler_told():
+    model = activation_peaks.built("llama", vocab_size=32_000)
+    told = []
+    for settings in ({}, {"top_p": 0.8, "temperature": 0.6, "top_k": 20}, {"top_p": 1.0, "top_k": 0}):
+        model.generation_config = transformers.GenerationConfig(**settings)
+        told.append(compile_model(model, max_memory=MANY, prompt=24, generate=4).ledger[0].activations)
+    assert len(set(told)) == 1
+    model.generation_config = "somebody's"
+    assert compile_model(model, max_memory=MANY, prompt=24, generate=4).ledger[0].activations < told[0]
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad", "rmsprop", "adamax", "rprop"])

@@ -170,7 +170,7 @@ def test_generation_keeps_scores_of_the_last_position_and_other_kinds_those_of_a
 
     words = model.config.vocab_size
     assert logits("forward") == 32 * words * 2
-    assert logits("generate") == words * (2 + 4)  # a sampler widens them to float32
+    assert logits("generate") == words * (2 + 30)  # made; widened, changed twice, sorted with places, summed
     assert logits("loss") == 32 * words * 2  # the loss widens them in the forward: an activation
 
 
@@ -209,7 +209,7 @@ def test_a_sampler_widens_the_last_scores_of_a_model_that_makes_those_of_all():
     model = seq2seq("t5", torch.bfloat16)
     given = {name: torch.ones(2, 48, dtype=torch.int64) for name in ("input_ids", "decoder_input_ids")}
     found = demands(try_moments(model, given, Diagnostics(), use=Use("generate", written=4)))
-    assert max(each.nbytes for each in found if each.purpose == "logits") == 2 * 4000 * (48 * 2 + 4)
+    assert max(each.nbytes for each in found if each.purpose == "logits") == 2 * 4000 * (48 * 2 + 30)
 
 
 def test_generation_asks_for_a_cache_a_model_keeps_only_if_asked():
