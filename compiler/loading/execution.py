@@ -142,12 +142,14 @@ def _place_attributes(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, 
     return place_attributes(tree, live, runs, loaded, spans)
 
 
-def _buffer(runtime: Runtime) -> int:
-    """Return the bytes of the streaming buffer, as the plan's ledger has it; 0 where it says nothing."""
-    streamed = (seat for seat in runtime.seats if seat.store != seat.run)
-    computing = {seat.run for seat in streamed if runtime.devices[seat.run].type != "meta"}
-    lines = [account.streaming for account in runtime.plan.ledger if account.device in computing]
-    return min(lines, default=0)
+def _buffers(runtime: Runtime) -> dict[torch.device, int]:
+    """Return the bytes of each streaming buffer, as the plan's ledger has them."""
+    found: dict[torch.device, int] = {}
+    for account in runtime.plan.ledger:
+        device = runtime.devices.get(account.device)
+        if device is not None and account.streaming:
+            found[device] = found.get(device, 0) + account.streaming
+    return found
 
 
 def _stream(
@@ -157,7 +159,7 @@ def _stream(
     choosers = _choosers(runtime, live)
     aside = [number for number, module in enumerate(sites) if module in choosers]
     stream = execution.stream = Stream(
-        list(sites.values()), _buffer(runtime), aside, alone=not phase_lines(runtime.plan)
+        list(sites.values()), _buffers(runtime), aside, alone=not phase_lines(runtime.plan)
     )
     execution.handles = attach_stream(live[0], stream, aside)
     caches = _caches(runtime, [stream.sites[number] for number in aside])

@@ -112,14 +112,15 @@ def test_the_card_holds_what_the_ledger_says(saved, store):
     scores(model)
     activations = 64 * MIB  # with what the library of products works in, 32 MiB
     taken = torch.cuda.max_memory_allocated(0) - before
-    assert taken <= resident + stream.supply.budget + activations
+    assert taken <= resident + stream.supply.budget(torch.device("cuda:0")) + activations
 
 
 def test_nothing_runs_out_of_memory_within_the_budget(saved):
     model = loaded(saved, layers_on("cpu"))
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.empty_cache()
-    budget = torch.cuda.memory_reserved(0) + model._compile_plan_execution.stream.supply.budget + 128 * MIB
+    buffer = model._compile_plan_execution.stream.supply.budget(torch.device("cuda:0"))
+    budget = torch.cuda.memory_reserved(0) + buffer + 128 * MIB
     torch.cuda.set_per_process_memory_fraction(min(1.0, budget / total), 0)
     try:
         assert torch.allclose(scores(model), saved.expected, atol=1e-2)

@@ -67,7 +67,7 @@ def left_behind(model):
     taken = sum(len(each.arena._taken) for each in supply._carriers.values())
     lent = [one for each in stream.sites for one in each.streamed if one.used is not None or one.users]
     changed = [rows for rows in model._compile_plan_execution.rows if rows._owner or rows._changed]
-    return taken - ahead, supply.held, len(lent), len(changed)
+    return taken - ahead, supply.held.total(), len(lent), len(changed)
 
 
 def tried(failure, model, right):

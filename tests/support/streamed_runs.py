@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 CARD = torch.device("npu:0")
-NAMES = {"cuda:0": CARD}
-DEVICES = (Device("cuda:0", None), Device("cpu", None), Device("disk", None))
+NAMES = {"cuda:0": CARD, "cuda:1": torch.device("npu:1")}
+DEVICES = (Device("cuda:0", None), Device("cuda:1", None), Device("cpu", None), Device("disk", None))
 STORES = ("cpu", "disk")
 WIDTH, LAYERS = 16, 5
 X = torch.linspace(-1, 1, 3 * WIDTH).view(3, WIDTH)
@@ -82,7 +82,7 @@ def same(real, model, x=X):
 def at_rest(model):
     stream = model._compile_plan_execution.stream
     used = [one for site in stream.sites for one in site.streamed if one.used is not None or one.users]
-    return not used and stream.supply.held == 0
+    return not used and stream.supply.held.total() == 0
 
 
 def plain(store, folder):
@@ -111,6 +111,31 @@ def one_of_several(store, folder):
         assert same(real, model)
         waits.append(bool(model._compile_plan_execution.stream.supply.ready))
     return waits == [True, False, False] and at_rest(model)
+
+
+def two_cards(store, folder):
+    """Each card has a buffer of its own: while one computes what it was sent, both are sent what is next."""
+    torch.manual_seed(0)
+    real = Stack()
+    save_file(real.state_dict(), folder / "model.safetensors")
+    layer = sum(p.nbytes for p in real.layers[0].parameters())
+    runs = [f"cuda:{number // 2 % 2}" for number in range(LAYERS)]
+    units = [Unit("first", "cuda:0", "cuda:0")]
+    units += [Unit(f"layers.{number}", store, run) for number, run in enumerate(runs)]
+    ledger = tuple(Account(run, streaming=layer) for run in ("cuda:0", "cuda:1"))
+    with torch.device("meta"):
+        model = Stack()
+    plan = Plan(Model("stack"), DEVICES, units=tuple(units), ledger=ledger)
+    load_model(plan, model, folder / "model.safetensors", devices=NAMES)
+    right = [same(real, model)]
+    stream, ahead = model._compile_plan_execution.stream, []
+    bring = stream.supply.bring
+    stream.supply.bring = lambda number: (ahead.append((number, sorted(stream.supply.ready))), bring(number))[
+        1
+    ]
+    right.append(same(real, model))
+    assert ahead == [(0, [0, 2]), (1, [1, 2]), (2, [2, 4]), (3, [3, 4]), (4, [4])], ahead
+    return all(right) and at_rest(model)
 
 
 def parts_of_layers(store, folder):
@@ -356,7 +381,7 @@ CASES = (
     adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
     merged_after_an_interrupt, interrupts,
-    interrupts_without_the_models_hooks, one_of_several, threads, forked, released,
+    interrupts_without_the_models_hooks, one_of_several, two_cards, threads, forked, released,
 )  # fmt: skip
 
 

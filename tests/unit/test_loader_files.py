@@ -85,7 +85,7 @@ def test_a_file_that_changes_while_units_are_served_from_it_stops_the_forward(fo
         assert "b.safetensors" in found.message
         assert "`layers.1." in found.message
     stream = model._compile_plan_execution.stream
-    assert stream.supply.held == 0
+    assert stream.supply.held.total() == 0
     assert all(one.users == 0 for site in stream.sites for one in site.streamed)
 
 

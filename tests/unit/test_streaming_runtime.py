@@ -32,7 +32,7 @@ X = torch.linspace(-1, 1, 48).view(3, 16)
 
 def test_streamed_models_compute_the_same_in_every_circumstance():
     found = run_support("streamed_runs.py")
-    assert len(found) == 21
+    assert len(found) == 22
     assert {got for rows in found.values() for got in rows.values()} == {"equal"}, found
 
 
@@ -87,7 +87,7 @@ def test_autocast_computes_the_same(streamed):
 
 def test_a_forked_process_is_told_that_it_cannot_use_the_card(monkeypatch):
     away = Streamed(torch.zeros(2), torch.zeros(2), torch.device("cuda:0"), torch.float32, None)
-    stream = Stream([Site("layer", nn.Identity(), [away])], 0)
+    stream = Stream([Site("layer", nn.Identity(), [away])], {})
     own = os.getpid()
     monkeypatch.setattr(os, "getpid", lambda: own + 1)
     with pytest.raises(PlanError) as caught:

@@ -135,7 +135,7 @@ class RowSite:
         if self._cache is not None and chosen.numel() <= self._cache.slots:
             return self._cached(self._cache, chosen.tolist(), again, call)
         with self.stream.lock:
-            room = self.stream.supply.room(chosen.numel() * self._row)
+            room = self.stream.supply.room(self._tables[0].device, chosen.numel() * self._row)
         if not self._chooser.experts or chosen.numel() * self._row <= max(self._row, room):
             self._lend(self._bring(chosen.tolist()), chosen.numel())
             return call.having({self._chooser.index: _like(again, index)})
@@ -143,7 +143,9 @@ class RowSite:
         return self._in_turns(shares(chosen, a_turn), call)
 
     def _is_whole(self, rows: int) -> bool:
-        return rows >= _WHOLE * self._chooser.count and self.site.nbytes <= self.stream.supply.budget
+        device = self._tables[0].device
+        fits = self.site.nbytes <= self.stream.supply.budget(device)
+        return fits and rows >= _WHOLE * self._chooser.count
 
     def _in_place(self, rows: Sequence[int], call: NamedArguments) -> tuple[Args, Kwargs]:
         """Have the chosen rows of files in memory; the module computes with the pages themselves."""

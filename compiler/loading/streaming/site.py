@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,8 +37,16 @@ class Site:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the streaming buffer it takes."""
+        """Bytes it takes while it runs."""
         return sum(one.nbytes for one in self.streamed)
+
+    @property
+    def sizes(self) -> Counter[torch.device]:
+        """Bytes it takes of the streaming buffer of each device."""
+        found: Counter[torch.device] = Counter()
+        for one in self.streamed:
+            found[one.device] += one.nbytes
+        return found
 
     @property
     def moved(self) -> int:
@@ -88,10 +97,13 @@ class Load:
     """The tensors, by their ids, of which it has only some rows."""
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the streaming buffer it takes."""
-        copies = (copy for _, _, copy in self.copies if copy is not None and not self.cached)
-        return sum(copy.nbytes for copy in copies)
+    def sizes(self) -> Counter[torch.device]:
+        """Bytes it takes of the streaming buffer of each device."""
+        found: Counter[torch.device] = Counter()
+        for _, _, copy in () if self.cached else self.copies:
+            if copy is not None:
+                found[copy.device] += copy.nbytes
+        return found
 
     def join(self) -> None:
         """Let this thread's computing wait until everything is there."""

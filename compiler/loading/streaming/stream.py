@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
@@ -40,19 +41,25 @@ class Stream:
     """Lets modules have their weights while they run."""
 
     def __init__(
-        self, sites: Sequence[Site], budget: int, aside: Iterable[int] = (), *, alone: bool = True
+        self,
+        sites: Sequence[Site],
+        budgets: Mapping[torch.device, int],
+        aside: Iterable[int] = (),
+        *,
+        alone: bool = True,
     ) -> None:
         """Take the sites in tree order; those ``aside`` are entered only by passes that need all of them.
 
         Where a model is not ``alone``, another is in use after each of its passes: nothing is brought for it.
         """
         self._alone = alone
-        self.supply = Supply(sites, budget)
+        self.supply = Supply(sites, budgets)
         some = [number for number in range(len(sites)) if number not in set(aside)]
         self._next = {True: _in_order(range(len(sites))), False: _in_order(some)}
         self._whole = True
         self._firsts = {True: 0, False: next(iter(some), None)}
         """What passes are met to begin with: those that need all, and those that need some rows."""
+        self._devices = {device for sizes in self.supply.sizes for device in sizes}
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
         self._at_rest = True
@@ -131,7 +138,7 @@ class Stream:
         self._at_rest = False
         now.inside.append(number)
         self._loads.setdefault(number, []).append(load)
-        self.supply.held += load.nbytes
+        self.supply.held.update(load.sizes)
         with torch.inference_mode(mode=False), torch.no_grad():
             free = [(one, copy) for one, _, copy in load.copies if one.users == 0]
             for one, _, _ in load.copies:
@@ -155,13 +162,14 @@ class Stream:
     def add(self, site: Site) -> int:
         """Take one more site, entered where it is met; returns its number."""
         with self.lock:
+            self._devices |= site.sizes.keys()
             return self.supply.add(site)
 
     def join(self, number: int, one: Streamed) -> None:
         """Let a site bring one more tensor."""
         with self.lock:
             self.sites[number].streamed.append(one)
-            self.supply.sizes[number] = self.sites[number].nbytes
+            self.supply.sizes[number] = self.sites[number].sizes
 
     def choose(self, *, whole: bool) -> None:
         """Say whether this pass needs all of what is by rows, or some rows: what is brought ahead follows."""
@@ -195,24 +203,32 @@ class Stream:
         else:
             order[now.last] = number
         now.last = number
-        soon, following = {number}, order.get(number)
-        while following is not None and following not in soon and len(soon) <= len(self.supply.ready):
-            soon.add(following)
-            following = order.get(following)
-        self.supply.drop(soon)
+        self.supply.drop({number, *self._expected(order.get(number))} if self.supply.ready else ())
+
+    def _expected(self, number: int | None) -> Iterator[int]:
+        """Yield what came ahead and is what its devices need next, from a site on."""
+        return self._next_by_device(number, self.supply.ready.__contains__)
 
     def _ahead(self, number: int | None) -> None:
-        """Prepare what follows as far as the buffer allows; each site once."""
-        seen: set[int] = set()
-        while number is not None and number not in seen:
+        """Prepare what follows, for each device as far as its buffer allows."""
+        for _ in self._next_by_device(number, self.supply.ahead):
+            pass
+
+    def _next_by_device(self, number: int | None, ask: Callable[[int], bool]) -> Iterator[int]:
+        """Yield the sites from one on, each once, up to the first on each device that gets a no."""
+        seen, over = set[int](), set[torch.device]()
+        while number is not None and number not in seen and len(over) < len(self._devices):
             seen.add(number)
-            if not self.supply.ahead(number):
-                return
+            devices = self.supply.sizes[number].keys()
+            if over.isdisjoint(devices) and ask(number):
+                yield number
+            else:
+                over.update(devices)
             number = self._next[self._whole].get(number)
 
     def _put_back(self, number: int) -> None:
         site, load = self.sites[number], self._loads[number].pop()
-        self.supply.held -= load.nbytes
+        self.supply.held.subtract(load.sizes)
         for one, _, _ in load.copies:
             one.users -= 1
         try:
@@ -246,7 +262,7 @@ class Stream:
         for loads in self._loads.values():
             for load in loads:
                 load.give_back(used=True)
-        self._loads, self._passes, self.supply.held = {}, {}, 0
+        self._loads, self._passes, self.supply.held = {}, {}, Counter()
         self.supply.drop(rest=True)
         for site in self.sites:
             for table, name, value in site.made:
@@ -287,7 +303,7 @@ class Stream:
         for number, site in enumerate(self.sites):
             if any(other is one for other in site.streamed):
                 site.streamed = [*(other for other in site.streamed if other is not one), *kept]
-                self.supply.sizes[number] = site.nbytes
+                self.supply.sizes[number] = site.sizes
 
 
 def _nothing() -> None:

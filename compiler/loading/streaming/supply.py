@@ -1,4 +1,4 @@
-"""What is under way to the devices: brought ahead of use, as far as the streaming buffer goes.
+"""What is under way to the devices: brought ahead of use, as far as the streaming buffer of each goes.
 
 Where the driver knows the host's memory, bringing a site means asking the card and going on. Elsewhere
 a thread does it: bytes have to come from files, or to change their dtype, first.
@@ -7,7 +7,8 @@ a thread does it: bytes have to come from files, or to change their dtype, first
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
@@ -25,40 +26,50 @@ if TYPE_CHECKING:
 
 
 class Supply:
-    """Prepares sites and keeps what is prepared within a number of bytes."""
+    """Prepares sites and keeps what is prepared for a device within a number of bytes."""
 
-    def __init__(self, sites: Sequence[Site], budget: int) -> None:
+    def __init__(self, sites: Sequence[Site], budgets: Mapping[torch.device, int]) -> None:
+        """Take the bytes of each device's streaming buffer; where none are told, two of the largest fit."""
         self.sites = list(sites)
-        self.sizes = [site.nbytes for site in sites]
-        self.budget = budget or 2 * max(self.sizes, default=0)
-        self.held = 0
+        self.sizes = [site.sizes for site in sites]
+        self._budgets = budgets
+        self.held: Counter[torch.device] = Counter()
         """Bytes of what is in use."""
         self.ready: dict[int, tuple[Load, Future[None] | None]] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._carriers: dict[torch.device, Carrier] = {}
 
+    def budget(self, device: torch.device) -> int:
+        """Return the bytes of a device's streaming buffer."""
+        return self._budgets.get(device) or 2 * max((sizes[device] for sizes in self.sizes), default=0)
+
+    def taken(self, device: torch.device) -> int:
+        """Return how many of them something has."""
+        return self.held[device] + sum(self.sizes[ready][device] for ready in self.ready)
+
     def add(self, site: Site) -> int:
         """Take one more site; returns its number."""
         self.sites.append(site)
-        self.sizes.append(site.nbytes)
+        self.sizes.append(site.sizes)
         return len(self.sites) - 1
 
     def carrier(self, device: torch.device) -> Carrier:
         """Return what brings bytes to a device; its streaming buffer is made when it is first used."""
         if device not in self._carriers:
             needs = [needs_of(_on(device, site.streamed)) for site in self.sites]
-            slack = max(needs, default=0) - max(self.sizes, default=0)  # what aligning takes
-            nbytes = min(self.budget + 2 * max(slack, 0), sum(needs))
+            largest = max((sizes[device] for sizes in self.sizes), default=0)
+            slack = max(needs, default=0) - largest  # what aligning takes
+            nbytes = min(self.budget(device) + 2 * max(slack, 0), sum(needs))
             self._carriers[device] = Carrier(device, nbytes)
         return self._carriers[device]
 
     def ahead(self, number: int) -> bool:
-        """Start bringing a site if the buffer allows; returns whether it is under way."""
+        """Start bringing a site if the buffers allow; returns whether it is under way."""
         if number in self.ready:
             return True
-        taken = self.held + sum(self.sizes[ready] for ready in self.ready) + self.sizes[number]
-        site = self.sites[number]
-        if taken > self.budget or any(one.users for one in site.streamed):
+        site, sizes = self.sites[number], self.sizes[number].items()
+        full = any(self.taken(device) + nbytes > self.budget(device) for device, nbytes in sizes)
+        if full or any(one.users for one in site.streamed):
             return False
         load = self._begin(site)
         if any(cargo.lot is None for cargo in load.cargo):  # no gap is large enough yet
@@ -92,11 +103,11 @@ class Supply:
                 wait([future])
             load.give_back(used=False)
 
-    def room(self, wanted: int) -> int:
-        """Return the bytes of the buffer that nothing has; what came ahead of use makes room if it must."""
-        if self.budget - self.held - sum(self.sizes[ready] for ready in self.ready) < wanted:
+    def room(self, device: torch.device, wanted: int) -> int:
+        """Return the bytes of a buffer that nothing has; what came ahead of use makes room if it must."""
+        if self.budget(device) - self.taken(device) < wanted:
             self.drop()
-        return max(0, self.budget - self.held - sum(self.sizes[ready] for ready in self.ready))
+        return max(0, self.budget(device) - self.taken(device))
 
     def waits(self) -> dict[torch.device, LaneWaits]:
         """Return what tells how long each device's computing has waited for copies since last asked."""
@@ -114,7 +125,7 @@ class Supply:
 
     def forget(self) -> None:
         """Be as new in a child of the process: its threads, and what they were bringing, are not there."""
-        self.ready, self._pool, self._carriers, self.held = {}, None, {}, 0
+        self.ready, self._pool, self._carriers, self.held = {}, None, {}, Counter()
 
     def _came_ahead(self, number: int) -> Load | None:
         """Return what came ahead for a site, if it is what is at rest now; what failed is tried again."""
@@ -136,7 +147,8 @@ class Supply:
             self._fill(site, load)
             return None
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, thread_name_prefix="compile-plan-prefetch")
+            devices = {device for sizes in self.sizes for device in sizes}
+            self._pool = ThreadPoolExecutor(len(devices), thread_name_prefix="compile-plan-prefetch")
         return self._pool.submit(self._fill, site, load)
 
     def _begin(self, site: Site) -> Load:
