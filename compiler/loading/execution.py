@@ -21,11 +21,12 @@ from .attributes import place_attributes
 from .blocks import is_card
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
+from .installing import registration
 from .moves import arrives, attach_moves
 from .pinning import Pinning, leaves_of_site, pinned_first
 from .seats import Seat
 from .stacked import Stacked, put_together
-from .staging import Berth, registration
+from .staging import Berth
 from .stored_files import Mapped
 from .streaming import Home, Streamed
 from .streaming.choosers import Chooser, chooser_of

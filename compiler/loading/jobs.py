@@ -1,14 +1,15 @@
 """What is read, cut into pieces: one request to a file each.
 
 Large tensors are cut. Small ones for a device that are neighbours in a file are read together, through one
-slot: a request, a copy and a wait for each would cost more than their bytes.
+slot: a request, a copy and a wait for each would cost more than their bytes. Pieces are made one by one, and
+memory of devices with them, so that the first is on its way while the rest is prepared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import repeat, zip_longest
+from itertools import zip_longest
 from typing import Final
 
 import torch
@@ -22,15 +23,38 @@ GAP: Final = 64 << 10
 """Bytes between two tensors that are read in vain rather than by two requests."""
 
 
+class Later:
+    """A tensor on a device whose memory is asked for when what fills it is about to be read."""
+
+    __slots__ = ("_made", "device", "dtype", "shape")
+
+    def __init__(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self._made: torch.Tensor | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether it was asked for."""
+        return self._made is not None
+
+    def tensor(self) -> torch.Tensor:
+        """Return it; asks for memory the first time."""
+        if self._made is None:
+            self._made = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        return self._made
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One stored tensor and the contiguous tensor that takes it."""
+    """One stored tensor and the contiguous tensor that takes it, or elements of one."""
 
     source: StoredTensor
     dtype: torch.dtype
     """What the stored bytes are."""
-    target: torch.Tensor | Mapped
+    target: torch.Tensor | Later | Mapped
     """What takes them; pages of the file itself are only brought."""
+    start: int = 0
+    """First element of the target that is theirs."""
 
     @property
     def device(self) -> torch.device | None:
@@ -54,6 +78,8 @@ class Stretch:
     nbytes: int
     room: torch.Tensor | None
     """The elements of the target that it is for; pages of files are only brought."""
+    new: bool = False
+    """Whether the memory of the target was asked for just now: others may still use it."""
 
     @property
     def offset(self) -> int:
@@ -80,45 +106,59 @@ class Piece:
         return sum(part.nbytes for part in self.parts)
 
     @property
+    def new(self) -> bool:
+        """Whether memory it goes to was asked for just now."""
+        return any(part.new for part in self.parts)
+
+    @property
     def extent(self) -> int:
         """Bytes from the first to the last."""
         return self.parts[-1].end - self.parts[0].offset
 
 
-def pieces_of(jobs: Iterable[Job]) -> list[Piece]:
-    """Return what is read, jobs in the order of their files; where it goes to several devices, in turns."""
-    lines: dict[torch.device | None, list[Piece]] = {}
-    for piece in _together(jobs):
-        lines.setdefault(piece.device, []).append(piece)
-    return [piece for turn in zip_longest(*lines.values()) for piece in turn if piece is not None]
-
-
-def _together(jobs: Iterable[Job]) -> Iterator[Piece]:
-    row: list[Stretch] = []
-    going: torch.device | None = None
+def pieces_of(jobs: Iterable[Job]) -> Iterator[Piece]:
+    """Yield what is read, jobs in the order of their files; where it goes to several devices, in turns."""
+    lines: dict[torch.device | None, list[Job]] = {}
     for job in jobs:
-        device = job.device
+        lines.setdefault(job.device, []).append(job)
+    for turn in zip_longest(*(_together(line, device) for device, line in lines.items())):
+        yield from (piece for piece in turn if piece is not None)
+
+
+def _together(jobs: Iterable[Job], device: torch.device | None) -> Iterator[Piece]:
+    row: list[Stretch] = []
+    for job in jobs:
         for part in _parts(job, device):
-            if row and not (device is not None and device == going and _goes_along(part, row[0], row[-1])):
-                yield Piece(tuple(row), going)
+            if row and not (device is not None and _goes_along(part, row[0], row[-1])):
+                yield Piece(tuple(row), device)
                 row = []
             row.append(part)
-            going = device
     if row:
-        yield Piece(tuple(row), going)
+        yield Piece(tuple(row), device)
 
 
 def _parts(job: Job, device: torch.device | None) -> Iterator[Stretch]:
     """Yield a tensor in parts; their rooms are made at once, while no thread waits for its turn in Python."""
-    nbytes, target = job.source.nbytes, job.target
+    nbytes = job.source.nbytes
     size = SLOT if device is not None or job.direct else PIECE
-    rooms: Iterator[torch.Tensor | None]
-    if isinstance(target, Mapped):
-        rooms = repeat(None)
-    else:
-        rooms = iter(target.view(-1).split(size // job.dtype.itemsize))  # type: ignore[no-untyped-call]
-    for first, room in zip(range(0, nbytes, size), rooms, strict=False):
-        yield Stretch(job, first, min(size, nbytes - first), room)
+    new = isinstance(job.target, Later) and not job.target.made
+    whole = _room(job) if nbytes else None
+    if nbytes <= size or whole is None:
+        for first in range(0, nbytes, size):
+            yield Stretch(job, first, min(size, nbytes - first), whole, new)
+        return
+    rooms = whole.split(size // job.dtype.itemsize)  # type: ignore[no-untyped-call]
+    for first, room in zip(range(0, nbytes, size), rooms, strict=True):
+        yield Stretch(job, first, min(size, nbytes - first), room, new)
+
+
+def _room(job: Job) -> torch.Tensor | None:
+    """Return the elements that a job fills, side by side; pages of files are only brought."""
+    if isinstance(job.target, Mapped):
+        return None
+    flat = (job.target.tensor() if isinstance(job.target, Later) else job.target).view(-1)
+    count = job.source.nbytes // job.dtype.itemsize
+    return flat if count == flat.numel() else flat[job.start : job.start + count]
 
 
 def _goes_along(part: Stretch, first: Stretch, last: Stretch) -> bool:

@@ -37,6 +37,7 @@ from .asked import (
 from .conversions import Merge
 from .execution import Execution, Runtime, attach
 from .hosts import Party, join_party
+from .installing import installed
 from .jobs import Job
 from .matching import Match, match_seats
 from .obstacles import disks_without_files, larger_than_planned, short_memory
@@ -47,7 +48,7 @@ from .reading import read_all
 from .rebuilding import Materialize, rebuild, rebuild_attributes
 from .seats import Seat, Slot, bound_to, live_tensors, seats_of, torch_devices
 from .slots import Slots, slots_ahead
-from .staging import Stage, Staged, installed
+from .staging import Stage, Staged
 from .stored_files import OpenFiles
 from .untied import Untied, untie_different
 from .wrappers import Plain, unwrapped
@@ -265,6 +266,8 @@ class _Loader:
             if files is not None:
                 with progress_shown(progress) as report:
                     read_all(staged.jobs, files, report, self.slots)
+                    for path in tuple(staged.later):
+                        staged.tensor(path)
                     self.slots = None  # what is put together now needs its memory
                     self._merge(staged, files)
                 files.check_unchanged()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
@@ -19,15 +19,27 @@ from typing import Final, TypeAlias
 import torch
 
 from ...ir import PlanError
+from ..machine.pages import PIECE
 from .jobs import Job, Piece, Stretch, pieces_of
+from .ring import SLOT, Mark
 from .slots import Sender, Slots, first_card, sending_threads
 from .stored_files import Mapped, OpenFiles, memory_of
-from .streaming.lanes import lane_to
+from .streaming.lanes import Lane, lane_to
 
 THREADS: Final = 4
 _TOLD_EVERY: Final = 0.02
 """Seconds between what a thread says of its progress: hearing of every piece takes turns from the readers."""
+_LOAD: Final = SLOT // 2
+"""Bytes that a thread takes at once, at least."""
+_AHEAD: Final = 4
+"""What each thread takes at once is got ready so many times before it is read."""
+_PAUSE: Final = 0.002
+"""Seconds to leave Python to the threads when so many are ready."""
+_LISTENED: Final = 0.1
+"""Seconds until a thread that has nothing to read looks whether all is over."""
 Progress: TypeAlias = Callable[[int, int], None]
+_Load: TypeAlias = list[tuple[Piece, Mark]]
+"""Pieces with what copies of each come after."""
 
 
 def read_all(
@@ -36,49 +48,51 @@ def read_all(
     """Fill every target; on any failure or interrupt no thread is left and the exception is raised.
 
     ``progress`` is called in this thread with bytes done and bytes in all. ``slots`` were got ready before,
-    for pieces of any size; without them they are made for the pieces there are.
+    for pieces of any size; without them they are made for the pieces there are. The first pieces are read
+    while others are made ready in this thread.
     """
     ordered = sorted(jobs, key=lambda job: (job.source.file, job.source.offset))
-    for job in ordered:
-        files.file(job.source)
-    pieces = pieces_of(ordered)
-    total = sum(piece.nbytes for piece in pieces)
-    if not pieces:
+    for source in reversed({job.source.file: job.source for job in reversed(ordered)}.values()):
+        files.file(source)
+    done, total = 0, sum(job.source.nbytes for job in ordered)
+    if not total:
         return
-    readers = _Readers(pieces, files, slots)
+    devices = list(dict.fromkeys(job.device for job in ordered if job.device is not None))
+    pieces: Iterable[Piece] = pieces_of(ordered)
+    count = sending_threads() if devices else THREADS
+    if devices and slots is None:  # little, or nobody knew: slots are as large as they have to be
+        pieces = list(pieces)
+        count = min(count, len(pieces))
+        largest = max((piece.extent for piece in pieces if piece.device is not None), default=1)
+        slots = Slots(largest, count, first_card(devices))
+    most = sum(-(-job.source.nbytes // PIECE) for job in ordered)
+    readers = _Readers(min(count, most), files, slots if devices else None)
     try:
         readers.start()
-        done = 0
-        while done < total:
-            done += readers.read()
-            if progress is not None:
+        for nbytes in readers.given(pieces):
+            done += nbytes
+            if progress is not None and nbytes:
                 progress(done, total)
+            if done == total:
+                break
     finally:
+        readers.over = True  # first of all, without a call: an interrupt may come with any
         readers.end()
 
 
 class _Readers:
-    """A few threads that read pieces until there are none, one fails or they are told to end.
+    """A few threads that read the pieces they are given until one fails or they are told to end.
 
     The threads are known before they start: a pool's may be lost when an interrupt meets its start.
     """
 
-    def __init__(self, pieces: Sequence[Piece], files: OpenFiles, slots: Slots | None) -> None:
-        self._files = files
-        self._waiting: SimpleQueue[Piece] = SimpleQueue()
-        for piece in pieces:
-            self._waiting.put(piece)
+    def __init__(self, count: int, files: OpenFiles, slots: Slots | None) -> None:
+        self._files, self._slots = files, slots
+        self._waiting: SimpleQueue[_Load | None] = SimpleQueue()
         self._results: SimpleQueue[int | BaseException] = SimpleQueue()
-        self._over = False
-        sent = [(piece.device, piece.extent) for piece in pieces if piece.device is not None]
-        devices = list(dict.fromkeys(device for device, _ in sent))
-        count = min(sending_threads() if sent else THREADS, len(pieces))
-        if sent and slots is None:
-            largest = max(extent for _, extent in sent)
-            slots = Slots(largest, count, first_card(devices))
-        self._slots = slots if sent else None
-        # In the caller's thread: this is what it has asked of the devices.
-        self._before = {device: lane_to(device).mark() for device in devices}
+        self._lanes: dict[torch.device, Lane] = {}
+        self._marks: dict[torch.device, Mark] = {}
+        self.over = False
         names = (f"compile-plan-read-{number}" for number in range(count))
         self._threads = [
             threading.Thread(target=self._work, args=(number,), name=name)
@@ -89,20 +103,60 @@ class _Readers:
         for thread in self._threads:
             thread.start()
 
-    def read(self) -> int:
-        """Return bytes that were read meanwhile, when there are any; raises what a thread raised."""
-        result = self._results.get()
+    def given(self, pieces: Iterable[Piece]) -> Iterator[int]:
+        """Give the threads pieces; yields bytes that were read meanwhile, and raises what a thread raised.
+
+        It never ends: who waits knows how many bytes there are.
+        """
+        for load in self._loads(pieces):
+            self._waiting.put(load)
+            yield self._read(0)
+            while self._waiting.qsize() > _AHEAD * len(self._threads):
+                yield self._read(_PAUSE)
+        for _ in self._threads:
+            self._waiting.put(None)
+        while True:
+            yield self._read(None)
+
+    def _loads(self, pieces: Iterable[Piece]) -> Iterator[_Load]:
+        """Yield pieces as a thread takes them: small ones together, as each turn costs more than they do."""
+        load: _Load = []
+        nbytes = 0
+        for piece in pieces:
+            load.append((piece, self._mark(piece)))
+            nbytes += piece.nbytes
+            if nbytes >= _LOAD:
+                yield load
+                load, nbytes = [], 0
+        if load:
+            yield load
+
+    def _mark(self, piece: Piece) -> Mark:
+        """Return what copies to the piece's device come after: what this thread has asked of it so far."""
+        device = piece.device
+        if device is None:
+            return None
+        if piece.new or device not in self._marks:
+            lane = self._lanes[device] = self._lanes.get(device) or lane_to(device)
+            self._marks[device] = lane.mark()
+        return self._marks[device]
+
+    def _read(self, seconds: float | None) -> int:
+        try:
+            result = self._results.get(timeout=seconds)
+        except Empty:
+            return 0
         if isinstance(result, BaseException):
             raise result
         return result
 
     def end(self) -> None:
         """Return when no thread is left, however often the user interrupts; then the interrupt goes on."""
-        self._over = True
         interrupt: KeyboardInterrupt | None = None
         for thread in self._threads:
             while thread in threading.enumerate():
                 try:  # one that is just starting cannot be joined yet; it will see that all is over
+                    self._waiting.put(None)
                     thread.join() if thread.is_alive() else time.sleep(0.001)
                 except KeyboardInterrupt as error:
                     interrupt = error
@@ -114,34 +168,46 @@ class _Readers:
         try:
             with torch.inference_mode(mode=False), torch.no_grad():
                 if self._slots is not None:
-                    sender = Sender(self._slots.ring(number), self._before)
-                self._read(sender)
+                    sender = Sender(self._slots.ring(number))
+                self._fill(sender)
         except BaseException as error:  # noqa: BLE001  # raised where the results are taken
             with suppress(RuntimeError):
                 if sender is not None:
                     sender.settle()  # copies under way end before what they copy from and to does
             self._results.put(error)
 
-    def _read(self, sender: Sender | None) -> None:
+    def _fill(self, sender: Sender | None) -> None:
         done, told = 0, time.monotonic()
-        with suppress(Empty):
-            while not self._over:
-                piece = self._waiting.get_nowait()
-                if sender is None or piece.device is None:
-                    _fill(piece.parts[0], self._files)
-                else:
-                    _send(piece, piece.device, self._files, sender)
-                done += piece.nbytes
-                if time.monotonic() - told > _TOLD_EVERY and not self._waiting.empty():
-                    self._results.put(done)
-                    done, told = 0, time.monotonic()
+        for piece, before in self._taken():
+            if done and time.monotonic() - told > _TOLD_EVERY:
+                self._results.put(done)
+                done, told = 0, time.monotonic()
+            if sender is None or piece.device is None:
+                _fill(piece.parts[0], self._files)
+            else:
+                _send(piece, piece.device, self._files, sender, before)
+            done += piece.nbytes
         if sender is not None:
             sender.settle()  # before the last piece counts as done
         if done:
             self._results.put(done)
 
+    def _taken(self) -> Iterator[tuple[Piece, Mark]]:
+        """Yield pieces until there are no more, or all is over."""
+        while not self.over:
+            try:
+                load = self._waiting.get(timeout=_LISTENED)
+            except Empty:
+                continue
+            if load is None:
+                return
+            for each in load:
+                if self.over:
+                    return
+                yield each
 
-def _send(piece: Piece, device: torch.device, files: OpenFiles, sender: Sender) -> None:
+
+def _send(piece: Piece, device: torch.device, files: OpenFiles, sender: Sender, before: Mark) -> None:
     slot, start = sender.free(), piece.parts[0].offset
     _read_together(piece, files, slot.memory[: piece.extent])
     pairs = [
@@ -149,7 +215,7 @@ def _send(piece: Piece, device: torch.device, files: OpenFiles, sender: Sender) 
         for part in piece.parts
         if part.room is not None
     ]
-    sender.send(device, slot, pairs)
+    sender.send(device, slot, pairs, before)
 
 
 def _read_together(piece: Piece, files: OpenFiles, memory: memoryview) -> None:

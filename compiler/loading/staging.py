@@ -1,14 +1,14 @@
 """The new tensors of a model, complete before any of them is put into it.
 
-A seat on a device gets memory there and a reading job; a seat on disk gets a view of the file. Until
-`install` the model is as it was, so whatever fails before leaves it untouched.
+A seat on a device gets a reading job, and memory there while others are read; a seat on disk gets a view
+of the file. Until `installed` the model is as it was, so whatever fails before leaves it untouched.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from ...ir import DISK, device_type
 from ..sources.safetensors_header import StoredTensor
 from .blocks import Block, room_for
-from .jobs import Job
+from .jobs import Job, Later
 from .matching import Match, stored_dtype
 from .pieces import FiledRows, Part, StackPlace, places_in
 from .remade import remade
@@ -48,6 +48,14 @@ class Staged:
     """Where the plain tensors of a slot lie in the host memory that a streamed unit shares."""
     placed: set[str] = field(default_factory=set[str])
     """Targets of merges that are read straight into their place, or stay in pieces."""
+    later: dict[str, Later] = field(default_factory=dict[str, Later])
+    """Tensors on devices whose memory is asked for while the first are read: a driver takes its time."""
+
+    def tensor(self, path: str) -> torch.Tensor:
+        """Return a tensor; what was to come later comes now."""
+        if path in self.later:
+            self.tensors[path] = self.later.pop(path).tensor()
+        return self.tensors[path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +116,7 @@ class Stage:
             if device_type(seat.store) != DISK:  # in memory once loaded, as the plan says
                 staged.jobs.append(Job(source, mapped.tensor.dtype, mapped))
         else:
-            target = self._memory(seat, slot, staged)
-            staged.tensors[path] = target
-            staged.jobs.append(_job(source, target))
+            staged.jobs.append(_job(source, self._landing(seat, slot, staged)))
 
     def _moved(self, seat: Seat, slot: Slot, staged: Staged) -> None:
         """Stage a value that the model has: what stays on disk stays in its files."""
@@ -152,12 +158,10 @@ class Stage:
             )
             staged.placed.update(slot.paths)
             return
-        target = staged.tensors[path] = self._memory(seat, slot, staged)
+        target = self._landing(seat, slot, staged)
         if places is not None:
-            rows = target.view(slot.tensor.shape[0], -1)
-            for place in places:
-                count = torch.Size(place.source.shape).numel()
-                staged.jobs.append(_job(place.source, rows[place.row, place.first : place.first + count]))
+            row = slot.tensor.shape[1:].numel()
+            staged.jobs += [_job(each.source, target, each.row * row + each.first) for each in places]
             staged.placed.update(slot.paths)
 
     def _value(self, slot: Slot) -> torch.Tensor:
@@ -174,10 +178,19 @@ class Stage:
             return None
         return self.files.mapped(source, dtype)
 
-    def _memory(self, seat: Seat, slot: Slot, staged: Staged) -> torch.Tensor:
-        if not self._shares_a_block(seat):
-            return torch.empty(slot.tensor.shape, dtype=slot.dtype, device=self.devices[seat.store])
-        return self._berth(seat, slot, slot.tensor.shape, slot.dtype, staged)
+    def _landing(self, seat: Seat, slot: Slot, staged: Staged) -> torch.Tensor | Later:
+        """Stage memory for what is read."""
+        path, device = slot.paths[0], self.devices[seat.store]
+        if device.type != "cpu":
+            later = staged.later[path] = Later(slot.tensor.shape, slot.dtype, device)
+            return later
+        shares = self._shares_a_block(seat)
+        staged.tensors[path] = (
+            self._berth(seat, slot, slot.tensor.shape, slot.dtype, staged)
+            if shares
+            else torch.empty(slot.tensor.shape, dtype=slot.dtype)
+        )
+        return staged.tensors[path]
 
     def _berth(
         self, seat: Seat, slot: Slot, shape: Sequence[int], dtype: torch.dtype, staged: Staged
@@ -192,7 +205,7 @@ class Stage:
         full = next((slot for slot in seat.slots if self._fills(slot, seat)), None)
         if full is not None:
             self._slot(seat, full, staged)
-            base, start = staged.tensors[full.paths[0]], int(full.tensor.storage_offset())
+            base, start = staged.tensor(full.paths[0]), int(full.tensor.storage_offset())
         else:
             extent = max(_extent(slot.tensor) for slot in seat.slots)
             kind, device = seat.slots[0].dtype, self.devices[seat.store]
@@ -236,8 +249,8 @@ def _view(base: torch.Tensor, like: torch.Tensor, start: int) -> torch.Tensor:
     return base.as_strided(like.shape, like.stride(), like.storage_offset() - start)
 
 
-def _job(source: StoredTensor, target: torch.Tensor) -> Job:
-    return Job(source, stored_dtype(source) or target.dtype, target)
+def _job(source: StoredTensor, target: torch.Tensor | Later, start: int = 0) -> Job:
+    return Job(source, stored_dtype(source) or target.dtype, target, start)
 
 
 def _rows(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> FiledRows:
@@ -251,45 +264,3 @@ def _rows(places: Sequence[StackPlace], slot: Slot, files: OpenFiles) -> FiledRo
 
 def _misaligned(source: StoredTensor, dtype: torch.dtype) -> bool:
     return source.offset % dtype.itemsize != 0
-
-
-def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[str, torch.Tensor]:
-    """Put the staged tensors into the model; returns the registered objects by first path.
-
-    A parameter that was real stays the same object, so that optimizers keep it, where torch can give it the
-    new memory: on the same kind of device, and in pieces before and after or neither.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    objects = {slot.paths[0]: _object(slot, staged.tensors[slot.paths[0]]) for slot in slots}
-    for slot in slots:
-        for target, source in staged.fills.pop(slot.paths[0], ()):
-            target.copy_(source)
-        value = objects[slot.paths[0]]
-        if value is slot.tensor and slot.compound is None:
-            value.data = staged.tensors[slot.paths[0]]
-        for path in slot.live:
-            table, name = registration(modules, path)
-            table[name] = value
-    return objects
-
-
-def _object(slot: Slot, value: torch.Tensor) -> torch.Tensor:
-    before = slot.tensor
-    if slot.compound is not None:
-        return value
-    stays = isinstance(before, Stacked) == isinstance(value, Stacked)  # what is in pieces has no memory
-    if stays and not before.is_meta and before.device.type == value.device.type:
-        return before
-    if not isinstance(before, nn.Parameter):
-        return value.data  # not a view: torch.compile compares a view with what it is a view of
-    parameter = nn.Parameter(value, requires_grad=before.requires_grad)
-    for name, mark in before.__dict__.items():
-        setattr(parameter, name, mark)
-    return parameter
-
-
-def registration(modules: Mapping[str, nn.Module], path: str) -> tuple[dict[str, Any], str]:
-    """Return the table of a module that a tensor is registered in, and its name there."""
-    owner, _, name = path.rpartition(".")
-    parameters: dict[str, Any] = modules[owner]._parameters  # noqa: SLF001
-    return (parameters if name in parameters else modules[owner]._buffers), name  # noqa: SLF001
