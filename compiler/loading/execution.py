@@ -24,7 +24,7 @@ from .hosts import Party, Removable, Road, attach_passing
 from .installing import registration
 from .moves import arrives, attach_moves
 from .pinning import Pinning, leaves_of_site, pinned_first
-from .seats import Seat
+from .seats import Seat, live_modules
 from .stacked import Stacked, put_together
 from .staging import Berth
 from .stored_files import Mapped
@@ -107,7 +107,7 @@ class Execution:
 
 def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> None:
     """Put the hooks on a model that its plan needs; none when everything is and runs on one device."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = live_modules(model)
     live = [modules[path] for path in runtime.plain.modules]
     execution = Execution()
     others = _place_attributes(runtime, live)
@@ -241,7 +241,7 @@ def _sites(
 ) -> dict[int, Site]:
     """Return the sites of a plan by module index."""
     streamed: dict[int, Streamed] = {}
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = live_modules(model)
     index = runtime.plain.tree.tensor_index
     for seat in runtime.seats:
         if seat.store == seat.run or runtime.devices[seat.store].type == "meta":

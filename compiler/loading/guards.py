@@ -15,6 +15,7 @@ from torch import nn
 
 from ...ir import Diagnostic, PlanError
 from ...ir.rules.loading import MOVED_BY_HAND
+from .seats import live_modules
 
 _METHOD = "_apply"
 Change: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -54,7 +55,7 @@ class Guard:
 
 def guarded(model: nn.Module, streamed: Collection[int]) -> list[Guard]:
     """Guard a model and the modules with streamed tensors in or below them, given by their ids."""
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = live_modules(model)
     paths = {above for path, module in modules.items() if id(module) in streamed for above in _upwards(path)}
     found = {id(modules[path]): modules[path] for path in sorted(paths)}
     guards = [Guard(module, streamed=True) for module in found.values()]

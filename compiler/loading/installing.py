@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .seats import Slot
+from .seats import Slot, live_modules
 from .stacked import Stacked
 from .staging import Staged
 
@@ -19,7 +19,7 @@ def installed(model: nn.Module, slots: Sequence[Slot], staged: Staged) -> dict[s
     A parameter that was real stays the same object, so that optimizers keep it, where torch can give it the
     new memory: on the same kind of device, and in pieces before and after or neither.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
+    modules = live_modules(model)
     objects = {slot.paths[0]: _object(slot, staged.tensors[slot.paths[0]]) for slot in slots}
     for slot in slots:
         for target, source in staged.fills.pop(slot.paths[0], ()):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -18,7 +18,7 @@ from ...ir import Diagnostic, Diagnostics, join_path
 from ...ir.rules.loading import UNFILLED_TENSOR
 from ...ir.wording import in_words
 from .attributes import attributes_of, hook_that_makes
-from .seats import Slot, live_tensors
+from .seats import Slot, live_modules, live_tensors
 from .twins import (
     FilledMemory,
     constructor_arguments,
@@ -68,7 +68,8 @@ def rebuild(
 def attributes_on_meta(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor]]:
     """Yield tensors on the meta device that modules hold as plain attributes and nothing else gives."""
     registered = {id(tensor) for tensor in live_tensors(model).values()}
-    for path, module in model.named_modules():
+    once = {id(module): (path, module) for path, module in reversed(live_modules(model).items())}
+    for path, module in reversed(once.values()):
         for name, value in attributes_of(module):
             if value.is_meta and id(value) not in registered and hook_that_makes(module, name) is None:
                 yield join_path(path, name), module, name, value
@@ -140,9 +141,14 @@ class _Makers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.modules = dict(model.named_modules(remove_duplicate=False))
+        self._model = model
         self._hollows: dict[tuple[str, int], nn.Module | None] = {}
         self._twins: dict[tuple[str, torch.dtype, int], nn.Module | None] = {}
+
+    @cached_property
+    def modules(self) -> dict[str, nn.Module]:
+        """Every module by every path; most models have nothing to make, and nobody asks."""
+        return live_modules(self._model)
 
     def of(self, path: str) -> Iterator[_Maker]:
         """Yield what may make the buffer at a path, the nearest first."""

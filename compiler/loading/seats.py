@@ -50,14 +50,14 @@ class Slot:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements, or of all that it is made of."""
-        return sum(self.sizes)
+        return self.tensor.numel() * self.dtype.itemsize if self.compound is None else sum(self.sizes)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Bytes of each plain tensor it takes."""
-        if self.compound is not None:
-            return tuple(leaf.nbytes for leaf in self.compound.leaves)
-        return (self.tensor.numel() * self.dtype.itemsize,)
+        return (
+            (self.nbytes,) if self.compound is None else tuple(leaf.nbytes for leaf in self.compound.leaves)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,33 @@ def seats_of(plan: Plan, plain: Plain, model: nn.Module, dtypes: Dtypes) -> list
     ]
 
 
+def live_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """Return every module of a model by every path it has, in tree order: what ``named_modules`` yields.
+
+    That goes through a generator for each level, at every module.
+    """
+    found: dict[str, nn.Module] = {}
+    stack = [("", model)]
+    while stack:
+        path, module = stack.pop()
+        found[path] = module
+        if children := module._modules:  # noqa: SLF001
+            start = f"{path}." if path else ""
+            stack += [
+                (start + name, child) for name in reversed(children) if (child := children[name]) is not None
+            ]
+    return found
+
+
 def live_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return every tensor of a model by every name it has."""
-    found: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    found.update(model.named_buffers(remove_duplicate=False))
-    return found
+    found: dict[str, torch.Tensor] = {}
+    buffers: dict[str, torch.Tensor] = {}
+    for path, module in live_modules(model).items():
+        start = f"{path}." if path else ""
+        for tensors, own in ((found, module._parameters), (buffers, module._buffers)):  # noqa: SLF001
+            tensors |= {start + name: tensor for name, tensor in own.items() if tensor is not None}
+    return found | buffers
 
 
 def torch_devices(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from compile_plan.compiler import compile_model, load_model
+from compile_plan.compiler.loading.seats import live_modules, live_tensors
 from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 from rounding import same_outputs
@@ -145,3 +146,16 @@ def test_sharded_modules_are_refused_by_name_before_they_are_read():
             assert "`0.weight` is sharded" in found.message
     finally:
         dist.destroy_process_group()
+
+
+def test_modules_and_tensors_are_those_torch_yields():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3, bias=False)))
+    model.add_module("again", model[1])
+    model.add_module("nothing", None)
+    model[0].register_buffer("scale", torch.ones(1))
+    assert list(live_modules(model).items()) == list(model.named_modules(remove_duplicate=False))
+    tensors = dict(model.named_parameters(remove_duplicate=False))
+    tensors |= dict(model.named_buffers(remove_duplicate=False))
+    found = live_tensors(model)
+    assert list(found) == list(tensors)
+    assert all(found[path] is tensor for path, tensor in tensors.items())
