@@ -145,10 +145,28 @@ def new_model(folder: Path):
 
 
 def watched() -> dict[str, float]:
-    """Return seconds by step, filled while our loader works; of steps done several times the longest."""
-    from compile_plan.compiler.loading import load, slots
+    """Return seconds by step, filled while our loader works; of steps done several times the longest.
+
+    `first` and `last` are when a thread took the first piece and when one was through with the last, after
+    `load_model` began.
+    """
+    from compile_plan.compiler.loading import load, reading, slots
 
     found: dict[str, float] = {}
+    begun: list[float] = []
+    taken, usual = reading._Readers._taken, load._Loader.__init__  # noqa: SLF001
+
+    def begin(*args) -> None:
+        begun[:] = [time.perf_counter()]
+        usual(*args)
+
+    def timed_pieces(readers):
+        for piece in taken(readers):
+            found.setdefault("first", time.perf_counter() - begun[0])
+            yield piece
+            found["last"] = time.perf_counter() - begun[0]
+
+    load._Loader.__init__, reading._Readers._taken = begin, timed_pieces  # noqa: SLF001
 
     def watch(owner, name: str) -> None:
         step = getattr(owner, name)

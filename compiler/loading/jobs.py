@@ -79,7 +79,7 @@ class Stretch:
     room: torch.Tensor | None
     """The elements of the target that it is for; pages of files are only brought."""
     new: bool = False
-    """Whether the memory of the target was asked for just now: others may still use it."""
+    """Whether it is the first in memory that was asked for just now: others may still use that."""
 
     @property
     def offset(self) -> int:
@@ -145,11 +145,11 @@ def _parts(job: Job, device: torch.device | None) -> Iterator[Stretch]:
     whole = _room(job) if nbytes else None
     if nbytes <= size or whole is None:
         for first in range(0, nbytes, size):
-            yield Stretch(job, first, min(size, nbytes - first), whole, new)
+            yield Stretch(job, first, min(size, nbytes - first), whole, new and not first)
         return
     rooms = whole.split(size // job.dtype.itemsize)  # type: ignore[no-untyped-call]
     for first, room in zip(range(0, nbytes, size), rooms, strict=True):
-        yield Stretch(job, first, min(size, nbytes - first), room, new)
+        yield Stretch(job, first, min(size, nbytes - first), room, new and not first)
 
 
 def _room(job: Job) -> torch.Tensor | None:
