@@ -11,6 +11,7 @@ import copy
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import torch
@@ -172,4 +173,9 @@ def _rules(model: nn.Module, known: Mapping[str, tuple[int, ...]]) -> tuple[Any,
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort ``experts.10`` after ``experts.9``."""
-    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+    return [_part(part) for part in name.split(".")]
+
+
+@lru_cache(4096)
+def _part(part: str) -> tuple[int, int, str]:
+    return (0, int(part), "") if part.isdecimal() else (1, 0, part)

@@ -6,6 +6,7 @@ import pytest
 from compile_plan.compiler.loading import name_rules
 from compile_plan.compiler.loading.conversions import converted
 from compile_plan.compiler.loading.name_rules import rules_of_class, rules_of_model
+from compile_plan.compiler.sources.safetensors_header import StoredTensor
 from tiny_checkpoints import TINY, on_meta
 
 table = pytest.importorskip("transformers.conversion_mapping")
@@ -85,3 +86,10 @@ def test_a_release_that_makes_them_otherwise_is_asked_itself(monkeypatch):
         assert converted(model, {}, known).stored == {}
     finally:
         name_rules._noted.cache_clear()
+
+
+def test_names_are_taken_in_the_order_of_their_numbers_whatever_counts_as_a_digit():
+    names = ["layers.10.weight", "layers.².weight", "layers.9.weight", "layers.٣.weight"]
+    stored = {name: StoredTensor(name, 0, 8, 4, "float32", (1,)) for name in names}
+    found = list(converted(on_meta(TINY["llama"]), stored, {}).stored)
+    assert found == ["layers.٣.weight", "layers.9.weight", "layers.10.weight", "layers.².weight"]
