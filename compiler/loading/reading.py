@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 import torch
 
 from ...ir import PlanError
-from ..machine.pages import PIECE
 from .jobs import Job, Piece, Stretch, pieces_of
-from .ring import SLOT, Mark
+from .ring import SLOT, SLOTS, Mark
 from .slots import Sender, Slots, first_card, sending_threads
 from .stored_files import Mapped, OpenFiles, memory_of
 from .streaming.lanes import Lane, lane_to
@@ -62,13 +62,11 @@ def read_all(
     count = sending_threads() if devices else THREADS
     if devices and slots is None:  # little, or nobody knew: slots are as large as they have to be
         pieces = list(pieces)
-        count = min(count, len(pieces))
         largest = max((piece.extent for piece in pieces if piece.device is not None), default=1)
+        count = min(count, -(-total // (SLOTS * largest)))
         slots = Slots(largest, count, first_card(devices))
-    most = sum(-(-job.source.nbytes // PIECE) for job in ordered)
-    readers = _Readers(min(count, most), files, slots if devices else None)
+    readers = _Readers(count, files, slots if devices else None)
     try:
-        readers.start()
         for nbytes in readers.given(pieces):
             done += nbytes
             if progress is not None and nbytes:
@@ -99,17 +97,17 @@ class _Readers:
             for number, name in enumerate(names)
         ]
 
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
     def given(self, pieces: Iterable[Piece]) -> Iterator[int]:
         """Give the threads pieces; yields bytes that were read meanwhile, and raises what a thread raised.
 
-        It never ends: who waits knows how many bytes there are.
+        A thread starts when there is something for it, so that the first reads before others have started. It
+        never ends: who waits knows how many bytes there are.
         """
+        resting = iter(self._threads)
         for load in self._loads(pieces):
             self._waiting.put(load)
+            for thread in islice(resting, 1):
+                thread.start()
             yield self._read(0)
             while self._waiting.qsize() > _AHEAD * len(self._threads):
                 yield self._read(_PAUSE)
