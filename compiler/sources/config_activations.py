@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ from .config_numbers import first_number, text_config
 from .config_work import TABLE
 from .forward_sizes import ForwardSizes, forward_sizes, seen_sizes
 from .known_classes import scores_all
+from .local_attention import padded
 
 _FLOAT32: Final = 4
 SAMPLED: Final = 10
@@ -41,6 +43,7 @@ _MASK: Final = 4
 _UNFUSED: Final = 3
 """How often scores are there in float32 where the host attends to latents step by step."""
 _SIGHT: Final = re.compile(r"(?:^|[._])(?:vision|visual|vit|image)")
+_DECODES: Final = re.compile(r"(?:^|[.])decoder[.]")
 _SCORES: Final = 2 * _FLOAT32
 """Bytes of a score in float32 before and behind the softmax; as it is made it is there three times,
 with what is added for its position four."""
@@ -48,6 +51,8 @@ _BIASES: Final = 4
 """How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
 _STEPS: Final = 14
 """Bytes of a score where no kernel takes the mask (before transformers 5.20): attention goes step by step."""
+_BUCKETS: Final = 80
+"""Bytes of a pair of positions while their distances are put into buckets."""
 _SOFT_CAPS: Final = ("final_logit_softcapping", "output_logit_soft_cap")
 _SENT: Final = 2
 """How often what experts return is there in the model's dtype, and in float32 where it is weighed."""
@@ -55,6 +60,8 @@ _SCANS: Final = 7
 """How often the state of every token is there while a recurrence is computed in chunks, without a kernel."""
 _SCAN: Final = 3
 """The same where it is computed token by token, with a matrix of decays."""
+_KEPT: Final = 6
+"""How often what a head keeps of a whole text is there, key by value."""
 _USUAL_CHUNK: Final = 64
 _STEP: Final = "dt_bias"
 """A number for each head of a recurrence, or for each channel where channels decay apart."""
@@ -86,9 +93,11 @@ def activation_demands(
     seen = seen_sizes(config, sizes, sequences)
     inside = {module for layer in layers for module in range(layer, tree.ends[layer])}
     needs = list[tuple[str, str, int]]()
+    decoding = _decoding(sizes) if rows == tokens else sizes  # who generates has one token there
     for layer in layers:
         path = tree.paths[layer]
-        nbytes = _layer(tree, layer, seen if _SIGHT.search(path) else sizes)
+        of = seen if _SIGHT.search(path) else decoding if _DECODES.search(path) else sizes
+        nbytes = _layer(tree, layer, of)
         needs.append((path, ACTIVATIONS, nbytes))
         unfused = sizes.tokens * sizes.length * sizes.unfused_heads * _UNFUSED * _FLOAT32
         needs.append((path, ON_HOST, nbytes + unfused if unfused else 0))
@@ -100,19 +109,30 @@ def activation_demands(
     return tuple(Demand(nbytes, path, why, added=True) for path, why, nbytes in (*needs, *ends) if nbytes)
 
 
+def _decoding(sizes: ForwardSizes) -> ForwardSizes:
+    """Return the sizes of a decoder that reads a whole text: it keeps no blocks of it."""
+    heads, biased = max(sizes.heads, sizes.foretelling), max(sizes.biased_heads, sizes.foretelling)
+    return replace(sizes, scored=sizes.length, heads=heads, biased_heads=biased)
+
+
 def _ends(
     tree: ModuleTree, inside: Container[int], sizes: ForwardSizes, scores: int
 ) -> Iterator[tuple[str, str, int]]:
     """Yield the needs of tables, norms and heads outside of layers; ``scores`` are the bytes of each word."""
-    for module, path in enumerate(tree.paths):
-        shape = next((tree.shapes[tensor] for tensor in tree.own_tensors(module)), ())
-        if module in inside or not shape:
-            continue
+    outside = [
+        (module, next(tree.shapes[tensor] for tensor in tree.own_tensors(module)))
+        for module in range(len(tree))
+        if module not in inside and len(tree.own_tensors(module))
+    ]
+    named = any(tree.names[module] in HEADS and len(shape) == 2 for module, shape in outside)
+    for module, shape in outside:
+        path = tree.paths[module]
+        scores_words = tree.names[module] in HEADS if named else shape[0] == sizes.words
         if shape == (sizes.hidden,):
             yield path, ACTIVATIONS, sizes.tokens * shape[0] * _normed(sizes)
         elif TABLE.search(path) and len(shape) == 2:
-            yield path, ACTIVATIONS, sizes.tokens * shape[1] * sizes.width
-        elif tree.names[module] in HEADS and len(shape) == 2:
+            yield path, ACTIVATIONS, sizes.tokens * shape[1] * sizes.width + sizes.buckets * _BUCKETS
+        elif scores_words and len(shape) == 2:
             yield path, LOGITS, shape[0] * scores + 2 * sizes.tokens * shape[1] * sizes.width
 
 
@@ -176,7 +196,7 @@ def _scores(sizes: ForwardSizes) -> int:
     """Return the bytes of a token's scores, of every head for every token, and their mask."""
     biased = sizes.biased_heads * max(_BIASES * sizes.width, _STEPS)
     kept = biased + sizes.heads * (4 * sizes.width + _SCORES) + 2 * _FLOAT32 * bool(sizes.heads)
-    return sizes.length * (kept + sizes.index_heads * _SCORES)
+    return sizes.scored * kept + sizes.length * sizes.index_heads * _SCORES
 
 
 def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
@@ -190,7 +210,8 @@ def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
     seen = _SCANS * heads * max(sizes.state, sizes.chunk) if matrix is None else _SCAN * prod(matrix)
     if channels > heads and matrix is None:
         seen += _DECAYS_OF_PAIRS * channels * (sizes.chunk or _USUAL_CHUNK)
-    return _FLOAT32 * (seen + 6 * widest)
+    read = padded(sizes.length, sizes.chunk or (_USUAL_CHUNK if sizes.kept else 1))
+    return _FLOAT32 * (_KEPT * heads * sizes.kept + (seen + 6 * widest) * read) // sizes.length
 
 
 def _has_experts(tree: ModuleTree, part: int) -> bool:

@@ -26,11 +26,16 @@ KINDS = {
 }  # fmt: skip
 """What sets the peak: functions of several steps, norms, eager scores, recurrences, experts, positions,
 masks, every expert for every token, decays of each channel, scores of all positions."""
+SHORT = {
+    "granitemoehybrid": {"layer_types": ["mamba", "mamba"]}, "mamba2": {}, "modernbert-decoder": {},
+    "nemotron_h": {"layers_block_type": ["mamba", "attention"]}, "qwen3_5_text": {}, "rembert": {},
+}  # fmt: skip
+"""What is padded to a chunk, kept of a whole text, or scores of words outside of a head of the usual name."""
 COUNTS = {"gpt2": "n_layer", "bloom": "n_layer", "xlstm": "num_blocks"}
 
 
 def two_layers(kind):
-    sizes = {**KINDS.get(kind, {}), COUNTS.get(kind, "num_hidden_layers"): 2}
+    sizes = {**KINDS.get(kind, SHORT.get(kind, {})), COUNTS.get(kind, "num_hidden_layers"): 2}
     config = transformers.AutoConfig.for_model(kind, **sizes)
     with torch.device("meta"):
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
@@ -40,6 +45,15 @@ def two_layers(kind):
 
 def largest(found):
     return max(each.nbytes for each in found if each.purpose in {ACTIVATIONS, LOGITS})
+
+
+@pytest.mark.parametrize("kind", SHORT)
+def test_a_short_text_takes_no_more_than_told(kind):
+    model = two_layers(kind)
+    use = Use(total=24, written=8)
+    traced = largest(demands(try_moments(model, None, Diagnostics(), seq=16, use=use)))
+    told = largest(activation_demands(json.loads(model.config.to_json_string()), lower_model(model), 16, 1))
+    assert traced <= told <= 2 * traced
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -154,3 +168,30 @@ def test_the_usual_workload_of_a_model_with_an_unknown_cache_says_so():
 def test_a_folder_of_tensors_alone_keeps_nothing_for_activations(tmp_path):
     folder = write_shards(tmp_path / "bare", {"fc.weight": ("F32", (4, 4))}, 1)
     assert activations(folder) == 0
+
+
+BLOCKS = {
+    "longt5": {"num_layers": 2},
+    "longt5, sums of all": {"num_layers": 2, "encoder_attention_type": "transient-global"},
+    "longt5, small blocks": {"num_layers": 2, "local_radius": 15},
+    "led": {"encoder_layers": 2, "decoder_layers": 2},
+    "pegasus_x": {"encoder_layers": 2, "decoder_layers": 2},
+    "prophetnet": {"num_encoder_layers": 2, "num_decoder_layers": 2},
+}
+
+
+@pytest.mark.parametrize("kind", ["generate", "forward"])
+@pytest.mark.parametrize("tokens", [64, 1024])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_attention_in_blocks_takes_a_block_at_least_and_less_than_the_square(name, tokens, kind):
+    if (name, tokens) == ("prophetnet", 1024):
+        tokens = 480  # it has 512 positions
+    config = transformers.AutoConfig.for_model(name.partition(",")[0], vocab_size=500, **BLOCKS[name])
+    with torch.device("meta"):
+        model = transformers.AutoModelForSeq2SeqLM.from_config(config, dtype=torch.bfloat16).eval()
+    use = Use(total=tokens + 8, written=8) if kind == "generate" else Use(kind)
+    traced = largest(demands(try_moments(model, None, Diagnostics(), seq=tokens, use=use)))
+    content = json.loads(model.config.to_json_string())
+    scores = {"rows": 1} if kind == "generate" else {"rows": tokens, "copies": 0}
+    told = largest(activation_demands(content, lower_model(model), tokens, **scores))
+    assert traced <= told <= 4 * traced
