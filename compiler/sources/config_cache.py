@@ -7,7 +7,7 @@ counted is what transformers keeps: latents for MLA, the last tokens for a windo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Final, TypeAlias
@@ -16,12 +16,10 @@ from ...ir import Demand, ModuleTree
 from ...ir.purposes import KV_CACHE
 from .cache_sites import DECAYS, FUSED, KEYS, PAIRED, VALUES, CacheSite, Keeps, Layers, cache_sites
 from .config_numbers import (
-    ATTENTION_HEADS,
     HIDDEN,
     LAYERS,
     STATE_SIZES,
     WIDTHS,
-    WINDOWS,
     Config,
     first_told,
     integer,
@@ -29,31 +27,15 @@ from .config_numbers import (
     text_config,
 )
 from .known_classes import architecture
+from .layer_numbers import PER_LAYER, heads_of, layer_kind, layer_kinds, own_config, window_of
 
-_KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
-_HEAD_SIZES: Final = ("head_dim", "d_kv", "kv_channels")
 _STATE_HEADS: Final = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
 _STATE_HEAD_DIM: Final = ("mamba_d_head", "mamba_head_dim", "mamba_headdim", "head_dim")
 _EXPAND: Final = ("mamba_expand", "expand")
 _STATE_WIDTH: Final = 4
 _COUNTER: Final = 8
 """Bytes of the number of tokens seen, which a window keeps beside them."""
-_PATTERNS: Final = {
-    "gemma2": 2, "gemma3": 6, "gpt_oss": 2, "gemma3_text": 6, "gemma3n_text": 5, "cohere2": 4,
-    "llama4_text": 4,
-}  # fmt: skip
-"""Every how many layers one sees all tokens, for configurations that leave it to the code."""
 _NO_TOKENS: Final = frozenset({"linear_attention", "mamba", "mamba2", "conv", "recurrent", "mlp", "moe"})
-VALUE_DIM, WINDOW_HEAD_DIM, WINDOW_VALUE_DIM = "value_head_dim", "swa_head_dim", "swa_value_head_dim"
-"""What a GGUF file's numbers are called here where values are narrower than keys, and those of windows."""
-_OF_WINDOWS: Final = {
-    "kv_heads": "swa_num_key_value_heads",
-    "head": WINDOW_HEAD_DIM,
-    "value": WINDOW_VALUE_DIM,
-}
-_OF_ALL: Final = {"kv_heads": "num_global_key_value_heads", "head": "global_head_dim"}
-"""What layers that see a window, and those that see all tokens, have instead of what the others have."""
-_WINDOWED: Final = ("sliding", "chunked", "local")
 _WIDE_INDEX: Final = "dots3"
 """Types whose index keeps its keys in float32."""
 _NOT_CACHED: Final = frozenset({"openai-gpt", "xlm"})
@@ -85,6 +67,8 @@ def cache_of_config(
     text = text_config(config)
     if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
         return ()
+    if any(inner is not text and _keeps_what_it_heard(inner) for inner in config.values()):
+        return ()
     count = first_told(text, LAYERS)
     told = _layers(config, text, None)
     tokens = 1 + written if told.reads_encoder and written is not None else tokens
@@ -99,10 +83,15 @@ def cache_of_config(
     )
 
 
+def _keeps_what_it_heard(inner: object) -> bool:
+    """Say whether a part beside the text keeps something of what it read, as encoders of live sound do."""
+    return isinstance(inner, Mapping) and inner.get("use_cache") is True and "sliding_window" in inner
+
+
 def _layers(config: Config, text: Config, count: int | None) -> Layers:
     name = architecture(config) or ""
     reads = config.get("is_encoder_decoder") is True and not name.endswith("ForCausalLM")
-    return Layers(count, _kinds(text), name, reads)
+    return Layers(count, layer_kinds(text), name, reads)
 
 
 def keeps_unknown(config: Config) -> bool:
@@ -129,9 +118,12 @@ class _Cache:
 
     def nbytes(self, site: CacheSite) -> int | None:
         """Return the bytes of one module; None if nothing tells."""
+        own = own_config(self.config, site.layer)
+        if own is not None:
+            return replace(self, config={**self.config, **own, PER_LAYER: None}).nbytes(site)
         if site.keeps is Keeps.STATE:
             return self._state(site.module)
-        if _layer_kind(self.config, site.layer) in _NO_TOKENS:
+        if layer_kind(self.config, site.layer) in _NO_TOKENS:
             return None
         if site.keeps is Keeps.KEYS:
             return self._index(site)
@@ -140,7 +132,7 @@ class _Cache:
             return (
                 None if elements is None else elements * (self.read or self.tokens) * self.batch * self.width
             )
-        return self._grown(elements, _window(self.config, site.layer))
+        return self._grown(elements, window_of(self.config, site.layer))
 
     def _grown(self, elements: int, window: int | None) -> int:
         """Return the bytes of so many numbers of each token that is kept."""
@@ -155,7 +147,7 @@ class _Cache:
     def _index(self, site: CacheSite) -> int | None:
         keys = self._projected(site.module, KEYS)
         if keys is None or not str(self.config.get("model_type")).startswith(_WIDE_INDEX):
-            return None if keys is None else self._grown(keys, _window(self.config, site.layer))
+            return None if keys is None else self._grown(keys, window_of(self.config, site.layer))
         return keys * self.tokens * self.batch * _STATE_WIDTH
 
     def _token_elements(self, site: CacheSite) -> int | None:
@@ -174,24 +166,17 @@ class _Cache:
 
     def _elements_of_heads(self, module: int, layer: int) -> int | None:
         """Return the same by the number and the size of heads, where keys have no projection of their own."""
-        own = _OF_ALL if _window(self.config, layer) is None else _OF_WINDOWS
-        special = {what: integer(self.config.get(name)) for what, name in own.items()}
-        heads = first_told(self.config, ATTENTION_HEADS)
-        kv_heads = special["kv_heads"] or _kv_heads(self.config, layer)
+        heads, kv_heads, size, value = heads_of(self.config, layer)
         hidden = first_told(self.config, HIDDEN)
-        size = special["head"] or first_told(self.config, _HEAD_SIZES)
-        if size is None and hidden and heads:
-            size = hidden // heads
         if any(self.tree.names[child] in PAIRED for child in self.tree.children(module)):
             both = self._projected(module, PAIRED)  # one for keys and values alike is half of it
             return both if both and kv_heads and both == 2 * kv_heads * (size or 0) else None
         fused = self._fused(module, hidden) if heads and size else None
         if fused is not None and heads and size and fused > heads * size:
             return fused - heads * size
-        if kv_heads is None or size is None:
+        if kv_heads is None or size is None or value is None:
             return 0 if kv_heads == 0 else None
-        value = None if special["head"] else integer(self.config.get(VALUE_DIM))
-        return kv_heads * (size + (special.get("value") or value or size))
+        return kv_heads * (size + value)
 
     def _fused(self, module: int, hidden: int | None) -> int | None:
         """Return the outputs of the projection that makes queries, keys and values at once."""
@@ -255,40 +240,3 @@ class _Cache:
 
 _LATENTS: Final = frozenset({"kv_a_proj_with_mqa", "kv_a_proj"})
 _LINEAR_STATE: Final = ("num_value_heads", "key_head_dim", "value_head_dim")
-
-
-def _kv_heads(config: Config, layer: int) -> int | None:
-    """Return the heads of a layer's keys and values; 0 where a list says that it has none."""
-    listed = config.get("num_key_value_heads")
-    if isinstance(listed, list):
-        return (integer(listed[layer]) or 0) if layer < len(listed) else None
-    one = config.get("multi_query") is True or config.get("multi_query_attention") is True
-    if one and not config.get("new_decoder_architecture") and not config.get("multi_query_group_num"):
-        return 1
-    return first_told(config, _KV_HEADS) or first_told(config, ATTENTION_HEADS)
-
-
-def _kinds(config: Config) -> list[str]:
-    """Return what each layer is, where the configuration says it."""
-    lists = (config.get(name) for name in ("layer_types", "layers_block_type"))
-    return next(([str(kind) for kind in kinds] for kinds in lists if isinstance(kinds, list)), [])
-
-
-def _layer_kind(config: Config, layer: int) -> str | None:
-    kinds = _kinds(config)
-    return kinds[layer] if layer < len(kinds) else None
-
-
-def _window(config: Config, layer: int) -> int | None:
-    """Return how many tokens back a layer sees, None if all."""
-    kind = _layer_kind(config, layer)
-    size = first_told(config, WINDOWS)
-    if size is None or config.get("use_sliding_window") is False:
-        return None
-    if kind is not None:
-        chunk = integer(config.get("attention_chunk_size")) if kind == "chunked_attention" else None
-        return (chunk or size) if any(word in kind for word in _WINDOWED) else None
-    first = config.get("max_window_layers") if config.get("use_sliding_window") is True else 0
-    every = first_told(config, ("sliding_window_pattern",)) or _PATTERNS.get(str(config.get("model_type")))
-    sees_all = (layer + 1) % every == 0 if every else layer < (first if isinstance(first, int) else 0)
-    return None if sees_all else size

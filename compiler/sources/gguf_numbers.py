@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
-from .config_cache import VALUE_DIM, WINDOW_HEAD_DIM, WINDOW_VALUE_DIM
 from .config_numbers import integer
+from .layer_numbers import VALUE_DIM, WINDOW_HEAD_DIM, WINDOW_VALUE_DIM
 
 FAMILY: Final = "general.architecture"
 CAUSAL: Final = "is_causal"

@@ -268,6 +268,41 @@ def test_what_only_code_tells_is_not_guessed(tensors, config):
     assert demands(tensors, config) == {}
 
 
+PACKED = [f"model.layers.{i}.self_attn.{name}_proj.qweight" for i in range(2) for name in "qkv"]
+OWN_HEADS = {
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8,
+    "hidden_size": 64, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 64,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("said", "first", "second"),
+    [
+        ({"per_layer_config": {"01": {"head_dim": 16}}}, 2 * 16, 2 * 32),
+        ({"per_layer_config": {"1": {"num_key_value_heads": 1}}}, 2 * 16, 16),
+        ({"global_head_dim": 16, "attention_k_eq_v": False, "num_global_key_value_heads": 1}, 2 * 16, 2 * 32),
+        ({"global_head_dim": 16, "num_global_key_value_heads": 1}, 2 * 16, 32),
+        ({"swa_head_dim": 4, "swa_num_key_value_heads": 4}, 4 * 8, 2 * 16),
+        ({"v_head_dim": 4}, 2 * 12, 2 * 12),
+        ({"model_type": "mimo_v2_flash"}, 4 * 16, 2 * 16),
+    ],
+)
+def test_packed_layers_may_have_heads_of_their_own(said, first, second):
+    found = demands(named(*PACKED, shape=(1, 64), dtype="int32"), {**OWN_HEADS, **said})
+    assert list(found.values()) == [first * 10 * 2 + 8, second * 10 * 2]
+
+
+def test_single_layers_may_see_a_window_of_their_own():
+    config = TWO | {"per_layer_config": {"0": {"sliding_window": 5}}, "sliding_window": None}
+    first, second = demands([*attention(0), *attention(1)], config).values()
+    assert (first, second) == (16 * 4 * 2 + 8, 16 * 10 * 2)
+
+
+def test_a_part_that_keeps_what_it_heard_makes_the_cache_unknown():
+    audio = {"use_cache": True, "sliding_window": 750}
+    assert demands([*attention(0), *attention(1)], {"text_config": TWO, "audio_config": audio}) == {}
+
+
 def test_layers_said_to_be_without_attention_keep_nothing():
     tensors = [*attention(0), *attention(2), *weights("model.layers.1.mixer.up_proj")]
     config = {"num_hidden_layers": 3, "layers_block_type": ["attention", "mlp", "attention"]}
