@@ -6,14 +6,13 @@ two names with different values is two tensors, whatever the configuration says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import nn
 
 from ...ir import Diagnostic, ModuleTree
 from ...ir.rules.loading import UNTIED_TENSORS
 from ...ir.wording import in_words
-from ..sources.checkpoint_index import CheckpointIndex, same_bytes
+from ..sources.checkpoint_index import CheckpointIndex
+from ..sources.stored_ties import stored_apart
 
 
 class Untied:
@@ -57,20 +56,10 @@ class Untied:
 def untie_different(model: nn.Module, tree: ModuleTree, index: CheckpointIndex) -> Untied:
     """Untie what a transformers model ties and the checkpoint stores with different values.
 
-    ``tree`` is the model's; its names are compared with those stored as they are.
+    ``tree`` is the model's.
     """
     untied = Untied()
     if callable(getattr(model, "tie_weights", None)):
-        for first, other in _stored_twice(tree, index):
-            if not same_bytes(index, first, other):
-                untied.untie(model, other)
+        for path in stored_apart(tree, index):
+            untied.untie(model, path)
     return untied
-
-
-def _stored_twice(tree: ModuleTree, index: CheckpointIndex) -> Iterator[tuple[str, str]]:
-    first: dict[int, str] = {}
-    for path, storage in zip(tree.tensor_paths, tree.storages, strict=True):
-        if path in index.tensors:
-            holder = first.setdefault(storage, path)
-            if holder != path:
-                yield holder, path

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from math import prod
 from pathlib import Path
 
 from ...ir import Atomic, Diagnostic, Diagnostics, Model, ModuleTree, Plan, PlanError
 from ...ir.rules.configs import STORED_NAMES
+from .checkpoint_index import CheckpointIndex
 from .kept_dtypes import loaded_tree
 from .live import no_split_classes
 from .named_tensors import NamedTensor, tree_of_tensors
+from .safetensors_header import StoredTensor
+from .stored_ties import stored_apart
 
 
 def lower_built(
-    name: str, folder: Path, tensors: Sequence[NamedTensor], dtype: str | None, diagnostics: Diagnostics
+    name: str, folder: Path, index: CheckpointIndex, dtype: str | None, diagnostics: Diagnostics
 ) -> Plan | None:
     """Return the plan of the model transformers builds for a folder; None, and a finding, if it cannot."""
     from .config import build_from_config
@@ -27,7 +30,8 @@ def lower_built(
         diagnostics.add(_unnamed(name, (first.message, *first.notes)))
         return None
     tree = replace(loaded_tree(model), objects=None)
-    if not _is_of_a_size(tree, tensors):
+    tree = _untied(tree, stored_apart(tree, index))
+    if not _is_of_a_size(tree, index.tensors.values()):
         why = f"`{type(model).__name__}` as `config.json` describes it is a model of another size"
         diagnostics.add(_unnamed(name, (why,)))
         return None
@@ -40,13 +44,20 @@ def lower_built(
     )
 
 
+def _untied(tree: ModuleTree, paths: Iterable[str]) -> ModuleTree:
+    """Return a tree whose tensors at these paths are their own, as transformers unties them on loading."""
+    own = {tree.tensor_index[path] for path in paths}
+    storages = (at if at in own else storage for at, storage in enumerate(tree.storages))
+    return replace(tree, storages=tuple(storages)) if own else tree
+
+
 def _unnamed(name: str, notes: tuple[str, ...]) -> Diagnostic:
     message = f"the plan of `{name}` has the names in its files, and its model may have others"
     help_ = "install the transformers that has the class, then compile again"
     return Diagnostic(STORED_NAMES, message, notes=notes, help=help_)
 
 
-def _is_of_a_size(tree: ModuleTree, tensors: Sequence[NamedTensor]) -> bool:
+def _is_of_a_size(tree: ModuleTree, tensors: Iterable[StoredTensor]) -> bool:
     """Say whether a built model may be the one in the files: about as many numbers, whatever their names."""
     rows = enumerate(zip(tree.shapes, tree.storages, strict=True))
     built = sum(prod(shape) for index, (shape, storage) in rows if index == storage)

@@ -108,7 +108,7 @@ def _lowered(
     if known is None:
         from .built_class import lower_built
 
-        built = lower_built(name, folder, tensors, model_dtype(config, tensors), diagnostics)
+        built = lower_built(name, folder, index, model_dtype(config, tensors), diagnostics)
         return lower_tensors(name, tensors, config) if built is None else built
     named = named_as_model(tensors, known, config, partial(same_bytes, index))
     if named is None:

@@ -7,10 +7,11 @@ one become one tensor, words are tied, and what the class has no use for is left
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple, TypeAlias
 
+from .described_models import described_model
 from .known_classes import KnownClass, NameRule
 from .named_tensors import NamedTensor
 
@@ -51,7 +52,8 @@ def named_as_model(
     converted = _converted(tensors, known)
     if known.ties and converted.tensors.keys().isdisjoint((*known.ties, *known.ties.values())):
         return None
-    unbuilt = tuple(path for path in converted.tensors if is_draft(path, config))
+    foreign = _foreign(converted.tensors, known, config)
+    unbuilt = tuple(path for path in converted.tensors if path in foreign or is_draft(path, config))
     dropped = {path for path in converted.tensors if _is_dropped(path, known)}.union(unbuilt)
     kept = {path: tensor for path, tensor in converted.tensors.items() if path not in dropped}
     dtype = model_dtype(config, tensors)
@@ -135,18 +137,36 @@ def _merged(name: str, rules: Sequence[NameRule]) -> tuple[NameRule | None, str,
 
 
 def _prefixed(names: list[tuple[str, str]], known: KnownClass) -> Iterator[tuple[str, str]]:
-    """Put the prefix of the inner model before names that all lack it, or take it off."""
-    prefix = f"{known.prefix}."
+    """Put the prefix of the inner model before names that all lack it, or take it off where it is too much.
+
+    What is beside the inner model, a head, has no prefix.
+    """
+    prefix, beside = f"{known.prefix}.", _roots(known) - {known.prefix}
     begin = sum(name.startswith(prefix) for name, _ in names)
+    doubled = begin == len(names) and any(
+        name.removeprefix(prefix).startswith((prefix, *(f"{root}." for root in beside))) for name, _ in names
+    )
     for name, path in names:
-        if (
-            not known.prefix
-            or (known.has_inner and begin)
-            or (not known.has_inner and 2 * begin < len(names))
-        ):
+        if not known.prefix:
             yield name, path
+        elif known.has_inner:
+            lacks = not begin and name.partition(".")[0] not in beside
+            yield name.removeprefix(prefix) if doubled else prefix + name if lacks else name, path
         else:
-            yield prefix + name if known.has_inner else name.removeprefix(prefix), path
+            yield name if 2 * begin < len(names) else name.removeprefix(prefix), path
+
+
+def _roots(known: KnownClass) -> set[str]:
+    """Return the first parts of the names a class is known to have."""
+    return {path.partition(".")[0] for path in (f"{known.prefix}.", *known.ties, *known.ties.values())}
+
+
+def _foreign(paths: Iterable[str], known: KnownClass, config: Mapping[str, object]) -> set[str]:
+    """Return names that are no part of the model, where that is known whole."""
+    roots = _roots(known)
+    odd = {path for path in paths if path.partition(".")[0] not in roots} if known.prefix else set[str]()
+    described = described_model(config) if odd else None
+    return set() if described is None else odd.difference(described.tree.tensor_paths)
 
 
 def _put_together(target: str, rule: NameRule, groups: list[list[NamedTensor]]) -> NamedTensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import llama_tensors, write_file, write_shards
+from compile_plan.compiler import compile_plan, load_pretrained
 from compile_plan.compiler.sources import known_classes
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.ir import Diagnostics
@@ -99,6 +100,54 @@ def test_a_tie_that_is_stored_twice_is_counted_once_if_the_values_agree(tmp_path
     (tmp_path / "other" / "config.json").write_text(json.dumps(config))
     plan, _ = read(tmp_path / "other")
     assert plan.tree.storages == tuple(range(len(plan.tree.storages)))
+
+
+def test_a_head_of_its_own_counts_where_the_class_knows_the_names_by_others(tmp_path):
+    from folder_sweep import _difference
+
+    config = transformers.CONFIG_MAPPING["gemma3"](
+        text_config={
+            "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        },
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "image_size": 56, "patch_size": 14,
+        },
+    )  # fmt: skip
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    table = next(tensor for name, tensor in stored.items() if name.endswith("embed_tokens.weight"))
+    stored["language_model.lm_head.weight"] = torch.randn_like(table)
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = transformers.Gemma3ForConditionalGeneration.from_pretrained(tmp_path)
+    plan = compile_plan(tmp_path, max_memory={"cpu": "1GiB"})
+    parameters = dict(theirs.named_parameters())
+    planned = dict(zip(plan.tree.tensor_paths, plan.tree.nbytes, strict=True))
+    assert sum(planned[path] for path in parameters) == sum(each.nbytes for each in parameters.values())
+    found = Diagnostics()
+    assert _difference(load_pretrained(tmp_path, plan, diagnostics=found), theirs) is None
+    assert "untied-tensors" in [each.code for each in found]
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [lambda name: name.removeprefix("model."), lambda name: f"model.{name}"],
+    ids=["lacks the prefix", "has it twice"],
+)
+def test_prefixes_are_those_of_the_class_and_the_head_has_none(tmp_path, stored):
+    tensors = {stored(name): each for name, each in llama_tensors(1).items()}
+    plan, codes = read(write_shards(tmp_path / "m", tensors, 1, config=CAUSAL))
+    assert set(llama_tensors(1)) == set(plan.tree.tensor_paths)
+    assert codes == []
+
+
+def test_what_the_class_has_not_is_left_out_with_a_word(tmp_path):
+    tensors = {**llama_tensors(2), "adviser.fc.weight": ("BF16", (8, 8))}
+    config = {**CAUSAL, "num_hidden_layers": 2, "vocab_size": 64, "num_attention_heads": 2}
+    plan, codes = read(write_shards(tmp_path / "m", tensors, 1, config=config))
+    assert codes == ["unbuilt-layers"]
+    assert "adviser" not in plan.tree.module_index
 
 
 def test_layers_behind_the_last_one_are_left_out_with_a_word(tmp_path):

@@ -1,0 +1,43 @@
+"""What a model ties and its checkpoint stores under several names: the same values, or tensors of their own.
+
+Classes may know their checkpoints by other names. The tensors of a tie have few and telling ones (a head, a
+table), so where most names are others, the stored one is what ends alike, if one alone does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ...ir import ModuleTree
+from .checkpoint_index import CheckpointIndex, same_bytes
+
+_TELLING = 2
+"""Parts of a name, from its end: ``lm_head.weight``."""
+
+
+def stored_apart(tree: ModuleTree, index: CheckpointIndex) -> tuple[str, ...]:
+    """Return the paths that a model ties to an earlier one, and that are stored with other values."""
+    return tuple(
+        path for path, (first, other) in _stored_twice(tree, index) if not same_bytes(index, first, other)
+    )
+
+
+def _stored_twice(tree: ModuleTree, index: CheckpointIndex) -> Iterator[tuple[str, tuple[str, str]]]:
+    tied = {storage for at, storage in enumerate(tree.storages) if at != storage}
+    known = sum(path in index.tensors for path in tree.tensor_paths) if tied else 0
+    ends: dict[str, list[str]] = {}
+    for name in index.tensors if 2 * known < len(tree.tensor_paths) else ():
+        ends.setdefault(_end(name), []).append(name)
+    first: dict[int, str] = {}
+    for at, (path, storage) in enumerate(zip(tree.tensor_paths, tree.storages, strict=True)):
+        if storage in tied:
+            alike = [
+                name for name in ends.get(_end(path), ()) if index.tensors[name].shape == tree.shapes[at]
+            ]
+            name = path if path in index.tensors else alike[0] if len(alike) == 1 else None
+            if name is not None and first.setdefault(storage, name) != name:
+                yield path, (first[storage], name)
+
+
+def _end(name: str) -> str:
+    return ".".join(name.split(".")[-_TELLING:])
