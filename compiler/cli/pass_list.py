@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from types import NoneType, UnionType
 from typing import ClassVar, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from ...ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span, parse_size
+from ...ir import Diagnostic, Diagnostics, Label, Plan, PlanError, Source, Span, parse_size, verify
 from ...ir.near import near_name
+from ...ir.rules.laws import TENSOR_WITHOUT_PLACE
 from ...ir.rules.usage import BAD_PIPELINE, UNKNOWN_PASS
 from ...ir.wording import in_words
 from ..driver.options import Options
@@ -131,7 +132,10 @@ class Chosen:
     console: Console
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
-        """Run just these passes; a list that cannot work is the user's to mend."""
+        """Run just these passes; a plan that is wrong already and a list that cannot work are the user's."""
+        broken = [law for law in verify(plan) if law.rule is not TENSOR_WITHOUT_PLACE]
+        if broken:
+            raise PlanError([*diagnostics, *broken])
         try:
             plan = run_passes(plan, self.passes or (), diagnostics, self.printed)
         except PipelineError as error:

@@ -289,6 +289,13 @@ def test_a_plan_without_its_modules_cannot_be_placed_anew(folder):
     assert (result.code, codes(result)) == (1, ["cannot-replan"])
 
 
+@pytest.mark.parametrize("passes", ["annotate-sizes", "merge-ties,apply-overrides"])
+def test_passes_are_not_run_on_a_plan_that_is_wrong_already(folder, passes):
+    (folder / "bare.plan").write_text("place head on cpu\n")
+    result = run_command(["bare.plan", "--passes", passes], cwd=folder)
+    assert (result.code, codes(result)) == (1, ["undeclared-device"])
+
+
 # formatting
 
 
