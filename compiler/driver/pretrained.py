@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def check_asked(what: str, asked: Mapping[str, object], help_: str) -> None:
     """Raise `PlanError` for options that do nothing for what is loaded."""
-    found = [name for name, value in asked.items() if value not in (None, False)]
+    found = [name for name, value in asked.items() if value is not None and value is not False]
     if found:
         message = f"{in_words(found)} would do nothing for {what}"
         raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_)])
