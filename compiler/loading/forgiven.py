@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Role
-from ..sources.model_names import is_draft
+from ..sources.model_names import behind_the_last, is_draft
 from .seats import Slot
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str], 
     made = [p for end, p in _MADE_AGAIN.items() if any(name.endswith(end) for name in buffers)]
     config: Any = model.config
     layers = getattr(config, "num_hidden_layers", None)
-    drafts = {name for name in names if is_draft(name, {"num_hidden_layers": layers})}
+    said = {"num_hidden_layers": layers}
+    drafts = {name for name in names if is_draft(name, said)} | behind_the_last(stored, said).intersection(
+        names
+    )
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     bare = getattr(model, prefix[:-1], None) is None and any(name.startswith(prefix) for name in stored)
     heads = {name for name in names if bare and not name.startswith(prefix)}

@@ -28,6 +28,15 @@ _INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config
 WIDTHS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
+_ALIASES: Final = {"double": "float64", "float": "float32", "half": "float16"}
+
+
+def dtype_named(config: Config) -> str:
+    """Return the dtype a configuration says, by torch's usual name; nothing where it says none."""
+    said = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    return _ALIASES.get(said, said)
+
+
 def text_config(config: Config) -> Config:
     """Return the configuration of the part that writes text."""
     for name in _INNER:
@@ -56,9 +65,8 @@ def first_number(config: Config, names: Sequence[str]) -> float:
 def number_width(config: Config, tree: ModuleTree) -> int:
     """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
     for told in (text_config(config), config):
-        for name in ("dtype", "torch_dtype"):
-            width = WIDTHS.get(str(told.get(name)).removeprefix("torch."))
-            if width is not None:
-                return width
+        width = WIDTHS.get(dtype_named(told))
+        if width is not None:
+            return width
     found = Counter(dtype for dtype in tree.dtypes if dtype in WIDTHS)
     return WIDTHS[found.most_common(1)[0][0]] if found else 2

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple, TypeAlias
 
+from .config_numbers import dtype_named, first_told
 from .described_models import described_model
 from .known_classes import KnownClass, NameRule
 from .named_tensors import NamedTensor
@@ -24,6 +25,9 @@ _HALVES: Final = ("float16", "bfloat16")
 _MADE_AGAIN: Final = re.compile(r"rotary_emb\.inv_freq$|(?:^|\.)position_ids$")
 """What old checkpoints hold and constructors make."""
 _LAYER: Final = re.compile(r"^(?:model\.)?layers\.(\d+)\.")
+_MEMBER: Final = re.compile(r"^((?:[A-Za-z_]+\.)*?(?:layers?|h|blocks?)\.)(\d+)\.")
+"""A member of the outermost list of layers a name is in."""
+_COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _DRAFT: Final = re.compile(r"^(?:model\.)?mtp(?:_layers)?\.")
 _READERS: Final = "embed_tokens.weight"
 
@@ -52,7 +56,7 @@ def named_as_model(
     converted = _converted(tensors, known)
     if known.ties and converted.tensors.keys().isdisjoint((*known.ties, *known.ties.values())):
         return None
-    foreign = _foreign(converted.tensors, known, config)
+    foreign = _foreign(converted.tensors, known, config) | behind_the_last(converted.tensors, config)
     unbuilt = tuple(path for path in converted.tensors if path in foreign or is_draft(path, config))
     dropped = {path for path in converted.tensors if _is_dropped(path, known)}.union(unbuilt)
     kept = {path: tensor for path, tensor in converted.tensors.items() if path not in dropped}
@@ -70,6 +74,15 @@ def is_draft(path: str, config: Mapping[str, object]) -> bool:
     return beyond or _DRAFT.match(path) is not None
 
 
+def behind_the_last(paths: Iterable[str], config: Mapping[str, object]) -> set[str]:
+    """Return the names of layers behind the last one the model builds, where all layers are one stack."""
+    count, matches = first_told(config, _COUNTS), {path: _MEMBER.match(path) for path in paths}
+    found = {path: match for path, match in matches.items() if match is not None}
+    if count is None or len({match[1] for match in found.values()}) != 1:
+        return set()
+    return {path for path, match in found.items() if int(match[2]) >= count}
+
+
 def is_quantised(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -> bool:
     """Say whether weights are packed, so that their names, shapes and dtypes are those of no plain class."""
     said = bool(config.get("quantization_config") or config.get("compression_config"))
@@ -81,7 +94,7 @@ def is_quantised(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -
 
 def model_dtype(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -> str | None:
     """Return the dtype transformers loads with: the configuration's, else that of the first float stored."""
-    said = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
+    said = dtype_named(config)
     first = next((tensor.dtype for tensor in tensors if tensor.dtype in _FLOATS), None)
     return said if said in _FLOATS else first
 
@@ -143,17 +156,17 @@ def _prefixed(names: list[tuple[str, str]], known: KnownClass) -> Iterator[tuple
     """
     prefix, beside = f"{known.prefix}.", _roots(known) - {known.prefix}
     begin = sum(name.startswith(prefix) for name, _ in names)
-    doubled = begin == len(names) and any(
-        name.removeprefix(prefix).startswith((prefix, *(f"{root}." for root in beside))) for name, _ in names
-    )
+    twice = (prefix, *(f"{root}." for root in beside))
     for name, path in names:
+        inner = name.removeprefix(prefix)
         if not known.prefix:
             yield name, path
         elif known.has_inner:
             lacks = not begin and name.partition(".")[0] not in beside
-            yield name.removeprefix(prefix) if doubled else prefix + name if lacks else name, path
-        else:
-            yield name if 2 * begin < len(names) else name.removeprefix(prefix), path
+            doubled = inner != name and inner.startswith(twice)
+            yield inner if doubled else prefix + name if lacks else name, path
+        elif 2 * begin < len(names) or inner != name:
+            yield name if 2 * begin < len(names) else inner, path  # a body has no use for the head beside it
 
 
 def _roots(known: KnownClass) -> set[str]:

@@ -34,9 +34,9 @@ def _stored_twice(tree: ModuleTree, index: CheckpointIndex) -> Iterator[tuple[st
             alike = [
                 name for name in ends.get(_end(path), ()) if index.tensors[name].shape == tree.shapes[at]
             ]
-            name = path if path in index.tensors else alike[0] if len(alike) == 1 else None
-            if name is not None and first.setdefault(storage, name) != name:
-                yield path, (first[storage], name)
+            alike = [path] if path in index.tensors else alike
+            if len(alike) == 1 and first.setdefault(storage, alike[0]) != alike[0]:
+                yield path, (first[storage], alike[0])
 
 
 def _end(name: str) -> str:

@@ -13,6 +13,7 @@ from checkpoints import llama_tensors, write_file, write_shards
 from compile_plan.compiler import compile_plan, load_pretrained
 from compile_plan.compiler.sources import known_classes
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
+from compile_plan.compiler.sources.model_names import behind_the_last
 from compile_plan.ir import Diagnostics
 from safetensors.torch import load_file, save_file
 
@@ -148,6 +149,58 @@ def test_what_the_class_has_not_is_left_out_with_a_word(tmp_path):
     plan, codes = read(write_shards(tmp_path / "m", tensors, 1, config=config))
     assert codes == ["unbuilt-layers"]
     assert "adviser" not in plan.tree.module_index
+
+
+@pytest.mark.parametrize("said", ["half", "torch.half", "float16"])
+def test_a_dtype_may_be_said_by_any_of_its_names(tmp_path, said):
+    folder = write_shards(tmp_path / "m", llama_tensors(1), 1, config={**CAUSAL, "torch_dtype": said})
+    assert set(read(folder)[0].tree.dtypes) == {"float16"}
+
+
+def test_a_body_has_no_use_for_the_head_beside_it(tmp_path):
+    config = {"architectures": ["LlamaModel"], "model_type": "llama"}
+    plan, codes = read(write_shards(tmp_path / "m", llama_tensors(1), 1, config=config))
+    assert set(plan.tree.tensor_paths) == {
+        name.removeprefix("model.") for name in llama_tensors(1) if name != "lm_head.weight"
+    }
+    assert codes == []
+
+
+def test_a_stored_head_under_its_older_name_is_its_own(tmp_path):
+    from folder_sweep import _difference
+
+    config = transformers.GPTNeoXConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    transformers.GPTNeoXForCausalLM(config).save_pretrained(tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["embed_out.weight"] = torch.randn(96, 32)
+    save_file(stored, tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = transformers.GPTNeoXForCausalLM.from_pretrained(tmp_path)
+    plan = compile_plan(tmp_path, max_memory={"cpu": "1GiB"})
+    assert _difference(load_pretrained(tmp_path, plan, diagnostics=Diagnostics()), theirs) is None
+
+
+def test_layers_no_model_builds_are_neither_planned_nor_loaded(tmp_path):
+    config = transformers.RobertaConfig(
+        vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2
+    )
+    transformers.RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**said, "num_hidden_layers": 1}))
+    plan, codes = read(tmp_path)
+    assert codes == ["unbuilt-layers"]
+    assert "roberta.encoder.layer.1" not in plan.tree.module_index
+    model = load_pretrained(tmp_path, max_memory={"cpu": "1GiB"}, diagnostics=Diagnostics())
+    assert len(model.roberta.encoder.layer) == 1
+
+
+def test_lists_of_different_lengths_are_no_layers_too_many():
+    paths = [f"encoder.layers.{n}.conv.weight" for n in range(14)]
+    paths += [f"encoder_transformer.layers.{n}.fc1.weight" for n in range(8)]
+    assert behind_the_last(paths, {"num_hidden_layers": 8}) == set()
+    assert behind_the_last(paths[:14], {"num_hidden_layers": 13}) == {"encoder.layers.13.conv.weight"}
 
 
 def test_layers_behind_the_last_one_are_left_out_with_a_word(tmp_path):
