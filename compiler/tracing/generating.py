@@ -1,9 +1,12 @@
-"""What ``generate()`` hands a forward beside tokens, and what it holds meanwhile.
+"""What a tokenizer and ``generate()`` hand a forward beside tokens, and what the latter holds meanwhile.
 
-Positions of every row, so that what is made of them is made for every row; and a mask. Several prompts in
-one call are padded to the longest, as a tokenizer gives them: a mask with padding in it is a tensor for
-attention, which one without is not. So rows of one length take less than is told. The model itself says what
-of this it takes (`prepare_inputs_for_generation`). Tokens are chosen greedily: a sampler has more scores.
+A mask, with padding in it: several prompts in one call are padded to the longest, one to a multiple of
+something or to a fixed length. A mask with padding is a tensor for attention, as large as the square of the
+length, which one without is not: so rows of one length take less than is told. One row whose mask would be
+large beside the model is a long text, which nobody pads.
+
+``generate()`` also gives positions of every row, so that what is made of them is made for every row. The
+model itself says what of this it takes (`prepare_inputs_for_generation`).
 """
 
 from __future__ import annotations
@@ -23,6 +26,11 @@ POSITIONS: Final = "position_ids"
 _OWN: Final = "_prepare_position_ids_for_generation"
 _WHOLE: Final = 8
 """Bytes of a token, a position, a number of a mask."""
+_OF_PAIR: Final = 4
+"""Bytes of a pair of tokens in a mask: yes or no, what it is made of, the numbers it is turned into."""
+_LITTLE: Final = 0.03
+"""By how much of its weights a model may be told to take too much; or by so many bytes:"""
+_ANYHOW: Final = 4 << 20
 _SPECIAL: Final = 4
 """Tokens of a meaning of their own that are held as tensors: first, last, padding, a decoder's first."""
 
@@ -32,15 +40,35 @@ def with_prompt(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Unt
     plain, prompt = plain_model(model), given.get("input_ids")
     if not isinstance(prompt, Tensor) or prompt.dim() != 2 or not hasattr(plain, _OWN):
         return {}
-    mask = torch.ones(prompt.shape, dtype=torch.int64)
-    mask[1:, 0] = 0
+    mask = _padded(plain, prompt)
     made = {MASK: mask}
     if not _encodes(plain) and _are_plain(plain):
         made[POSITIONS] = (mask.cumsum(-1) - 1).clamp(min=0)
-    if len(mask) == 1 and _forgets_ones(plain):
+    if bool(mask.all()) and _forgets_ones(plain):
         del made[MASK]
-    accepted = inspect.signature(plain.forward).parameters
+    return _taken(plain, made, given)
+
+
+def with_mask(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Untyped]:
+    """Return the mask a tokenizer gives with tokens, where nobody gave one."""
+    plain, tokens = plain_model(model), given.get("input_ids")
+    if not isinstance(tokens, Tensor) or tokens.dim() != 2:
+        return {}
+    return _taken(plain, {MASK: _padded(plain, tokens)}, given)
+
+
+def _taken(model: nn.Module, made: Mapping[str, Tensor], given: Mapping[str, Untyped]) -> dict[str, Untyped]:
+    accepted = inspect.signature(model.forward).parameters
     return {name: each for name, each in made.items() if name in accepted and name not in given}
+
+
+def _padded(model: nn.Module, tokens: Tensor) -> Tensor:
+    """Return the mask of rows of which all but the longest are padded; of one row too, unless it is long."""
+    rows, length = tokens.shape
+    mask = torch.ones(rows, length, dtype=torch.int64)
+    weights = sum(each.nbytes for each in model.parameters())
+    mask[int(rows > 1 or length**2 * _OF_PAIR > max(_ANYHOW, weights * _LITTLE)) :, 0] = 0
+    return mask
 
 
 def _are_plain(model: nn.Module) -> bool:

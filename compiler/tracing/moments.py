@@ -23,7 +23,7 @@ from ...ir.rules.tracing import TRACE_FAILED
 from ...ir.wording import first_line
 from ..running.nesting import Untyped
 from .forward import try_run
-from .generating import held_beside, held_later, with_prompt
+from .generating import held_beside, held_later, with_mask, with_prompt
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
@@ -147,6 +147,8 @@ def try_moments(
     last = {name: 1 for name in LAST_ONLY if asks and name in _accepted(model)}
     cached = {"use_cache": True} if asks and _leaves_cache_to_caller(model) else {}
     ran, beside = None, with_prompt if asks else None
+    if use.kind != "generate" and inputs is None:  # nobody calls it without
+        beside = with_mask
     run_with = partial(try_run, model, inputs, batch=batch, seq=seq, dtype=dtype, beside=beside)
     if cached:  # it may not run with one at all
         ran = run_with(Diagnostics(), extra={**last, **cached})
