@@ -19,9 +19,6 @@ from .matching import stored_dtype
 from .seats import Slot
 from .stored_files import Mapped
 
-_JOINED = 2
-"""Dimensions that a stack of joined pieces has at least."""
-
 
 @dataclass(frozen=True, slots=True)
 class StackPlace:
@@ -45,18 +42,15 @@ def stack_places(merge: Merge, shape: Sequence[int]) -> tuple[StackPlace, ...] |
 
     That is so for rules that only stack (along the first dimension) and join (along the next).
     """
-    kinds = merge.kinds()
-    if kinds is None or len(shape) < _JOINED:
+    kinds, stack = merge.kinds(), merge.stacked()
+    if kinds is None or stack is None or stack[0] != tuple(shape):
         return None
     places: list[StackPlace] = []
     first = 0
     for pieces in kinds:
-        sizes = {piece.shape[1:] for piece in pieces} | {tuple(shape[2:])}
-        if len(pieces) != shape[0] or len(sizes) != 1 or len({piece.shape for piece in pieces}) != 1:
-            return None
         places += [StackPlace(piece, row, first) for row, piece in enumerate(pieces)]
         first += torch.Size(pieces[0].shape).numel()
-    return tuple(places) if first == torch.Size(shape[1:]).numel() else None
+    return tuple(places)
 
 
 Part: TypeAlias = tuple[Mapped, int]
@@ -73,18 +67,18 @@ class FiledRows:
     dtype: torch.dtype
     rows: tuple[tuple[Part, ...], ...]
 
-    def brought(self, row: int, target: torch.Tensor) -> Iterator[Pair]:
-        """Yield the parts of one row with their places in memory of the row's shape."""
-        flat = target.view(-1)
-        for mapped, first in self.rows[row]:
-            part = mapped.tensor.view(-1)
-            mapped.bring_all(0, part.nbytes)
-            yield part, flat[first : first + part.numel()]
+    def brought(self, rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[Pair]:
+        """Yield the parts of rows with their places in memory of a row's shape that is given with each."""
+        for row, target in rows:
+            parts, flat = self.rows[row], target.view(-1)
+            for mapped, first in parts:
+                part = mapped.tensor.view(-1)
+                mapped.bring_all(0, part.nbytes)
+                yield part, flat if len(parts) == 1 else flat[first : first + part.numel()]
 
     def pairs(self, room: torch.Tensor) -> Iterator[Pair]:
         """Yield the parts of all rows with their places in memory of the stack's shape."""
-        for row in range(self.shape[0]):
-            yield from self.brought(row, room[row])
+        return self.brought(enumerate(room))
 
     def made(self) -> torch.Tensor:
         """Return all rows in memory."""

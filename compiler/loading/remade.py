@@ -51,9 +51,10 @@ class Remade:
         """Yield the tensor with its place, memory of its shape."""
         yield self.made(), room
 
-    def brought(self, row: int, target: torch.Tensor) -> Iterator[Pair]:
-        """Yield one row with its place; all of them are made for it."""
-        yield self.made()[row], target
+    def brought(self, rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[Pair]:
+        """Yield rows with their places; all there are are made for them, once."""
+        made = self.made()
+        yield from ((made[row], target) for row, target in rows)
 
     def files(self, _rows: Iterable[int] | None = None) -> list[Mapped]:
         """Return everything it is made of."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any, NoReturn, SupportsIndex, TypeAlias
 
 import torch
@@ -38,11 +39,12 @@ class Pieces:
         """Bytes of the tensor."""
         return self.shape.numel() * self.dtype.itemsize
 
-    def brought(self, row: int, target: torch.Tensor) -> Iterator[Pair]:
-        """Yield what one row is made of, with its places in memory of the row's shape."""
-        yield from (
-            [(self.memory()[row], target)] if self._source is None else self._source.brought(row, target)
-        )
+    def brought(self, rows: Iterable[tuple[int, torch.Tensor]]) -> Iterator[Pair]:
+        """Yield what rows are made of, with its places in memory of a row's shape that is given with each."""
+        if self._source is not None:
+            yield from self._source.brought(rows)
+        else:
+            yield from ((self.memory()[row], target) for row, target in rows)
 
     def pairs(self, room: torch.Tensor) -> Iterator[Pair]:
         """Yield what all of it is made of, with its places in memory of its shape."""
@@ -74,8 +76,13 @@ class Pieces:
 
     def check(self) -> None:
         """Raise `PlanError` if one of the files is not what it was."""
-        for mapped in {id(mapped.file): mapped for mapped in self.files()}.values():
+        for mapped in () if self._source is None else self._distinct:
             mapped.check()
+
+    @cached_property
+    def _distinct(self) -> list[Mapped]:
+        """One of what it is made of in each file."""
+        return list({id(mapped.file): mapped for mapped in self.files()}.values())
 
 
 class Stacked(torch.Tensor):

@@ -17,7 +17,7 @@ import rows_runs
 import streamed_runs
 import torch
 from compile_plan.compiler.loading import load_model
-from compile_plan.compiler.loading.streaming import carrier, courier, lanes, rows, site, streamed
+from compile_plan.compiler.loading.streaming import carrier, courier, lanes, loan, rows, site, streamed
 from compile_plan.compiler.loading.streaming.arena import Arena
 
 assert late_card.COMPUTING
@@ -30,6 +30,7 @@ STEPS = {
     (rows, "outside"): True,
     (site.Load, "is_current"): True,
     (streamed.Streamed, "lend"): True,
+    (loan.Loan, "begin"): True,
     (streamed.Streamed, "copy"): True,
 }
 """With whether it may fail when it is done: what was taken by then is nobody's."""
@@ -66,7 +67,7 @@ def left_behind(model):
     ahead = sum(1 for load, _ in supply.ready.values() for cargo in load.cargo if cargo.lot is not None)
     taken = sum(len(each.arena._taken) for each in supply._carriers.values())
     lent = [one for each in stream.sites for one in each.streamed if one.used is not None or one.users]
-    changed = [rows for rows in model._compile_plan_execution.rows if rows._owner or rows._changed]
+    changed = [rows for rows in model._compile_plan_execution.rows if rows._owner or rows._loan]
     return taken - ahead, supply.held.total(), len(lent), len(changed)
 
 

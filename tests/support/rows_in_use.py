@@ -19,7 +19,9 @@ import rows_runs
 import torch
 from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.ir import PlanError
+from pretend_device import CROSSING
 from streamed_runs import at_rest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CHOICES = [rows_runs.TOKENS, rows_runs.TOKENS[:, :1], rows_runs.TOKENS[:, 3:5]]
 CARD, HOST = (("cpu", "cuda:0"), ("disk", "cuda:0")), (("disk", "cpu"),)
@@ -271,6 +273,49 @@ def interrupts(folder, *how):
     return right and at_rest(model) and all(count == len(supply.ready) for count in taken)
 
 
+class Waits(TorchDispatchMode):
+    """Counts the copies between devices that whoever asks for them waits for, while it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.count, self.told = 0, False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        del types
+        made = func(*args, **(kwargs or {}))
+        if self.told and func in CROSSING:
+            devices = {one.device for one in (made, *args) if isinstance(one, torch.Tensor)}
+            waits = not ((kwargs or {}).get("non_blocking") or args[2:])
+            self.count += len(devices) > 1 and waits
+        return made
+
+    def around(self, module):
+        """Be told while hooks of a module run that are there already."""
+
+        def tell(told):
+            def hook(*_):
+                self.told = told
+
+            return hook
+
+        for first in (True, False):
+            module.register_forward_pre_hook(tell(first), prepend=first)
+            module.register_forward_hook(tell(first), prepend=first)
+
+
+def waited_for_once(folder, *how):
+    """To be told what it chose a call waits for its device, and for nothing else."""
+    real, model = pair(folder, *how)
+    first, waits = same(real, model), Waits()
+    rows = model._compile_plan_execution.rows
+    for each in rows:
+        waits.around(each.site.module)
+    with waits:
+        for ids in CHOICES:
+            computed(model, ids)
+    return first and same(real, model) and waits.count == len(CHOICES) * len(rows)
+
+
 def written_text(folder, *how):
     real, model = pair(folder, *how)
     settings = {"do_sample": False, "max_new_tokens": 5, "min_new_tokens": 5, "pad_token_id": 0}
@@ -283,6 +328,7 @@ ANYWHERE = (
     autocast, into_a_real_model, written, written_while_rows_are_lent, registered_while_all_are_there,
     two_models_one_inside_the_other, threads, interrupts, written_text,
 )  # fmt: skip
+ON_THE_CARD = (waited_for_once,)
 ON_THE_HOST = (inference_mode, compiled, forked)
 """What the pretended device itself cannot do with a whole model."""
 WITH_PEFT = (adapters_added_after, adapters_of_experts, adapters_that_were_there, merged_adapters)
@@ -294,7 +340,7 @@ def main():
     found = {}
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         rows_runs.built("mixtral").save_pretrained(name, save_original_format=True)
-        card = WITH_PEFT[-1:] if importlib.util.find_spec("peft") else ()
+        card = ON_THE_CARD + (WITH_PEFT[-1:] if importlib.util.find_spec("peft") else ())
         for cases, places in ((ANYWHERE, CARD + HOST), (host, HOST), (card, CARD)):
             for case, where, way in ((c, p, w) for c in cases for p in places for w in WAYS):
                 right = case(Path(name), where, way)

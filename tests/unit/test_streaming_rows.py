@@ -34,7 +34,7 @@ def test_outputs_are_equal_and_everything_is_at_rest(runs):
 
 def test_rows_are_right_in_the_circumstances_people_run_them_in():
     runs = run_support("rows_in_use.py")
-    assert len(runs) >= (120 if find_spec("peft") is None else 144)
+    assert len(runs) >= (128 if find_spec("peft") is None else 152)
     assert {case: got for case, got in runs.items() if got != "equal"} == {}
 
 
@@ -149,11 +149,18 @@ def test_the_row_unused_for_longest_makes_room():
 def test_a_write_to_all_of_a_tensor_is_seen_and_one_to_its_ends(count):
     weight = torch.zeros(count, dtype=torch.uint8)
     one = Streamed(weight, weight.data, torch.device("cpu"), weight.dtype, None)
-    assert len(one.look()) == 8 * min(count, 128)
+    assert 8 * min(count, 122) <= len(one.look()) <= 8 * 128
     for part in (slice(None), slice(0, 1), slice(max(count - 1, 0), None))[: 3 * bool(count)]:
         before = one.look()
         weight.data[part] += 1
         assert one.look() != before
+
+
+def test_a_head_and_the_table_tied_to_it_have_what_they_need_in_two_threads():
+    """Whoever enters or leaves first, and while rows are brought that will be lent."""
+    runs = run_support("tied_threads.py")
+    assert len(runs) == 2 * (6 + 3)
+    assert {case: got for case, got in runs.items() if got != "equal"} == {}
 
 
 class Tied(nn.Module):

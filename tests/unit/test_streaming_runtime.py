@@ -6,7 +6,6 @@ import json
 import os
 import threading
 from collections import deque
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -202,11 +201,12 @@ def test_the_allocator_is_told_of_all_memory_that_copies_go_to():
     lane, device = Told(), torch.device("cpu")
     lot = Arena(device, 1024, lane).take(512)
     beside = outside(512, device, lane)
-    table = SimpleNamespace(rest=torch.zeros(8, 4), dtype=torch.float32, device=device)
+    table = Streamed(torch.zeros(8, 4), torch.zeros(8, 4), device, torch.float32, None)
     rows = RowCache([table], 2)
-    assert rows.memory(table, lane) is rows.memory(table, lane)
+    for _ in range(2):
+        rows.fill([], lane)
     told = [each.untyped_storage()._cdata for each in lane.memory]
-    assert told == [each.untyped_storage()._cdata for each in (lot.memory, beside, rows.memory(table, lane))]
+    assert told == [each.untyped_storage()._cdata for each in (lot.memory, beside, *rows.values)]
 
 
 @pytest.mark.parametrize("lane", [Marks(8), DirectLane()])

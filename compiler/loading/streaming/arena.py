@@ -74,7 +74,7 @@ class Arena:
             self._lane.fills(self._memory)
             self._past = [(0, self._nbytes, self._lane.mark())]  # it may have been somebody else's just now
         end = start + nbytes
-        after = _to_come(mark for first, last, mark in self._past if first < end and start < last)
+        after = to_come(mark for first, last, mark in self._past if first < end and start < last)
         left = [(first, min(last, start), mark) for first, last, mark in self._past if first < start]
         left += [(max(first, end), last, mark) for first, last, mark in self._past if end < last]
         self._past = left
@@ -83,7 +83,7 @@ class Arena:
         return lot
 
 
-def _to_come(marks: Iterable[Mark]) -> list[Mark]:
+def to_come(marks: Iterable[Mark]) -> list[Mark]:
     """Return each mark once that is not reached yet: a lot that comes back unused leaves them behind."""
     distinct = {id(mark): mark for mark in marks if mark is not None}
     return [mark for mark in distinct.values() if not mark.query()]

@@ -85,16 +85,6 @@ def _pairs(one: Streamed, room: torch.Tensor) -> Iterator[Pair]:
     yield from one.pieces.pairs(room)
 
 
-def row_pairs(one: Streamed, row: int, room: torch.Tensor) -> Iterator[Pair]:
-    """Yield one row of a tensor as it rests, with its place; what is in files is in memory by then."""
-    if one.pieces is not None:
-        yield from one.pieces.brought(row, room)
-        return
-    if one.mapped is not None:
-        one.mapped.bring_all(row * one.rest[row].nbytes, one.rest[row].nbytes)
-    yield one.rest[row], room
-
-
 def _runs(streamed: Sequence[Streamed]) -> tuple[list[_Run], list[Streamed]]:
     """Return what travels together, and what travels alone."""
     flat = [one for one in streamed if one.block is not None and one.dtype == one.rest.dtype]

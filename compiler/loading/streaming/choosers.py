@@ -16,9 +16,13 @@ from typing import Any, Final, TypeAlias
 import torch
 from torch import nn
 
+from ..blocks import is_card
+
 Args: TypeAlias = tuple[Any, ...]
 Kwargs: TypeAlias = dict[str, Any]
 _CONTRACT: Final = ("has_gate", "has_bias", "is_transposed", "config")
+_FEW: Final = 256
+"""Choices that Python numbers in less time than torch is asked to."""
 _EXPERTS_ARGS: Final = 3
 """What is computed with, what is chosen for each token, how much each choice counts."""
 
@@ -129,13 +133,37 @@ class settings_of:  # noqa: N801  # used as a function
         self._module.__dict__.update(self._before)
 
 
-def shares(ids: torch.Tensor, of: int) -> list[torch.Tensor]:
-    """Return sorted different row numbers in turns of at most a number each."""
-    return list(torch.split(ids, max(1, of)))
+class Choice:
+    """What a call chose: the one thing that a device is waited for."""
 
+    def __init__(self, index: torch.Tensor) -> None:
+        self._index = index
+        self._told = index.to("cpu")
+        self._few = self._told.view(-1).tolist() if index.numel() <= _FEW else None
+        self.rows: list[int] = sorted(set(self._few)) if self._few else torch.unique(self._told).tolist()
+        """Sorted, each once."""
 
-def pairs_of(index: torch.Tensor, rows: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return where some rows are chosen: the tokens, which of their choices, and the row numbered anew."""
-    wanted = torch.tensor(list(rows))
-    token, which = torch.isin(index, wanted).nonzero(as_tuple=True)
-    return token, which, torch.searchsorted(wanted, index[token, which])
+    def numbered(self, places: Sequence[int]) -> torch.Tensor:
+        """Return the choice with each row's place for its number."""
+        if self._few is None:
+            again = torch.searchsorted(torch.tensor(self.rows), self._told)
+            return self._sent(torch.tensor(places)[again])
+        place_of = dict(zip(self.rows, places, strict=True))
+        numbers = torch.tensor([place_of[row] for row in self._few], dtype=self._told.dtype)
+        return self._sent(numbers.view(self._told.shape))
+
+    def turns(self, of: int) -> list[list[int]]:
+        """Return the rows in turns of at most a number each."""
+        return [self.rows[first : first + max(1, of)] for first in range(0, len(self.rows), max(1, of))]
+
+    def pairs_of(self, rows: Sequence[int]) -> list[torch.Tensor]:
+        """Return where some rows are chosen: tokens, which of their choices, and the row numbered anew."""
+        wanted = torch.tensor(rows)
+        token, which = torch.isin(self._told, wanted).nonzero(as_tuple=True)
+        row = torch.searchsorted(wanted, self._told[token, which])
+        return [self._sent(each) for each in (token, which, row)]
+
+    def _sent(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Return numbers like the choice; a card takes them when it is asked, and is not waited for."""
+        at_once = is_card(self._index.device)
+        return numbers.to(self._index.device, self._index.dtype, non_blocking=at_once)

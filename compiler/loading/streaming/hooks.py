@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,8 +34,8 @@ def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -
             handles += attach_site(stream, number)
     return [  # before the model's own hooks, which may use weights, and before the sites'
         *handles,
-        model.register_forward_pre_hook(_Begin(stream), prepend=True),
-        model.register_forward_hook(_End(stream), always_call=True),
+        model.register_forward_pre_hook(_Begin(Untraced(stream.begin)), prepend=True),
+        model.register_forward_hook(_End(Untraced(stream.end)), always_call=True),
     ]
 
 
@@ -53,8 +54,9 @@ def adopt_newcomers(
         handles.append(arrives(stream.sites[number].module, device))
 
     stream.newcomers = Newcomers(model, stream, attach).adopt
+    look = _Look(Untraced(stream.newcomers))
     handles += [
-        child.register_forward_pre_hook(_Look(stream), prepend=True)
+        child.register_forward_pre_hook(look, prepend=True)
         for child in model.children()
         if has_forward(child)
     ]
@@ -63,10 +65,10 @@ def adopt_newcomers(
 
 @dataclass(frozen=True, slots=True)
 class _Look:
-    stream: Stream
+    look: Untraced
 
     def __call__(self, _module: nn.Module, _args: Args) -> None:
-        untraced(self.stream.newcomers)
+        self.look()
 
 
 def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
@@ -74,9 +76,10 @@ def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
     site = stream.sites[number]
     for handle in site.entries:
         handle.remove()
+    keep = Untraced(partial(keep_from_training, site))
     site.entries = [
-        site.module.register_forward_pre_hook(_Enter(stream, number), prepend=True),
-        site.module.register_forward_hook(_Leave(stream, number), always_call=True),
+        site.module.register_forward_pre_hook(_Enter(Untraced(stream.enter), number), prepend=True),
+        site.module.register_forward_hook(_Leave(Untraced(stream.leave), number, keep), always_call=True),
     ]
     return site.entries
 
@@ -88,72 +91,87 @@ def _made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, tor
                 yield part.__dict__, name, value
 
 
-def untraced(step: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401  # what the step takes and returns
-    """Run a step of the stream; where `torch.compile` is in use, without letting it look inside."""
-    if "torch._dynamo" in sys.modules:
-        step = torch.compiler.disable(step)  # type: ignore[no-untyped-call]
-    return step(*args)
+class Untraced:
+    """A step of the stream; where `torch.compile` is in use, it does not look inside."""
+
+    __slots__ = ("_hidden", "_step")
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._step = step
+        self._hidden: Callable[..., Any] | None = None
+
+    def __call__(self, *args: Any) -> Any:  # noqa: ANN401  # what the step takes and returns
+        """Run it."""
+        hidden = self._hidden
+        if hidden is None and "torch._dynamo" in sys.modules:
+            hidden = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
+            if not torch.compiler.is_compiling():  # what is noted while it looks gets lost
+                self._hidden = hidden
+        return self._step(*args) if hidden is None else hidden(*args)
 
 
 def attach_rows(rows: RowSite) -> list[RemovableHandle]:
     """Let a module have the rows that each call chooses."""
     module = rows.site.module
+    leave = _LeaveRows(Untraced(rows.leave), Untraced(partial(keep_from_training, rows.site)))
     rows.site.entries = [
-        module.register_forward_pre_hook(_EnterRows(rows), prepend=True, with_kwargs=True),
-        module.register_forward_hook(_LeaveRows(rows), always_call=True),
+        module.register_forward_pre_hook(_EnterRows(Untraced(rows.enter)), prepend=True, with_kwargs=True),
+        module.register_forward_hook(leave, always_call=True),
     ]
     return rows.site.entries
 
 
 @dataclass(frozen=True, slots=True)
 class _EnterRows:
-    rows: RowSite
+    enter: Untraced
 
     def __call__(self, _module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-        entered: tuple[Args, Kwargs] = untraced(self.rows.enter, args, kwargs)
+        entered: tuple[Args, Kwargs] = self.enter(args, kwargs)
         return entered
 
 
 @dataclass(frozen=True, slots=True)
 class _LeaveRows:
-    rows: RowSite
+    leave: Untraced
+    keep: Untraced
 
     def __call__(self, _module: nn.Module, _args: Args, output: object) -> object:
-        output = untraced(self.rows.leave, output)
-        untraced(keep_from_training, self.rows.site, output)
+        output = self.leave(output)
+        self.keep(output)
         return output
 
 
 @dataclass(frozen=True, slots=True)
 class _Begin:
-    stream: Stream
+    begin: Untraced
 
     def __call__(self, module: nn.Module, _args: Args) -> None:
-        untraced(self.stream.begin, module)
+        self.begin(module)
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
-    stream: Stream
+    end: Untraced
 
     def __call__(self, _module: nn.Module, _args: Args, _output: object) -> None:
-        untraced(self.stream.end)
+        self.end()
 
 
 @dataclass(frozen=True, slots=True)
 class _Enter:
-    stream: Stream
+    enter: Untraced
     number: int
 
     def __call__(self, _module: nn.Module, _args: Args) -> None:
-        untraced(self.stream.enter, self.number)
+        self.enter(self.number)
 
 
 @dataclass(frozen=True, slots=True)
 class _Leave:
-    stream: Stream
+    leave: Untraced
     number: int
+    keep: Untraced
 
     def __call__(self, _module: nn.Module, _args: Args, output: object) -> None:
-        untraced(self.stream.leave, self.number)
-        untraced(keep_from_training, self.stream.sites[self.number], output)
+        self.leave(self.number)
+        self.keep(output)

@@ -8,30 +8,29 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
 
 from ....ir import Diagnostic, PlanError
 from ....ir.rules.loading import WRITTEN_BY_ROWS
-from ...machine.pages import Ahead
 from .arena import aligned
-from .carrier import outside, row_pairs
-from .choosers import Args, Chooser, Kwargs, NamedArguments, pairs_of, settings_of, shares
+from .carrier import outside
+from .choosers import Args, Choice, Chooser, Kwargs, NamedArguments
 from .frames import calls_of
 from .lanes import DirectLane
-from .row_cache import RowCache
-from .site import Brought, Cargo, Load
+from .loan import Loan, tables_of
+from .row_cache import RowCache, stand_in
+from .row_copies import rows_at_hand, send
+from .row_views import RowViews
+from .site import Cargo, Load
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from .courier import Pair
     from .lanes import Lane
     from .stream import Stream
-    from .streamed import Streamed
 
 _WHOLE: Final = 0.75
 """The share of all experts from which on a pass brings stacks: ahead of use they cost no waiting."""
@@ -48,13 +47,14 @@ class RowSite:
         """Take ``cache`` bytes of the device for the rows used last."""
         self.stream, self.number, self._chooser = stream, number, chooser
         self.site = stream.sites[number]
-        module = self.site.module
-        ids = {id(getattr(module, name)) for name in chooser.tables}
-        self._tables = [one for one in self.site.streamed if id(one.tensor) in ids]
+        self._places = tables_of(self.site.module, self.site.streamed, chooser.tables)
+        self._tables = [table.one for table in self._places]
         self._row = sum(one.nbytes // max(1, chooser.count) for one in self._tables)
         slots = min(chooser.count, cache // max(1, self._row))
         self._cache = RowCache(self._tables, slots) if slots else None
-        self._changed: settings_of | None = None
+        self._slots: Loan | None = None
+        """Of the cache, call after call."""
+        self._loan: Loan | None = None
         self._rest: Callable[[torch.Tensor], torch.Tensor] | None = None
         self._owner: int | None = None
 
@@ -75,7 +75,7 @@ class RowSite:
         try:
             self._back()
         finally:
-            rest, self._rest, self._changed = self._rest, None, None
+            rest, self._rest = self._rest, None
             with self.stream.turns:
                 self._owner = None
                 self.stream.turns.notify_all()
@@ -83,27 +83,16 @@ class RowSite:
 
     def _back(self) -> None:
         """Take back what is lent; raises `PlanError` if it is some rows and the forward wrote to them."""
-        module, path = self.site.module, self.site.path
-        spoiled = [one for one in self._tables if self._changed is not None and one.spoiled]
-        try:
-            self.stream.leave(self.number)
-        finally:
-            if self._changed is not None:
-                self._changed.__exit__()
+        spoiled = [] if self._loan is None else self._loan.spoiled()
+        self._loan = None
+        self.stream.leave(self.number)
         if not spoiled:
             return
-        self._forget()
-        own = [name for one in spoiled for name in _names_in(module, one)]
-        for name in own:
-            vars(module).pop(name, None)  # a plain attribute in its place would hide it
-        names = [f"{path}.{name}".lstrip(".") for name in own]
+        self.close()
+        path = self.site.path
+        names = [f"{path}.{name}".lstrip(".") for name in spoiled]
         help_ = f"stream it whole: `place {path or '**'}` without `by rows`; or write to it between forwards"
         raise PlanError([Diagnostic(WRITTEN_BY_ROWS, _WRITTEN.format(name), help=help_) for name in names])
-
-    def _forget(self) -> None:
-        """Let no row count as cached: a forward may have written to it."""
-        if self._cache is not None:
-            self._cache.forget()
 
     def _have_to_myself(self) -> None:
         """Wait until no other call has this module's rows; what a broken-off call left is put to rest."""
@@ -113,34 +102,34 @@ class RowSite:
             while self._owner is not None and self._owner != me and calls_of(self.site.module, self._owner):
                 self.stream.turns.wait(_LOOK)
             left, self._owner = self._owner is not None, me
-        if left and self._changed is not None:
-            self._changed.__exit__()
-            self._changed = self._rest = None
-            self._forget()
+        if left and self._loan is not None:
+            with self.stream.lock:
+                self._loan.end()
+            self._loan = self._rest = None
+            self.close()  # it may have written to what is cached
 
     def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
-        index = call[self._chooser.index]
-        chosen, again = torch.unique(index.detach().to("cpu"), return_inverse=True)
-        alone = (one.at_home and not one.users and _names_in(self.site.module, one) for one in self._tables)
-        changed = not all(alone)  # by a wrapper, or all of it is there for a module tied to this one
+        choice = Choice(call[self._chooser.index])
+        rows = len(choice.rows)
+        changed = not all(table.rests for table in self._places)  # or a module tied to this one has all of it
         if self._chooser.experts or changed:
-            whole = changed or self._is_whole(chosen.numel())
+            whole = changed or self._is_whole(rows)
             self.stream.choose(whole=whole)
             if whole:
-                self.site.tally.misses += chosen.numel()
+                self.site.tally.misses += rows
                 self.stream.enter(self.number)
                 return call.args, call.kwargs
         if not any(one.moves for one in self._tables):
-            return self._in_place(chosen.tolist(), call)
-        if self._cache is not None and chosen.numel() <= self._cache.slots:
-            return self._cached(self._cache, chosen.tolist(), again, call)
+            return self._in_place(choice.rows, call)
+        if self._cache is not None and rows <= self._cache.slots:
+            return self._cached(self._cache, choice, call)
         with self.stream.lock:
-            room = self.stream.supply.room(self._tables[0].device, chosen.numel() * self._row)
-        if not self._chooser.experts or chosen.numel() * self._row <= max(self._row, room):
-            self._lend(self._bring(chosen.tolist()), chosen.numel())
-            return call.having({self._chooser.index: _like(again, index)})
+            room = self.stream.supply.room(self._tables[0].device, rows * self._row)
+        if not self._chooser.experts or rows * self._row <= max(self._row, room):
+            self._lend(self._bring(choice.rows))
+            return call.having({self._chooser.index: choice.numbered(range(rows))})
         a_turn = room // (2 * self._row)  # while one computes, the next is brought
-        return self._in_turns(shares(chosen, a_turn), call)
+        return self._in_turns(choice, a_turn, call)
 
     def _is_whole(self, rows: int) -> bool:
         device = self._tables[0].device
@@ -149,49 +138,43 @@ class RowSite:
 
     def _in_place(self, rows: Sequence[int], call: NamedArguments) -> tuple[Args, Kwargs]:
         """Have the chosen rows of files in memory; the module computes with the pages themselves."""
-        pairs = [pair for one in self._tables for row in rows for pair in row_pairs(one, row, one.rest[row])]
+        places = [(row, row) for row in rows]
+        pairs = [pair for one in self._tables for pair in rows_at_hand(one, places, one.rows)]
         self._count(len(rows), len(pairs) // max(1, len(self._tables)))
         self.stream.admit(self.number, Load([(one, one.stamp, None) for one in self._tables]))
         return call.args, call.kwargs
 
-    def _cached(
-        self, cache: RowCache, rows: Sequence[int], again: torch.Tensor, call: NamedArguments
-    ) -> tuple[Args, Kwargs]:
-        slots, brought = cache.place(rows)
-        self._count(len(rows), len(brought))
-        lane, mark = self._lane(), None
+    def _cached(self, cache: RowCache, choice: Choice, call: NamedArguments) -> tuple[Args, Kwargs]:
+        slots, brought = cache.place(choice.rows)
+        self._count(len(slots), len(brought))
         try:
             with torch.inference_mode(mode=False), torch.no_grad():
-                for one in self._tables:
-                    memory = cache.memory(one, lane)
-                    mark = _send(lane, one, [(row, memory[slot]) for row, slot in brought], lane.mark())
-                values = {id(one): cache.memory(one, lane).data for one in self._tables}
+                cache.fill(brought, self._lane)
         except BaseException:
             cache.forget()
             raise
-        load = self._load(values, [])
-        load.cached = True
-        load.marks.append((lane, mark))
-        self._lend(load, cache.slots)
-        index = call[self._chooser.index]
-        return call.having({self._chooser.index: _like(torch.tensor(slots)[again], index)})
+        self._slots = self._slots or self._loan_of(cache.values, cache.slots)
+        load = self._load(self._slots)
+        load.cache = cache
+        load.marks.append((self._lane, cache.filled))
+        self._lend(load)
+        return call.having({self._chooser.index: choice.numbered(slots)})
 
-    def _in_turns(self, turns: Sequence[torch.Tensor], call: NamedArguments) -> tuple[Args, Kwargs]:
+    def _in_turns(self, choice: Choice, of: int, call: NamedArguments) -> tuple[Args, Kwargs]:
         """Compute all turns but the last here; the module's own call computes that."""
-        names = self._chooser.names
-        hidden, chosen, weights = (call[name] for name in names)
-        index = chosen.detach().to("cpu")
+        names, turns = self._chooser.names, choice.turns(of)
+        hidden, _, weights = (call[name] for name in names)
         result = torch.zeros_like(hidden)
-        load = self._bring(turns[0].tolist())
+        load = self._bring(turns[0])
         for number, turn in enumerate(turns):
-            token, which, row = (_like(one, chosen) for one in pairs_of(index, turn.tolist()))
+            token, which, row = choice.pairs_of(turn)
             part = (hidden[token], row[:, None], weights[token, which][:, None])
             args, kwargs = call.having(dict(zip(names, part, strict=True)))
-            self._lend(load, len(turn))
+            self._lend(load)
             if number + 1 == len(turns):
                 self._rest = lambda output, token=token: result.index_add_(0, token, output)
                 return args, kwargs
-            load = self._bring(turns[number + 1].tolist())
+            load = self._bring(turns[number + 1])
             try:
                 result.index_add_(0, token, self.site.module.forward(*args, **kwargs))
                 self._back()
@@ -203,7 +186,7 @@ class RowSite:
     def _bring(self, rows: Sequence[int]) -> Load:
         """Bring rows to memory of the streaming buffer."""
         self._count(len(rows), len(rows))
-        lane, start, cargo = self._lane(), 0, list[Cargo]()
+        lane, start, cargo = self._lane, 0, list[Cargo]()
         device = self._tables[0].device
         sizes = [aligned(len(rows) * (one.nbytes // self._chooser.count)) for one in self._tables]
         with torch.inference_mode(mode=False), torch.no_grad():
@@ -212,18 +195,19 @@ class RowSite:
                     carrier = self.stream.supply.carrier(device)
                     cargo = [Cargo(carrier, carrier.arena.take(sum(sizes)))]
             lot = cargo[0].lot if cargo else None
-            values: dict[int, torch.Tensor] = {}
+            stacks: list[torch.Tensor] = []
             try:
                 memory = outside(sum(sizes), device, lane) if lot is None else lot.memory
-                mark = lane.copy((), [lane.mark()] if lot is None else lot.after)
                 for one, size in zip(self._tables, sizes, strict=True):
-                    shape = (len(rows), *one.rest.shape[1:])
-                    nbytes = torch.Size(shape).numel() * one.dtype.itemsize
-                    stack = memory[start : start + nbytes].view(one.dtype).view(shape)
-                    mark = _send(lane, one, list(zip(rows, stack, strict=True)), mark)
-                    values[id(one)] = stack.data
+                    shape = torch.Size((len(rows), *one.rest.shape[1:]))
+                    nbytes = shape.numel() * one.dtype.itemsize
+                    stacks.append(memory[start : start + nbytes].view(one.dtype).view(shape))
                     start += size
-                load = self._load(values, cargo)
+                room = [(one, RowViews(stack)) for one, stack in zip(self._tables, stacks, strict=True)]
+                after = [lane.mark()] if lot is None else lot.after
+                mark = send(lane, room, [(row, place) for place, row in enumerate(rows)], after)
+                values = [stand_in(one, stack) for one, stack in zip(self._tables, stacks, strict=True)]
+                load = self._load(self._loan_of(values, len(rows)), cargo)
             except BaseException:
                 try:
                     lane.settle()
@@ -233,30 +217,32 @@ class RowSite:
         load.marks.append((lane, mark))
         return load
 
-    def _load(self, values: dict[int, torch.Tensor], cargo: list[Cargo]) -> Load:
-        """Return rows with what the module has besides tables, which is small and comes whole."""
-        others = [one for one in self.site.streamed if id(one) not in values]
-        copies: list[Brought] = [(one, one.stamp, values[id(one)]) for one in self._tables]
-        copies += [(one, one.stamp, one.copy()) for one in others]
-        return Load(copies, cargo, some=values.keys())
+    def _loan_of(self, values: Sequence[torch.Tensor], rows: int) -> Loan:
+        given = list(zip(self._places, values, strict=True))
+        return Loan(self.site.module, given, self._chooser.settings(rows))
 
-    def _lend(self, load: Load, rows: int) -> None:
+    def _load(self, loan: Loan, cargo: Sequence[Cargo] = ()) -> Load:
+        """Return rows with what the module has besides tables, which is small and comes whole."""
+        others = [one for one in self.site.streamed if one not in self._tables]
+        return Load([(one, one.stamp, one.copy()) for one in others], list(cargo), loan=loan)
+
+    def _lend(self, load: Load) -> None:
         start = time.perf_counter()
         try:
             with self.stream.lock:
                 load.join()
             self.site.tally.seconds += time.perf_counter() - start
+            self._loan = load.loan
             self.stream.admit(self.number, load)
         except BaseException:
             self._give_back(load)
             raise
-        self._changed = settings_of(self.site.module, self._chooser.settings(rows))
-        self._changed.__enter__()
 
     def _give_back(self, load: Load) -> None:
         with self.stream.lock:
             load.give_back(used=False)
 
+    @cached_property
     def _lane(self) -> Lane:
         device = self._tables[0].device
         if device.type == "cpu":
@@ -274,23 +260,4 @@ class RowSite:
         """Let go of the cache."""
         if self._cache is not None:
             self._cache.drop()
-
-
-def _send(lane: Lane, one: Streamed, rows: Sequence[tuple[int, torch.Tensor]], after: Any) -> Any:  # noqa: ANN401
-    """Copy rows to their places; returns the mark of the copies."""
-    pairs: Iterator[Pair] = (pair for row, room in rows for pair in row_pairs(one, row, room))
-    known = one.block is not None and one.block.pinned and one.dtype == one.rest.dtype
-    if known:
-        return lane.copy(pairs, [after])
-    with Ahead([] if one.pieces is None else one.pieces.spans(row for row, _ in rows)):
-        return lane.carry(pairs, [after])
-
-
-def _names_in(module: nn.Module, one: Streamed) -> list[str]:
-    """Return what a module itself calls a tensor."""
-    own = (id(module._parameters), id(module._buffers))  # noqa: SLF001
-    return [name for table, name in one.homes if id(table) in own]
-
-
-def _like(index: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    return index.to(given.device, given.dtype)
+            self._slots = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -13,6 +13,8 @@ from ..ring import Mark
 from .arena import Lot
 from .carrier import Carrier
 from .lanes import Lane
+from .loan import Loan
+from .row_cache import RowCache
 from .streamed import Streamed
 from .tally import Tally
 
@@ -91,16 +93,18 @@ class Load:
     cargo: list[Cargo] = field(default_factory=list[Cargo])
     marks: list[tuple[Lane, Mark]] = field(default_factory=list["tuple[Lane, Mark]"])
     """What computing has to wait for."""
-    cached: bool = False
-    """Whether its memory is a cache's, which has a line of its own in the ledger."""
-    some: Collection[int] = ()
-    """The tensors, by their ids, of which it has only some rows."""
+    loan: Loan | None = None
+    """The rows it has of some tensors."""
+    cache: RowCache | None = None
+    """Whose memory they are in, if not the streaming buffer's."""
 
     @property
     def sizes(self) -> Counter[torch.device]:
         """Bytes it takes of the streaming buffer of each device."""
         found: Counter[torch.device] = Counter()
-        for _, _, copy in () if self.cached else self.copies:
+        if self.loan is not None and self.cache is None:
+            found[self.loan.device] = self.loan.nbytes
+        for _, _, copy in self.copies:
             if copy is not None:
                 found[copy.device] += copy.nbytes
         return found
@@ -117,6 +121,8 @@ class Load:
             if cargo.lot is not None:
                 carrier = cargo.carrier
                 carrier.arena.give(cargo.lot, carrier.lane.mark() if used else None)
+        if used and self.cache is not None:
+            self.cache.was_used()
 
     @contextmanager
     def kept(self) -> Iterator[None]:

@@ -144,7 +144,9 @@ class Stream:
             for one, _, _ in load.copies:
                 one.users += 1
             for one, copy in free:  # if one cannot, `leave` finds all of them counted
-                one.lend(copy, some=id(one) in load.some)
+                one.lend(copy)
+        if load.loan is not None:
+            load.loan.begin()
 
     def leave(self, number: int) -> None:
         """Put a site's tensors back to rest; does nothing if it was not brought."""
@@ -231,8 +233,11 @@ class Stream:
         self.supply.held.subtract(load.sizes)
         for one, _, _ in load.copies:
             one.users -= 1
+        if load.loan is not None:
+            load.loan.end()
         try:
-            self._settle([one for one, _, _ in load.copies if one.users == 0])
+            if load.copies:
+                self._settle([one for one, _, _ in load.copies if one.users == 0])
         finally:
             load.give_back(used=True)
         for table, name, value in () if self._loads[number] else site.made:
@@ -261,6 +266,8 @@ class Stream:
         self._settle(list(streamed.values()))
         for loads in self._loads.values():
             for load in loads:
+                if load.loan is not None:
+                    load.loan.end()
                 load.give_back(used=True)
         self._loads, self._passes, self.supply.held = {}, {}, Counter()
         self.supply.drop(rest=True)

@@ -6,7 +6,6 @@ byte, and taken to where the tensor rests; the checkpoint's files are never writ
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -18,11 +17,11 @@ from ..blocks import Block
 from ..compounds import Compound, taken_apart
 from ..stacked import Pieces, Stacked
 from ..stored_files import Mapped
+from .row_views import RowViews
+from .write_marks import Stretches, mark_of_writes, version_of
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""
-_STRETCHES, _STRETCH = 8, 128
-"""How many bytes, in how many places, are looked at to see whether a tensor was written to."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,16 +50,16 @@ class Streamed:
     """The plain tensors of it: what really rests and travels."""
     _state: tuple[object, ...] = ()
     _lent: Sequence[Home] = ()
-    _some: bool = False
+    _looked: Stretches | None = None
+    _rows: RowViews | None = None
 
-    def lend(self, value: torch.Tensor | None, *, some: bool = False) -> None:
-        """Let the model compute with a value, ``some`` of the rows, or with what is at rest.
+    def lend(self, value: torch.Tensor | None) -> None:
+        """Let the model compute with a value, or with what is at rest.
 
         The registered object stays itself where torch can do that. A place that somebody gave another
         tensor, as `torch.func.functional_call` does, keeps that one.
         """
         self._lent = [home for home in self.homes if home[0].get(home[1]) is self.tensor]
-        self._some = some
         if value is None:
             self._state = self._now()
             return
@@ -68,16 +67,24 @@ class Streamed:
             self.tensor.data = value
             value = self.tensor
         elif isinstance(self.tensor, torch.nn.Parameter):  # parametrizations put back what is one as one
-            value = _as_parameter(value)
+            value = as_parameter(value)
         self.used = value
         self._state = self._now()
         for table, name in self._lent:
             table[name] = value
 
-    @property
-    def at_home(self) -> bool:
-        """Whether it is what its modules use: adapters of weights put something made from it in its place."""
-        return all(table.get(name) is self.tensor for table, name in self.homes)
+    def give_up(self, homes: Sequence[Home]) -> None:
+        """Let some of its places have something else for a while: what is found there is not its own."""
+        if self._lent:  # by a module tied to this one
+            gone = {(id(table), name) for table, name in homes}
+            self._lent = [(table, name) for table, name in self._lent if (id(table), name) not in gone]
+
+    def take_back(self, homes: Sequence[Home]) -> None:
+        """Be in places again that it gave up, as in the others."""
+        for table, name in homes:
+            table[name] = self.tensor if self.used is None else self.used
+        if self.used is not None:
+            self._lent = [*self._lent, *homes]
 
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""
@@ -85,20 +92,13 @@ class Streamed:
 
     def _now(self) -> tuple[object, ...]:
         """Return what tells of a write to what is in use, and of other memory given to it."""
-        used = self.used
-        return (_version(self.tensor),) if used is None else (_version(used), *_place(used))
-
-    @property
-    def spoiled(self) -> bool:
-        """Whether a forward wrote to rows it was lent, or put others in their place: what rests is more."""
-        gone = any(table.get(name) is not self.used for table, name in self._lent)
-        return self._some and (gone or bool(self.written()))
+        return (version_of(self.tensor),) if self.used is None else mark_of_writes(self.used)
 
     def replaced(self) -> list[Streamed]:
         """Return what the forward registered in its place, at rest; those places are no longer its own."""
         left = [(home, home[0].get(home[1])) for home in self._lent]
         left = [(home, found) for home, found in left if found is not self.used]
-        if not left or self._some:
+        if not left:
             return []
         self.homes = [home for home in self.homes if all(home is not gone for gone, _ in left)]
         others = {id(found): found for _, found in left if found is not None}
@@ -116,19 +116,16 @@ class Streamed:
         return Streamed(at_rest, rest, found.device, found.dtype, None, homes)
 
     def settle(self, written: Collection[int]) -> None:
-        """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables.
-
-        Of some rows nothing is kept: they are not what rests.
-        """
+        """Put the tensor back as it is at rest, with what a forward wrote if it is in one of the tables."""
         lent, self._lent = self._lent, ()  # what is not lent when its module is put back was not written to
         if self.used is None:
             return
-        if not self._some and any(id(table) in written for table, _ in lent):
+        if any(id(table) in written for table, _ in lent):
             self._keep(self.used.data)
         if self.used is self.tensor:
             self.tensor.data = self.rest
         for table, name in lent:
-            if self._some or table.get(name) is self.used:
+            if table.get(name) is self.used:
                 table[name] = self.tensor
         self.used = None
 
@@ -158,7 +155,7 @@ class Streamed:
     def stamp(self) -> tuple[int, int]:
         """What changes with what is at rest, whoever writes to it."""
         writes = self.writes if self.pieces is None else self.writes + self.pieces.writes
-        return writes, sum(_version(leaf.tensor) for leaf in self.leaves)
+        return writes, sum(version_of(leaf.tensor) for leaf in self.leaves)
 
     def look(self) -> bytes:
         """Return some of the bytes at rest: what adapters add through ``.data`` changes no stamp.
@@ -166,9 +163,18 @@ class Streamed:
         That tells of a write to the whole tensor; one to a part of it may lie between what is looked at.
         Of pieces nothing: they count what is written to them.
         """
-        return b"".join(
-            _some_of(leaf.rest, leaf.mapped) for leaf in self.leaves if not isinstance(leaf.rest, Stacked)
-        )
+        return b"".join(leaf.stretches() for leaf in self.leaves if not isinstance(leaf.rest, Stacked))
+
+    def stretches(self) -> bytes:
+        """Return eight stretches of what is at rest, from its first byte to its last; none off the host."""
+        if self.rest.device.type != "cpu" or not self.rest.is_contiguous() or not self.rest.nbytes:
+            return b""
+        if self._looked is None or not self._looked.is_of(self.rest):
+            self._looked = Stretches(self.rest)
+        if self.mapped is not None:  # a file that has lost them is said to have, and not touched
+            for first in self._looked.firsts:
+                self.mapped.bring(first, self._looked.nbytes)
+        return self._looked.read()
 
     @property
     def leaves(self) -> Sequence[Streamed]:
@@ -201,6 +207,13 @@ class Streamed:
     def pieces(self) -> Pieces | None:
         """What it is put together from, if it rests in pieces."""
         return self.rest.pieces if isinstance(self.rest, Stacked) and self.rest.is_whole else None
+
+    @property
+    def rows(self) -> RowViews:
+        """The rows of what is at rest."""
+        if self._rows is None or self._rows.stack is not self.rest:
+            self._rows = RowViews(self.rest)
+        return self._rows
 
     @property
     def in_files(self) -> bool:
@@ -253,7 +266,8 @@ def leaves_of(tensor: torch.Tensor) -> Sequence[torch.Tensor]:
     return (tensor,) if compound is None else compound.leaves
 
 
-def _as_parameter(value: torch.Tensor) -> torch.Tensor:
+def as_parameter(value: torch.Tensor) -> torch.Tensor:
+    """Return a value as it is registered in the place of a parameter."""
     if type(value) is torch.Tensor:
         return torch.nn.Parameter(value, requires_grad=False)
     value._is_param = True  # noqa: SLF001  # what torch does, but for asking of gradients
@@ -263,29 +277,3 @@ def _as_parameter(value: torch.Tensor) -> torch.Tensor:
 def _takes(tensor: torch.Tensor, value: torch.Tensor) -> bool:
     """Say whether torch can put a value into an existing tensor: not across every two kinds of device."""
     return bool(torch._has_compatible_shallow_copy_type(tensor, value))  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
-
-
-def _some_of(rest: torch.Tensor, mapped: Mapped | None) -> bytes:
-    """Return eight stretches of a tensor on the host, from its first byte to its last."""
-    if rest.device.type != "cpu" or not rest.is_contiguous() or not rest.nbytes:
-        return b""
-    nbytes = min(_STRETCH, rest.nbytes)
-    firsts = [place * (rest.nbytes - nbytes) // (_STRETCHES - 1) for place in range(_STRETCHES)]
-    if mapped is not None:  # a file that has lost them is said to have, and not touched
-        for first in firsts:
-            mapped.bring(first, nbytes)
-    return b"".join(ctypes.string_at(rest.data_ptr() + first, nbytes) for first in firsts)
-
-
-def _version(tensor: torch.Tensor) -> int:
-    """Return how often a tensor was written to in place; one made in inference mode does not tell."""
-    return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
-
-
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Return where it is in which memory; one made of others, or of a transformed function, does not tell."""
-    try:
-        memory = tensor.untyped_storage()._cdata  # noqa: SLF001  # some devices tell no address
-    except RuntimeError:
-        return ()
-    return memory, tensor.storage_offset(), tensor.shape, tensor.stride()
