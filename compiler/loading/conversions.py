@@ -57,8 +57,8 @@ class Merge:
 
     def shapes(self, model: nn.Module) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Return what `run` will make: what pieces tell, else found out on the meta device."""
-        kinds = self.kinds()
-        if kinds is not None and (stack := _stacked(kinds)) is not None:
+        stack = self.stacked()
+        if stack is not None:
             return {self.target: stack}
         values = [
             torch.empty(source.shape, dtype=getattr(torch, source.dtype), device="meta")
@@ -66,20 +66,23 @@ class Merge:
         ]
         return {path: (tuple(value.shape), value.dtype) for path, value in self.run(values, model).items()}
 
+    def stacked(self) -> tuple[tuple[int, ...], torch.dtype] | None:
+        """Return shape and dtype of a stack of pieces, joined along the first dimension of a piece.
 
-def _stacked(kinds: list[list[StoredTensor]]) -> tuple[tuple[int, ...], torch.dtype] | None:
-    """Return shape and dtype of a stack of pieces, joined along the first dimension of a piece.
-
-    Finding that out by stacking takes longer than reading: a mixture has some ten thousand pieces.
-    """
-    alike = all(len({(one.shape, one.dtype) for one in kind}) == 1 for kind in kinds)
-    if not alike or len({(len(kind), kind[0].shape[1:], kind[0].dtype) for kind in kinds}) != 1:
-        return None
-    first = kinds[0][0]
-    if not first.shape:
-        return None
-    shape = (len(kinds[0]), sum(kind[0].shape[0] for kind in kinds), *first.shape[1:])
-    return shape, getattr(torch, first.dtype)
+        None where merging does more. Finding that out by stacking takes longer than reading: a mixture has
+        some ten thousand pieces.
+        """
+        kinds = self.kinds()
+        if kinds is None or not all(len({(one.shape, one.dtype) for one in kind}) == 1 for kind in kinds):
+            return None
+        if (
+            len({(len(kind), kind[0].shape[1:], kind[0].dtype) for kind in kinds}) != 1
+            or not kinds[0][0].shape
+        ):
+            return None
+        first = kinds[0][0]
+        shape = (len(kinds[0]), sum(kind[0].shape[0] for kind in kinds), *first.shape[1:])
+        return shape, getattr(torch, first.dtype)
 
 
 @dataclass(frozen=True, slots=True)

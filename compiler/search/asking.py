@@ -19,6 +19,8 @@ from .speeds import speeds
 
 LAUNCHING: Final = "launching"
 """What a call is said to be limited by if it is this."""
+ROWS: Final = 35
+"""Operations whose asking takes as long as what Python does for a module that is lent some rows."""
 
 
 class Asking(NamedTuple):
@@ -39,6 +41,7 @@ def asking(model: PlanProblem, places: Sequence[Place], tokens: int) -> Asking:
     rates = [speeds(device).launch for device in problem.devices]
     for atom, place in (*zip(problem.atoms, places, strict=True), *problem.pinned):
         main, count = mains[place.run], sum([model.launches[grain].of(tokens) for grain in atom.grains])
+        count += ROWS * (atom.rows and place.streamed)
         seconds[main] += count * rates[place.run]
         counts[main] += count
     return Asking(seconds[True], seconds[False], counts[True])

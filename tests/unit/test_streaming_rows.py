@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.loading.streaming.choosers import chooser_of
+from compile_plan.compiler.loading.streaming.lanes import DirectLane
 from compile_plan.compiler.loading.streaming.row_cache import RowCache
 from compile_plan.compiler.loading.streaming.streamed import Streamed
 from compile_plan.ir import Unit
@@ -143,6 +145,30 @@ def test_the_row_unused_for_longest_makes_room():
     assert [row for row, _ in brought] == [5, 6]
     one.writes += 1
     assert len(cache.place([1, 5])[1]) == 2  # what is at rest is another value now
+
+
+class Copies(DirectLane):
+    """Remembers the shapes of what it was asked to copy, by call."""
+
+    def __init__(self):
+        self.calls = []
+
+    def copy(self, pairs, after):
+        pairs = list(pairs)
+        self.calls.append([tuple(source.shape) for source, _ in pairs])
+        return super().copy(pairs, after)
+
+
+def test_rows_side_by_side_are_one_copy_and_those_in_the_cache_none():
+    weight, lane = torch.arange(36.0).view(9, 4), Copies()
+    known = SimpleNamespace(pinned=True)
+    one = Streamed(weight, weight.data, torch.device("cpu"), torch.float32, None, block=known)
+    cache = RowCache([one], 5)
+    for rows in ([1, 2, 3, 7], [2, 7], [3, 8]):
+        slots, brought = cache.place(rows)
+        cache.fill(brought, lane)
+        assert torch.equal(cache.values[0][slots], weight[rows])
+    assert lane.calls == [[(3, 4), (4,)], [(4,)]]
 
 
 @pytest.mark.parametrize("count", [0, 1, 127, 128, 257, 1024, 1031, 64000])

@@ -35,6 +35,9 @@ class Courier:
 
     def bring(self, source: torch.Tensor, target: torch.Tensor) -> Mark:
         """Copy a tensor to one of its shape; returns the mark of the last copy, None for no elements."""
+        if target.nbytes <= self._nbytes:
+            with self._turn:
+                return self._send(source, target) if target.numel() else None
         flat, room = source.reshape(-1), target.view(-1)
         count = self._nbytes // room.element_size()
         mark: Mark = None
@@ -46,6 +49,7 @@ class Courier:
     def _send(self, part: torch.Tensor, room: torch.Tensor) -> Mark:
         slot = self._ring.free()
         landing = slot.elements(room.dtype, 0, room.nbytes)
+        landing = landing if landing.shape == part.shape else landing.view(part.shape)
         landing.copy_(part)
         if self._card is not None:
             slot.block.register(self._card)  # once; a slot that was filled has its pages
