@@ -279,11 +279,10 @@ def _as_listed(
     weight_map: dict[str, str],
     diagnostics: Diagnostics,
 ) -> list[StoredTensor]:
-    """Return the tensors the index lists; report what only one of the two sides knows."""
-    names = sorted(set(weight_map.values()))
-    there = {tensor.path: names[tensor.file] for tensor in tensors}
-    gone = [] if there == weight_map else [n for n, file in weight_map.items() if there.get(n) != file]
-    extra = [] if there == weight_map else [tensor for tensor in tensors if tensor.path not in weight_map]
+    """Return the tensors of the shards an index lists, which are read whole; report where the two differ."""
+    there = {tensor.path for tensor in tensors}
+    gone = [name for name in weight_map if name not in there]
+    extra = [tensor for tensor in tensors if tensor.path not in weight_map]
     if gone:
         message = f"`{path}` lists {len(gone)} tensors its shards do not hold: {in_words(gone, 3)}"
         help_ = "write the index again, or download shard and index from one place"
@@ -291,5 +290,6 @@ def _as_listed(
     if extra:
         shown = in_words((tensor.path for tensor in extra), 3)
         message = f"the shards of `{path}` hold {len(extra)} tensors it does not list: {shown}"
-        diagnostics.add(Diagnostic(UNLISTED_TENSOR, message, notes=("they are left out of the plan",)))
-    return [tensor for tensor in tensors if tensor.path in weight_map] if extra else tensors
+        notes = ("they are part of the model, as shards are read whole",)
+        diagnostics.add(Diagnostic(UNLISTED_TENSOR, message, notes=notes))
+    return tensors

@@ -322,7 +322,7 @@ def test_an_index_that_lists_what_is_not_there_is_an_error(tmp_path):
     assert "`ghost.weight`" in finding.message
 
 
-def test_a_tensor_the_index_does_not_list_is_left_out_and_named(tmp_path):
+def test_a_tensor_the_index_does_not_list_is_read_with_its_shard_and_named(tmp_path):
     folder = write_shards(tmp_path / "m", llama_tensors(1), 2)
     path = folder / "model.safetensors.index.json"
     content = json.loads(path.read_text())
@@ -330,8 +330,20 @@ def test_a_tensor_the_index_does_not_list_is_left_out_and_named(tmp_path):
     path.write_text(json.dumps(content))
     plan, index, found = read(folder)
     assert [d.code for d in found] == ["unlisted-tensor"]
-    assert "model.norm.weight" not in index.tensors
-    assert "model.norm.weight" not in plan.tree.tensor_index
+    assert "model.norm.weight" in index.tensors
+    assert "model.norm.weight" in plan.tree.tensor_index
+
+
+def test_a_tensor_in_another_shard_than_the_index_says_is_found(tmp_path):
+    folder = write_shards(tmp_path / "m", llama_tensors(1), 2)
+    path = folder / "model.safetensors.index.json"
+    content = json.loads(path.read_text())
+    first, second = sorted(set(content["weight_map"].values()))
+    content["weight_map"] |= dict.fromkeys(llama_tensors(1), first) | {"model.norm.weight": second}
+    path.write_text(json.dumps(content))
+    plan, _, found = read(folder)
+    assert not list(found)
+    assert set(plan.tree.tensor_paths) == set(llama_tensors(1))
 
 
 def test_a_tensor_in_two_shards_is_an_error(tmp_path):
