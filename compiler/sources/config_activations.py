@@ -49,7 +49,7 @@ _SCORES: Final = 2 * _FLOAT32
 with what is added for its position four."""
 _BIASES: Final = 4
 """How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
-_STEPS: Final = 14
+_STEPS: Final = 15
 """Bytes of a score where no kernel takes the mask (before transformers 5.20): attention goes step by step."""
 _BUCKETS: Final = 80
 """Bytes of a pair of positions while their distances are put into buckets."""

@@ -43,12 +43,19 @@ def two_layers(kind):
     return model.eval()
 
 
+def skip_whole_matrices(kind):
+    scans = {"bamba", "granitemoehybrid", "mamba2", "nemotron_h"}
+    if kind in scans and transformers.__version__.startswith("5.17"):
+        pytest.skip("before 5.18 transformers multiplies whole matrices out, gigabytes for 256 tokens")
+
+
 def largest(found):
     return max(each.nbytes for each in found if each.purpose in {ACTIVATIONS, LOGITS})
 
 
 @pytest.mark.parametrize("kind", SHORT)
 def test_a_short_text_takes_no_more_than_told(kind):
+    skip_whole_matrices(kind)
     model = two_layers(kind)
     use = Use(total=24, written=8)
     traced = largest(demands(try_moments(model, None, Diagnostics(), seq=16, use=use)))
@@ -58,8 +65,7 @@ def test_a_short_text_takes_no_more_than_told(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_configuration_tells_no_less_than_the_trace_and_not_twice_as_much(kind):
-    if kind == "bamba" and transformers.__version__.startswith("5.17"):
-        pytest.skip("before 5.18 transformers multiplies whole matrices out, gigabytes for 256 tokens")
+    skip_whole_matrices(kind)
     model = two_layers(kind)
     found = try_moments(model, None, Diagnostics(), seq=TOKENS, use=Use(total=TOKENS + 8))
     assert found is not None
