@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -23,6 +23,9 @@ from ..machine import pages
 from ..machine.pages import PIECE, Span
 from ..sources.checkpoint_index import CheckpointIndex
 from ..sources.safetensors_header import StoredTensor
+
+_STRETCH: Final = 16 << 20
+"""Bytes of a tensor that are copied while the disk brings more: what a pinned slot holds."""
 
 
 class File:
@@ -74,6 +77,18 @@ class Mapped:
         """Bring bytes of the tensor in pieces, so that other threads get their turn in between."""
         for start in range(first, first + nbytes, PIECE):
             self.bring(start, min(PIECE, first + nbytes - start))
+
+    def stretches(self, room: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield the tensor with its place in memory of its shape, a stretch of both when that is in memory.
+
+        A device copies one while the disk brings the next.
+        """
+        flat, there = self.tensor.view(-1), room.view(-1)
+        count = max(1, _STRETCH // flat.element_size())
+        for first in range(0, flat.numel(), count):
+            part = flat[first : first + count]
+            self.bring_all(first * flat.element_size(), part.nbytes)
+            yield part, there[first : first + count]
 
     def check(self) -> None:
         """Raise `PlanError` if the file is not what it was when the model was loaded."""

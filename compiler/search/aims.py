@@ -8,11 +8,12 @@ from typing import Final
 
 from ...ir import Workload
 from .clock import Clock
-from .costs import Costs, atom_seconds, counted_calls
+from .costs import Costs, atom_seconds
 from .formulate import Builder, groups_of
 from .highs import NODE_LIMIT
 from .outoforder import Counts, overruns
 from .problem import UNLIMITED, Problem
+from .timing import counted_calls
 
 GAP: Final = 1e-4
 """Relative distance from the bound at which the solver may stop."""

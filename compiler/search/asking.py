@@ -13,9 +13,9 @@ from typing import Final, NamedTuple
 
 from ...ir import is_accelerator
 from .atoms import PlanProblem
-from .costs import Waits
 from .problem import Place
 from .speeds import speeds
+from .timing import Waits
 
 LAUNCHING: Final = "launching"
 """What a call is said to be limited by if it is this."""

@@ -101,11 +101,22 @@ def build(
         visited_from=visited_from,
         handovers=_handovers(tree, grains, owner, homes, flows),
         dtype=main_dtype(tree) or "",
+        layers=_layers(tree, grains),
         phases=len(used_in.lines),
         caches=tuple(sum(c.nbytes for c in plan.caches if c.device == d.name) for d in plan.devices),
     )
     launches = launches_of(plan, tree, owner, len(grains))
     return PlanProblem(tree, grains, problem, frozenset(opened), homes, launches)
+
+
+def _layers(tree: ModuleTree, grains: tuple[Grain, ...]) -> tuple[int, ...]:
+    """Return by grain the outermost layer around it, -1 where there is none."""
+    found, last = [-1] * len(tree.tensor_names), -1
+    for layer in sorted(layer_modules(tree)):
+        if layer > last:
+            inside, last = tree.tensors(layer), tree.ends[layer] - 1
+            found[inside.start : inside.stop] = [layer] * len(inside)
+    return tuple([found[grain.start] for grain in grains])
 
 
 def _handovers(

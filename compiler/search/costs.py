@@ -3,37 +3,32 @@
 A roofline. What computes takes the slower of reading its weights and of its operations; devices wait for
 each other, so computing adds up. What is streamed travels while something else computes, and has the one
 buffer there is from when it sets out until it was used: a call takes the longer of all its computing and
-of all that its busiest link brings, with the computing of that. Rows that a call chooses are known when
-it is there, so they are waited for. Each change of device costs a latency and the hidden state's way over
-a link.
+of all that its busiest link brings, with the computing of that, and longer where what is streamed lies
+too close to what was before it to be there in time. Rows that a call chooses are known when it is there,
+so they are waited for. Each change of device costs a latency and the hidden state's way over a link.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from typing import Final, NamedTuple
 
 from ...ir import DISK, Link, Workload, device_type, host_of, is_accelerator
 from .problem import Atom, Place, Problem, changes_of
 from .speeds import speeds
+from .timing import BESIDE, LINK, READING, Timing, Waits, counted_calls
+from .travelling import Step, layers_of, seconds_of
 
 HOP_SECONDS: Final = 30e-6
 """A transfer of activations between devices, and the wait that comes with it."""
-HOP_SHARE: Final = 1 / 500
-"""The most of a call that the latency of one hop counts for in a choice: models so small that latencies
-are all there is are placed as larger ones of their shape would be."""
 NETWORK: Final = Link("", "", 125_000_000, 200_000)
 """What is usual between two hosts where no `link` line tells: a gigabit a second."""
 
-
-def counted_calls(work: Workload) -> tuple[tuple[int, int], ...]:
-    """Return the calls of a workload, the prompt's and a token's: tokens of one, and how many there are."""
-    if work.kind != "generate":
-        return (work.rows * work.tokens, 1), (0, 0)
-    return (work.rows * work.prompt, 1 if work.prompt else 0), (work.rows, work.tokens)
+_ALL: Final[Mapping[int, float]] = {}
+"""No device caches rows."""
 
 
 class Cost(NamedTuple):
@@ -64,6 +59,15 @@ class Costs:
         self._cpus = frozenset(problem.cpus)
         self.disks = frozenset(i for i, d in enumerate(problem.devices) if device_type(d.name) == DISK)
         self._known: dict[tuple[object, Place, int], Cost] = {}
+        self.layers = layers_of(problem)
+        self._atoms = [*problem.atoms, *(atom for atom, _ in problem.pinned)]
+        kinds: dict[object, int] = {}
+        free = len(problem.atoms)
+        self._kinds = [
+            kinds.setdefault(atom.kind if index < free else index, len(kinds))
+            for index, atom in enumerate(self._atoms)
+        ]
+        self._steps: dict[tuple[int, Place, int, float], Step] = {}
 
     def of(self, atom: Atom, place: Place, tokens: int) -> Cost:
         """Return what an atom costs a call of so many tokens at a place.
@@ -130,13 +134,53 @@ class Costs:
             counted[kind, place] += 1
         for (kind, place), count in counted.items():
             self._add(parts, self.of(sample[kind], place, tokens), place, count)
-        for device, share in missed(self.problem, places).items():
+        shares = missed(self.problem, places)
+        for device, share in shares.items():
             parts[f"rows to {self.problem.devices[device].name}"] *= share
-        waits = sum(seconds for what, seconds in parts.items() if not what.startswith(_BESIDE))
+        waits = sum(seconds for what, seconds in parts.items() if not what.startswith(BESIDE))
         changes = Counter(changes_of(self.problem, places))
         hopping = sum(count * self.hop(tokens, *pair) for pair, count in changes.items())
         latencies = sum(count * self.road(*pair)[0] for pair, count in changes.items())
-        return Waits(tuple(parts.items()), waits, hopping, changes.total(), latencies)
+        call = Waits(tuple(parts.items()), waits, hopping, changes.total(), latencies)
+        if not call.beside:
+            return call
+        at = self.everywhere(places)
+        rows = ((layer, [at[index] for index in layer]) for layer in self.layers)
+        steps = (step for layer, where in rows for step in self.steps(layer, where, tokens, shares))
+        return replace(call, stalled=max(0.0, seconds_of(steps, hopping) - call.seconds))
+
+    def everywhere(self, places: Sequence[Place]) -> list[Place]:
+        """Return the places of the free atoms, and of the pinned ones."""
+        return [*places, *(place for _, place in self.problem.pinned)]
+
+    def kind_of(self, layer: tuple[int, ...]) -> tuple[int, ...]:
+        """Return what makes two layers interchangeable; those with pins are so with none."""
+        return tuple([self._kinds[index] for index in layer])
+
+    def steps(
+        self,
+        layer: tuple[int, ...],
+        places: Sequence[Place],
+        tokens: int,
+        shares: Mapping[int, float] = _ALL,
+    ) -> list[Step]:
+        """Return what a layer's atoms do to a call at these places; ``shares`` of rows are not cached."""
+        found: dict[tuple[Place, int], Step] = {}
+        for index, place in zip(layer, places, strict=True):
+            step = self._step(index, place, tokens, shares.get(place.run, 1.0))
+            key = place, len(step.ways)  # rows do not travel with what is around them
+            found[key] = found[key].joined(step) if key in found else step
+        return list(found.values())
+
+    def _step(self, index: int, place: Place, tokens: int, share: float) -> Step:
+        key = (self._kinds[index], place, tokens, share)
+        if key not in self._steps:
+            cost = self.of(self._atoms[index], place, tokens)
+            used = max(cost.memory, cost.computing)
+            ways = ((LINK, place.run, cost.link), (READING, place.store, cost.disk))
+            over = tuple(((what, device), max(0.0, s - used)) for what, device, s in ways if s)
+            self._steps[key] = Step(used + cost.waited * share, over)
+        return self._steps[key]
 
     def _all(self, places: Sequence[Place]) -> Iterator[tuple[Atom, Place]]:
         yield from zip(self.problem.atoms, places, strict=True)
@@ -147,80 +191,12 @@ class Costs:
         bound = "memory" if cost.memory >= cost.computing else "computing"
         parts[f"{bound} of {run}"] += count * max(cost.memory, cost.computing)
         for what, seconds in (
-            (f"{_LINK} to {run}", cost.link),
-            (f"{_DISK} {store}", cost.disk),
+            (f"{LINK} to {run}", cost.link),
+            (f"{READING} {store}", cost.disk),
             (f"rows to {run}", cost.waited),
         ):
             if seconds:
                 parts[what] += count * seconds
-
-
-_LINK: Final = "link"
-_DISK: Final = "reading"
-_BESIDE: Final = (_LINK, _DISK)
-"""What goes on while something computes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Waits:
-    """The seconds of one call: what adds up, and what goes on beside it."""
-
-    parts: tuple[tuple[str, float], ...]
-    waits: float
-    """Seconds of what waits for each other, hops aside."""
-    hopping: float
-    hops: int = 0
-    latencies: float = 0.0
-    """Seconds of the hops before anything arrives; the rest of them is what they carry."""
-
-    @property
-    def beside(self) -> float:
-        """Return the seconds of the busiest link or disk."""
-        return max((s for what, s in self.parts if what.startswith(_BESIDE)), default=0.0)
-
-    @property
-    def seconds(self) -> float:
-        """Return how long the call takes."""
-        return max(self.waits + self.hopping, self.beside)
-
-    @property
-    def priced(self) -> float:
-        """Return the seconds a choice goes by: the latency of a hop counts for a share of them at most."""
-        carrying = self.hopping - self.latencies
-        latencies = min(self.latencies, self.hops * HOP_SHARE * max(self.waits, self.beside))
-        return max(self.waits + carrying + latencies, self.beside)
-
-    @property
-    def limit(self) -> str:
-        """Name what the call spends most of its time on."""
-        beside = self.beside >= self.waits + self.hopping
-        found = {what: s for what, s in self.parts if what.startswith(_BESIDE) == beside}
-        if not beside:
-            found["hops"] = self.hopping
-        return max(found, key=lambda what: (found[what], what), default="nothing")
-
-
-@dataclass(frozen=True, slots=True)
-class Timing:
-    """The seconds of a workload: of reading the prompt once, of each token written."""
-
-    prompt: Waits
-    token: Waits
-    work: Workload
-
-    @property
-    def seconds(self) -> float:
-        """Return the seconds of the whole workload."""
-        return self._weighted(self.prompt.seconds, self.token.seconds)
-
-    @property
-    def priced(self) -> float:
-        """Return the seconds by which placements are compared."""
-        return self._weighted(self.prompt.priced, self.token.priced)
-
-    def _weighted(self, prompt: float, token: float) -> float:
-        (_, prompts), (_, tokens) = counted_calls(self.work)
-        return prompts * prompt + tokens * token
 
 
 def missed(problem: Problem, places: Sequence[Place]) -> dict[int, float]:
@@ -235,7 +211,11 @@ def missed(problem: Problem, places: Sequence[Place]) -> dict[int, float]:
 
 def predict(problem: Problem, places: Sequence[Place], work: Workload) -> Timing:
     """Return the predicted seconds of a workload under a placement."""
-    costs = Costs(problem)
+    return timing_of(Costs(problem), places, work)
+
+
+def timing_of(costs: Costs, places: Sequence[Place], work: Workload) -> Timing:
+    """Return the same by costs that are known already."""
     (prompt, _), (token, _) = counted_calls(work)
     return Timing(costs.call(places, prompt), costs.call(places, token), work)
 

@@ -18,14 +18,17 @@ from ...ir import Workload
 from .aims import Aimed, best_counts
 from .arrange import arrange, bring_closer
 from .atoms import PlanProblem
-from .costs import Timing, predict
+from .costs import Costs, predict, timing_of
 from .firstlayers import first_in_order
 from .formulate import easings
 from .found import Found, Wish
+from .hiding import hidden
 from .neighbours import with_neighbours
+from .polish import polished
 from .problem import Place, Problem, count_hops, is_legal
 from .readfirst import most_read_first
 from .rowwise import by_stacks, with_caches
+from .timing import Timing, counted_calls
 
 PAYS: Final = 0.05
 """What is not simple must be predicted this much quicker than the best simple placement."""
@@ -33,6 +36,8 @@ REFINES: Final = 0.05
 """What is finer must be this much quicker than what is coarser: it has more lines and more hops."""
 PROVEN: Final = 0.005
 """Distance from the bound, relative to it, at which seconds count as the least there are."""
+_PATIENCE: Final = (0.0, 0.5)
+"""Shares of a layer to wait for what travels: none where links have time, up to half of one where not."""
 _MIXTURE: Final = "mixture"
 NAMES: Final = {
     "stream": "streaming the rest",
@@ -144,7 +149,20 @@ def predicted(found: Found, wish: Wish) -> Timing:
 
 def _timed(way: str, found: Found, wish: Wish) -> _Timed:
     against = found.computed if wish.offload == "stream" else 0
-    return _Timed(way, found, predicted(found, wish), against)
+    asis = _Timed(way, found, predicted(found, wish), against)
+    if asis.timing.stalled <= (PROVEN if way == _MIXTURE else PAYS) * asis.priced:
+        return asis
+    problem, costs = found.model.problem, Costs(found.model.problem)
+    calls = [tokens for tokens, _ in counted_calls(wish.work) if tokens]
+    tried = [hidden(costs, found.places, tokens, each) for tokens in calls for each in _PATIENCE]
+    legal = [each for each in (found.places, *tried) if is_legal(problem, each)]
+    best = min(legal, key=lambda each: timing_of(costs, each, wish.work).priced, default=found.places)
+    if way == _MIXTURE:
+        best = polished(costs, best, wish.work)
+    timing = timing_of(costs, best, wish.work)
+    if timing.priced >= asis.priced * (1 if way == _MIXTURE else 1 - PAYS):
+        return asis
+    return replace(asis, found=replace(found, places=best), timing=timing)
 
 
 def _by_reading(grains: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:

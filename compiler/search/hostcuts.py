@@ -13,8 +13,9 @@ from enum import IntEnum
 
 from ...ir import CPU, Never, Plan, Workload, device_type, host_of
 from .atoms import PlanProblem
-from .costs import Costs, atom_seconds, counted_calls
+from .costs import Costs, atom_seconds
 from .problem import NEVER, Place, Problem
+from .timing import counted_calls
 
 
 class Filling(IntEnum):

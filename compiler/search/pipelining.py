@@ -16,11 +16,12 @@ from typing import Final
 
 from ...ir import Workload
 from .clock import Clock
-from .costs import HOP_SHARE, Costs, atom_seconds, counted_calls
+from .costs import Costs, atom_seconds
 from .dataflow import Graph
 from .intervals import in_order
 from .partition import least_load, partition
 from .problem import UNLIMITED, Atom, Handover, Place, Problem
+from .timing import HOP_SHARE, counted_calls
 
 MOST: Final = 600
 """Parts that are shared out one by one; with more only the order of the layers is tried."""

@@ -110,6 +110,8 @@ class Problem:
     caches: tuple[int, ...] = ()
     """Bytes by device that hold rows used last; a line keeps them, or the search does what it has left."""
 
+    layers: tuple[int, ...] = ()
+    """By grain a number of the layer it is part of, negative for those of none."""
     phases: int = 0
     """How many phases its atoms have; each device must hold what is in use in any one of them."""
 

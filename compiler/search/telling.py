@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from ...ir import ModuleTree, Plan, Prediction, Workload
 from .asking import with_asking
 from .atoms import build
-from .costs import Timing, counted_calls, predict
+from .costs import predict
 from .emit import places_of
 from .found import Found, Wish
 from .speeds import source_of_speeds
+from .timing import Timing, counted_calls
 
 
 def prediction_of(found: Found, wish: Wish) -> Prediction:

@@ -6,6 +6,7 @@ not faked: what is loaded and run there can be compared with the CPU's.
 
 from __future__ import annotations
 
+import time
 from functools import cache
 
 import torch
@@ -15,6 +16,8 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 aten = torch.ops.aten
 COUNT = 4
 CROSSING = {aten.copy_.default, aten._to_copy.default, aten._copy_from.default}
+LINK = [0.0]
+"""Bytes a second between devices; none: as fast as they are copied."""
 
 
 class DevicesMeetError(RuntimeError):
@@ -54,7 +57,10 @@ def run(func, args, kwargs):
         kwargs["device"] = torch.device("cpu")
     if func is aten.histc.default:  # counts integers on accelerators only
         args[0] = args[0].float()
+    begun = time.perf_counter()
     made = func(*args, **kwargs)
+    if func in CROSSING:
+        _travel(made, begun, {t.device.type for t in tensors} | {torch.device(device).type})
     if _writes(func):
         return tensors[0]
     if torch.device(device).type != "npu":
@@ -93,6 +99,12 @@ def _together(func, tensors, wanted):
     if len(named) > 1:
         raise DevicesMeetError(f"{func} got tensors on {sorted(map(str, named))}")
     return wanted or next(iter(named), "cpu")
+
+
+def _travel(values, begun, kinds):
+    """Wait until what was copied would be there."""
+    if LINK[0] and len(kinds) > 1:
+        time.sleep(max(0.0, begun + values.nbytes / LINK[0] - time.perf_counter()))
 
 
 class Module:
@@ -138,8 +150,10 @@ def _empty_strided(size, stride, *, dtype=None, layout=None, device=None, pin_me
 
 
 def _copy_from(source, target, *_non_blocking):
+    begun, kinds = time.perf_counter(), {source.device.type, target.device.type}
     source, inside = (t.elem if isinstance(t, There) else t for t in (source, target))
     inside.copy_(source)
+    _travel(inside, begun, kinds)
     return target
 
 

@@ -6,8 +6,9 @@ from itertools import product
 
 import pytest
 from compile_plan.compiler.search.atoms import build
-from compile_plan.compiler.search.costs import HOP_SECONDS, Costs, counted_calls, predict, speeds
+from compile_plan.compiler.search.costs import HOP_SECONDS, Costs, predict, speeds
 from compile_plan.compiler.search.problem import Atom, Place, Problem, is_legal
+from compile_plan.compiler.search.timing import counted_calls
 from compile_plan.compiler.sources.config_work import config_work
 from compile_plan.ir import Atomic, Device, Link, Work, Workload, verify
 from hypothesis import given, settings
@@ -131,13 +132,13 @@ def test_rows_that_are_chosen_wait_for_a_transfer_as_it_was_measured(latency, se
     assert dict(token.parts)["rows to cuda:0"] == pytest.approx(seconds + 1e-2)
 
 
-@pytest.mark.parametrize(("slower", "mixed"), [(12, True), (16, False)], ids=["6 %", "3 %"])
+@pytest.mark.parametrize(("slower", "mixed"), [(1.8, True), (1.94, False)], ids=["10 %", "3 %"])
 def test_a_mixture_is_kept_where_it_is_clearly_quicker(slower, mixed):
-    """The rest is streamed; computing some of it on the host meanwhile gains the less the slower that is."""
+    """The rest is streamed; while the host computes a layer the buffer has room for one that travels."""
     link = 2 * 10**10
-    card = Device("cuda:0", 60 * MIB, bandwidth=10**12, link=link, flops=10**15)
-    devices = (card, Device("cpu", 10**12, bandwidth=link // slower, flops=10**15))
-    plan = placed(plan_of(leaves(**{f"l{i}": 2 * MIB for i in range(60)}), devices))
+    card = Device("cuda:0", 600 * MIB, bandwidth=10**12, link=link, flops=10**15)
+    devices = (card, Device("cpu", 10**12, bandwidth=int(link / slower), flops=10**15))
+    plan = placed(plan_of(leaves(**{f"l{i}": 20 * MIB for i in range(60)}), devices))
     assert ({unit.run for unit in plan.units} == {"cuda:0", "cpu"}) == mixed
     assert plan.outcome.bound <= plan.outcome.value
     if mixed:

@@ -78,11 +78,13 @@ def _shaped(memory: torch.Tensor, one: Streamed) -> torch.Tensor:
 
 def _pairs(one: Streamed, room: torch.Tensor) -> Iterator[Pair]:
     """Yield a tensor as it rests, with its place; what is in files is in memory when it is yielded."""
-    if one.pieces is None:
+    if one.pieces is not None:
+        yield from one.pieces.pairs(room)
+    elif one.mapped is not None and one.rest.is_contiguous():
+        yield from one.mapped.stretches(room)
+    else:
         one.bring()
         yield one.rest, room
-        return
-    yield from one.pieces.pairs(room)
 
 
 def _runs(streamed: Sequence[Streamed]) -> tuple[list[_Run], list[Streamed]]:
