@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pretend_device
 import torch
-from compile_plan.compiler.loading import load_model, release_model
+from compile_plan.compiler.loading import load_model, release_model, stored_files
 from compile_plan.compiler.loading.streaming import carrier, lanes
 from compile_plan.ir import Account, Device, Model, Phase, Plan, Unit
 from safetensors.torch import save_file
@@ -136,6 +136,30 @@ def two_cards(store, folder):
     right.append(same(real, model))
     assert ahead == [(0, [0, 2]), (1, [1, 2]), (2, [2, 4]), (3, [3, 4]), (4, [4])], ahead
     return all(right) and at_rest(model)
+
+
+def piece_by_piece(store, folder):
+    """While the card copies the beginning of a tensor from disk, the disk brings its end."""
+    order, steps = [], {"bring": stored_files.Mapped.bring, "copy": torch.Tensor.copy_}
+
+    def noted(name, call):
+        return lambda *args, **kwargs: (order.append(name), call(*args, **kwargs))[1]
+
+    stored_files.Mapped.bring = noted("bring", steps["bring"])
+    torch.Tensor.copy_ = noted("copy", steps["copy"])
+    stretch, stored_files._STRETCH = stored_files._STRETCH, 4 * WIDTH
+    try:
+        real, model = pair(store, folder)
+        stream, right = model._compile_plan_execution.stream, [same(real, model) for _ in range(2)]
+        stream.supply.drop(rest=True)
+        order.clear()
+        stream.supply.bring(0).give_back(used=False)
+    finally:
+        stored_files.Mapped.bring, torch.Tensor.copy_ = steps["bring"], steps["copy"]
+        stored_files._STRETCH = stretch
+    pieces = WIDTH + 4  # rows of the matrix; the vectors beside it are no longer than one
+    wanted = ["bring", "copy"] * pieces if store == "disk" else ["copy"]
+    return all(right) and order == wanted and at_rest(model)
 
 
 def parts_of_layers(store, folder):
@@ -381,7 +405,7 @@ CASES = (
     adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
     merged_after_an_interrupt, interrupts,
-    interrupts_without_the_models_hooks, one_of_several, two_cards, threads, forked, released,
+    interrupts_without_the_models_hooks, one_of_several, two_cards, piece_by_piece, threads, forked, released,
 )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ Tensors that rest side by side travel as one copy, and are views of it where the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -48,20 +49,24 @@ class Carrier:
         memory = outside(needs_of(streamed), self.device, self.lane) if lot is None else lot.memory
         values: dict[int, torch.Tensor] = {}
         known: list[Pair] = []
-        others: list[Pair] = []
+        others: list[Iterable[Pair]] = []
         first = 0
         for run in runs:
             room = memory[first : first + run.end - run.start]
             pair = (run.block.bytes(run.start, run.end), room)
-            (known if run.block.pinned else others).append(pair)
+            if run.block.pinned:
+                known.append(pair)
+            else:
+                others.append((pair,))
             values |= {id(one): _shaped(room[one.start - run.start :], one) for one in run.tensors}
             first += aligned(run.end - run.start)
         for one in single:
             values[id(one)] = room = _shaped(memory[first:], one)
-            others += _pairs(one, room)
+            others.append(_pairs(one, room))
             first += aligned(one.nbytes)
         mark = self.lane.copy(known, [self.lane.mark()] if lot is None else lot.after)
-        return values, self.lane.carry(others, [mark]) if others else mark
+        # One by one: while the card copies what is in memory, the disk brings the next.
+        return values, self.lane.carry(chain.from_iterable(others), [mark]) if others else mark
 
 
 def outside(nbytes: int, device: torch.device, lane: Lane) -> torch.Tensor:
