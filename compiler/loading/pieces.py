@@ -72,7 +72,7 @@ class FiledRows:
         for row, target in rows:
             parts, flat = self.rows[row], target.view(-1)
             for mapped, first in parts:
-                whole = len(parts) == 1  # slicing takes longer than all else here
+                whole = len(parts) == 1
                 yield from mapped.stretches(flat if whole else flat[first : first + mapped.tensor.numel()])
 
     def pairs(self, room: torch.Tensor) -> Iterator[Pair]:

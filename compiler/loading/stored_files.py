@@ -85,6 +85,10 @@ class Mapped:
         """
         flat, there = self.tensor.view(-1), room.view(-1)
         count = max(1, _STRETCH // flat.element_size())
+        if flat.numel() <= count:  # most rows are: slicing takes longer than all else here
+            self.bring_all(0, flat.nbytes)
+            yield flat, there
+            return
         for first in range(0, flat.numel(), count):
             part = flat[first : first + count]
             self.bring_all(first * flat.element_size(), part.nbytes)

@@ -148,21 +148,24 @@ def predicted(found: Found, wish: Wish) -> Timing:
 
 
 def _timed(way: str, found: Found, wish: Wish) -> _Timed:
-    against = found.computed if wish.offload == "stream" else 0
-    asis = _Timed(way, found, predicted(found, wish), against)
-    if asis.timing.stalled <= (PROVEN if way == _MIXTURE else PAYS) * asis.priced:
-        return asis
+    """Return a candidate with its time, in an order in which less is waited for where that pays."""
+    mixed, against = way == _MIXTURE, found.computed if wish.offload == "stream" else 0
+    timed = _Timed(way, found, predicted(found, wish), against)
+    if timed.timing.stalled <= (PROVEN if mixed else PAYS) * timed.priced:
+        return timed
+    found = replace(found, places=_in_time(found, wish, mixed=mixed))
+    tried = replace(timed, found=found, timing=predicted(found, wish))
+    return tried if tried.priced < timed.priced * (1 if mixed else 1 - PAYS) else timed
+
+
+def _in_time(found: Found, wish: Wish, *, mixed: bool) -> list[Place]:
+    """Return the places of a candidate in the order in which the least is waited for what travels."""
     problem, costs = found.model.problem, Costs(found.model.problem)
     calls = [tokens for tokens, _ in counted_calls(wish.work) if tokens]
     tried = [hidden(costs, found.places, tokens, each) for tokens in calls for each in _PATIENCE]
     legal = [each for each in (found.places, *tried) if is_legal(problem, each)]
     best = min(legal, key=lambda each: timing_of(costs, each, wish.work).priced, default=found.places)
-    if way == _MIXTURE:
-        best = polished(costs, best, wish.work)
-    timing = timing_of(costs, best, wish.work)
-    if timing.priced >= asis.priced * (1 if way == _MIXTURE else 1 - PAYS):
-        return asis
-    return replace(asis, found=replace(found, places=best), timing=timing)
+    return polished(costs, best, wish.work) if mixed else best
 
 
 def _by_reading(grains: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:
