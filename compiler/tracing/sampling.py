@@ -47,6 +47,7 @@ def sampled(model: nn.Module, rows: int, words: int, lengths: tuple[int, int]) -
     """Return what choosing takes for rows of scores, of texts of these lengths: a prompt, the whole."""
     made, peaks, alive = _processors(model, rows, lengths), list[tuple[int, ...]](), EachAlive()
     texts = [torch.empty(rows, length, dtype=torch.int64, device="meta") for length in lengths]
+    widened = scores = chances = torch.empty(0, device="meta")  # each round's last until the next has its own
     with torch.no_grad(), alive:
         for text in texts:
             alive.begin()
