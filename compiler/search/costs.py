@@ -39,7 +39,7 @@ class Cost(NamedTuple):
     link: float = 0.0
     """Over the link of the device that runs it, while others compute, and until it was used there."""
     disk: float = 0.0
-    """From the disk that stores it, while others compute, and until it was used."""
+    """From the disk that stores it, while others compute, and until an accelerator used it."""
     waited: float = 0.0
     """For rows that travel once they are known, and for the host to be told which."""
 
@@ -98,7 +98,7 @@ class Costs:
         moved, used = read if atom.rows else atom.weight, max(memory, computing)
         from_disk = moved / self.rates[place.store].link if place.store in self.disks else 0.0
         if place.run in self._cpus:
-            return Cost(memory, computing, disk=from_disk + used)
+            return Cost(memory, computing, disk=from_disk)
         over = moved / (run.link if from_disk else min(run.link, self.rates[place.store].link))
         if atom.rows:
             return Cost(memory, computing, waited=self.road(place.store, place.run)[0] + max(over, from_disk))
@@ -176,10 +176,10 @@ class Costs:
         key = (self._kinds[index], place, tokens, share)
         if key not in self._steps:
             cost = self.of(self._atoms[index], place, tokens)
-            used = max(cost.memory, cost.computing)
+            used, buffered = max(cost.memory, cost.computing), place.run not in self._cpus
             ways = ((LINK, place.run, cost.link), (READING, place.store, cost.disk))
-            over = tuple(((what, device), max(0.0, s - used)) for what, device, s in ways if s)
-            self._steps[key] = Step(used + cost.waited * share, over)
+            over = tuple(((what, device), max(0.0, s - used * buffered)) for what, device, s in ways if s)
+            self._steps[key] = Step(used + cost.waited * share, over, buffered)
         return self._steps[key]
 
     def _all(self, places: Sequence[Place]) -> Iterator[tuple[Atom, Place]]:

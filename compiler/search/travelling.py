@@ -1,7 +1,8 @@
 """What is streamed on its way: whether it is there when a call comes to it.
 
 A link has room for one unit: it sets out when the one before it was used, and the first of a call when
-the last of the call before was. What computes meanwhile hides it, so it matters what lies between.
+the last of the call before was. What computes meanwhile hides it, so it matters what lies between. What
+a processor uses from disk needs no room but its pages: the next is read while the one before is used.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ class Step(NamedTuple):
     busy: float
     """Seconds in which nothing else computes."""
     ways: Ways = ()
+    buffered: bool = True
+    """Whether it has a buffer until it was used; what is used in the pages it is read to has none."""
 
     def joined(self, other: Step) -> Step:
         """Return both as one, of the same ways."""
         both = zip(self.ways, other.ways, strict=True)
-        return Step(self.busy + other.busy, tuple((way, here + there) for (way, here), (_, there) in both))
+        ways = tuple((way, here + there) for (way, here), (_, there) in both)
+        return self._replace(busy=self.busy + other.busy, ways=ways)
 
 
 class Course:
@@ -47,9 +51,10 @@ class Course:
         if not step.ways:
             self.now += step.busy
             return
-        self.now = self.ready(step.ways) + step.busy
+        begun = self.ready(step.ways)
+        self.now = begun + step.busy
         for way, _ in step.ways:
-            self._used[way] = self.now
+            self._used[way] = self.now if step.buffered else begun
 
 
 def layers_of(problem: Problem) -> tuple[tuple[int, ...], ...]:

@@ -57,6 +57,14 @@ def test_what_comes_from_disk_is_there_when_disk_and_link_have_brought_it():
     assert seconds(devices, [CARD, STREAMED, CARD, DISK]) == pytest.approx(1.5 + 1 + 2.5 + 1)
 
 
+def test_the_next_pages_are_read_while_a_processor_uses_those_before():
+    devices = machine(link=1.5, host=2, disk=2.5)
+    paged = Place(2, 1)
+    assert seconds(devices, [HOST, HOST, paged, paged]) == pytest.approx(8 + 0.5)
+    assert seconds(devices, [HOST, paged, HOST, paged]) == pytest.approx(8)
+    assert seconds(devices, [paged] * 4) == pytest.approx(4 * 2.5)
+
+
 def test_every_card_has_a_link_of_its_own():
     first = machine(link=1.5, host=2)
     devices = (first[0], replace(first[0], name="cuda:1"), first[1])
