@@ -7,8 +7,9 @@ when they are painted. Nothing a file or a model names reaches the terminal unes
 from __future__ import annotations
 
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal, TextIO, TypeAlias
 
 Piece: TypeAlias = tuple[str, str]
@@ -81,18 +82,26 @@ def clip(text: str, width: int) -> str:
 def wrap(text: str, width: int | None, first: int) -> list[str]:
     """Break the text at blanks into lines; the first starts at column ``first``, and so do the others.
 
-    Without a width only the line breaks of the text itself are kept. A word is never cut.
+    Without a width only the line breaks of the text itself are kept. A word is never cut, but behind a comma
+    if it has no room in a line: numbers of many layers.
     """
     lines: list[str] = []
     for paragraph in text.split("\n"):
         current, used = "", 0
-        for word in paragraph.split(" "):
+        for blank, word in _words(paragraph, None if width is None else width - first):
             needed = cell_width(word)
-            if width is not None and current and first + used + 1 + needed > width:
+            if width is not None and current and first + used + len(blank) + needed > width:
                 lines.append(current)
                 current, used = word, needed
             else:
-                current = f"{current} {word}" if current else word
-                used = used + needed + (1 if used else 0)
+                glue = blank if current else ""
+                current, used = f"{current}{glue}{word}", used + len(glue) + needed
         lines.append(current)
     return lines
+
+
+def _words(text: str, room: int | None) -> Iterator[tuple[str, str]]:
+    """Yield what stays together, each with what is between it and the one before."""
+    for word in text.split(" "):
+        parts = [word] if room is None or cell_width(word) <= room else re.split("(?<=,)", word)
+        yield from zip((" ", *("" for _ in parts[1:])), parts, strict=True)

@@ -165,7 +165,7 @@ def _in_time(found: Found, wish: Wish, *, mixed: bool) -> list[Place]:
     tried = [hidden(costs, found.places, tokens, each) for tokens in calls for each in _PATIENCE]
     legal = [each for each in (found.places, *tried) if is_legal(problem, each)]
     best = min(legal, key=lambda each: timing_of(costs, each, wish.work).priced, default=found.places)
-    return polished(costs, best, wish.work) if mixed else best
+    return polished(costs, best, wish.work) if mixed and wish.offload == "auto" else best
 
 
 def _by_reading(grains: Sequence[PlanProblem], wish: Wish) -> Iterator[tuple[str, Found]]:

@@ -17,6 +17,9 @@ from .problem import count_hops, is_legal
 from .solve import BETTER, fill_score
 from .telling import notes_of, prediction_of
 
+CALMER = 0.002
+"""A restless placement must be this much quicker than one whose streamed parts are spread."""
+
 
 def kept_outcome(plan: Plan, tree: ModuleTree) -> Outcome | None:
     """Return the outcome of a plain plan nothing is wrong with: all on accelerators, none left out."""
@@ -71,7 +74,9 @@ def _is_enough(found: Found, simple: Found, wish: Wish) -> bool:
         return False
     if (simple.spilled or found.spilled) and found.objective != "throughput":
         if found.objective == "latency":
-            return predicted(simple, wish).priced <= predicted(found, wish).priced
+            times = predicted(simple, wish).priced, predicted(found, wish).priced
+            calmer = longest_cluster(places) <= longest_cluster(found.places)
+            return times[0] <= times[1] * (1 if calmer else 1 - CALMER)
         clusters = longest_cluster(places), longest_cluster(found.places)
         return (simple.spilled, hops[0], clusters[0]) <= (found.spilled, hops[1], clusters[1])
     if found.objective == "fill":
