@@ -13,8 +13,8 @@ import signal
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pretend_device
 import torch
@@ -109,16 +109,6 @@ def several_at_once():
     return found == [True] * 12
 
 
-@contextmanager
-def changed(place, name, value):
-    usual = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, usual)
-
-
 def refuses(*_args):
     raise RuntimeError("the card has no memory left")
 
@@ -141,10 +131,12 @@ def slowly(usual, after):
 
 usual_block = slots.Block
 FAILURES = {
-    "a copy fails": lambda: changed(slots.Sender, "send", refuses),
-    "there is no memory for slots": lambda: changed(slots, "Block", no_memory),
-    "Ctrl-C while copying": lambda: changed(slots.Sender, "send", slowly(slots.Sender.send, 0.2)),
-    "Ctrl-C while slots are got ready": lambda: changed(slots, "_get_ready", slowly(slots._get_ready, 0.1)),
+    "a copy fails": lambda: patch.object(slots.Sender, "send", refuses),
+    "there is no memory for slots": lambda: patch.object(slots, "Block", no_memory),
+    "Ctrl-C while copying": lambda: patch.object(slots.Sender, "send", slowly(slots.Sender.send, 0.2)),
+    "Ctrl-C while slots are got ready": lambda: patch.object(
+        slots, "_get_ready", slowly(slots._get_ready, 0.1)
+    ),
 }
 
 

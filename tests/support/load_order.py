@@ -10,8 +10,9 @@ import json
 import os
 import tempfile
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 
 import pretend_device
 import torch
@@ -68,16 +69,6 @@ def after(event, usual):
     return noted
 
 
-@contextmanager
-def changed(place, name, value):
-    usual = getattr(place, name)
-    setattr(place, name, value)
-    try:
-        yield
-    finally:
-        setattr(place, name, usual)
-
-
 def watch():
     jobs.SLOT = slots.SLOT = SLOT
     reading._LOAD = SLOT // 2
@@ -119,7 +110,7 @@ def broken_at(number):
             raise OSError(5, "Input/output error")
         return usual(*args)
 
-    return changed(os, "preadv", preadv)
+    return patch.object(os, "preadv", preadv)
 
 
 def full_at(number):
@@ -130,7 +121,7 @@ def full_at(number):
             raise torch.OutOfMemoryError("the card has no memory left")
         return usual(later)
 
-    return changed(jobs.Later, "tensor", tensor)
+    return patch.object(jobs.Later, "tensor", tensor)
 
 
 FAILURES = {

@@ -18,25 +18,13 @@ from compile_plan.compiler.loading import load_model
 from compile_plan.compiler.machine import pages
 from compile_plan.ir import Device, Model, Plan, Unit
 from safetensors.torch import save_file
-from torch import nn
+from tiny_modules import Tied
 
 assert late_card.COMPUTING
 IDS, HIDDEN = torch.tensor([[5, 2, 5]]), torch.arange(8.0, dtype=torch.float64).view(1, 2, 4)
 DEVICES = (Device("cuda:0", None), Device("cpu", None), Device("disk", None))
 ORDERS = sorted(set(itertools.permutations(["table", "table", "head", "head"])))
 PATIENCE = 60
-
-
-class Tied(nn.Module):
-    """Looks up in the table its head multiplies with."""
-
-    def __init__(self):
-        super().__init__()
-        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
-        self.head.weight = self.table.weight
-
-    def forward(self, ids):
-        return self.head(self.table(ids))
 
 
 class Held:

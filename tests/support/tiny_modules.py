@@ -138,3 +138,15 @@ class Branching(nn.Module):
     def forward(self, x):
         y = self.inner(x)
         return y if y.sum() > 0 else -y
+
+
+class Tied(nn.Module):
+    """Looks up in the table its head multiplies with."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
+        self.head.weight = self.table.weight
+
+    def forward(self, ids):
+        return self.head(self.table(ids))

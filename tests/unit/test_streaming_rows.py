@@ -16,6 +16,7 @@ from compile_plan.ir import Unit
 from own_process import run_support
 from safetensors.torch import save_file
 from tiny_checkpoints import plan
+from tiny_modules import Tied
 from torch import nn
 
 LAYERS, EXPERTS, CHOSEN = 2, 8, 2
@@ -187,18 +188,6 @@ def test_a_head_and_the_table_tied_to_it_have_what_they_need_in_two_threads():
     runs = run_support("tied_threads.py")
     assert len(runs) == 2 * (6 + 3)
     assert {case: got for case, got in runs.items() if got != "equal"} == {}
-
-
-class Tied(nn.Module):
-    """Looks up in the table its head multiplies with."""
-
-    def __init__(self):
-        super().__init__()
-        self.table, self.head = nn.Embedding(9, 4), nn.Linear(4, 9, bias=False)
-        self.head.weight = self.table.weight
-
-    def forward(self, ids):
-        return self.head(self.table(ids))
 
 
 def test_a_table_is_looked_up_in_while_the_head_tied_to_it_has_all_of_it(tmp_path):
