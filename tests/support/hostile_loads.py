@@ -1,12 +1,11 @@
 """What may go wrong while weights are sent to pretended devices: `python hostile_loads.py`.
 
 Prints one JSON object: for each shape of checkpoint whether every tensor has its bytes, and for each failure
-what was raised, which threads and how many files are left, and whether the next load is right.
+what was raised, which threads and which files are left, and whether the next load is right.
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ import pretend_device
 import torch
 from compile_plan.compiler.loading import jobs, load_model, reading, slots
 from compile_plan.ir import Device, Model, Plan, PlanError, Unit
+from held_files import held
 from safetensors.torch import save_file
 from torch import nn
 
@@ -140,18 +140,13 @@ FAILURES = {
 }
 
 
-def open_files():
-    return len(list(Path("/proc/self/fd").iterdir()))
-
-
 def failures():
     def build():
         return Holder([(200, 100)] * 12)
 
     for title, failing in FAILURES.items():
         with tempfile.TemporaryDirectory() as name:
-            gc.collect()  # of models before this one
-            real, files = written(build, Path(name)), open_files()
+            real = written(build, Path(name))
             try:
                 with failing():
                     loaded(build, Path(name))
@@ -162,8 +157,7 @@ def failures():
             except (RuntimeError, KeyboardInterrupt) as error:
                 raised = type(error).__name__
             left = sorted(t.name for t in threading.enumerate() if t.name.startswith("compile-plan"))
-            more = open_files() - files
-            yield title, [raised, left, more, same(real, loaded(build, Path(name)))]
+            yield title, [raised, left, held(name), same(real, loaded(build, Path(name)))]
 
 
 def main():

@@ -31,4 +31,4 @@ def test_several_loads_at_once_do_not_meet(found):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
 def test_a_load_that_fails_leaves_nothing_behind_and_the_next_is_right(found):
-    assert found["failures"] == {title: [raised, [], 0, True] for title, raised in RAISED.items()}
+    assert found["failures"] == {title: [raised, [], [], True] for title, raised in RAISED.items()}

@@ -17,6 +17,7 @@ from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.machine import pages
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.ir import Diagnostics, Model, PlanError, Unit
+from held_files import held
 from rounding import same_outputs
 from safetensors.torch import save_file
 from small_net import IDS, ON_CPU, everything, meta, random_net, refused, save_in_two_shards, stored
@@ -152,13 +153,6 @@ def test_a_checkpoint_rewritten_since_planning_is_refused_by_file_and_tensor(rea
     assert list(found) == [code]
     assert f"`{name}`" in everything(found[code])
     assert where in everything(found[code])
-
-
-def held(folder):
-    """Return what this process has of a folder's files: descriptors and maps."""
-    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
-    maps = Path("/proc/self/maps").read_text().splitlines()
-    return [line for line in (*links, *maps) if str(folder) in line]
 
 
 def prefetchers():
