@@ -59,9 +59,15 @@ def attach_moves(
     return handles
 
 
-def arrives(module: nn.Module, device: torch.device) -> RemovableHandle:
-    """Let one module take its arguments where it runs."""
-    return module.register_forward_pre_hook(_ToDevice(device), with_kwargs=True, prepend=True)
+def arrives(module: nn.Module, device: torch.device, home: torch.device) -> list[RemovableHandle]:
+    """Let one module take its arguments where it runs, and hand its results back to where its caller does."""
+    if home == device:
+        return [module.register_forward_pre_hook(_ToDevice(device), with_kwargs=True, prepend=True)]
+    visit = _Visit(device, home)
+    return [
+        module.register_forward_pre_hook(visit.enter, with_kwargs=True, prepend=True),
+        module.register_forward_hook(visit.leave, always_call=True),
+    ]
 
 
 def entries(plan: Plan, tree: ModuleTree, live: Sequence[nn.Module]) -> Iterator[tuple[int, str]]:

@@ -55,6 +55,15 @@ def test_adapters_of_peft_stream_beside_their_layers():
     assert found == {store: {"before": "equal", "after": "equal"} for store in ("cpu", "disk")}
 
 
+def test_what_joins_a_site_later_is_brought_ahead_with_it():
+    """A buffer for the largest layer had no room for it with an adapter: it came when it was asked for."""
+    assert run_support("joined_runs.py") == {
+        f"{case} {store}": [5, after, 0]
+        for case, after in (("tight", 5), ("two_cards", 7))
+        for store in ("cpu", "disk")
+    }
+
+
 def layers():
     torch.manual_seed(0)
     return nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(4)))

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 class Newcomers:
     """Notices what is new below a model, and lets its stream bring it."""
 
-    def __init__(self, model: nn.Module, stream: Stream, attach: Callable[[int, torch.device], None]) -> None:
-        """Call ``attach`` for every site that is made, with where it runs."""
+    def __init__(
+        self, model: nn.Module, stream: Stream, attach: Callable[[int, torch.device, torch.device], None]
+    ) -> None:
+        """Call ``attach`` for every site that is made, with where it runs and where its caller does."""
         self._model, self._stream, self._attach = model, stream, attach
         self._known = {id(tensor) for _, _, _, tensor in _tensors(model)}
         self._runs = {id(one.tensor): one.device for site in stream.sites for one in site.streamed}
@@ -57,12 +59,14 @@ class Newcomers:
         one = at_rest(tensor, device, tensor.dtype, None, [home])
         self._runs[id(tensor)] = device
         numbers = {id(site.module): number for number, site in enumerate(self._stream.sites)}
-        around = next((numbers[id(modules[place])] for place in above if id(modules[place]) in numbers), None)
+        sites = [numbers[id(modules[place])] for place in above if id(modules[place]) in numbers]
+        around = next((number for number in sites if device in self._stream.sites[number].sizes), None)
         if around is None:
             callable_ = (place for place in _upwards(near) if has_forward(modules[place]))
             holder = next(callable_, "")
             around = self._wrapper(holder, modules[holder], numbers)
-            self._attach(around, device)
+            callers = (one.device for number in sites for one in self._stream.sites[number].streamed)
+            self._attach(around, device, next(callers, device))
         self._stream.join(around, one)
 
     def _wrapper(self, path: str, module: nn.Module, numbers: dict[int, int]) -> int:
@@ -88,7 +92,7 @@ class Newcomers:
             site = self._stream.sites[number]
             if id(site.module) not in there and site.streamed:
                 site.module = self._wrapped.pop(number)
-                self._attach(number, site.streamed[0].device)
+                self._attach(number, site.streamed[0].device, site.streamed[0].device)
 
     def _run(self, module: nn.Module) -> torch.device | None:
         """Return where the known tensors of a module are used; None where it has none."""

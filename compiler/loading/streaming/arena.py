@@ -40,12 +40,16 @@ class Arena:
 
     def __init__(self, device: torch.device, nbytes: int, lane: Lane) -> None:
         self._device, self._nbytes, self._lane = device, aligned(nbytes), lane
+        self._wanted = self._nbytes
         self._memory: torch.Tensor | None = None
         self._taken: list[Lot] = []
         self._past: list[tuple[int, int, Mark]] = []
 
     def take(self, nbytes: int) -> Lot | None:
         """Return memory of a size; None if no gap is large enough."""
+        if self._wanted > self._nbytes and not self._taken:
+            self.drop()
+            self._nbytes = self._wanted
         wanted, start = aligned(nbytes), 0
         for lot in (*self._taken, None):
             end = self._nbytes if lot is None else lot.start
@@ -54,6 +58,10 @@ class Arena:
                     return self._lot(start, wanted)
             start = start if lot is None else lot.end
         return None
+
+    def grow(self, nbytes: int) -> None:
+        """Be larger as soon as nothing is handed out."""
+        self._wanted = max(self._wanted, aligned(nbytes))
 
     def give(self, lot: Lot, mark: Mark) -> None:
         """Take memory back that is in use until a mark; None where nothing but copies used it.

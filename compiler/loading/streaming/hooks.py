@@ -22,6 +22,8 @@ from .stream import Stream
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
+    Arrives = Callable[[nn.Module, torch.device, torch.device], list[RemovableHandle]]
+
 
 def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -> list[RemovableHandle]:
     """Let every module that is a site enter and leave the stream, those ``aside`` excepted."""
@@ -39,19 +41,17 @@ def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -
     ]
 
 
-def adopt_newcomers(
-    model: nn.Module, stream: Stream, arrives: Callable[[nn.Module, torch.device], RemovableHandle]
-) -> list[RemovableHandle]:
+def adopt_newcomers(model: nn.Module, stream: Stream, arrives: Arrives) -> list[RemovableHandle]:
     """Let a stream bring what comes to the model later; its handles are added to the list that is returned.
 
-    ``arrives`` lets a module take its arguments where it runs. Some wrappers call the model's forward past
-    its hooks, so its children look for newcomers too.
+    ``arrives`` lets a module take its arguments where it runs, and hand its results back. Some wrappers
+    call the model's forward past its hooks, so its children look for newcomers too.
     """
     handles: list[RemovableHandle] = []
 
-    def attach(number: int, device: torch.device) -> None:
+    def attach(number: int, device: torch.device, home: torch.device) -> None:
         handles.extend(attach_site(stream, number))
-        handles.append(arrives(stream.sites[number].module, device))
+        handles.extend(arrives(stream.sites[number].module, device, home))
 
     stream.newcomers = Newcomers(model, stream, attach).adopt
     look = _Look(Untraced(stream.newcomers))

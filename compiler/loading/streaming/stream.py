@@ -6,7 +6,6 @@ pass at the end of this one. Whatever ends a forward, the next one starts with e
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 from collections import Counter
@@ -20,6 +19,7 @@ from ....ir import Diagnostic, PlanError
 from ....ir.rules.loading import COPIED_WHILE_STREAMING, FORKED_WHILE_STREAMING
 from ..blocks import is_card
 from .frames import calls_of
+from .sequence import Order
 from .site import Load, Site
 from .supply import Supply
 
@@ -54,27 +54,18 @@ class Stream:
         """
         self._alone = alone
         self.supply = Supply(sites, budgets)
-        some = [number for number in range(len(sites)) if number not in set(aside)]
-        self._next = {True: _in_order(range(len(sites))), False: _in_order(some)}
-        self._whole = True
-        self._firsts = {True: 0, False: next(iter(some), None)}
-        """What passes are met to begin with: those that need all, and those that need some rows."""
-        self._devices = {device for sizes in self.supply.sizes for device in sizes}
+        self._order = Order(len(sites), set(aside))
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
         self._at_rest = True
         self._looked: list[bytes] | None = None
-        self.newcomers: Callable[[], None] = _nothing
+        self.newcomers: Callable[[], None] = lambda: None
         """Called before a pass: takes in what came to the model since the last."""
         self._process = os.getpid()
         self.lock = threading.RLock()
         """Held by whoever takes memory of the streaming buffer, or gives it back."""
         self.turns = threading.Condition()
         """Told when a call is done with the rows of a module."""
-
-    @property
-    def _first(self) -> int | None:
-        return self._firsts[self._whole]
 
     @property
     def sites(self) -> Sequence[Site]:
@@ -98,13 +89,13 @@ class Stream:
             if self._looked is None:  # the last forward did not end: nobody knows what was written to since
                 self.supply.drop()
             self._look_again()
-            self._ahead(self._first)
+            self._ahead(self._order.first)
 
     def end(self) -> None:
         """Drop what was not used; accelerators are sent what the next forward starts with."""
         with self.lock:
             self._pass().last = None
-            first = self._first if self._alone else None
+            first = self._order.first if self._alone else None
             if first is not None and any(one.device.type == "cpu" for one in self.sites[first].streamed):
                 first = None
             self.supply.drop(() if first is None else {first}, rest=True)
@@ -116,16 +107,16 @@ class Stream:
         self.notice_fork()
         with self.lock:
             now, site = self._pass(), self.sites[number]
-            if now.inside and (number in now.inside or number == self._first):
+            if now.inside and (number in now.inside or number == self._order.first):
                 self._recover(site.module)
                 now = self._pass()
-            if now.last is None or number == self._first:
+            if now.last is None or number == self._order.first:
                 self.newcomers()
                 self._look_again()
             site.check()
             self._learn(now, number)
             self._lend(now, number, self.supply.bring(number))
-            self._ahead(self._next[self._whole].get(number))
+            self._ahead(self._order.after(number))
 
     def admit(self, number: int, load: Load) -> None:
         """Let a site have what was brought for it, some rows; `leave` takes it back."""
@@ -159,24 +150,23 @@ class Stream:
             self._at_rest = not any(each.inside for each in self._passes.values())
             if not now.inside:
                 self._passes = {key: each for key, each in self._passes.items() if each.inside or each is now}
-            self._ahead(self._next[self._whole].get(number))
+            self._ahead(self._order.after(number))
 
     def add(self, site: Site) -> int:
         """Take one more site, entered where it is met; returns its number."""
         with self.lock:
-            self._devices |= site.sizes.keys()
             return self.supply.add(site)
 
     def join(self, number: int, one: Streamed) -> None:
         """Let a site bring one more tensor."""
         with self.lock:
             self.sites[number].streamed.append(one)
-            self.supply.sizes[number] = self.sites[number].sizes
+            self.supply.note(number)
 
     def choose(self, *, whole: bool) -> None:
         """Say whether this pass needs all of what is by rows, or some rows: what is brought ahead follows."""
         with self.lock:
-            self._whole = whole
+            self._order.whole = whole
 
     def close(self) -> None:
         """End the thread and put everything to rest."""
@@ -191,7 +181,7 @@ class Stream:
     def _look_again(self) -> None:
         """Give up what came ahead in the last pass, if it was written to since: adapters are merged so."""
         looked, self._looked = self._looked, None
-        if looked is not None and looked != self._look(self._first):
+        if looked is not None and looked != self._look(self._order.first):
             self.supply.drop()
 
     def _pass(self) -> _Pass:
@@ -199,13 +189,9 @@ class Stream:
 
     def _learn(self, now: _Pass, number: int) -> None:
         """Note what came after what, and give up what was brought ahead for another order."""
-        order = self._next[self._whole]
-        if now.last is None:
-            self._firsts[self._whole] = number
-        else:
-            order[now.last] = number
+        self._order.note(now.last, number)
         now.last = number
-        self.supply.drop({number, *self._expected(order.get(number))} if self.supply.ready else ())
+        self.supply.drop({number, *self._expected(self._order.after(number))} if self.supply.ready else ())
 
     def _expected(self, number: int | None) -> Iterator[int]:
         """Yield what came ahead and is what its devices need next, from a site on."""
@@ -218,15 +204,15 @@ class Stream:
 
     def _next_by_device(self, number: int | None, ask: Callable[[int], bool]) -> Iterator[int]:
         """Yield the sites from one on, each once, up to the first on each device that gets a no."""
-        seen, over = set[int](), set[torch.device]()
-        while number is not None and number not in seen and len(over) < len(self._devices):
-            seen.add(number)
-            devices = self.supply.sizes[number].keys()
-            if over.isdisjoint(devices) and ask(number):
-                yield number
+        over = set[torch.device]()
+        for each in self._order.onwards(number):
+            if over >= self.supply.devices:
+                return
+            devices = self.supply.sizes[each].keys()
+            if over.isdisjoint(devices) and ask(each):
+                yield each
             else:
                 over.update(devices)
-            number = self._next[self._whole].get(number)
 
     def _put_back(self, number: int) -> None:
         site, load = self.sites[number], self._loads[number].pop()
@@ -310,12 +296,4 @@ class Stream:
         for number, site in enumerate(self.sites):
             if any(other is one for other in site.streamed):
                 site.streamed = [*(other for other in site.streamed if other is not one), *kept]
-                self.supply.sizes[number] = site.sizes
-
-
-def _nothing() -> None:
-    """Do what most models need before a pass."""
-
-
-def _in_order(numbers: Sequence[int]) -> dict[int, int]:
-    return dict(itertools.pairwise(numbers))
+                self.supply.note(number)

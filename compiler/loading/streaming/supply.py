@@ -19,7 +19,7 @@ from .carrier import Carrier, needs_of
 from .site import Cargo, Load, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, KeysView
 
     from .lanes import LaneWaits
     from .streamed import Streamed
@@ -30,18 +30,28 @@ class Supply:
 
     def __init__(self, sites: Sequence[Site], budgets: Mapping[torch.device, int]) -> None:
         """Take the bytes of each device's streaming buffer; where none are told, two of the largest fit."""
-        self.sites = list(sites)
-        self.sizes = [site.sizes for site in sites]
-        self._budgets = budgets
+        self.sites = list[Site]()
+        self.sizes = list[Counter[torch.device]]()
         self.held: Counter[torch.device] = Counter()
         """Bytes of what is in use."""
         self.ready: dict[int, tuple[Load, Future[None] | None]] = {}
+        self._largest: dict[torch.device, int] = {}
+        """Bytes of the largest site on each device."""
+        self._budgets: dict[torch.device, int] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._carriers: dict[torch.device, Carrier] = {}
+        for site in sites:
+            self.add(site)
+        self._budgets |= budgets
+
+    @property
+    def devices(self) -> KeysView[torch.device]:
+        """Where anything is brought to."""
+        return self._largest.keys()
 
     def budget(self, device: torch.device) -> int:
         """Return the bytes of a device's streaming buffer."""
-        return self._budgets.get(device) or 2 * max((sizes[device] for sizes in self.sizes), default=0)
+        return self._budgets.get(device) or 2 * self._largest.get(device, 0)
 
     def taken(self, device: torch.device) -> int:
         """Return how many of them something has."""
@@ -50,18 +60,40 @@ class Supply:
     def add(self, site: Site) -> int:
         """Take one more site; returns its number."""
         self.sites.append(site)
-        self.sizes.append(site.sizes)
+        self.sizes.append(Counter())
+        self.note(len(self.sites) - 1)
         return len(self.sites) - 1
+
+    def note(self, number: int) -> None:
+        """Take in what a site has now; where it is the largest, its device's buffer grows with it.
+
+        Else nothing could be brought ahead any more to a buffer that was made for the largest site.
+        """
+        self.sizes[number] = self.sites[number].sizes
+        for device, size in self.sizes[number].items():
+            if device not in self._largest and self._pool is not None:  # the next has a thread for it, too
+                self._pool.shutdown(wait=False)
+                self._pool = None
+            more = size - self._largest.setdefault(device, 0)
+            if more <= 0:
+                continue
+            self._largest[device] = size
+            if self._budgets.get(device):
+                self._budgets[device] += more
+            if device in self._carriers:
+                self._carriers[device].arena.grow(self._room(device))
 
     def carrier(self, device: torch.device) -> Carrier:
         """Return what brings bytes to a device; its streaming buffer is made when it is first used."""
         if device not in self._carriers:
-            needs = [needs_of(_on(device, site.streamed)) for site in self.sites]
-            largest = max((sizes[device] for sizes in self.sizes), default=0)
-            slack = max(needs, default=0) - largest  # what aligning takes
-            nbytes = min(self.budget(device) + 2 * max(slack, 0), sum(needs))
-            self._carriers[device] = Carrier(device, nbytes)
+            self._carriers[device] = Carrier(device, self._room(device))
         return self._carriers[device]
+
+    def _room(self, device: torch.device) -> int:
+        """Return the bytes of a device's streaming buffer with what aligning takes."""
+        needs = [needs_of(_on(device, site.streamed)) for site in self.sites]
+        slack = max(needs, default=0) - self._largest.get(device, 0)
+        return min(self.budget(device) + 2 * max(slack, 0), sum(needs))
 
     def ahead(self, number: int) -> bool:
         """Start bringing a site if the buffers allow; returns whether it is under way."""
@@ -147,8 +179,7 @@ class Supply:
             self._fill(site, load)
             return None
         if self._pool is None:
-            devices = {device for sizes in self.sizes for device in sizes}
-            self._pool = ThreadPoolExecutor(len(devices), thread_name_prefix="compile-plan-prefetch")
+            self._pool = ThreadPoolExecutor(len(self.devices), thread_name_prefix="compile-plan-prefetch")
         return self._pool.submit(self._fill, site, load)
 
     def _begin(self, site: Site) -> Load:
