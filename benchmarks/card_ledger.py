@@ -3,9 +3,9 @@
     python benchmarks/card_ledger.py [--only ledger|tight] [--names llama mamba ...] [--out FILE.md]
 
 Models of `activation_peaks.py` in sizes that tell, bfloat16, random weights. First table: every model on the
-card, bytes of the ledger by `torch.cuda.max_memory_allocated`, and what the allocator reserved beyond what
-was asked of it. Second table: plans at three budgets (everything fits to the byte; 0.7 and 0.4 of the
-weights), loaded and run under `set_per_process_memory_fraction` at that budget, workspaces of libraries
+card, bytes of the ledger by the most that was asked of torch's allocator, and what that reserved beyond,
+which has a line of its own. Second table: plans at three budgets (everything fits to the byte; 0.7 and 0.4 of
+the weights), loaded and run under `set_per_process_memory_fraction` at that budget, workspaces of libraries
 included; what ran out of memory is run again without a limit. What a case raises stands in its row.
 Without a card the models are small, what is alive is counted instead, and no budget is enforced.
 """
@@ -333,7 +333,7 @@ def ledger_row(job: Job, case: Case) -> dict[str, Any]:
         taken = case.measured(job.kind, job.whole)
     except Exception as error:  # noqa: BLE001
         return {**row, "error": first_line(error, 90)}
-    return {**row, **asdict(taken), "ratio": told / taken.allocated}
+    return {**row, **asdict(taken), "ratio": told / taken.asked}
 
 
 def ledger_line(row: dict[str, Any]) -> str:
@@ -381,7 +381,7 @@ def summary(rows: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
     if ratios:
         inside = sum(1.0 <= ratio <= 1.03 for ratio in ratios)
         span = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        yield f"ledger / allocated {span}, {inside} of {len(ratios)} in 1.00-1.03"
+        yield f"ledger / asked {span}, {inside} of {len(ratios)} in 1.00-1.03"
     if rows["tight"]:
         ran = sum(row["said"] == "ran" for row in rows["tight"])
         spare = sum(row.get("needless", False) for row in rows["tight"])

@@ -14,7 +14,7 @@ from ..placing.tiers import pinned_bytes
 
 _LARGEST: Final = 3
 _HELD: Final = (
-    "what torch's allocator reserves beyond what is alive, found by playing the traced forward by its rules"
+    "what torch's allocator reserves beyond what is alive, found by playing what is asked of it by its rules"
 )
 _MOMENTS: Final = {
     ACTIVATIONS: "while it runs",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Demand, Diagnostics, ModuleTree, Plan, Workload, is_accelerator
 from ...ir.dtypes import stored_eighths
+from ...ir.purposes import ALLOCATOR, MOMENTARY
 from ...ir.rules.tracing import TRACED_WITHOUT_CACHE
+from ..machine.allocator import LAYOUT, WORKSPACES, beyond_weights
 from .options import Options
 
 if TYPE_CHECKING:
@@ -121,7 +123,16 @@ def with_asked_room(plan: Plan, config: Mapping[str, Any], options: Options) -> 
     tree, work = plan.tree, options.used
     if tree is None or work is None or options.strategy == "accelerate":
         return plan
-    return replace(plan, demands=(*plan.demands, *_activations(config, tree, work)))
+    room = _activations(config, tree, work)
+    return replace(plan, demands=(*plan.demands, *room, _of_the_allocator(tree, (*plan.demands, *room))))
+
+
+def _of_the_allocator(tree: ModuleTree, there: Iterable[Demand]) -> Demand:
+    """Return what an accelerator's allocator holds beyond weights and what is told of a forward."""
+    lasting = sum(each.nbytes for each in there if each.purpose not in MOMENTARY)
+    moment = max((each.nbytes for each in there if each.purpose in MOMENTARY), default=0)
+    held = WORKSPACES + LAYOUT + beyond_weights(_stored(tree), lasting + moment)
+    return Demand(held, "", ALLOCATOR, added=True)
 
 
 def _activations(config: Mapping[str, Any], tree: ModuleTree, work: Workload) -> tuple[Demand, ...]:
@@ -167,14 +178,19 @@ def without_usual(plan: Plan, overrides: Iterable[Plan], options: Options) -> Pl
 
 def nbytes_of(tree: ModuleTree) -> int:
     """Return the bytes of the weights, as they are stored."""
+    return sum(_stored(tree))
+
+
+def _stored(tree: ModuleTree) -> Sequence[int]:
+    """Return the bytes of each tensor, as it is stored."""
     if tree.nbytes is not None:
-        return sum(tree.nbytes)
+        return tree.nbytes
     rows = zip(tree.shapes, tree.dtypes, tree.storages, strict=True)
-    return sum(
+    return [
         prod(shape) * (stored_eighths(dtype) or 0) // 8
         for index, (shape, dtype, storage) in enumerate(rows)
         if index == storage
-    )
+    ]
 
 
 def rows_of(options: Options) -> int:

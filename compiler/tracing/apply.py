@@ -14,7 +14,7 @@ from .forward import try_trace
 from .graph import flows
 from .moments import Moments, Use, try_moments
 from .order import in_execution_order
-from .segments import LAYOUT, WORKSPACES, held_beyond
+from .segments import held_beyond
 from .splits import splits
 from .stays import never_streamed
 from .visitable import visit_rules
@@ -70,8 +70,8 @@ def _scattered(plan: Plan, moments: Moments) -> Iterator[Demand]:
     """Yield what an accelerator's allocator holds beyond what is alive, where a workload was asked for."""
     if plan.workload is not None:
         peaks = None if moments.training is None else moments.training.peaks
-        beyond = held_beyond(moments.traces, () if peaks is None else peaks.events)
-        yield Demand(WORKSPACES + LAYOUT + beyond, "", ALLOCATOR)
+        held = held_beyond(moments.traces, () if peaks is None else peaks.events)
+        yield Demand(held, "", ALLOCATOR)
 
 
 def with_rules(plan: Plan, model: nn.Module) -> tuple[Plan, Trace | None]:

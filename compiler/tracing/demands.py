@@ -15,7 +15,6 @@ from .carriers import Carriers, needs
 from .cuts import Cuts
 from .moments import Moments, Training
 from .one_device import on_one_device
-from .segments import unsplit
 from .trace import Op, Origin, Trace
 from .training import Lasting, training_demands
 
@@ -54,8 +53,7 @@ def _of_a_step(training: Training, lasting: Lasting) -> Iterator[Demand]:
     if training.peaks is None:
         return
     stays = lasting.of(GRADIENTS, OPTIMIZER)
-    card = training.peaks.card + unsplit(training.ran.trace, training.peaks.events)
-    yield Demand(max(0, card - stays), "", ON_ONE)
+    yield Demand(max(0, training.peaks.card - stays), "", ON_ONE)
     yield Demand(max(0, training.peaks.host - stays), "", ON_ONE_HOST)
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from ...ir import Demand
 from ...ir.purposes import ON_ONE, ON_ONE_HOST
+from ..machine.allocator import ROUND
 from .holdings import holdings
-from .segments import ROUND, unsplit
 from .trace import Trace
 
 
@@ -61,7 +61,6 @@ def _highest(
         sum(_rounded(each, on_host=on_host) for each in sizes) for sizes in (held, left, after)
     )
     top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
-    there += 0 if on_host else unsplit(trace)
     found = Highest(there + before + alive[top], _path(trace, top))
     return max(found, Highest(there + behind + alive[len(trace.steps)], trace.tree.paths[0]))
 

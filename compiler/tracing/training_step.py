@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..machine.allocator import ROUND, Event
 from ..running.nesting import Untyped, tensors_in
 from ..running.optimizers import optimizer_names
 from .alive_now import AliveNow
 from .one_run import Ran, run
 from .record import Recorder
 from .results import logits_of
-from .segments import ROUND, Event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
