@@ -50,7 +50,8 @@ class _Class:
             if isinstance(inner, ast.Assign)
             for target in inner.targets
         )
-        self.parts = dict(_parts(node))
+        self.parts = dict(sorted(_parts(node), key=lambda part: bool(part[1])))
+        """What sets a part to something given is not what makes it."""
         for line in node.body:
             name, value = _assigned(line)
             if name in _FACTS and value is not None:
@@ -124,8 +125,16 @@ def facts() -> dict[str, dict[str, Any]]:
             inner = [one.parts[said["prefix"]] for one in known if said.get("prefix") in one.parts]
             if inner:
                 said["inner"] = inner[0] or "?"
+                said["beside"] = sorted(_beside(said, known))
             result[name] = {key: said[key] for key in sorted(said) if said[key]}
     return dict(sorted(result.items()))
+
+
+def _beside(said: dict[str, Any], known: list[_Class]) -> set[str]:
+    """Return the parts of a class beside the model inside it, but for those its ties tell of."""
+    made = {name for one in known for name, maker in one.parts.items() if maker}
+    tied = {path.partition(".")[0] for pair in (said.get("ties") or {}).items() for path in pair}
+    return made - tied - {said["prefix"]}
 
 
 def _is_built_to_order(said: dict[str, Any], known: list[_Class], everywhere: dict[str, _Class]) -> bool:

@@ -41,9 +41,8 @@ DOORS = {
         "compiler/driver/pretrained.py",
         "compiler/driver/from_transformers.py",
         "compiler/driver/trial.py",
-        "compiler/loading/conversions.py",
-        "compiler/loading/name_rules.py",
         "compiler/sources/config.py",
+        "compiler/sources/name_rules.py",
     },
     "torch": {
         "compiler/driver/drop_in.py",

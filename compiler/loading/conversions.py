@@ -12,13 +12,13 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import nn
 
+from ..sources.name_rules import Rule, renaming
 from ..sources.safetensors_header import StoredTensor
-from .name_rules import Rule, rules_of_model
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def converted(
     ``known`` are the shapes of the model's own tensors by name. A name the rules lead nowhere stays as it
     is. A model of no transformers class converts nothing.
     """
-    rules = _rules(model, known)
+    rules = renaming(model, known)
     if rules is None:
         return Converted({respelled(name, known): tensor for name, tensor in stored.items()})
     rename, converters = rules
@@ -150,28 +150,6 @@ def _is_there_already(merge: Merge, model: nn.Module, known: Mapping[str, tuple[
     if names != [merge.target] or merge.sources[0][1].shape != known[merge.target]:
         return False
     return merge.shapes(model)[merge.target][0] != known[merge.target]
-
-
-def _rules(model: nn.Module, known: Mapping[str, tuple[int, ...]]) -> tuple[Any, dict[str, Rule]] | None:
-    """Return how transformers renames a stored name, and its converters by pattern."""
-    if not any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
-        return None
-    try:
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-        mapping = rules_of_model(model)
-    except ImportError:  # releases before 5 save what they load
-        return None
-    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
-
-    names = dict.fromkeys(known, True)
-    prefix = getattr(model, "base_model_prefix", "")
-
-    def rename(name: str) -> tuple[str, str | None]:
-        return rename_source_key(name, renamings, converters, prefix or None, names)
-
-    return rename, {pattern: rule for rule in converters for pattern in rule.source_patterns}
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:

@@ -6,16 +6,13 @@ two names with different values is two tensors, whatever the configuration says.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from torch import nn
 
 from ...ir import Diagnostic, ModuleTree
 from ...ir.rules.loading import UNTIED_TENSORS
 from ...ir.wording import in_words
 from ..sources.checkpoint_index import CheckpointIndex
-from ..sources.stored_ties import stored_apart
-from .conversions import converted
+from ..sources.stored_ties import by_names_of, stored_apart
 
 
 class Untied:
@@ -63,15 +60,6 @@ def untie_different(model: nn.Module, tree: ModuleTree, index: CheckpointIndex) 
     """
     untied = Untied()
     if callable(getattr(model, "tie_weights", None)):
-        for path in stored_apart(tree, _by_names_of(model, tree, index)):
+        for path in stored_apart(tree, by_names_of(model, tree, index)):
             untied.untie(model, path)
     return untied
-
-
-def _by_names_of(model: nn.Module, tree: ModuleTree, index: CheckpointIndex) -> CheckpointIndex:
-    """Return a checkpoint in which what may be tied has the model's names; a class may know others."""
-    shapes = dict(zip(tree.tensor_paths, tree.shapes, strict=True))
-    rows = enumerate(zip(tree.tensor_paths, tree.storages, strict=True))
-    tied = {tree.shapes[at] for at, (_, storage) in rows if at != storage}
-    odd = {name: each for name, each in index.tensors.items() if name not in shapes and each.shape in tied}
-    return replace(index, tensors={**index.tensors, **converted(model, odd, shapes).stored}) if odd else index

@@ -14,7 +14,7 @@ from .kept_dtypes import loaded_tree
 from .live import no_split_classes
 from .named_tensors import NamedTensor, tree_of_tensors
 from .safetensors_header import StoredTensor
-from .stored_ties import stored_apart
+from .stored_ties import by_names_of, stored_apart
 
 
 def lower_built(
@@ -30,7 +30,7 @@ def lower_built(
         diagnostics.add(_unnamed(name, (first.message, *first.notes)))
         return None
     tree = replace(loaded_tree(model), objects=None)
-    tree = _untied(tree, stored_apart(tree, index))
+    tree = _untied(tree, stored_apart(tree, by_names_of(model, tree, index)))
     if not _is_of_a_size(tree, index.tensors.values()):
         why = f"`{type(model).__name__}` as `config.json` describes it is a model of another size"
         diagnostics.add(_unnamed(name, (why,)))

@@ -57,6 +57,8 @@ class KnownClass:
     prefix: str
     has_inner: bool
     """Whether the class holds the model proper under `prefix`."""
+    beside: tuple[str, ...]
+    """The first parts of the names of what it holds beside it; those of `ties` tell of more."""
     ties: Mapping[str, str]
     """Path of a tensor, and of the one it is tied to if the configuration ties words."""
     ties_by_default: bool
@@ -126,6 +128,7 @@ def known_class(config: Mapping[str, object], names: Iterable[str] = ()) -> Know
         name,
         said.get("prefix", ""),
         "inner" in said,
+        tuple(said.get("beside", ())),
         ties,
         kind in _table()["tying"],
         tuple(said.get("float32", ())),

@@ -171,7 +171,8 @@ def _prefixed(names: list[tuple[str, str]], known: KnownClass) -> Iterator[tuple
 
 def _roots(known: KnownClass) -> set[str]:
     """Return the first parts of the names a class is known to have."""
-    return {path.partition(".")[0] for path in (f"{known.prefix}.", *known.ties, *known.ties.values())}
+    tied = (path.partition(".")[0] for path in (*known.ties, *known.ties.values()))
+    return {known.prefix, *known.beside, *tied}
 
 
 def _foreign(paths: Iterable[str], known: KnownClass, config: Mapping[str, object]) -> set[str]:

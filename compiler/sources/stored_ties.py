@@ -7,12 +7,32 @@ table), so where most names are others, the stored one is what ends alike, if on
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ...ir import ModuleTree
 from .checkpoint_index import CheckpointIndex, same_bytes
 
+if TYPE_CHECKING:
+    from torch import nn
+
 _TELLING = 2
 """Parts of a name, from its end: ``lm_head.weight``."""
+
+
+def by_names_of(model: nn.Module, tree: ModuleTree, index: CheckpointIndex) -> CheckpointIndex:
+    """Return a checkpoint in which what a model may tie has the model's names; its class may know others."""
+    from .name_rules import renaming
+
+    known = set(tree.tensor_paths)
+    tied = {tree.shapes[at] for at, storage in enumerate(tree.storages) if at != storage}
+    odd = [name for name, each in index.tensors.items() if name not in known and each.shape in tied]
+    rules = renaming(model, known) if odd else None
+    renamed = {} if rules is None else {name: rules[0](name) for name in odd}
+    found = {
+        to: index.tensors[name] for name, (to, merged) in renamed.items() if merged is None and to in known
+    }
+    return replace(index, tensors={**index.tensors, **found}) if found else index
 
 
 def stored_apart(tree: ModuleTree, index: CheckpointIndex) -> tuple[str, ...]:

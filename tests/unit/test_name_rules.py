@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from compile_plan.compiler.loading import name_rules
 from compile_plan.compiler.loading.conversions import converted
-from compile_plan.compiler.loading.name_rules import rules_of_class, rules_of_model
+from compile_plan.compiler.sources import name_rules
+from compile_plan.compiler.sources.name_rules import rules_of_class, rules_of_model
 from compile_plan.compiler.sources.safetensors_header import StoredTensor
 from tiny_checkpoints import TINY, on_meta
 

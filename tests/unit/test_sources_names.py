@@ -131,6 +131,51 @@ def test_a_head_of_its_own_counts_where_the_class_knows_the_names_by_others(tmp_
     assert "untied-tensors" in [each.code for each in found]
 
 
+def loads_as_planned(folder, theirs):
+    """Compare the bytes of a folder's plan, and what is loaded by it, with what transformers makes of it."""
+    from folder_sweep import _difference, _miscounted
+
+    plan = compile_plan(folder, max_memory={"cpu": "1GiB"})
+    assert _miscounted(plan, theirs) is None
+    ours = load_pretrained(folder, plan, auto_class=type(theirs), diagnostics=Diagnostics())
+    assert _difference(ours, theirs) is None
+    return plan
+
+
+@pytest.mark.parametrize("name", ["electra", "rembert", "bigbird_pegasus", "cpmant", "xlstm"])
+def test_names_that_lack_the_prefix_leave_what_is_beside_the_body_where_it_is(name, tmp_path):
+    from folder_sweep import saved
+
+    made = saved(name, tmp_path)
+    prefix = f"{made.cls.base_model_prefix}."
+    stored = load_file(tmp_path / "model.safetensors")
+    assert any(not each.startswith(prefix) for each in stored)
+    bare = {each.removeprefix(prefix): value for each, value in stored.items()}
+    save_file(bare, tmp_path / "model.safetensors", {"format": "pt"})
+    theirs = made.cls.from_pretrained(tmp_path)
+    plan = loads_as_planned(tmp_path, theirs)
+    assert set(plan.tree.tensor_paths) >= {path for path, _ in theirs.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["t5gemma2", "hyperclovax_vision_v2"])
+def test_a_head_the_class_ties_is_found_under_the_name_its_files_have(name, tmp_path):
+    from folder_sweep import saved
+
+    if name not in transformers.CONFIG_MAPPING:
+        pytest.skip("this transformers does not have it")
+    made = saved(name, tmp_path)
+    model = made.cls.from_pretrained(tmp_path)
+    ties, model.all_tied_weights_keys = model.all_tied_weights_keys, {}
+    for path in ties:
+        owner, _, last = path.rpartition(".")
+        module = model.get_submodule(owner)
+        setattr(module, last, torch.nn.Parameter(torch.randn_like(getattr(module, last))))
+    model.save_pretrained(tmp_path)
+    theirs = made.cls.from_pretrained(tmp_path)
+    assert len({id(each) for each in theirs.parameters()}) == len(dict(model.named_parameters()))
+    loads_as_planned(tmp_path, theirs)
+
+
 @pytest.mark.parametrize(
     "stored",
     [lambda name: name.removeprefix("model."), lambda name: f"model.{name}"],
