@@ -43,6 +43,7 @@ DOORS = {
         "compiler/driver/trial.py",
         "compiler/sources/config.py",
         "compiler/sources/name_rules.py",
+        "compiler/sources/renaming.py",
     },
     "torch": {
         "compiler/driver/drop_in.py",

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final
 
 import torch
 from torch import nn
 
-from ..sources.name_rules import Rule, renaming
+from ..sources.name_rules import Rule
+from ..sources.renaming import natural, renaming_of
 from ..sources.safetensors_header import StoredTensor
 
 
@@ -28,7 +29,7 @@ class Merge:
     target: str
     converter: Rule
     sources: list[tuple[str, StoredTensor]] = field(default_factory=list[tuple[str, StoredTensor]])
-    """The rule's pattern and the stored tensor, in natural order of their names."""
+    """The rule's pattern and the stored tensor, those of a pattern in natural order of their names."""
 
     def run(self, values: list[torch.Tensor], model: nn.Module | None) -> dict[str, torch.Tensor]:
         """Return the model's tensors by path; ``values`` are those of ``sources``, taken from the list.
@@ -101,21 +102,23 @@ def converted(
     ``known`` are the shapes of the model's own tensors by name. A name the rules lead nowhere stays as it
     is. A model of no transformers class converts nothing.
     """
-    rules = renaming(model, known)
-    if rules is None:
+    renaming = renaming_of(model, known)
+    if renaming is None:
         return Converted({respelled(name, known): tensor for name, tensor in stored.items()})
-    rename, converters = rules
     result: dict[str, StoredTensor] = {}
     merges: dict[str, Merge] = {}
-    for name in sorted(stored, key=_natural):
-        target, pattern = rename(name)
+    parts: Counter[tuple[str, str]] = Counter()
+    for names, target, pattern in renaming.of(stored):
         if target not in known:
-            result[name] = stored[name]
+            result |= {name: stored[name] for name in names}
         elif pattern is None:
-            result[target] = stored[name]
+            result[target] = stored[names[-1]]
         else:
-            merge = merges.setdefault(target, Merge(target, converters[pattern]))
-            merge.sources.append((pattern, stored[name]))
+            merge = merges.setdefault(target, Merge(target, renaming.converters[pattern]))
+            merge.sources.extend((pattern, stored[name]) for name in names)
+            parts[target, pattern] += 1
+    for target in {target for (target, _), count in parts.items() if count > 1}:
+        merges[target].sources.sort(key=lambda source: natural(source[1].path))
     for merge in [merge for merge in merges.values() if _is_there_already(merge, model, known)]:
         result[merge.target] = merges.pop(merge.target).sources[0][1]
     return Converted(result, tuple(merges.values()))
@@ -150,13 +153,3 @@ def _is_there_already(merge: Merge, model: nn.Module, known: Mapping[str, tuple[
     if names != [merge.target] or merge.sources[0][1].shape != known[merge.target]:
         return False
     return merge.shapes(model)[merge.target][0] != known[merge.target]
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sort ``experts.10`` after ``experts.9``."""
-    return [_part(part) for part in name.split(".")]
-
-
-@lru_cache(4096)
-def _part(part: str) -> tuple[int, int, str]:
-    return (0, int(part), "") if part.isdecimal() else (1, 0, part)

@@ -7,10 +7,9 @@ memory of devices with them, so that the first is on its way while the rest is p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 
@@ -44,8 +43,7 @@ class Later:
         return self._made
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One stored tensor and the contiguous tensor that takes it, or elements of one."""
 
     source: StoredTensor
@@ -68,8 +66,7 @@ class Job:
         return isinstance(self.target, torch.Tensor) and self.target.dtype == self.dtype
 
 
-@dataclass(frozen=True, slots=True)
-class Stretch:
+class Stretch(NamedTuple):
     """Some bytes of a stored tensor, and what takes them."""
 
     job: Job
@@ -92,8 +89,7 @@ class Stretch:
         return self.offset + self.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """What is read at once: one part, or parts side by side in a file that go to one device."""
 
     parts: tuple[Stretch, ...]
@@ -116,11 +112,16 @@ class Piece:
         return self.parts[-1].end - self.parts[0].offset
 
 
-def pieces_of(jobs: Iterable[Job]) -> Iterator[Piece]:
-    """Yield what is read, jobs in the order of their files; where it goes to several devices, in turns."""
+def by_device(jobs: Iterable[Job]) -> dict[torch.device | None, list[Job]]:
+    """Return jobs by the device they are sent to."""
     lines: dict[torch.device | None, list[Job]] = {}
     for job in jobs:
         lines.setdefault(job.device, []).append(job)
+    return lines
+
+
+def pieces_of(lines: Mapping[torch.device | None, Iterable[Job]]) -> Iterator[Piece]:
+    """Yield what is read, jobs in the order of their files; what goes to several devices in turns."""
     for turn in zip_longest(*(_together(line, device) for device, line in lines.items())):
         yield from (piece for piece in turn if piece is not None)
 

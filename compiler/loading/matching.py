@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 import torch
@@ -278,7 +279,12 @@ def _report_unfit(
 
 def stored_dtype(source: StoredTensor) -> torch.dtype | None:
     """Return torch's dtype of a stored tensor; None for those this torch does not have."""
-    found = getattr(torch, source.dtype, None)
+    return _dtype(source.dtype)
+
+
+@cache
+def _dtype(name: str) -> torch.dtype | None:
+    found = getattr(torch, name, None)
     return found if isinstance(found, torch.dtype) else None
 
 

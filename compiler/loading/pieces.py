@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 
@@ -20,8 +20,7 @@ from .seats import Slot
 from .stored_files import Mapped
 
 
-@dataclass(frozen=True, slots=True)
-class StackPlace:
+class StackPlace(NamedTuple):
     """Where a stored tensor belongs in a stack: consecutive elements of one row."""
 
     source: StoredTensor

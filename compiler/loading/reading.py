@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
+from operator import attrgetter
 from queue import Empty, SimpleQueue
 from typing import Final, TypeAlias
 
 import torch
 
 from ...ir import PlanError
-from .jobs import Job, Piece, Stretch, pieces_of
+from .jobs import Job, Piece, Stretch, by_device, pieces_of
 from .ring import SLOT, SLOTS, Mark
 from .slots import Sender, Slots, first_card, sending_threads
 from .stored_files import Mapped, OpenFiles, memory_of
@@ -40,6 +41,7 @@ _LISTENED: Final = 0.1
 Progress: TypeAlias = Callable[[int, int], None]
 _Load: TypeAlias = list[tuple[Piece, Mark]]
 """Pieces with what copies of each come after."""
+_place: Final = attrgetter("source.file", "source.offset")
 
 
 def read_all(
@@ -51,14 +53,15 @@ def read_all(
     for pieces of any size; without them they are made for the pieces there are. The first pieces are read
     while others are made ready in this thread.
     """
-    ordered = sorted(jobs, key=lambda job: (job.source.file, job.source.offset))
+    ordered = sorted(jobs, key=_place)
     for source in reversed({job.source.file: job.source for job in reversed(ordered)}.values()):
         files.file(source)
     done, total = 0, sum(job.source.nbytes for job in ordered)
     if not total:
         return
-    devices = list(dict.fromkeys(job.device for job in ordered if job.device is not None))
-    pieces: Iterable[Piece] = pieces_of(ordered)
+    lines = by_device(ordered)
+    devices = [device for device in lines if device is not None]
+    pieces: Iterable[Piece] = pieces_of(lines)
     count = sending_threads() if devices else THREADS
     if devices and slots is None:  # little, or nobody knew: slots are as large as they have to be
         pieces = list(pieces)

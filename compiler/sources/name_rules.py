@@ -7,7 +7,7 @@ model needs is made. Where that cannot be done, it makes all of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import cache, partial
 from types import FunctionType
@@ -78,34 +78,6 @@ def rules_of_model(model: nn.Module) -> list[Rule]:
             return found
     found = get_model_conversion_mapping(model)  # type: ignore[arg-type]
     return found
-
-
-Rename: TypeAlias = Callable[[str], tuple[str, str | None]]
-"""From a stored name to the model's, and the pattern of the rule that merges it with others, if one does."""
-
-
-def renaming(model: nn.Module, known: Iterable[str]) -> tuple[Rename, dict[str, Rule]] | None:
-    """Return how transformers renames a stored name for a model with these names, and rules that merge.
-
-    These are by pattern. None where it renames nothing: for models of other classes, and before release 5.
-    """
-    if not any(base.__module__.startswith("transformers.") for base in type(model).__mro__):
-        return None
-    try:
-        from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
-
-        mapping = rules_of_model(model)
-    except ImportError:  # releases before 5 save what they load
-        return None
-    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
-    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
-    names = dict.fromkeys(known, True)
-    prefix = getattr(model, "base_model_prefix", "")
-
-    def rename(name: str) -> tuple[str, str | None]:
-        return rename_source_key(name, renamings, converters, prefix or None, names)
-
-    return rename, {pattern: rule for rule in converters for pattern in rule.source_patterns}
 
 
 def _with(function: Any, names: Mapping[str, object]) -> Callable[..., Any]:  # noqa: ANN401

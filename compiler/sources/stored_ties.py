@@ -22,13 +22,13 @@ _TELLING = 2
 
 def by_names_of(model: nn.Module, tree: ModuleTree, index: CheckpointIndex) -> CheckpointIndex:
     """Return a checkpoint in which what a model may tie has the model's names; its class may know others."""
-    from .name_rules import renaming
+    from .renaming import renaming_of
 
     known = set(tree.tensor_paths)
     tied = {tree.shapes[at] for at, storage in enumerate(tree.storages) if at != storage}
     odd = [name for name, each in index.tensors.items() if name not in known and each.shape in tied]
-    rules = renaming(model, known) if odd else None
-    renamed = {} if rules is None else {name: rules[0](name) for name in odd}
+    renaming = renaming_of(model, known) if odd else None
+    renamed = {} if renaming is None else {name: renaming.one(name) for name in odd}
     found = {
         to: index.tensors[name] for name, (to, merged) in renamed.items() if merged is None and to in known
     }
@@ -45,9 +45,12 @@ def stored_apart(tree: ModuleTree, index: CheckpointIndex) -> tuple[str, ...]:
 def _stored_twice(tree: ModuleTree, index: CheckpointIndex) -> Iterator[tuple[str, tuple[str, str]]]:
     tied = {storage for at, storage in enumerate(tree.storages) if at != storage}
     known = sum(path in index.tensors for path in tree.tensor_paths) if tied else 0
+    rows = zip(tree.tensor_paths, tree.storages, strict=True)
+    wanted = tuple({_end(path) for path, storage in rows if storage in tied})
     ends: dict[str, list[str]] = {}
     for name in index.tensors if 2 * known < len(tree.tensor_paths) else ():
-        ends.setdefault(_end(name), []).append(name)
+        if name.endswith(wanted):  # few of a mixture's ten thousands
+            ends.setdefault(_end(name), []).append(name)
     first: dict[int, str] = {}
     for at, (path, storage) in enumerate(zip(tree.tensor_paths, tree.storages, strict=True)):
         if storage in tied:

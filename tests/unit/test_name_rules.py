@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from compile_plan.compiler.loading.conversions import converted
 from compile_plan.compiler.sources import name_rules
 from compile_plan.compiler.sources.name_rules import rules_of_class, rules_of_model
+from compile_plan.compiler.sources.renaming import Renaming, natural
 from compile_plan.compiler.sources.safetensors_header import StoredTensor
 from tiny_checkpoints import TINY, on_meta
 
@@ -93,3 +96,47 @@ def test_names_are_taken_in_the_order_of_their_numbers_whatever_counts_as_a_digi
     stored = {name: StoredTensor(name, 0, 8, 4, "float32", (1,)) for name in names}
     found = list(converted(on_meta(TINY["llama"]), stored, {}).stored)
     assert found == ["layers.٣.weight", "layers.9.weight", "layers.10.weight", "layers.².weight"]
+
+
+NUMBERS = (*range(13), 99, 100, 101, 102, 103)
+
+
+def names_like(pattern):
+    """Return names that a pattern may be for, alike but for a number."""
+    text = re.sub(r"\\([.w])", r"\1", re.sub(r"\(\?.*?\)|[\^$?()+]|\\b", "", pattern)).replace("\\d", "*")
+    text = text.replace(".*.", ".*").replace("*.", "*") if "*" in text else f"*.{text}"
+    start = "" if text.startswith("*") else "model.layers.3."
+    return [f"{start}{text.replace('*', f'{number}.').strip('.')}" for number in NUMBERS]
+
+
+def test_what_stands_for_many_names_is_what_each_becomes():
+    """One name of an expert stands for those of all, by the rules of every class transformers knows."""
+    merged = []
+    for name, made in table._build_checkpoint_conversion_mapping().items():
+        patterns = [pattern for rule in made for pattern in rule.source_patterns]
+        names = list(dict.fromkeys(other for pattern in patterns for other in names_like(pattern)))
+        quick = list(Renaming(rules_of_class(name)).of(names))
+        slow = Renaming(rules_of_class(name))
+        assert sorted(each for same, _, _ in quick for each in same) == sorted(names)
+        by_each = {each: (target, pattern) for same, target, pattern in quick for each in same}
+        assert by_each == {each: slow.one(each) for each in sorted(names, key=natural)}, name
+        merged += [name] if any(len(same) == len(NUMBERS) for same, _, _ in quick) else []
+    assert {"mixtral", "qwen2_moe", "deepseek_v3"} <= {*merged}, merged
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target"),
+    [
+        (r"experts\.1(\d*)\.up", r"some.\1"),  # only the second ten
+        (r"experts\.\d\.up", "units"),  # those of one digit
+        (r"experts\.(\d)\d*\.up", r"tens.\1"),
+        (r"experts\.[2-4]+\.up", "some"),
+        (r"experts\.\d+\.up", "all"),
+    ],
+)
+def test_rules_that_tell_numbers_apart_are_asked_of_every_name(pattern, target):
+    made = [rules.WeightRenaming(pattern, target)]
+    names = [f"layers.3.experts.{number}.up" for number in NUMBERS]
+    quick = {each: target for same, target, _ in Renaming(made).of(names) for each in same}
+    assert quick == {each: made[0].rename_source_key(each)[0] for each in names}
+    assert [*quick] == names
