@@ -41,10 +41,8 @@ def check_asked(what: str, asked: Mapping[str, object], help_: str) -> None:
 def check_folder(folder: Path) -> None:
     """Raise `PlanError` if there is no such folder."""
     if not folder.is_dir():
-        message, help_ = (
-            f"there is no folder `{folder}`",
-            "give the folder with the model and its config.json",
-        )
+        message = f"`{folder}` is a file" if folder.exists() else f"there is no folder `{folder}`"
+        help_ = "give the folder with the model and its config.json"
         raise PlanError([Diagnostic(MISSING_INPUT, message, help=help_)])
 
 

@@ -25,12 +25,11 @@ from ...ir.rules.sources import (
     PATH_OUTSIDE_FOLDER,
     UNKNOWN_INPUT,
     UNLISTED_TENSOR,
-    UNREADABLE_INPUT,
 )
 from ...ir.visible import pasted
 from ...ir.wording import in_words
 from .foreign_json import read_foreign_json
-from .regular import regular
+from .regular import regular, unreadable
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
@@ -153,7 +152,7 @@ def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | No
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{folder}`: {error.strerror}"))
+        diagnostics.add(unreadable(folder, error))
         return None
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     files = [name for name in names if name.endswith(".safetensors")]
@@ -212,7 +211,7 @@ def _nothing_here(folder: Path, names: list[str], diagnostics: Diagnostics) -> N
     packed = [name for name in names if name.lower().endswith(".gguf")]
     notes = [f"`{pickles[0]}` is a pickle, which runs code when read"] if pickles else []
     notes += [f"`{packed[0]}` is in llama.cpp's own format"] if packed else []
-    help_ = _SAVE if pickles else _GGUF if packed else None
+    help_ = _SAVE if pickles else _GGUF if packed else "download or save the weights into it"
     message = f"`{folder}` holds no safetensors file"
     diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=tuple(notes), help=help_))
 
@@ -247,7 +246,7 @@ def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
     try:
         content = _bounded_json(path)
     except OSError as error:
-        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}"))
+        diagnostics.add(unreadable(path, error))
         return None
     except (ValueError, RecursionError) as error:
         diagnostics.add(Diagnostic(INVALID_INDEX, f"`{path}` is not an index of shards: {error}"))

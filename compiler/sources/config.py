@@ -8,17 +8,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
-from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT, UNREADABLE_INPUT
+from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT
 from ...ir.wording import first_line
 from .foreign_json import read_foreign_json
+from .regular import unreadable
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
     from torch import nn
+
+_SAVED: Final = "use the file saved with the model"
+_UPDATE: Final = "check its config.json, or update transformers"
 
 
 def build_from_config(
@@ -53,7 +57,7 @@ def build_from_config(
         model = _build(transformers, folder, content, said, auto_class, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"
-        raise _error(CONFIG_FAILED, message, notes=(first_line(error, 300),)) from error
+        raise _error(CONFIG_FAILED, message, _UPDATE, (first_line(error, 300),)) from error
     return model
 
 
@@ -77,7 +81,7 @@ def config_path(path: str | Path) -> Path:
 def _folder(path: Path) -> Path:
     folder = path if path.is_dir() else path.parent
     if not path.exists() or not (folder / "config.json").exists():
-        raise _error(MISSING_INPUT, f"there is no config.json in `{folder}`")
+        raise _error(MISSING_INPUT, f"there is no config.json in `{folder}`", _SAVED)
     return folder
 
 
@@ -85,12 +89,12 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         content = read_foreign_json(path)
     except OSError as error:
-        raise _error(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}") from None
+        raise PlanError([unreadable(path, error)]) from None
     except (ValueError, RecursionError) as error:
-        raise _error(INVALID_CONFIG, f"`{path}` is not JSON: {error}") from None
+        raise _error(INVALID_CONFIG, f"`{path}` is not JSON: {error}", _SAVED) from None
     if isinstance(content, dict) and isinstance(content.get("model_type"), str):
         return content
-    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", "use the file saved with the model")
+    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", _SAVED)
 
 
 def _transformers() -> Any:  # noqa: ANN401

@@ -20,7 +20,6 @@ from ...ir.rules.sources import (
     MISSING_EXTRA,
     MISSING_INPUT,
     MISSING_SHARD,
-    UNREADABLE_INPUT,
 )
 from ...ir.wording import in_words
 from .checkpoint import lower_tensors, unknown_cache
@@ -29,7 +28,7 @@ from .gguf_header import check_gguf_head
 from .gguf_numbers import FAMILY, KEYS, config_of
 from .gguf_room import room_demands
 from .named_tensors import NamedTensor
-from .regular import regular
+from .regular import regular, text_instead, unreadable
 
 _TORCH: Final = {
     "F16": "float16",
@@ -138,14 +137,15 @@ def _read(path: Path, diagnostics: Diagnostics) -> _Part:
             if magic == b"GGUF":
                 check_gguf_head(stream, path.stat().st_size)
         if magic != b"GGUF":
-            message = f"`{path}` is not a GGUF file: it starts with {magic!r}"
-            diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message))
+            what, help_ = text_instead(path) or (f"it starts with {magic!r}", "download the file again")
+            message = f"`{path}` is not a GGUF file: {what}"
+            diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help=help_))
             return _Part()
         return _content(gguf.GGUFReader(path))
     except FileNotFoundError:
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
     except OSError as error:
-        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror or error}"))
+        diagnostics.add(unreadable(path, error))
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
         message = f"`{path}` is not a valid GGUF file: {error}"
         diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Final
 
 from ...ir import Diagnostic, Diagnostics
-from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT, UNREADABLE_INPUT
+from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT
 from ...ir.visible import pasted
 from .foreign_json import read_foreign_json
+from .regular import unreadable
 
 
 class InputKind(StrEnum):
@@ -56,8 +57,7 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> InputKind | None:
             diagnostics.add(_missing(path))
             return None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{str(path)[:200]!s}`: {reason}"))
+        diagnostics.add(unreadable(path, error))
         return None
     kind = _kind_of_json(path) if path.suffix == ".json" else _SUFFIXES.get(path.suffix)
     if kind is None:
@@ -79,7 +79,7 @@ def _kind_of_folder(folder: Path, diagnostics: Diagnostics) -> InputKind | None:
     pickles = [name for name in names if Path(name).suffix in _PICKLES]
     message = f"`{folder}` holds neither safetensors files nor a config.json"
     named = f"name the file: `{pasted(folder / inner[0])}`" if inner else None
-    help_ = named or (_PICKLE_HELP if pickles else None)
+    help_ = named or (_PICKLE_HELP if pickles else "download or save the model into it")
     diagnostics.add(Diagnostic(UNKNOWN_INPUT, message, notes=(_LISTED,), help=help_))
     return None
 

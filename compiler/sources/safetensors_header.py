@@ -21,11 +21,10 @@ from ...ir.rules.sources import (
     INVALID_CHECKPOINT,
     TRUNCATED_CHECKPOINT,
     UNKNOWN_TENSOR_DTYPE,
-    UNREADABLE_INPUT,
 )
 from ...ir.wording import in_words, listed
 from .foreign_json import check_containers
-from .regular import regular
+from .regular import regular, text_instead, unreadable
 
 MAX_HEADER: Final = 100_000_000
 """Bytes; the limit of the format's own library."""
@@ -95,8 +94,7 @@ def read_header(path: Path, file: int, diagnostics: Diagnostics) -> tuple[list[S
             text = stream.read(length)
         return _tensors(path, file, text, size), size
     except OSError as error:
-        reason = error.strerror or str(error)
-        diagnostics.add(Diagnostic(UNREADABLE_INPUT, f"cannot read `{path}`: {reason}"))
+        diagnostics.add(unreadable(path, error))
     except _Invalid as invalid:
         diagnostics.add(invalid.diagnostic)
     return [], 0
@@ -107,6 +105,8 @@ def _header_length(path: Path, head: bytes, size: int) -> int:
         raise _truncated(path, f"the file has {size} bytes, a header alone needs more")
     length = int.from_bytes(head, "little")
     if length > MAX_HEADER:
+        if text := text_instead(path):
+            raise _invalid(path, *text)
         raise _invalid(path, f"it announces a header of {length} bytes, the format allows {MAX_HEADER}")
     if 8 + length > size:
         raise _truncated(path, f"the header ends at byte {8 + length}, the file at byte {size}")
@@ -246,9 +246,9 @@ def _short(sizes: Sequence[object]) -> str:
     return str(sizes) if len(sizes) <= 8 else f"{str(sizes[:8])[:-1]}, ...]"
 
 
-def _invalid(path: Path, detail: str) -> _Invalid:
+def _invalid(path: Path, detail: str, help_: str = "download or save the file again") -> _Invalid:
     message = f"`{path}` is not a valid safetensors file: {detail}"
-    return _Invalid(Diagnostic(INVALID_CHECKPOINT, message, help="download or save the file again"))
+    return _Invalid(Diagnostic(INVALID_CHECKPOINT, message, help=help_))
 
 
 def _truncated(path: Path, detail: str) -> _Invalid:

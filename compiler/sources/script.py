@@ -23,6 +23,7 @@ from ...ir import Diagnostic, Diagnostics, Rule, Severity
 from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
+from .regular import unreadable
 from .script_errors import failed_script, needs_values, on_purpose
 from .script_spec import NamedFactory, read_factory, split_spec
 
@@ -93,7 +94,8 @@ def _source_text(path: Path, diagnostics: Diagnostics) -> str:
     except FileNotFoundError:
         rule, message = rules.MISSING_INPUT, f"there is no `{path}`"
     except OSError as error:
-        rule, message = rules.UNREADABLE_INPUT, f"cannot read `{path}`: {error.strerror}"
+        diagnostics.add(unreadable(path, error))
+        return ""
     except (SyntaxError, UnicodeDecodeError):
         rule, message = rules.SCRIPT_FAILED, f"`{path}` is not Python text"
     diagnostics.add(Diagnostic(rule, message))

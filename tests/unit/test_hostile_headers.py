@@ -73,6 +73,30 @@ def test_a_gguf_file_that_announces_more_than_it_holds_is_refused(tmp_path, name
     assert bounded(codes, len(WRONG[name])) == ["invalid-checkpoint"]
 
 
+@pytest.mark.parametrize("file", ["a.safetensors", "a.gguf"])
+@pytest.mark.parametrize(
+    ("first", "help_"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "fetch what it points to: `git lfs pull`"),
+        (b"<!DOCTYPE html>", "download the file again"),
+    ],
+)
+def test_text_in_the_place_of_weights_is_called_text(tmp_path, file, first, help_):
+    path = tmp_path / file
+    path.write_bytes(first + b"\nsize 12\n\xff")
+    diagnostics = Diagnostics()
+    if path.suffix == ".gguf":
+        pytest.importorskip("gguf")
+        with pytest.raises(PlanError) as caught:
+            read_gguf(path, diagnostics)
+        diagnostics.extend(caught.value.diagnostics)
+    else:
+        read_header(path, 0, diagnostics)
+    (found,) = diagnostics.errors
+    assert (found.code, found.help) == ("invalid-checkpoint", help_)
+    assert found.message.endswith(f": it is text, which begins `{first.decode()}`")
+
+
 def test_every_cut_of_a_gguf_file_is_refused(tmp_path):
     whole = write_gguf(tmp_path / "a.gguf").read_bytes()
     for end in range(4, 600, 7):

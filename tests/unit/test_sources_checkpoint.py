@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from checkpoints import header_of, llama_tensors, write_file, write_raw, write_shards
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
+from compile_plan.compiler.sources.regular import unreadable
 from compile_plan.compiler.sources.safetensors_header import read_header
 from compile_plan.ir import Atomic, Diagnostics, PlanError, Role, atomic_modules
 from hypothesis import given, settings
@@ -389,6 +391,12 @@ def test_missing_and_unreadable_inputs(tmp_path):
     assert code_of(tmp_path / "nothing.safetensors") == "missing-input"
     (tmp_path / "b" / "model.safetensors").mkdir(parents=True)
     assert code_of(tmp_path / "b") == "unreadable-input"
+
+
+def test_a_forbidden_input_says_what_to_change(tmp_path):
+    found = unreadable(tmp_path, PermissionError(errno.EACCES, "Permission denied"))
+    assert (found.code, found.help) == ("unreadable-input", "change its permissions")
+    assert found.message == f"cannot read `{tmp_path}`: Permission denied"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
