@@ -150,14 +150,17 @@ def compile_plan(
         PlanError: the input cannot be read, an option would do nothing for it, or the request cannot be met.
 
     """
-    unknown = options.keys() - CompileOptions.__annotations__.keys()
-    if unknown:
-        name = min(unknown)
-        meant = _ELSEWHERE.get(name) or near_name(name, CompileOptions.__annotations__)
-        hint = f"; did you mean {meant!r}?" if meant else ""
-        msg = f"compile_plan() got an unexpected keyword argument {name!r}{hint}"
-        raise TypeError(msg)
+    check_keywords("compile_plan", options, CompileOptions)
     return _compiled(input, module=False, **options)
+
+
+def check_keywords(function: str, given: Mapping[str, object], known: type) -> None:
+    """Raise what Python raises for a keyword a function has not, with the one that was meant."""
+    for name in sorted(given.keys() - known.__annotations__.keys()):
+        meant = _ELSEWHERE.get(name) or near_name(name, known.__annotations__)
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        msg = f"{function}() got an unexpected keyword argument {name!r}{hint}"
+        raise TypeError(msg)
 
 
 _ELSEWHERE = {"torch_dtype": "dtype", "memory": "max_memory", "device_map": "strategy", "batch_size": "rows"}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from ..ir import Diagnostics, Plan
-from .api import compile_plan
+from .api import check_keywords, compile_plan
 from .keywords import PlanOptions
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ def load_pretrained(
             return asked_plan(plan)
         return compiled_together(lambda said: compile_plan(given, **said), options, host)
 
+    check_keywords("load_pretrained", options, PlanOptions)
     there = asked_folder(folder)
     chosen = asked_name_of_dtype(dtype)
     check_whole(

@@ -23,6 +23,7 @@ from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from ...ir.wording import in_words
 from ..sources.config import build_from_config
+from ..sources.input_kinds import missing_input
 from .from_transformers import loaded_by
 from .quantised_folder import load_quantised, quantizer_of
 
@@ -40,10 +41,11 @@ def check_asked(what: str, asked: Mapping[str, object], help_: str) -> None:
 
 def check_folder(folder: Path) -> None:
     """Raise `PlanError` if there is no such folder."""
+    if not folder.exists():
+        raise PlanError([missing_input(folder)])
     if not folder.is_dir():
-        message = f"`{folder}` is a file" if folder.exists() else f"there is no folder `{folder}`"
         help_ = "give the folder with the model and its config.json"
-        raise PlanError([Diagnostic(MISSING_INPUT, message, help=help_)])
+        raise PlanError([Diagnostic(MISSING_INPUT, f"`{folder}` is a file", help=help_)])
 
 
 def built_for(

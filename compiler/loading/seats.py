@@ -171,6 +171,9 @@ def torch_devices(
             found[name] = ELSEWHERE
         elif given is not None and name in given:
             found[name] = given[name]
+            if (why := _absence(str(given[name]))) is not None:
+                message = f"there is no `{given[name]}`, which `devices` gives for `{name}`: {why}"
+                diagnostics.add(Diagnostic(ABSENT_DEVICE, message, help="give a device that is here"))
         elif "/" in local:
             message = f"`{name}` is on another machine"
             help_ = f"compile for this machine, or pass `devices={{'{name}': 'cuda:0'}}`"
@@ -188,6 +191,8 @@ def torch_devices(
 def _absence(name: str) -> str | None:
     """Say why torch cannot use a device; None when it can."""
     kind = device_type(name)
+    if kind in {CPU, ELSEWHERE.type}:
+        return None
     backend = getattr(torch, kind, None)
     available = getattr(backend, "is_available", None)
     if available is None or not available():

@@ -42,6 +42,7 @@ _SUFFIXES: Final = {
     ".gguf": InputKind.GGUF,
 }
 _PICKLES: Final = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_FILES: Final = _PICKLES | _SUFFIXES.keys() | {".json"}
 _LISTED: Final = "inputs are .py, .safetensors, .plan, .msgpack, .json, .gguf files and model folders"
 
 
@@ -54,7 +55,7 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> InputKind | None:
         if path.is_dir():
             return _kind_of_folder(path, diagnostics)
         if not path.exists():
-            diagnostics.add(_missing(path))
+            diagnostics.add(missing_input(path))
             return None
     except (OSError, ValueError) as error:
         diagnostics.add(unreadable(path, error))
@@ -111,11 +112,15 @@ def _kind_of_json(path: Path) -> InputKind:
     return InputKind.DEVICE_MAP if places and "model_type" not in content else InputKind.CONFIG
 
 
-def _missing(path: Path) -> Diagnostic:
+def missing_input(path: Path) -> Diagnostic:
+    """Return what is to be said of a path that leads nowhere; it may be a model's name on the hub."""
     folder = path.parent
     names = sorted({entry.name for entry in folder.iterdir()} - {path.name}) if folder.is_dir() else []
     near = get_close_matches(path.name, names, n=1)
     help_ = f"did you mean `{pasted(folder / near[0])}`?" if near else None
+    owner, *rest = path.parts or ("",)
+    if owner[:1].isalnum() and len(rest) == 1 and not folder.exists() and path.suffix not in _FILES:
+        help_ = f"download a model of the hub first: `hf download {pasted(path)} --local-dir {path.name}`"
     return Diagnostic(MISSING_INPUT, f"there is no `{str(path)[:200]}`", help=help_)
 
 

@@ -115,6 +115,15 @@ def test_a_missing_folder_is_a_finding(tmp_path):
     with pytest.raises(PlanError) as caught:
         load_pretrained(tmp_path / "nothing")
     assert caught.value.diagnostics[0].code == "missing-input"
+    (tmp_path / "config.json").touch()
+    with pytest.raises(PlanError) as caught:
+        load_pretrained(tmp_path / "config.json")
+    assert caught.value.diagnostics[0].message == f"`{tmp_path / 'config.json'}` is a file"
+
+
+def test_a_keyword_that_is_unknown_is_one_of_the_function_that_was_called(tmp_path):
+    with pytest.raises(TypeError, match=r"^load_pretrained\(\) .*'device_map'; did you mean 'strategy'\?$"):
+        load_pretrained(tmp_path, device_map="auto")
 
 
 def test_a_head_of_its_own_is_untied_as_transformers_does(tmp_path):

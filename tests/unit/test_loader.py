@@ -375,6 +375,11 @@ def test_a_device_that_is_not_there_is_refused(folder):
     assert "`cuda:0`" in found["absent-device"].message
 
 
+def test_a_device_that_is_given_for_one_has_to_be_there(folder):
+    found = refused(plan(Unit("", "cpu", "cpu")), meta(), folder, devices={"cpu": "xla:7"})
+    assert "`xla:7`, which `devices` gives for `cpu`" in found["absent-device"].message
+
+
 def test_another_device_can_stand_for_one(real, folder):
     given = plan(Unit("", "cpu", "cuda:0"))
     model = load_model(given, meta(), folder, devices={"cuda:0": "cpu"})

@@ -142,6 +142,22 @@ def test_a_misspelled_file_gets_a_suggestion(tmp_path):
     assert finding.help == f"did you mean `{tmp_path / 'model.py'}`?"
 
 
+@pytest.mark.parametrize(
+    ("name", "help_"),
+    [
+        ("owner/model-3.1-8B", "`hf download owner/model-3.1-8B --local-dir model-3.1-8B`"),
+        ("owner/model.safetensors", None),
+        ("~/model", None),
+        ("model", None),
+    ],
+)
+def test_a_name_of_the_hub_is_told_from_a_path(tmp_path, monkeypatch, name, help_):
+    monkeypatch.chdir(tmp_path)
+    (finding,) = kind(name)[1]
+    assert finding.code == "missing-input"
+    assert finding.help is None if help_ is None else help_ in finding.help
+
+
 @pytest.mark.parametrize("name", ["nowhere/model.py", "", "x" * 5000 + ".py", "a\0b.py"])
 def test_what_is_not_there_is_an_error(tmp_path, name):
     found, (finding,) = kind(str(tmp_path / "none") + name)
