@@ -29,7 +29,7 @@ Why: TypeAlias = tuple[str, str]
 _NO_FORWARD: Final[Mapping[Holding, Why]] = {
     Holding.HEADERS: (
         "nothing is traced",
-        "give the model itself: a script, or a folder with its config.json",
+        "give the model itself: a script, or its config.json",
     ),
     Holding.PLAN: (
         "a plan has no forward to trace",

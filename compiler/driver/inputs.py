@@ -149,7 +149,10 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             return Opened(Holding.CONFIG, label, subject=known(whole), name=folder.resolve().name)
         case InputKind.CHECKPOINT:
             from ..sources.checkpoint import read_checkpoint, read_config
+            from ..sources.config import check_config
 
+            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+            check_config(folder)
             plan, _ = read_checkpoint(
                 spec,
                 diagnostics,
@@ -158,7 +161,6 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
                 read=read_tokens(options) if options.used is not None else None,
                 written=written_tokens(options),
             )
-            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
             config = read_config(folder / "config.json")
             plan = with_asked_room(with_usual(plan, config, options, diagnostics), config, options)
         case InputKind.GGUF:

@@ -85,16 +85,26 @@ def _folder(path: Path) -> Path:
     return folder
 
 
+def check_config(folder: Path) -> None:
+    """Raise `PlanError` for a config.json that is there and cannot be read: it says what headers do not."""
+    if (folder / "config.json").exists():
+        _json(folder / "config.json")
+
+
 def _content(path: Path) -> dict[str, Any]:
+    content = _json(path)
+    if isinstance(content, dict) and isinstance(content.get("model_type"), str):
+        return content
+    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", _SAVED)
+
+
+def _json(path: Path) -> object:
     try:
-        content = read_foreign_json(path)
+        return read_foreign_json(path)
     except OSError as error:
         raise PlanError([unreadable(path, error)]) from None
     except (ValueError, RecursionError) as error:
         raise _error(INVALID_CONFIG, f"`{path}` is not JSON: {error}", _SAVED) from None
-    if isinstance(content, dict) and isinstance(content.get("model_type"), str):
-        return content
-    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", _SAVED)
 
 
 def _transformers() -> Any:  # noqa: ANN401

@@ -13,6 +13,7 @@ import pytest
 import torch
 from checkpoints import write_file
 from compile_plan.backends import read_plan
+from compile_plan.compiler import compile_plan
 from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.sources.config import build_from_config
 from compile_plan.compiler.sources.gguf_file import read_gguf
@@ -114,14 +115,14 @@ def test_a_folder_is_what_it_holds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("inner", "help_"), [("a.gguf", "a.gguf"), ("pytorch_model.bin", "save_pretrained"), (None, None)]
+    ("inner", "help_"), [("a.gguf", "a.gguf"), ("pytorch_model.bin", "save_pretrained"), (None, "download")]
 )
 def test_a_folder_without_a_model(tmp_path, inner, help_):
     if inner:
         (tmp_path / inner).write_text("")
     found, (finding,) = kind(tmp_path)
     assert (found, finding.code) == (None, "unknown-input")
-    assert finding.help is None if help_ is None else help_ in finding.help
+    assert help_ in finding.help
 
 
 @pytest.mark.parametrize(
@@ -133,6 +134,15 @@ def test_other_files_are_no_input(tmp_path, name, help_):
     assert (found, finding.code) == (None, "unknown-input")
     assert ".safetensors" in finding.notes[0]
     assert finding.help is None if help_ is None else help_ in finding.help
+
+
+@pytest.mark.parametrize("text", ["{oops", "", "[" * 100_000])
+def test_a_configuration_beside_weights_that_cannot_be_read_is_an_error(tmp_path, text):
+    write_file(tmp_path / "model.safetensors", {"a": ("F32", (2,))})
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(PlanError) as caught:
+        compile_plan(tmp_path)
+    assert [found.code for found in caught.value.diagnostics] == ["invalid-config"]
 
 
 def test_a_misspelled_file_gets_a_suggestion(tmp_path):
