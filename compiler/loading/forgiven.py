@@ -47,11 +47,13 @@ def is_expected(model: nn.Module, name: str) -> bool:
     return _matches(name, patterns)
 
 
-def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str], part: str = "") -> set[str]:
+def is_left_over(
+    model: nn.Module, names: Sequence[str], stored: Iterable[str], part: str, *, complete: bool
+) -> set[str]:
     """Return those of the names that other engines put in: buffers made anew, draft layers.
 
     A model without a head has no use for the head of the checkpoint it is in, and one that is the ``part``
-    whose names begin so has none for the rest.
+    whose names begin so has none for the rest. One that is ``complete`` has none for modules it is without.
     """
     if not _is_transformers(model):
         return set()
@@ -66,7 +68,10 @@ def is_left_over(model: nn.Module, names: Sequence[str], stored: Iterable[str], 
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
     bare = getattr(model, prefix[:-1], None) is None and any(name.startswith(prefix) for name in stored)
     heads = {name for name in names if bare and not name.startswith(prefix)}
-    heads |= {name for name in names if part and not name.startswith(part)}
+    if complete:
+        heads |= {name for name in names if part and not name.startswith(part)}
+        modules = {path for path, _ in model.named_modules()}
+        heads |= {name for name in names if name.rpartition(".")[0] not in modules}
     return drafts | heads | {name for name in names if any(pattern.search(name) for pattern in made)}
 
 

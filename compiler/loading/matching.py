@@ -120,7 +120,7 @@ def match_seats(
     needed = [slot for slot in needed if slot not in new]
     _report_new(new, diagnostics)
     left = _left_over(stored, found, known, model)
-    ended = is_left_over(model, [tensor.path for tensor in left], index.tensors, "" if needed else part)
+    ended = is_left_over(model, [tensor.path for tensor in left], index.tensors, part, complete=not needed)
     _report_left([f"`{t.path}`" for t in left if t.path in ended], diagnostics, strict=False)
     left = [tensor for tensor in left if tensor.path not in ended]
     _report_missing(needed, index, diagnostics, strict=strict)
@@ -225,7 +225,7 @@ def _report_missing(
     unfilled = [slot for slot in missing if slot.tensor.is_meta]
     if strict:
         message = f"`{where}` lacks {len(missing)} tensors of the model: {shown}"
-        help_ = "check that the checkpoint is for this class, or pass `strict=False` for new tensors"
+        help_ = "check that the checkpoint is for this class; `load_model(…, strict=False)` keeps new tensors"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_CHECKPOINT, message, help=help_))
     elif len(unfilled) < len(missing):
         kept = in_words([slot.paths[0] for slot in missing if not slot.tensor.is_meta], _SHOWN)
@@ -245,7 +245,7 @@ def _report_left(left: Sequence[str], diagnostics: Diagnostics, *, strict: bool)
         return
     message = f"the checkpoint has {len(left)} tensors the model does not have: {listed(left, _SHOWN)}"
     if strict:
-        help_ = "build the class the checkpoint is for, or pass `strict=False` to skip them"
+        help_ = "build the class the checkpoint is for, or skip them: `load_model(…, strict=False)`"
         diagnostics.add(Diagnostic(TENSOR_NOT_IN_MODEL, message, help=help_))
     else:
         diagnostics.add(Diagnostic(IGNORED_TENSOR, message))

@@ -29,7 +29,7 @@ from ...ir.rules.sources import (
 from ...ir.visible import pasted
 from ...ir.wording import in_words
 from .foreign_json import read_foreign_json
-from .regular import regular, unreadable
+from .regular import regular, unreadable_input
 from .safetensors_header import StoredTensor, duplicated_names, read_header
 
 INDEX_SUFFIX: Final = ".safetensors.index.json"
@@ -152,7 +152,7 @@ def _main_file(folder: Path, diagnostics: Diagnostics) -> Path | list[Path] | No
     try:
         names = sorted(entry.name for entry in folder.iterdir())
     except OSError as error:
-        diagnostics.add(unreadable(folder, error))
+        diagnostics.add(unreadable_input(folder, error))
         return None
     indexes = [name for name in names if name.endswith(INDEX_SUFFIX)]
     files = [name for name in names if name.endswith(".safetensors")]
@@ -246,7 +246,7 @@ def _weight_map(path: Path, diagnostics: Diagnostics) -> dict[str, str] | None:
     try:
         content = _bounded_json(path)
     except OSError as error:
-        diagnostics.add(unreadable(path, error))
+        diagnostics.add(unreadable_input(path, error))
         return None
     except (ValueError, RecursionError) as error:
         diagnostics.add(Diagnostic(INVALID_INDEX, f"`{path}` is not an index of shards: {error}"))

@@ -15,7 +15,7 @@ from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG,
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT
 from ...ir.wording import first_line
 from .foreign_json import read_foreign_json
-from .regular import unreadable
+from .regular import unreadable_input
 from .script_errors import reads_values
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _json(path: Path) -> object:
     try:
         return read_foreign_json(path)
     except OSError as error:
-        raise PlanError([unreadable(path, error)]) from None
+        raise PlanError([unreadable_input(path, error)]) from None
     except (ValueError, RecursionError) as error:
         raise _error(INVALID_CONFIG, f"`{path}` is not JSON: {error}", _SAVED) from None
 

@@ -28,7 +28,7 @@ from .gguf_header import check_gguf_head
 from .gguf_numbers import FAMILY, KEYS, config_of
 from .gguf_room import room_demands
 from .named_tensors import NamedTensor
-from .regular import regular, text_instead, unreadable
+from .regular import regular, text_instead, unreadable_input
 
 _TORCH: Final = {
     "F16": "float16",
@@ -145,7 +145,7 @@ def _read(path: Path, diagnostics: Diagnostics) -> _Part:
     except FileNotFoundError:
         diagnostics.add(Diagnostic(MISSING_INPUT, f"there is no `{path}`"))
     except OSError as error:
-        diagnostics.add(unreadable(path, error))
+        diagnostics.add(unreadable_input(path, error))
     except (ValueError, KeyError, IndexError, OverflowError, UnicodeDecodeError, struct.error) as error:
         message = f"`{path}` is not a valid GGUF file: {error}"
         diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))

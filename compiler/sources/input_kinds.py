@@ -12,7 +12,7 @@ from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.sources import MISSING_INPUT, UNKNOWN_INPUT
 from ...ir.visible import pasted
 from .foreign_json import read_foreign_json
-from .regular import unreadable
+from .regular import unreadable_input
 
 
 class InputKind(StrEnum):
@@ -58,7 +58,7 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> InputKind | None:
             diagnostics.add(missing_input(path))
             return None
     except (OSError, ValueError) as error:
-        diagnostics.add(unreadable(path, error))
+        diagnostics.add(unreadable_input(path, error))
         return None
     kind = _kind_of_json(path) if path.suffix == ".json" else _SUFFIXES.get(path.suffix)
     if kind is None:

@@ -20,7 +20,7 @@ def regular(path: Path) -> Path:
     return path
 
 
-def unreadable(path: Path, error: OSError | ValueError) -> Diagnostic:
+def unreadable_input(path: Path, error: OSError | ValueError) -> Diagnostic:
     """Return what is to be said of a file or folder that cannot be read."""
     reason = getattr(error, "strerror", None) or error
     help_ = "change its permissions" if isinstance(error, PermissionError) else None

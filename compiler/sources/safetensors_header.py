@@ -24,7 +24,7 @@ from ...ir.rules.sources import (
 )
 from ...ir.wording import in_words, listed
 from .foreign_json import check_containers
-from .regular import regular, text_instead, unreadable
+from .regular import regular, text_instead, unreadable_input
 
 MAX_HEADER: Final = 100_000_000
 """Bytes; the limit of the format's own library."""
@@ -94,7 +94,7 @@ def read_header(path: Path, file: int, diagnostics: Diagnostics) -> tuple[list[S
             text = stream.read(length)
         return _tensors(path, file, text, size), size
     except OSError as error:
-        diagnostics.add(unreadable(path, error))
+        diagnostics.add(unreadable_input(path, error))
     except _Invalid as invalid:
         diagnostics.add(invalid.diagnostic)
     return [], 0

@@ -23,7 +23,7 @@ from ...ir import Diagnostic, Diagnostics, Rule, Severity
 from ...ir.rules import sources as rules
 from ...ir.visible import pasted
 from ...ir.wording import in_words
-from .regular import unreadable
+from .regular import unreadable_input
 from .script_errors import failed_script, needs_values, on_purpose
 from .script_spec import NamedFactory, read_factory, split_spec
 
@@ -94,7 +94,7 @@ def _source_text(path: Path, diagnostics: Diagnostics) -> str:
     except FileNotFoundError:
         rule, message = rules.MISSING_INPUT, f"there is no `{path}`"
     except OSError as error:
-        diagnostics.add(unreadable(path, error))
+        diagnostics.add(unreadable_input(path, error))
         return ""
     except (SyntaxError, UnicodeDecodeError):
         rule, message = rules.SCRIPT_FAILED, f"`{path}` is not Python text"

@@ -173,6 +173,36 @@ def test_a_head_that_is_not_stored_is_made_anew(tmp_path):
     assert torch.equal(mine.bert.embeddings.word_embeddings.weight, model.embeddings.word_embeddings.weight)
 
 
+@pytest.mark.parametrize(
+    ("kind", "other", "settings", "codes"),
+    [
+        ("LlamaForCausalLM", "LlamaForSequenceClassification", TINY, {"new-tensor", "ignored-tensor"}),
+        ("BertForPreTraining", "BertForMaskedLM", BERT, {"ignored-tensor"}),
+        ("BertForSequenceClassification", "BertForTokenClassification", BERT, {"ignored-tensor"}),
+    ],
+)
+def test_parts_of_another_class_are_skipped_with_a_word(tmp_path, kind, other, settings, codes):
+    saved(tmp_path, getattr(transformers, kind), **settings)
+    theirs = getattr(transformers, other).from_pretrained(tmp_path)
+    mine, found = loaded(tmp_path, type(theirs), **settings)
+    stored = load_file(tmp_path / "model.safetensors").keys()
+    assert set(found) >= codes
+    assert all(
+        torch.equal(value, mine.state_dict()[name])
+        for name, value in theirs.state_dict().items()
+        if name in stored
+    )
+
+
+def test_a_parameter_the_modules_of_the_class_have_not_is_still_an_error(tmp_path):
+    saved(tmp_path, transformers.LlamaForCausalLM, **TINY)
+    name = "model.layers.0.self_attn.q_proj.bias"
+    edit(tmp_path, lambda tensors: tensors.update({name: torch.ones(16)}))
+    with pytest.raises(PlanError) as caught:
+        loaded(tmp_path, transformers.LlamaForCausalLM, **TINY)
+    assert [found.code for found in caught.value.diagnostics] == ["tensor-not-in-model"]
+
+
 def test_what_old_releases_stored_is_skipped_with_a_word(tmp_path):
     saved(tmp_path, transformers.LlamaForCausalLM, **TINY)
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from checkpoints import header_of, llama_tensors, write_file, write_raw, write_shards
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
-from compile_plan.compiler.sources.regular import unreadable
+from compile_plan.compiler.sources.regular import unreadable_input
 from compile_plan.compiler.sources.safetensors_header import read_header
 from compile_plan.ir import Atomic, Diagnostics, PlanError, Role, atomic_modules
 from hypothesis import given, settings
@@ -394,7 +394,7 @@ def test_missing_and_unreadable_inputs(tmp_path):
 
 
 def test_a_forbidden_input_says_what_to_change(tmp_path):
-    found = unreadable(tmp_path, PermissionError(errno.EACCES, "Permission denied"))
+    found = unreadable_input(tmp_path, PermissionError(errno.EACCES, "Permission denied"))
     assert (found.code, found.help) == ("unreadable-input", "change its permissions")
     assert found.message == f"cannot read `{tmp_path}`: Permission denied"
 
