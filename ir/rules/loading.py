@@ -23,6 +23,11 @@ DISK_WITHOUT_CHECKPOINT: Final = Rule(
     Severity.ERROR,
     "a unit is planned for disk but there are no files to serve it from",
 )
+FAKED_WHILE_STREAMING: Final = Rule(
+    "faked-while-streaming",
+    Severity.ERROR,
+    "a model with streamed units cannot run with tensors that have no values",
+)
 FORKED_WHILE_STREAMING: Final = Rule(
     "forked-while-streaming",
     Severity.ERROR,
@@ -100,6 +105,7 @@ ALL: Final = (
     ANOTHER_MODEL,
     CHANGED_CHECKPOINT,
     COPIED_WHILE_STREAMING,
+    FAKED_WHILE_STREAMING,
     FORKED_WHILE_STREAMING,
     DISK_WITHOUT_CHECKPOINT,
     FOREIGN_HOOKS,

@@ -124,7 +124,13 @@ def written(folder, *how):
     for one in (real, model):
         with torch.no_grad():
             one.model.layers[0].mlp.experts.down_proj.mul_(2)
-    return first and same(real, model)
+    second = same(real, model)
+    tables = [("model.layers.1.mlp.experts", "down_proj")]
+    tables += [("model.embed_tokens", "weight")] * ("table" in how[1])
+    for path, name in tables:
+        for one in (real, model):
+            given_other_memory(one.get_submodule(path), name)
+    return first and second and same(real, model) and at_rest(model)
 
 
 def negated(module, name):

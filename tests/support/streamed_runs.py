@@ -290,7 +290,11 @@ def changed_weights(store, folder):
     for one in (real, model):
         with torch.no_grad():
             one.layers[0].q_proj.weight.mul_(2)
-    return first and same(real, model)
+    second = same(real, model)
+    for one in (real, model):
+        for parameter in one.layers.parameters():
+            parameter.data = parameter.data * 2
+    return first and second and all(same(real, model) for _ in range(2)) and at_rest(model)
 
 
 def merge(*models):

@@ -10,7 +10,7 @@ from collections import deque
 import pytest
 import torch
 from compile_plan.compiler import runtime_report
-from compile_plan.compiler.loading import load_model
+from compile_plan.compiler.loading import load_model, release_model
 from compile_plan.compiler.loading.streaming.arena import Arena
 from compile_plan.compiler.loading.streaming.carrier import outside
 from compile_plan.compiler.loading.streaming.lanes import DirectLane, LaneWaits
@@ -85,6 +85,30 @@ def test_a_compiled_model_computes_the_same(streamed):
     with torch.no_grad():
         for _ in range(3):
             assert torch.equal(compiled(X.double()), real(X.double()))
+
+
+def test_memory_given_to_weights_at_rest_is_what_rests(streamed):
+    real, model = streamed
+    with torch.no_grad():
+        assert torch.equal(model(X.double()), real(X.double()))
+        for dtype in (torch.float32, torch.float64):  # as it rests, and as it is used
+            for one in (*real.parameters(), *model.parameters()):
+                one.data = one.data.to(torch.float64 if one.dtype == torch.float64 else dtype) * 2
+            for _ in range(2):
+                assert torch.equal(model(X.double()), real(X.double()))
+    release_model(model)
+    assert all(map(torch.equal, model.double().parameters(), real.parameters()))
+
+
+def test_a_forward_without_values_is_refused_and_leaves_nothing(streamed):
+    real, model = streamed
+    with pytest.raises(PlanError) as caught:
+        torch.export.export(model, (X.double(),))
+    assert [found.rule.code for found in caught.value.diagnostics] == ["faked-while-streaming"]
+    with torch.no_grad():
+        assert torch.equal(model(X.double()), real(X.double()))
+    release_model(model)
+    assert torch.export.export(model.double(), (X.double(),)).module()(X.double()).shape == X.shape
 
 
 def test_autocast_computes_the_same(streamed):

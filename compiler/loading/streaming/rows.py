@@ -49,7 +49,7 @@ class RowSite:
         self.site = stream.sites[number]
         self._places = tables_of(self.site.module, self.site.streamed, chooser.tables)
         self._tables = [table.one for table in self._places]
-        self._row = sum(one.nbytes // max(1, chooser.count) for one in self._tables)
+        self._row = self._of_a_row()
         slots = min(chooser.count, cache // max(1, self._row))
         self._cache = RowCache(self._tables, slots) if slots else None
         self._slots: Loan | None = None
@@ -111,6 +111,9 @@ class RowSite:
     def _enter(self, call: NamedArguments) -> tuple[Args, Kwargs]:
         choice = Choice(call[self._chooser.index])
         rows = len(choice.rows)
+        if self.stream.follow(self.number):
+            self._row = self._of_a_row()
+            self.close()
         changed = not all(table.rests for table in self._places)  # or a module tied to this one has all of it
         if self._chooser.experts or changed:
             whole = changed or self._is_whole(rows)
@@ -130,6 +133,9 @@ class RowSite:
             return call.having({self._chooser.index: choice.numbered(range(rows))})
         a_turn = room // (2 * self._row)  # while one computes, the next is brought
         return self._in_turns(choice, a_turn, call)
+
+    def _of_a_row(self) -> int:
+        return sum(one.nbytes // max(1, self._chooser.count) for one in self._tables)
 
     def _is_whole(self, rows: int) -> bool:
         device = self._tables[0].device

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, NoReturn, SupportsIndex
 
 import torch
 
-from ....ir import Diagnostic, PlanError
-from ....ir.rules.loading import COPIED_WHILE_STREAMING, FORKED_WHILE_STREAMING
 from ..blocks import is_card
 from .frames import calls_of
+from .refusals import copied, forked, refuse_fakes
 from .sequence import Order
+from .settling import settle
 from .site import Load, Site
 from .supply import Supply
 
@@ -74,13 +74,12 @@ class Stream:
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         """Refuse to be copied or pickled, and with it the model whose hooks have it."""
-        message = f"`{self.sites[0].path or '.'}` is streamed, so the model cannot be copied or pickled"
-        help_ = "load another model by the same plan, save its `state_dict()`, or call `release_model` first"
-        raise PlanError([Diagnostic(COPIED_WHILE_STREAMING, message, help=help_)])
+        raise copied(self.sites[0])
 
     def begin(self, model: nn.Module) -> None:
         """Start preparing for a forward of the whole model."""
         self.notice_fork()
+        refuse_fakes(self.sites[0])
         with self.lock:
             if not self._at_rest:
                 self._recover(model)
@@ -105,6 +104,7 @@ class Stream:
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
         self.notice_fork()
+        refuse_fakes(self.sites[number])
         with self.lock:
             now, site = self._pass(), self.sites[number]
             if now.inside and (number in now.inside or number == self._order.first):
@@ -114,6 +114,7 @@ class Stream:
                 self.newcomers()
                 self._look_again()
             site.check()
+            self.follow(number)
             self._learn(now, number)
             self._lend(now, number, self.supply.bring(number))
             self._ahead(self._order.after(number))
@@ -121,6 +122,7 @@ class Stream:
     def admit(self, number: int, load: Load) -> None:
         """Let a site have what was brought for it, some rows; `leave` takes it back."""
         self.notice_fork()
+        refuse_fakes(self.sites[number])
         with self.lock:
             self.sites[number].check()
             self._lend(self._pass(), number, load)
@@ -151,6 +153,14 @@ class Stream:
             if not now.inside:
                 self._passes = {key: each for key, each in self._passes.items() if each.inside or each is now}
             self._ahead(self._order.after(number))
+
+    def follow(self, number: int) -> bool:
+        """Take in what was given to ``.data`` of a site's tensors while they rested; says whether any was."""
+        with self.lock:
+            found = [one for one in self.sites[number].streamed if one.follow()]
+            if found:
+                self.supply.note(number)
+            return bool(found)
 
     def add(self, site: Site) -> int:
         """Take one more site, entered where it is met; returns its number."""
@@ -223,7 +233,7 @@ class Stream:
             load.loan.end()
         try:
             if load.copies:
-                self._settle([one for one, _, _ in load.copies if one.users == 0])
+                settle([one for one, _, _ in load.copies if one.users == 0], self.supply)
         finally:
             load.give_back(used=True)
         for table, name, value in () if self._loads[number] else site.made:
@@ -249,7 +259,7 @@ class Stream:
         streamed = {id(one): one for site in self.sites for one in site.streamed}
         for one in streamed.values():
             one.users = 0
-        self._settle(list(streamed.values()))
+        settle(list(streamed.values()), self.supply)
         for loads in self._loads.values():
             for load in loads:
                 if load.loan is not None:
@@ -270,30 +280,6 @@ class Stream:
         self.supply.forget()
         away = next((one for s in self.sites for one in s.streamed if is_card(one.device)), None)
         if away is not None:
-            message = f"this process was forked from the one that loaded the model onto `{away.device}`"
-            help_ = "start processes with `spawn`, or load the model after forking"
-            raise PlanError([Diagnostic(FORKED_WHILE_STREAMING, message, help=help_)])
+            raise forked(away.device)
         self._process = os.getpid()
         self._all_to_rest()
-
-    def _settle(self, streamed: Sequence[Streamed]) -> None:
-        """Put tensors to rest, as the forward left them.
-
-        A write to one tensor of a module counts for all in that table: batch norm marks its counter as
-        written and its statistics not.
-        """
-        written = {table for one in streamed for table in one.written()}
-        with torch.inference_mode(mode=False), torch.no_grad():
-            replaced = [(one, one.replaced()) for one in streamed if one.used is not None]
-            for one in streamed:
-                one.settle(written)
-        for one, others in replaced:
-            if others or not one.homes:
-                self._exchange(one, others)
-
-    def _exchange(self, one: Streamed, others: Sequence[Streamed]) -> None:
-        kept = [one, *others] if one.homes else others
-        for number, site in enumerate(self.sites):
-            if any(other is one for other in site.streamed):
-                site.streamed = [*(other for other in site.streamed if other is not one), *kept]
-                self.supply.note(number)

@@ -18,7 +18,7 @@ from ..compounds import Compound, taken_apart
 from ..stacked import Pieces, Stacked
 from ..stored_files import Mapped
 from .row_views import RowViews
-from .write_marks import Stretches, mark_of_writes, version_of
+from .write_marks import Stretches, mark_of_writes, place_of, version_of
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""
@@ -85,6 +85,18 @@ class Streamed:
             table[name] = self.tensor if self.used is None else self.used
         if self.used is not None:
             self._lent = [*self._lent, *homes]
+
+    def follow(self) -> bool:
+        """Let what was given to ``.data`` of the tensor while it rested be what rests; says if any was."""
+        if self.used is not None or self.users or self.parts or isinstance(self.rest, Stacked):
+            return False
+        if place_of(self.tensor) == place_of(self.rest):
+            return False
+        given = self.tensor.data
+        self.dtype = self.dtype if given.dtype == self.rest.dtype else given.dtype
+        self.rest, self.mapped, self.block = given, None, None
+        self.writes += 1
+        return True
 
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""

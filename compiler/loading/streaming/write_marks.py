@@ -37,7 +37,7 @@ class Stretches:
 
 def mark_of_writes(used: torch.Tensor) -> tuple[object, ...]:
     """Return what tells of a write to a tensor in use, and of other memory given to it."""
-    return version_of(used), *_place(used)
+    return version_of(used), *place_of(used)
 
 
 def version_of(tensor: torch.Tensor) -> int:
@@ -45,8 +45,8 @@ def version_of(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version  # noqa: SLF001
 
 
-def _place(tensor: torch.Tensor) -> tuple[object, ...]:
-    """Return where it is in which memory; one made of others, or of a transformed function, does not tell."""
+def place_of(tensor: torch.Tensor) -> tuple[object, ...]:
+    """Return where a tensor is in which memory; one made of others, or by a transform, does not tell."""
     try:
         memory = tensor.untyped_storage()._cdata  # noqa: SLF001  # some devices tell no address
     except RuntimeError:
