@@ -43,6 +43,13 @@ Event = tuple[int, int]
 """What happens to a storage: its number, and its bytes; 0 when it is let go."""
 
 
+def segment(nbytes: int) -> int:
+    """Return the bytes of the segment that is made for a request where none has room."""
+    if nbytes <= _SMALL:
+        return _SMALL_SEGMENT * (nbytes > 0)
+    return LARGE_SEGMENT if nbytes < _OWN else -(-nbytes // _ROUND_OWN) * _ROUND_OWN
+
+
 class _Block:
     """A part of a segment."""
 
@@ -96,8 +103,7 @@ class _Segments:
         self._keep(block)
 
     def _segment(self, size: int, *, small: bool) -> _Block:
-        own = -(-size // _ROUND_OWN) * _ROUND_OWN if size >= _OWN else LARGE_SEGMENT
-        nbytes = _SMALL_SEGMENT if small else own
+        nbytes = segment(size)
         if self._limit is not None and self.reserved + nbytes > self._limit:
             self._release()
             if self.reserved + nbytes > self._limit:

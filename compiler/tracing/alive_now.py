@@ -6,7 +6,7 @@ A tensor may be gone while autograd keeps its storage, so the storages themselve
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..running.nesting import Untyped, tensors_in
+from .inside import inside
 
 
 def _grouped_product(
@@ -25,14 +26,6 @@ def _grouped_product(
     return left.new_empty(*left.shape[:-1], right.shape[-1])
 
 
-def hidden_sizes(packet: Untyped, used: Sequence[Tensor]) -> tuple[int, ...]:
-    """Return the bytes of what an op makes and lets go inside: a safe softmax looks for rows without any."""
-    if packet is not torch.ops.aten._safe_softmax:  # noqa: SLF001
-        return ()
-    scores = used[0]
-    return (scores.numel(), scores.numel() // max(1, scores.shape[-1]), scores.itemsize)
-
-
 WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SLF001
 """Stand-ins for ops that cannot run on the meta device as they are."""
 
@@ -40,9 +33,9 @@ WITHOUT_META: Final = {torch.ops.aten._grouped_mm: _grouped_product}  # noqa: SL
 class AliveNow(TorchDispatchMode):
     """Counts the storages that are made while it is active, until each is gone, in multiples of ``whole``."""
 
-    def __init__(self, whole: int = 1) -> None:
+    def __init__(self, whole: int = 1, *, on_host: bool = True) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._whole = whole
+        self._whole, self._on_host = whole, on_host
         self.nbytes = self.peak = 0
         self._seen: dict[int, weakref.ref[Untyped]] = {}
         self.sizes: dict[int, int] = {}
@@ -59,7 +52,8 @@ class AliveNow(TorchDispatchMode):
         out = function(*args, **(kwargs or {}))
         for tensor in tensors_in(out):
             self.see(tensor)
-        hidden = tuple(map(self._rounded, hidden_sizes(func._overloadpacket, args)))  # noqa: SLF001
+        within = inside(func._overloadpacket, args, kwargs or {}, on_host=self._on_host)  # noqa: SLF001
+        hidden = tuple(map(self._rounded, within))
         self.look(hidden)
         made = [(self._number(), nbytes) for nbytes in hidden if nbytes]
         self.events += [*made, *((number, 0) for number, _ in made)]

@@ -63,7 +63,10 @@ def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand
         sum(each.nbytes for each in cache),
         held=[moments.held_in(trace) for trace in moments.traces],
         left=[moments.left_in(trace) for trace in moments.traces],
-        after=[moments.made_after(trace) for trace in moments.traces],
+        after={
+            on_host: [moments.made_after(trace, on_host=on_host) for trace in moments.traces]
+            for on_host in (False, True)
+        },
         grows=moments.cache_nbytes is not None and not moments.later,
     )
 
@@ -91,7 +94,7 @@ def cache_demands(trace: Trace, nbytes: tuple[int, ...] | None = None) -> tuple[
 
 
 def _logits(trace: Trace, moments: Moments) -> Iterator[Demand]:
-    after = sum(moments.made_after(trace))
+    after = sum(moments.made_after(trace, on_host=False))
     for value in trace.logits:
         maker, item = trace.maker(value), trace.values[value]
         if maker >= 0 and item.own_nbytes:

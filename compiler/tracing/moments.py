@@ -53,8 +53,8 @@ class Moments:
     """Whether somebody widens the scores to float32 after the forward: a sampler, a loss outside of it."""
     positions: int = 1
     """Positions read for each one whose scores were asked for."""
-    sampled: Sampled | None = None
-    """What choosing a token holds, where ``generate()`` asks."""
+    sampled: Mapping[bool, Sampled] | None = None
+    """What choosing a token holds, where ``generate()`` asks; by whether that is on the CPU."""
     held: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
     """Bytes of what ``generate()`` and its caller hold beside: in the prompt's moments, in later ones."""
     whole: Trace | None = None
@@ -78,12 +78,13 @@ class Moments:
 
     def left_in(self, trace: Trace) -> tuple[int, ...]:
         """Return the bytes that are left of choosing the token a moment reads."""
-        return self.sampled.kept if self.sampled is not None and self.is_later(trace) else ()
+        return self.sampled[True].kept if self.sampled is not None and self.is_later(trace) else ()
 
-    def made_after(self, trace: Trace) -> tuple[int, ...]:
+    def made_after(self, trace: Trace, *, on_host: bool) -> tuple[int, ...]:
         """Return the bytes that are there when most is made of a moment's scores."""
         if self.sampled is not None:
-            return self.sampled.later if self.is_later(trace) else self.sampled.first
+            chosen = self.sampled[on_host]
+            return chosen.later if self.is_later(trace) else chosen.first
         scores = [trace.values[each] for each in trace.logits if self.widens]
         return tuple(each.own_nbytes // each.width * WIDE for each in scores if each.width < WIDE)
 
@@ -192,7 +193,11 @@ def _asked(found: Moments, ran: Ran, use: Use, *, starts: bool) -> Moments:
     scores = next((each.shape for each in logits_of(ran.result) if each.dim() == 3), None)
     if scores is None:
         return replace(found, held=held)
-    return replace(found, held=held, sampled=sampled(model, scores[0], scores[-1], (length, total)))
+    chosen = {
+        on_host: sampled(model, scores[0], scores[-1], (length, total), on_host=on_host)
+        for on_host in (False, True)
+    }
+    return replace(found, held=held, sampled=chosen)
 
 
 def _of(ran: Ran, *, widens: bool = True) -> Moments:

@@ -8,7 +8,7 @@ accelerators each storage takes what torch's allocator rounds it to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -33,17 +33,20 @@ def on_one_device(
     *,
     held: Sequence[Sequence[int]],
     left: Sequence[Sequence[int]],
-    after: Sequence[Sequence[int]],
+    after: Mapping[bool, Sequence[Sequence[int]]],
     grows: bool,
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
     By trace, ``held`` are the bytes of each thing that whoever called has all the time, ``left`` of what it
-    has until it makes ``after`` of the scores it was given. Where the cache ``grows`` past the last trace,
-    nobody saw what is beside it then: it counts beside the largest of all.
+    has until it makes ``after`` of the scores it was given, by whether it is the CPU that does. Where the
+    cache ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest.
     """
     card, host = (
-        max(_highest(*moment, on_host=on_host) for moment in zip(traces, held, left, after, strict=True))
+        max(
+            _highest(*moment, on_host=on_host)
+            for moment in zip(traces, held, left, after[on_host], strict=True)
+        )
         for on_host in (False, True)
     )
     beside = sum(traces[0].cache_nbytes) if grows else cached

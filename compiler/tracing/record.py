@@ -19,7 +19,8 @@ from torch.utils.flop_counter import flop_registry
 from ...ir import ModuleTree
 from ..running.nesting import Lent, Untyped, give_back, lent, map_tensors, tensors_in, to_meta
 from ..running.sites import Kinds
-from .alive_now import WITHOUT_META, hidden_sizes
+from .alive_now import WITHOUT_META
+from .inside import inside
 from .shadows import Shadows
 from .trace import HOST, UNKNOWN, Call, Enter, Leave, Op, Origin, Step, Trace, Value
 from .writes import Write
@@ -136,6 +137,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
             self.shadows.follow(func, used, args, kwargs, out)
         written = tuple(self.number(tensor) for tensor in _written(func, args, kwargs))
         self.record(func, used, numbers, out, self._flops(func, args, kwargs, out), written)
+        self._look_inside(func, args, kwargs)
         return out
 
     def _run(self, func: Untyped, used: list[Tensor], args: Args, kwargs: Kwargs) -> Untyped:
@@ -170,9 +172,16 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         step = len(self.steps)
         made = tuple(self.add(tensor, Origin.OP, step=step) for tensor in outputs)
         reference = self._reference(used, outputs)
-        hidden = hidden_sizes(packet, used)
-        facts = (str(func), self.call, strict, loose, made, reference, flops, hidden, hidden)
+        facts = (str(func), self.call, strict, loose, made, reference, flops)
         self.steps.append(Write(*facts, written=written) if written else Op(*facts))
+
+    def _look_inside(self, func: Untyped, args: Args, kwargs: Kwargs) -> None:
+        """Write down what the op that was recorded last has inside, on the host and on a card."""
+        packet = func._overloadpacket  # noqa: SLF001
+        host, card = (inside(packet, args, kwargs, on_host=on_host) for on_host in (True, False))
+        step = self.steps[-1]
+        if (host or card) and isinstance(step, Op):
+            self.steps[-1] = replace(step, on_host=host, on_card=card)
 
     def _reference(self, used: list[Tensor], outputs: list[Tensor]) -> int | None:
         if used or not outputs:

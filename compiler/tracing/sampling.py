@@ -43,9 +43,13 @@ class Sampled(NamedTuple):
     """While a forward runs that reads a token."""
 
 
-def sampled(model: nn.Module, rows: int, words: int, lengths: tuple[int, int]) -> Sampled:
-    """Return what choosing takes for rows of scores, of texts of these lengths: a prompt, the whole."""
-    made, peaks, alive = _processors(model, rows, lengths), list[tuple[int, ...]](), EachAlive()
+def sampled(model: nn.Module, rows: int, words: int, lengths: tuple[int, int], *, on_host: bool) -> Sampled:
+    """Return what choosing takes for rows of scores, of texts of these lengths: a prompt, the whole.
+
+    On a card the sort of top-p has more inside than what comes out of it.
+    """
+    made, alive = _processors(model, rows, lengths), EachAlive(on_host=on_host)
+    peaks = list[tuple[int, ...]]()
     texts = [torch.empty(rows, length, dtype=torch.int64, device="meta") for length in lengths]
     widened = scores = chances = torch.empty(0, device="meta")  # each round's last until the next has its own
     with torch.no_grad(), alive:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..machine.allocator import LARGE_SEGMENT, LAYOUT, WORKSPACES, Event, beyond
+from ..machine.allocator import LARGE_SEGMENT, LAYOUT, WORKSPACES, Event, beyond, segment
 from .holdings import holdings
 from .trace import Op, Origin, Trace
 
@@ -13,12 +13,13 @@ def held_beyond(traces: Sequence[Trace], step: Sequence[Event] = ()) -> int:
     """Return the bytes an accelerator must have beyond what is alive at once for these forwards.
 
     Where there is one, ``step`` is what a step of training with the first one's weights makes and lets go.
-    What ops have inside is played as if it came at once: where there is any, one more segment stands for
+    What ops have inside is played as if it came at once: one more segment of the largest of it stands for
     its order.
     """
     runs = [*map(events_of, traces), *([list(step)] if step else [])]
-    inside = any(isinstance(each, Op) and each.on_card for trace in traces for each in trace.steps)
-    return WORKSPACES + LAYOUT + beyond(_weights(traces), runs) + inside * LARGE_SEGMENT
+    steps = (each for trace in traces for each in trace.steps if isinstance(each, Op))
+    inside = max((nbytes for each in steps for nbytes in each.on_card), default=0)
+    return WORKSPACES + LAYOUT + beyond(_weights(traces), runs) + min(segment(inside), LARGE_SEGMENT)
 
 
 def _weights(traces: Sequence[Trace]) -> list[int]:

@@ -79,7 +79,7 @@ def _peak(
 ) -> tuple[int, tuple[Event, ...]]:
     """Return the most that is alive once there is a state, and all that is made and let go from the start."""
     optimizer, numbers = optimizer_of(name, trained, on_host=on_host), 0
-    alive = AliveNow(1 if on_host else ROUND)
+    alive = AliveNow(1 if on_host else ROUND, on_host=on_host)
     alive.leave_out((*ran.shadow.model.parameters(), *ran.shadow.model.buffers()))
     with alive:
         if on_host:  # what is made and let go is not asked for: the state is all that a first step leaves
