@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from compile_plan.compiler.tracing import trace_model, try_trace, verify_trace
+from compile_plan.compiler.tracing.forward import try_run
 from compile_plan.compiler.tracing.inputs.input_words import how_to_give, resized_inputs
 from compile_plan.ir import Diagnostics
 from random_cuts import random_plan
@@ -86,6 +87,7 @@ class Config:
     model_type = "asking"
     hidden_size = 8
     image_token_id = 7
+    audio_token_id = 9
     use_cache = True
 
 
@@ -217,6 +219,56 @@ def test_a_text_gets_as_many_tokens_as_a_picture_has_features():
         return self.layer(torch.zeros(8, device=input_ids.device))
 
     assert shapes_that_ran(forward)["input_ids"] == (2, 12)
+
+
+def test_a_text_whose_sounds_are_counted_gets_the_tokens_of_each():
+    """As qwen2_audio does: one token of a sound would be stretched, in the way of before."""
+
+    def forward(self, input_ids=None, input_features=None):
+        marked = (input_ids == 9).sum()
+        if marked < 4:
+            message = (
+                f"The number of audio tokens is tensor([{marked}, 0]) while the number of audio given to"
+            )
+            raise ValueError(f"{message} the model is 2. This prevents correct indexing")
+        if marked != 20 or input_features is None:
+            message = f"Audio features and audio tokens do not match, tokens: {marked}, features: 20"
+            raise ValueError(message)
+        return self.layer(torch.zeros(8, device=input_ids.device))
+
+    assert shapes_that_ran(forward)["input_ids"] == (2, 12)
+
+
+def test_sound_is_as_many_tokens_of_a_text_as_it_has_features():
+    config = transformers.Qwen2AudioConfig(
+        text_config={"model_type": "qwen2", **WORDS}, audio_token_id=90,
+        audio_config={
+            "model_type": "qwen2_audio_encoder", "d_model": 32, "encoder_layers": 1, "num_mel_bins": 8,
+            "encoder_attention_heads": 4, "encoder_ffn_dim": 32, "max_source_positions": 8,
+        },
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Qwen2AudioForConditionalGeneration(config).eval()
+    ran = try_run(model, None, Diagnostics(), batch=2, seq=3)
+    assert ran.kwargs["input_ids"].shape == (2, 1 + 4 + 1)
+    assert ran.kwargs["input_ids"].eq(90).sum() == 2 * 4
+
+
+def test_tokens_of_a_model_without_books_of_codes_are_never_codes():
+    def forward(self, input_ids=None):
+        if input_ids.dim() == 2:
+            message = "Sequence length must be less than max_position_embeddings"
+            raise ValueError(message)
+        return self.layer(torch.zeros(8, device=input_ids.device))
+
+    class Model(Asking):
+        class config(Config):  # noqa: N801  # as transformers names it
+            class vision_config(Config):  # noqa: N801
+                num_channels, image_size = 3, 32
+
+    Model.forward, diagnostics = forward, Diagnostics()
+    assert try_trace(Model(), None, diagnostics) is None
+    assert [each.code for each in diagnostics] == ["trace-failed"]
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(12, 8), nn.LayerNorm(12), lambda rows: rows + torch.zeros(12)])

@@ -142,7 +142,7 @@ def _resized(tensor: Tensor, guess: Guess, name: str) -> Tensor:
     return tensor if shape is None else torch.empty(shape, dtype=tensor.dtype, device="meta")
 
 
-def _makers(model: nn.Module, name: str) -> tuple[Callable[[InputsFor], Tensor], ...]:
+def _makers(model: nn.Module, name: str) -> tuple[Callable[[InputsFor], Tensor | None], ...]:
     """Return the makers of an argument by its name, or by a part of it where nothing is said of its shape."""
     if name in _MAKERS:
         return _MAKERS[name]

@@ -23,6 +23,7 @@ _WORD: Final = re.compile(r"[A-Za-z_]\w*")
 _EXCLUDING: Final = ("both", "at the same time", "simultaneously", "only one", "exactly one")
 _TO_BE_NONE: Final = r"(is expected to|has to|must|should) be\W+None"
 _COUNT: Final = re.compile(r"(?i)(image|video|audio|multimodal|placeholder).*?features\D{0,6}(\d+)")
+_GIVEN: Final = re.compile(r"(?is)number of (image|video|audio) tokens is.*?given to the model is\D*(\d+)")
 _PRODUCT: Final = re.compile(r"reduction dim, but got \[([\d, ]+)\] X \[([\d, ]+)\]")
 _NORM: Final = re.compile(r"normalized_shape=\[(\d+)\].*got input of size\D*([\d, ]+)")
 _BROADCAST: Final = re.compile(r"dimension of length (\d+) at (-\d).*broadcastable to \[([\d, ]+)\]")
@@ -33,6 +34,7 @@ _RANKS: Final = (
     re.compile(r"(\d)D tensor"),
 )
 _EXTRA_COLUMNS: Final = 4
+_SEVERAL: Final = 2
 Parameters = Mapping[str, inspect.Parameter]
 Made = Mapping[str, Untyped]
 
@@ -95,6 +97,12 @@ def _statement(step: TracebackType) -> str:
 
 def _counted(guess: Guess, message: str, config: Untyped) -> Iterator[Guess]:
     """Give the text as many tokens as there are features of a picture or a sound."""
+    if found := _GIVEN.search(message):  # one would be stretched as in old texts, several are features
+        yield from (
+            guess.with_tokens(token, _SEVERAL * int(found[2]))
+            for token in _standing_for(config, (found[1].lower(),))
+        )
+        return
     found = _COUNT.search(message)
     if found is None:
         return

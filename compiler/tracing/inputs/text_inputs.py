@@ -52,21 +52,32 @@ def _boxes(request: InputsFor) -> Tensor:
     return torch.zeros(request.batch, request.seq, 4, dtype=torch.int64)
 
 
-def _codes(request: InputsFor) -> Tensor:
-    books = request.find("num_codebooks", "num_quantizers", "num_channels", "n_codebooks", default=1)
-    return torch.ones(request.batch, request.seq, books, dtype=torch.int64)
+def _codes(request: InputsFor) -> Tensor | None:
+    """Return codes of sound, of each book one; None where a config tells of no books."""
+    books = request.find("num_codebooks", "num_quantizers", "n_codebooks", default=0) or _channels(request)
+    return torch.ones(request.batch, request.seq, books, dtype=torch.int64) if books else None
 
 
-def _codes_first(request: InputsFor) -> Tensor:
-    return _codes(request).transpose(1, 2).contiguous()
+def _channels(request: InputsFor) -> int:
+    """Return the channels of sound: a config with patches or sides of a picture counts colours."""
+    kept = (each for each in configs_in(request.config) if not _PICTURE & set(vars(each)))
+    found = (getattr(each, "num_channels", None) for each in kept)
+    return next((each for each in found if isinstance(each, int)), 0)
 
 
-def _row_of_codes(request: InputsFor) -> Tensor:
-    return _codes(request).transpose(1, 2).reshape(-1, request.seq)
+def _codes_first(request: InputsFor) -> Tensor | None:
+    codes = _codes(request)
+    return None if codes is None else codes.transpose(1, 2).contiguous()
 
 
+def _row_of_codes(request: InputsFor) -> Tensor | None:
+    codes = _codes(request)
+    return None if codes is None else codes.transpose(1, 2).reshape(-1, request.seq)
+
+
+_PICTURE: Final = {"image_size", "patch_size"}
 _TOKENS: Final = (_tokens, _codes, _codes_first, _row_of_codes)
-TEXT: Final[dict[str, tuple[Callable[[InputsFor], Tensor], ...]]] = {
+TEXT: Final[dict[str, tuple[Callable[[InputsFor], Tensor | None], ...]]] = {
     "attention_mask": (_mask,),
     "bbox": (_boxes,),
     "decoder_input_ids": (_plain_tokens, *_TOKENS[1:]),
