@@ -118,9 +118,14 @@ class Use:
     optimizer: str = USUAL
 
     def total_of(self, length: int, *, starts: bool) -> int:
-        """Return the tokens of a text at its end; a decoder that ``starts`` has what is written alone."""
-        counted = self.total is None or (starts and self.written is not None)
-        return length + (self.written or 0) if counted else self.total or 0
+        """Return the tokens of a text at its end; a decoder that ``starts`` has what is written alone.
+
+        Pictures and sounds may make a text longer than the prompt that was asked for.
+        """
+        written = length + (self.written or 0)
+        if self.total is None or (starts and self.written is not None):
+            return written
+        return self.total if self.written is None else max(self.total, written)
 
 
 def try_moments(

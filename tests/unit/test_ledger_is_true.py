@@ -67,6 +67,18 @@ def test_generate_takes_what_is_told_with_a_mask_and_without(kind, sizes, prompt
     assert max(peaks) <= told <= 1.01 * max(peaks)
 
 
+def test_a_picture_that_is_longer_than_the_prompt_counts_with_what_is_written():
+    model = activation_peaks.built("llava")
+    account = compile_model(model, max_memory=MANY, rows=2, prompt=4, generate=12).ledger[0]
+    inputs = activation_peaks.real_inputs(model, 2, 4)
+    assert inputs["input_ids"].shape[1] == 18  # sixteen patches, and a token on either side
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    inputs["attention_mask"][1, 0] = 0
+    with torch.no_grad(), activation_peaks.watched(model, inputs) as live:
+        model.generate(**inputs, max_new_tokens=13)
+    assert live.peak <= account.kv_cache + account.activations <= 1.01 * live.peak
+
+
 def generated(model, ids, mask, written, **settings):
     """Return the most bytes that are alive while tokens are sampled with what people set."""
     settings = {"pad_token_id": 0, "decoder_start_token_id": 1, "temperature": 0.7, "top_p": 0.9, **settings}
