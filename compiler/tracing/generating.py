@@ -35,6 +35,13 @@ _SPECIAL: Final = 4
 """Tokens of a meaning of their own that are held as tensors: first, last, padding, a decoder's first."""
 
 
+def texts_of_a_prompt(model: nn.Module) -> int:
+    """Return how many rows ``generate()`` makes of each prompt: beams, or texts that are returned."""
+    own = getattr(plain_model(model), "generation_config", None)
+    asked = (getattr(own, name, None) for name in ("num_beams", "num_return_sequences"))
+    return max((each for each in asked if isinstance(each, int)), default=1)
+
+
 def with_prompt(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Untyped]:
     """Return what goes along with a prompt where nobody gave it; nothing for what does not write text."""
     plain, prompt = plain_model(model), given.get("input_ids")

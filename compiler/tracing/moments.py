@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from ...ir import Diagnostic, Diagnostics
-from ...ir.rules.tracing import TRACE_FAILED
+from ...ir.rules.tracing import BEAMS_ARE_ROWS, TRACE_FAILED
 from ...ir.wording import first_line
 from ..running.nesting import Untyped
 from .forward import try_run
-from .generating import held_beside, held_later, with_mask, with_prompt
+from .generating import held_beside, held_later, texts_of_a_prompt, with_mask, with_prompt
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
@@ -163,6 +163,8 @@ def try_moments(
         return None
     match use.kind:
         case "generate":
+            if asks and batch % (beams := texts_of_a_prompt(model)):
+                diagnostics.add(_beams(batch, beams))
             found = _generated(ran, use, made=inputs is None)
             name = written_name(ran) if last else None
             return found if name is None else replace(found, positions=ran.kwargs[name].shape[1])
@@ -172,6 +174,14 @@ def try_moments(
             return _with_loss(ran, model)
         case _:
             return _trained(ran, model, use.optimizer, diagnostics)
+
+
+def _beams(rows: int, beams: int) -> Diagnostic:
+    message = (
+        f"the model's `generation_config` makes {beams} rows of each prompt, and {rows} are counted in all"
+    )
+    help_ = f"say `--rows {rows * beams}`: prompts times beams"
+    return Diagnostic(BEAMS_ARE_ROWS, message, help=help_)
 
 
 def _leaves_cache_to_caller(model: nn.Module) -> bool:

@@ -79,13 +79,29 @@ def test_a_picture_that_is_longer_than_the_prompt_counts_with_what_is_written():
     assert live.peak <= account.kv_cache + account.activations <= 1.01 * live.peak
 
 
+@pytest.mark.parametrize("name", ["llama", "bart", "t5"])
+def test_beams_are_rows_and_too_few_rows_are_said(name):
+    model, ids = activation_peaks.built(name), torch.randint(8, 400, (1, 32))
+    settings = {"num_beams": 4, "do_sample": False, "temperature": None, "top_p": None}
+    taken = generated(model, ids, torch.ones_like(ids), 9, **settings)
+    one, four = (compile_model(model, max_memory=MANY, rows=r, prompt=32, generate=8) for r in (1, 4))
+    assert [plan.diagnostics[:1] and plan.diagnostics[0].code for plan in (one, four)] == [
+        "beams-are-rows",
+        (),
+    ]
+    assert "`--rows 4`" in one.diagnostics[0].help
+    accounts = [plan.ledger[0] for plan in (one, four)]
+    told = [each.kv_cache + each.activations for each in accounts]
+    assert told[0] < taken <= told[1]
+
+
 def generated(model, ids, mask, written, **settings):
     """Return the most bytes that are alive while tokens are sampled with what people set."""
     settings = {"pad_token_id": 0, "decoder_start_token_id": 1, "temperature": 0.7, "top_p": 0.9, **settings}
     model.generation_config = transformers.GenerationConfig(**settings)
     given = {"input_ids": ids} if mask is None else {"input_ids": ids, "attention_mask": mask}
     with torch.no_grad(), activation_peaks.watched(model, given) as live:
-        model.generate(**given, max_new_tokens=written, do_sample=True)
+        model.generate(**given, max_new_tokens=written, **{"do_sample": True, **settings})
     return live.peak
 
 
