@@ -191,13 +191,18 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch dec
         return UNKNOWN if self.pending is None else self.pending
 
     def enter(self, module: int, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-        """Open a call and return its arguments as the module is to see them."""
+        """Open a call and return its arguments as the module is to see them.
+
+        Where autograd watches they are the caller's own: views would change the order of the way back.
+        """
         call = len(self.calls)
         self.calls.append([module, self.call, len(self.steps), -1])
         memo: dict[int, Tensor] = {}
         pairs: list[tuple[int, int]] = []
 
         def alias(tensor: Tensor) -> Tensor:
+            if torch.is_grad_enabled():
+                return tensor
             if id(tensor) not in memo:
                 outer = self.number(tensor)
                 memo[id(tensor)] = inner = self.again(tensor)
