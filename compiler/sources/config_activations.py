@@ -26,9 +26,11 @@ from .known_classes import scores_all
 from .local_attention import padded
 
 _FLOAT32: Final = 4
-SAMPLED: Final = 10
-"""How often the last scores are there in float32 while a sampler sorts them (top-p), with what is left of
-the token before."""
+SAMPLED: Final = 13
+"""How often the last scores are there in float32 while a card sorts them for a sampler (top-p), with what is
+left of the token before."""
+SAMPLED_TOGETHER: Final = 16
+"""The same of several rows, which are sorted by their numbers and by their rows."""
 HEADS: Final = ("lm_head", "embed_out", "output", "proj_out", "output_projection")
 _ATTENDS: Final = KEYS | FUSED | PAIRED | {"project_k"}
 _GATED: Final = "rg_lru"
@@ -75,7 +77,7 @@ def activation_demands(
     tokens: int,
     rows: int,
     *,
-    copies: int = SAMPLED,
+    copies: int | None = None,
     sequences: int = 1,
 ) -> tuple[Demand, ...]:
     """Return what each layer, the table and the head need while they run.
@@ -85,10 +87,12 @@ def activation_demands(
         tree: the model.
         tokens: how many are read at once, all sequences together.
         rows: of how many the scores are asked for.
-        copies: how often these are there in float32.
+        copies: how often these are there in float32; None where they are sampled from.
         sequences: how many there are.
 
     """
+    if copies is None:
+        copies = SAMPLED_TOGETHER if rows > 1 else SAMPLED
     sizes, layers = forward_sizes(config, tree, tokens, sequences), tuple(_layers(tree))
     seen = seen_sizes(config, sizes, sequences)
     inside = {module for layer in layers for module in range(layer, tree.ends[layer])}

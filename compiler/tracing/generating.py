@@ -13,17 +13,20 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from ..running.nesting import Untyped
+from ..running.nesting import Untyped, tensors_in
 from .inputs.config_inputs import plain_model
 
 MASK: Final = "attention_mask"
 POSITIONS: Final = "position_ids"
 _OWN: Final = "_prepare_position_ids_for_generation"
+_LIBRARY: Final = "transformers.generation"
+_SEEN: Final = "mm_encoder_outputs"
 _WHOLE: Final = 8
 """Bytes of a token, a position, a number of a mask."""
 _OF_PAIR: Final = 4
@@ -81,7 +84,7 @@ def _padded(model: nn.Module, tokens: Tensor) -> Tensor:
 def _are_plain(model: nn.Module) -> bool:
     """Say whether positions are those of tokens: who makes others makes them in the forward as well."""
     owner = next(each for each in type(model).__mro__ if _OWN in vars(each))
-    return owner.__module__.startswith("transformers.generation")
+    return owner.__module__.startswith(_LIBRARY)
 
 
 def _forgets_ones(model: nn.Module) -> bool:
@@ -128,27 +131,54 @@ def held_beside(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, ..
         return ()
     copied = not _encodes(plain_model(model))
     counts = [rows * length] * (copied + (MASK not in given))
-    return tuple(_WHOLE * each for each in (*counts, rows, *[1] * _SPECIAL))
+    return (*(_WHOLE * each for each in (*counts, rows, *[1] * _SPECIAL)), *_handed_on(model, given))
 
 
 def held_later(model: nn.Module, given: Mapping[str, Untyped], total: int) -> tuple[int, ...]:
     """Return the bytes held while the last token of a text is written, beside what is given for that.
 
-    All that was given with the prompt stays where it was; the text and its positions are as long by then, and
-    so is the mask that is made from the last one.
+    All that was given with the prompt stays where it was, and what was seen in pictures; the text and its
+    positions are as long by then, and so is the mask that is made from the last one.
     """
     rows, length = _sizes(model, given)
     if not rows:
         return ()
     kept = [each.nbytes for each in given.values() if isinstance(each, Tensor)]
+    kept += (*_seen(model, given), *_handed_on(model, given))
     masks = 0 if _encodes(plain_model(model)) else rows * (total + 1 if MASK in given else length)
     grown = [_WHOLE * each for each in (*[rows * (total + 1)] * 2, masks, rows, *[1] * _SPECIAL)]
     return (*kept, *grown)
 
 
+def _handed_on(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, ...]:
+    """Return the bytes of sounds that a ``generate()`` of the model's own cuts out of those it is given."""
+    owner = next((each for each in type(plain_model(model)).__mro__ if "generate" in vars(each)), None)
+    if owner is None or owner.__module__.startswith(_LIBRARY) or "input_ids" in given:
+        return ()
+    return tuple(e.nbytes for e in given.values() if isinstance(e, Tensor) and e.is_floating_point())
+
+
+def _seen(model: nn.Module, given: Mapping[str, Untyped]) -> list[int]:
+    """Return the bytes that ``generate()`` keeps of pictures: what an encoder made of them before the prompt.
+
+    Older transformers do not; where that asks for values nothing is known.
+    """
+    plain: Untyped = plain_model(model)
+    if _SEEN not in inspect.signature(plain.forward).parameters:
+        return []
+    floats = {
+        n: e.to("meta") if isinstance(e, Tensor) and e.is_floating_point() else e for n, e in given.items()
+    }
+    with suppress(Exception), torch.no_grad():
+        made = plain._prepare_multimodal_encoder_kwargs_for_generation(floats)[_SEEN]  # noqa: SLF001
+        storages = (each.untyped_storage() for each in tensors_in(made))
+        return list({each._cdata: each.nbytes() for each in storages}.values())  # noqa: SLF001
+    return []
+
+
 def _sizes(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, int]:
-    """Return rows and length of a prompt; nothing where ``generate()`` is nobody's."""
-    prompt = given.get("input_ids")
+    """Return rows and length of a prompt, or of a decoder's; nothing where ``generate()`` is nobody's."""
+    prompt = given.get("input_ids", given.get("decoder_input_ids"))
     if not isinstance(prompt, Tensor) or prompt.dim() != 2 or not hasattr(plain_model(model), _OWN):
         return 0, 0
     return prompt.shape[0], prompt.shape[1]

@@ -6,12 +6,12 @@ from typing import Final
 
 from ..diagnostic import Rule, Severity
 
+BAD_EXAMPLE_INPUT: Final = Rule("bad-example-input", Severity.ERROR, "an example input is not written as one")
 BEAMS_ARE_ROWS: Final = Rule(
     "beams-are-rows",
     Severity.WARNING,
     "a model writes several texts at once for each prompt, and one is counted",
 )
-BAD_EXAMPLE_INPUT: Final = Rule("bad-example-input", Severity.ERROR, "an example input is not written as one")
 DEVICES_MEET: Final = Rule("devices-meet", Severity.ERROR, "an op would see tensors of two devices")
 LOST_WRITE: Final = Rule(
     "lost-write",
@@ -45,6 +45,7 @@ WEIGHTS_AWAY: Final = Rule(
 
 ALL: Final = (
     BAD_EXAMPLE_INPUT,
+    BEAMS_ARE_ROWS,
     DEVICES_MEET,
     LOST_WRITE,
     NO_EXAMPLE_INPUTS,

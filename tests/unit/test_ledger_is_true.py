@@ -79,6 +79,42 @@ def test_a_picture_that_is_longer_than_the_prompt_counts_with_what_is_written():
     assert live.peak <= account.kv_cache + account.activations <= 1.01 * live.peak
 
 
+def listening():
+    sizes = {
+        "d_model": 128, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+        "decoder_attention_heads": 4, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256, "num_mel_bins": 16,
+        "vocab_size": 4000,
+    }  # fmt: skip
+    ends = {"pad_token_id": 0, "eos_token_id": 2, "bos_token_id": 1, "decoder_start_token_id": 1}
+    none = {"suppress_tokens": None, "begin_suppress_tokens": None, "max_source_positions": 100}
+    return transformers.WhisperForConditionalGeneration(transformers.WhisperConfig(**sizes, **ends, **none))
+
+
+def seeing():
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = {"model_type": "gemma", **sizes, "num_key_value_heads": 1, "head_dim": 32, "vocab_size": 4000}
+    picture = {"model_type": "siglip_vision_model", **sizes, "image_size": 64, "patch_size": 16}
+    config = transformers.PaliGemmaConfig(
+        text_config=text, vision_config=picture, image_token_index=3990, projection_dim=128
+    )
+    return transformers.PaliGemmaForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("made", [listening, seeing])
+def test_what_a_generate_keeps_of_sounds_and_pictures_is_told(made):
+    model = made().eval()
+    model.generation_config = transformers.GenerationConfig(
+        pad_token_id=0, decoder_start_token_id=1, return_timestamps=False
+    )
+    account = compile_model(model, max_memory=MANY, rows=2, prompt=16, generate=16).ledger[0]
+    inputs = activation_peaks.real_inputs(model, 2, 16)
+    inputs = {n: each for n, each in inputs.items() if n in {"input_ids", "pixel_values", "input_features"}}
+    settings = {"do_sample": True, "temperature": 0.7, "top_k": 50, "top_p": 0.9}
+    with torch.no_grad(), activation_peaks.watched(model, inputs) as live:
+        model.generate(**inputs, max_new_tokens=17, **settings)
+    assert live.peak <= account.kv_cache + account.activations <= 1.02 * live.peak
+
+
 @pytest.mark.parametrize("name", ["llama", "bart", "t5"])
 def test_beams_are_rows_and_too_few_rows_are_said(name):
     model, ids = activation_peaks.built(name), torch.randint(8, 400, (1, 32))
