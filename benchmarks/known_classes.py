@@ -10,10 +10,15 @@ import ast
 import importlib.util
 import json
 import re
+import sys
 from collections.abc import Iterator
 from inspect import signature
 from pathlib import Path
 from typing import Any
+
+from compile_plan.compiler.sources.config_numbers import QUERY_HEADS, first_told, text_config
+
+sys.path.append(str(Path(__file__).parent))
 
 WRITTEN = Path(__file__).parent.parent / "compiler" / "sources" / "known_classes.json"
 _ROOT = "PreTrainedModel"
@@ -27,6 +32,9 @@ _FACTS = {
 """Attribute of a class, and its name in the file."""
 ASKING = ("logits_to_keep", "num_logits_to_keep")
 """Arguments of a forward by which generation asks for the scores of the last position alone."""
+_MASKING = ("doge", "falcon", "inkling_text")
+_LENGTHS = (480, 3072)
+_FEWEST, _ANY_SCORE = 0.5, 16.0
 _SIMPLE = ("MergeModulelist", "Concatenate")
 """Operations whose result follows from the shapes alone."""
 
@@ -175,12 +183,45 @@ def tying() -> list[str]:
     return sorted(found)
 
 
-def eager() -> list[str]:
-    """Return the model types whose class with a language head attends without a fused kernel."""
+def scores() -> dict[str, float]:
+    """Return the bytes of a score, in bfloat16, of types whose attention keeps those of all pairs.
+
+    These are types whose class with a language head has no fused kernel, and those that are known to make a
+    mask for every head. Traced at lengths so different that what grows with the square can be told apart.
+    """
     import transformers
 
     kinds = ((kind, getattr(transformers, name, None)) for kind, name in headed().items())
-    return sorted(kind for kind, made in kinds if made is not None and not made._supports_sdpa)  # noqa: SLF001
+    unfused = (kind for kind, made in kinds if made is not None and not made._supports_sdpa)  # noqa: SLF001
+    return {kind: _score(kind) or _ANY_SCORE for kind in sorted({*unfused, *_MASKING})}
+
+
+def _score(kind: str) -> float | None:
+    """Return the bytes of a score; None where no trace tells, or blocks are attended to alone."""
+    found = [each for each in (_square(kind, length) for length in _LENGTHS) if each is not None]
+    most = max(found, default=0.0)
+    return round(most, 2) if most > _FEWEST else None
+
+
+def _square(kind: str, length: int) -> float | None:
+    """Return what grows with the square of a text's length, by head; None where such a text is not read."""
+    from compile_plan.ir.purposes import ACTIVATIONS
+    from needs_of_configs import Diagnostics, Use, built, demands, small_config, try_moments
+
+    def peak(tokens: int) -> int:
+        use = Use(total=tokens + 16, written=16)
+        moments = try_moments(model, None, Diagnostics(), seq=tokens, use=use)
+        return max(each.nbytes for each in demands(moments) if each.purpose == ACTIVATIONS)
+
+    try:
+        config = small_config(kind)
+        if hasattr(config, "attention_type"):
+            config.attention_type = "original_full"  # what blocks keep does not grow with the square
+        model, _, content = built(config)
+        heads = first_told(text_config(content), QUERY_HEADS)
+        return None if heads is None else (peak(2 * length) - 2 * peak(length)) / (2 * length**2 * heads)
+    except Exception:  # noqa: BLE001  # models of others may raise anything
+        return None
 
 
 def scoring_all() -> list[str]:
@@ -261,14 +302,14 @@ def table() -> dict[str, Any]:
 
     content = {"transformers": transformers.__version__, "tying": tying(), "headed": headed()}
     return {
-        **content, "eager": eager(), "scoring_all": scoring_all(), "classes": facts(), "rules": rules(),
+        **content, "scores": scores(), "scoring_all": scoring_all(), "classes": facts(), "rules": rules(),
     }  # fmt: skip
 
 
 def written(content: dict[str, Any]) -> str:
     """Return the content as text: one line a class, so that differences can be read."""
     parts = [f'{{"transformers": {json.dumps(content["transformers"])},']
-    parts += [f'"{key}": {json.dumps(content[key])},' for key in ("tying", "eager", "scoring_all")]
+    parts += [f'"{key}": {json.dumps(content[key])},' for key in ("tying", "scores", "scoring_all")]
     for key in ("headed", "classes", "rules"):
         lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in content[key].items())
         parts.append(f'"{key}": {{\n{lines}\n}}' + ("}" if key == "rules" else ","))

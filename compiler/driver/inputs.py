@@ -162,7 +162,8 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
                 written=written_tokens(options),
             )
             config = read_config(folder / "config.json")
-            plan = with_asked_room(with_usual(plan, config, options, diagnostics), config, options)
+            plan = with_usual(plan, config, options, diagnostics)
+            plan = with_asked_room(plan, config, options, diagnostics)
         case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 

@@ -89,7 +89,17 @@ def with_usual(
 
         diagnostics.add(unknown_cache(plan.model.name))
     room = _activations(config, tree, usual)
+    _say_doubts(plan, config, diagnostics)
     return replace(plan, demands=(*plan.demands, *cache, *room), workload=usual)
+
+
+def _say_doubts(plan: Plan, config: Mapping[str, Any], diagnostics: Diagnostics | None) -> None:
+    """Say where a plan holds an estimate of activations that may be off."""
+    from ..sources.config_doubts import doubtful_activations
+
+    if diagnostics is not None and plan.tree is not None:
+        found = doubtful_activations(plan.model.name, config, plan.tree)
+        diagnostics.extend(() if found is None else (found,))
 
 
 def with_told_cache(
@@ -118,12 +128,15 @@ def with_told_cache(
     return replace(plan, demands=(*plan.demands, *told))
 
 
-def with_asked_room(plan: Plan, config: Mapping[str, Any], options: Options) -> Plan:
+def with_asked_room(
+    plan: Plan, config: Mapping[str, Any], options: Options, diagnostics: Diagnostics
+) -> Plan:
     """Return a plan made from headers with room for the activations of the workload that was asked for."""
     tree, work = plan.tree, options.used
     if tree is None or work is None or options.strategy == "accelerate":
         return plan
     room = _activations(config, tree, work)
+    _say_doubts(plan, config, diagnostics)
     return replace(plan, demands=(*plan.demands, *room, _of_the_allocator(tree, (*plan.demands, *room))))
 
 

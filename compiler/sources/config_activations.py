@@ -13,15 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from typing import Any, Final
 
 from ...ir import Demand, ModuleTree
 from ...ir.purposes import ACTIVATIONS, LOGITS, ON_HOST
 from .cache_sites import DECAYS, FUSED, KEYS, PAIRED
 from .config_numbers import first_number, text_config
-from .config_work import TABLE
-from .forward_sizes import ForwardSizes, forward_sizes, seen_sizes
+from .config_work import ROUTED, TABLE
+from .forward_sizes import ForwardSizes, forward_sizes, heard_sizes, seen_sizes
 from .known_classes import scores_all
 from .local_attention import padded
 
@@ -32,9 +32,11 @@ left of the token before."""
 SAMPLED_TOGETHER: Final = 16
 """The same of several rows, which are sorted by their numbers and by their rows."""
 HEADS: Final = ("lm_head", "embed_out", "output", "proj_out", "output_projection")
-_ATTENDS: Final = KEYS | FUSED | PAIRED | {"project_k"}
+ATTENDS: Final = KEYS | FUSED | PAIRED | {"project_k"}
 _GATED: Final = "rg_lru"
 """A recurrence of a state as wide as its input, token by token."""
+RECURS: Final = frozenset({_GATED, "mlstm_layer", "receptance", "conv"})
+"""Parts by which other layers pass on what came before."""
 _CAPPED: Final = 3
 """How often scores are there in float32 while they are capped."""
 _PAST: Final = 5
@@ -42,9 +44,12 @@ _PAST: Final = 5
 forward around the layers is still there."""
 _MASK: Final = 4
 """Bytes of each pair of tokens where a window hides some: yes or no, and the numbers it is turned into."""
+_PADDING: Final = 2
+"""The same where padding alone is hidden."""
 _UNFUSED: Final = 3
 """How often scores are there in float32 where the host attends to latents step by step."""
 _SIGHT: Final = re.compile(r"(?:^|[._])(?:vision|visual|vit|image)")
+_HEARING: Final = re.compile(r"(?:^|[._])(?:audio|speech|sound|encoder)")
 _DECODES: Final = re.compile(r"(?:^|[.])decoder[.]")
 _SCORES: Final = 2 * _FLOAT32
 """Bytes of a score in float32 before and behind the softmax; as it is made it is there three times,
@@ -53,8 +58,12 @@ _BIASES: Final = 4
 """How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
 _STEPS: Final = 15
 """Bytes of a score where no kernel takes the mask (before transformers 5.20): attention goes step by step."""
+_LOOKED_UP: Final = 7
+"""How often what a head learned of distances is there, token by token."""
 _BUCKETS: Final = 80
 """Bytes of a pair of positions while their distances are put into buckets."""
+_NUMBERS: Final = 6 * 8
+"""Bytes of what stands for a token before it is looked up: its number, its kind, its position, its mask."""
 _SOFT_CAPS: Final = ("final_logit_softcapping", "output_logit_soft_cap")
 _SENT: Final = 2
 """How often what experts return is there in the model's dtype, and in float32 where it is weighed."""
@@ -97,10 +106,12 @@ def activation_demands(
     seen = seen_sizes(config, sizes, sequences)
     inside = {module for layer in layers for module in range(layer, tree.ends[layer])}
     needs = list[tuple[str, str, int]]()
+    heard = heard_sizes(config, sizes, sequences)
     decoding = _decoding(sizes) if rows == tokens else sizes  # who generates has one token there
     for layer in layers:
         path = tree.paths[layer]
-        of = seen if _SIGHT.search(path) else decoding if _DECODES.search(path) else sizes
+        of = decoding if _DECODES.search(path) else heard if _HEARING.search(path) else sizes
+        of = seen if _SIGHT.search(path) else of
         nbytes = _layer(tree, layer, of)
         needs.append((path, ACTIVATIONS, nbytes))
         unfused = sizes.tokens * sizes.length * sizes.unfused_heads * _UNFUSED * _FLOAT32
@@ -135,9 +146,21 @@ def _ends(
         if shape == (sizes.hidden,):
             yield path, ACTIVATIONS, sizes.tokens * shape[0] * _normed(sizes)
         elif TABLE.search(path) and len(shape) == 2:
-            yield path, ACTIVATIONS, sizes.tokens * shape[1] * sizes.width + sizes.buckets * _BUCKETS
+            looked_up = 2 * sum(_beside(tree, module)) * sizes.width
+            yield path, ACTIVATIONS, sizes.tokens * (looked_up + _NUMBERS) + sizes.buckets * _BUCKETS
         elif scores_words and len(shape) == 2:
             yield path, LOGITS, shape[0] * scores + 2 * sizes.tokens * shape[1] * sizes.width
+
+
+def _beside(tree: ModuleTree, table: int) -> Iterator[int]:
+    """Yield the widths of a table and of those beside it: what is looked up in them is put together."""
+    above = tree.parents[table]
+    for module in tree.children(above) if above >= 0 else (table,):
+        yield from (tree.shapes[t][1] for t in tree.own_tensors(module) if _is_table(tree, t))
+
+
+def _is_table(tree: ModuleTree, tensor: int) -> bool:
+    return len(tree.shapes[tensor]) == 2 and tree.tensor_names[tensor] == "weight"
 
 
 def _layers(tree: ModuleTree) -> Iterator[int]:
@@ -156,17 +179,27 @@ def _layer(tree: ModuleTree, layer: int, sizes: ForwardSizes) -> int:
     normed = max((tree.shapes[t][0] for t in tree.tensors(layer) if len(tree.shapes[t]) == 1), default=0)
     hidden = sizes.hidden or normed
     parts = [_part(tree, child, hidden, sizes) for child in tree.children(layer)]
+    # Matrices that are no module together are one part all the same: what the first makes, the second reads.
+    alone = [tree.shapes[t][0] for t in _matrices(tree, layer)]
+    parts.append(sizes.tokens * sizes.width * (sum(alone) + sizes.function * max(alone, default=0)))
     past = sizes.tokens * (_PAST * hidden + sizes.beside) * sizes.width
-    past += sizes.tokens * sizes.length * _MASK * sizes.hides
+    past += sizes.tokens * sizes.length * (_MASK if sizes.hides else _PADDING * sizes.padded)
     return past + max(parts, default=0) if parts else 0
+
+
+def _matrices(tree: ModuleTree, layer: int) -> Iterator[int]:
+    """Yield the matrices that are children of a layer themselves."""
+    for child in tree.children(layer):
+        if not tree.children(child):
+            yield from (tensor for tensor in tree.own_tensors(child) if len(tree.shapes[tensor]) == 2)
 
 
 def _part(tree: ModuleTree, part: int, hidden: int, sizes: ForwardSizes) -> int:
     """Return the bytes of one part of a layer at its widest."""
-    plain = list(_results(tree, part, sizes.chosen))
+    plain = list(_results(tree, part, sizes))
     widest = max(plain, default=0)
     names = {tree.names[module] for module in range(part, tree.ends[part])}
-    if names & _ATTENDS:
+    if names & ATTENDS:
         alone = hidden if names & FUSED and hidden else widest
         again, more = max(sizes.turned * alone, sizes.latent * widest), _scores(sizes)
     else:
@@ -198,9 +231,11 @@ def _normed(sizes: ForwardSizes) -> int:
 
 def _scores(sizes: ForwardSizes) -> int:
     """Return the bytes of a token's scores, of every head for every token, and their mask."""
+    mask = 2 * _FLOAT32 + sizes.width * sizes.padded
     biased = sizes.biased_heads * max(_BIASES * sizes.width, _STEPS)
-    kept = biased + sizes.heads * (4 * sizes.width + _SCORES) + 2 * _FLOAT32 * bool(sizes.heads)
-    return sizes.scored * kept + sizes.length * sizes.index_heads * _SCORES
+    kept = biased + ceil(sizes.heads * sizes.score) + mask * bool(sizes.heads)
+    kept = sizes.scored * kept + sizes.length * sizes.index_heads * _SCORES
+    return kept + sizes.distances * sizes.heads * _LOOKED_UP * sizes.width
 
 
 def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
@@ -224,19 +259,24 @@ def _has_experts(tree: ModuleTree, part: int) -> bool:
     return stacked or any(tree.names[module].isdecimal() for module in range(part + 1, tree.ends[part]))
 
 
-def _results(tree: ModuleTree, part: int, chosen: int) -> Iterator[int]:
-    """Yield the widths of the results of a part's matrices; of a list of experts those a token takes."""
-    module = part
+def _results(tree: ModuleTree, part: int, sizes: ForwardSizes) -> Iterator[int]:
+    """Yield the widths of the results of a part's matrices; of experts those that a token takes.
+
+    They are a list, or one tensor in which all stand behind each other or below each other.
+    """
+    module, stacked = part, any(ROUTED.search(tree.names[each]) for each in range(part, tree.ends[part]))
     while module < tree.ends[part]:
         if tree.names[module].isdecimal() and module != part:
             number = int(tree.names[module])
-            if number >= chosen:
+            if number >= sizes.chosen:
                 module = tree.ends[module]
                 continue
         for tensor in tree.own_tensors(module):
             shape = tree.shapes[tensor]
-            if len(shape) == 2:
+            if len(shape) == 2 and stacked and tree.tensor_names[tensor] != "weight":
+                yield sizes.chosen * shape[0] // sizes.experts
+            elif len(shape) == 2:
                 yield shape[0]
             elif len(shape) == 3:  # of all experts at once: the rows they are given count too
-                yield chosen * sum(shape[1:])
+                yield sizes.chosen * sum(shape[1:])
         module += 1

@@ -25,7 +25,9 @@ from .config_numbers import (
     integer,
     number_width,
     text_config,
+    type_named,
 )
+from .forward_sizes import heard_tokens
 from .known_classes import architecture
 from .layer_numbers import PER_LAYER, heads_of, layer_kind, layer_kinds, own_config, window_of
 
@@ -65,12 +67,13 @@ def cache_of_config(
     Where an encoder reads, a decoder begins with one token and keeps it and those ``written``.
     """
     text = text_config(config)
-    if text.get("model_type") in _NOT_CACHED or any(name in text for name in _OTHERWISE):
+    if type_named(text) in _NOT_CACHED or any(name in text for name in _OTHERWISE):
         return ()
     if any(inner is not text and _keeps_what_it_heard(inner) for inner in config.values()):
         return ()
     count = first_told(text, LAYERS)
     told = _layers(config, text, None)
+    read = read if (heard := heard_tokens(config)) is None else heard  # silence is read as well
     tokens = 1 + written if told.reads_encoder and written is not None else tokens
     cache = _Cache(text, tree, tokens, batch, number_width(config, tree), cells, read)
     # The last layers may read what others keep: a checkpoint then has no keys of theirs.
@@ -96,7 +99,7 @@ def _layers(config: Config, text: Config, count: int | None) -> Layers:
 
 def keeps_unknown(config: Config) -> bool:
     """Say whether a model writes text and keeps something for the next token, whatever that is."""
-    return writes_text(config) and text_config(config).get("model_type") not in _NOT_CACHED
+    return writes_text(config) and type_named(text_config(config)) not in _NOT_CACHED
 
 
 def writes_text(config: Config) -> bool:

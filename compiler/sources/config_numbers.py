@@ -13,6 +13,7 @@ Config: TypeAlias = Mapping[str, Any]
 ATTENTION_HEADS: Final = (
     "num_attention_heads", "decoder_attention_heads", "attention_heads", "n_heads", "n_head", "num_heads",
 )  # fmt: skip
+QUERY_HEADS: Final = (*ATTENTION_HEADS, "num_decoder_attention_heads")
 HIDDEN: Final = ("hidden_size", "d_model", "n_embd", "dim")
 STATE_SIZES: Final = ("mamba_d_state", "ssm_state_size", "state_size", "d_state")
 LAYERS: Final = (
@@ -35,6 +36,12 @@ def dtype_named(config: Config) -> str:
     """Return the dtype a configuration says, by torch's usual name; nothing where it says none."""
     said = str(config.get("dtype") or config.get("torch_dtype") or "").removeprefix("torch.")
     return _ALIASES.get(said, said)
+
+
+def type_named(config: Config) -> str:
+    """Return the type a configuration says; nothing where it says none by a name."""
+    said = config.get("model_type")
+    return said if isinstance(said, str) else ""
 
 
 def text_config(config: Config) -> Config:

@@ -12,6 +12,7 @@ from math import prod
 from typing import Any, Final
 
 from ...ir import ModuleTree, Work
+from .config_numbers import first_told
 
 _CHOSEN: Final = (
     "num_experts_per_tok", "num_experts_per_token", "moe_top_k", "moe_topk", "top_k_experts",
@@ -46,21 +47,16 @@ def chosen_experts(config: Mapping[str, Any], *, at_once: bool = False) -> int:
     """Return how many experts a token takes; 1 where that is not told. ``at_once`` each takes every token."""
     parts = (config, *(config[name] for name in _INNER if isinstance(config.get(name), Mapping)))
     names = _EXPERTS if at_once else _CHOSEN
-    return next((chosen for part in parts if (chosen := _first(part, names))), 1)
+    return next((chosen for part in parts if (chosen := first_told(part, names))), 1)
 
 
 def _share_of_experts(config: Mapping[str, Any]) -> float | None:
     """Return which share of the experts a token takes; None where that is not told."""
     for part in (config, *(config[name] for name in _INNER if isinstance(config.get(name), Mapping))):
-        chosen, count = _first(part, _CHOSEN), _first(part, _EXPERTS)
+        chosen, count = first_told(part, _CHOSEN), first_told(part, _EXPERTS)
         if chosen and count and chosen < count:
             return chosen / count
     return None
-
-
-def _first(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
-    found = (config.get(name) for name in names)
-    return next((n for n in found if isinstance(n, int) and not isinstance(n, bool) and n > 0), None)
 
 
 def _experts(tree: ModuleTree, share: float) -> Iterator[Work]:

@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from .config_numbers import type_named
+
 _TABLE: Final = Path(__file__).with_name("known_classes.json")
 _OLD_SPELLINGS: Final = (".weight_g", ".weight_v")
 """What weight norm called its tensors before torch 2."""
@@ -80,9 +82,20 @@ def architecture(config: Mapping[str, object]) -> str | None:
             return None
 
 
-def attends_eagerly(model_type: str) -> bool:
-    """Say whether models of a type keep the scores of an attention: no fused kernel serves them."""
-    return model_type in _table()["eager"]
+def score_nbytes(config: Mapping[str, object], text: Mapping[str, object]) -> float:
+    """Return the bytes of a score, in half precision, that an attention keeps for each pair; 0 for none.
+
+    ``text`` is the part that writes: where nothing is known of its type, that of the whole tells. Types whose
+    attention is fused keep none.
+    """
+    kind = type_named(text)
+    kept: Mapping[str, float] = _table()["scores"]
+    return kept.get(kind if kind in _table()["headed"] else type_named(config), 0)
+
+
+def is_compared(config: Mapping[str, object]) -> bool:
+    """Say whether the table has the class of a configuration, or one that writes of its type."""
+    return architecture(config) in _table()["classes"] or type_named(config) in _table()["headed"]
 
 
 def scores_all(config: Mapping[str, object]) -> bool:
@@ -92,7 +105,7 @@ def scores_all(config: Mapping[str, object]) -> bool:
 
 def with_class(config: Mapping[str, object], names: Collection[str]) -> Mapping[str, object]:
     """Return a configuration that names its class: the one with a head, if none is said and there is one."""
-    name = _table()["headed"].get(config.get("model_type"))
+    name = _table()["headed"].get(type_named(config))
     if name is None or config.get("architectures"):
         return config
     said = _table()["classes"].get(name, {})

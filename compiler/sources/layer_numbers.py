@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from .config_numbers import ATTENTION_HEADS, HIDDEN, WINDOWS, Config, first_told, integer
+from .config_numbers import ATTENTION_HEADS, HIDDEN, WINDOWS, Config, first_told, integer, type_named
 
 _KV_HEADS: Final = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num")
 _HEAD_SIZES: Final = ("head_dim", "d_kv", "attention_head_dim", "kv_channels")
@@ -49,7 +49,7 @@ def heads_of(config: Config, layer: int) -> Heads:
         special["kv_heads"] = None  # heads of their own are those of keys that are values as well
     queries, hidden = first_told(config, ATTENTION_HEADS), first_told(config, HIDDEN)
     keys = special["kv_heads"] or _kv_heads(config, layer)
-    if own is _OF_WINDOWS and not special["kv_heads"] and config.get("model_type") in _TWICE:
+    if own is _OF_WINDOWS and not special["kv_heads"] and type_named(config) in _TWICE:
         keys = None if keys is None else 2 * keys
     size = special["head"] or first_told(config, _HEAD_SIZES)
     if size is None and hidden and queries:

@@ -14,6 +14,7 @@ from .config_numbers import first_told, integer
 _RADIUS: Final = ("local_radius",)
 _SUMMED_UP: Final = ("global_block_size",)
 _ALL_SEE: Final = ("num_global_tokens",)
+_RANDOM: Final = ("num_random_blocks",)
 _BLOCK: Final = ("block_size",)
 
 
@@ -31,7 +32,13 @@ def _in_blocks(text: Mapping[str, Any], length: int) -> tuple[int, int] | None:
         return padded(length, block), 3 * block + sums
     if (window := _window(text)) is not None:  # longformer, led: half of it on either side
         return padded(length, window), window + 1
-    seen, size = first_told(text, _ALL_SEE), first_told(text, _BLOCK)
+    random, size = first_told(text, _RANDOM), first_told(text, _BLOCK)
+    if random and size and text.get("attention_type") == "block_sparse" and "decoder_layers" not in text:
+        few = (
+            length <= (5 + 2 * random) * block
+        )  # big_bird: a short text, and what a decoder reads, it sees whole
+        return None if few else (padded(length, size), (6 + random) * size + length // 8)
+    seen = first_told(text, _ALL_SEE)
     if seen and size:  # pegasus_x: every second layer has blocks that begin half a block earlier
         return padded(length, size) + size, size + seen
     return None

@@ -34,6 +34,9 @@ SCRIPT_FAILED: Final = Rule("script-failed", Severity.ERROR, "a script raised an
 TRUNCATED_CHECKPOINT: Final = Rule(
     "truncated-checkpoint", Severity.ERROR, "a file ends before its tensors do"
 )
+UNKNOWN_ACTIVATIONS: Final = Rule(
+    "unknown-activations", Severity.WARNING, "what a forward takes beside weights is an estimate"
+)
 UNKNOWN_CACHE: Final = Rule("unknown-cache", Severity.WARNING, "nothing tells how large a KV cache is")
 UNKNOWN_INPUT: Final = Rule("unknown-input", Severity.ERROR, "the kind of input is not known")
 UNKNOWN_TENSOR_DTYPE: Final = Rule(
@@ -62,6 +65,7 @@ ALL: Final = (
     SCRIPT_ENDED,
     SCRIPT_FAILED,
     TRUNCATED_CHECKPOINT,
+    UNKNOWN_ACTIVATIONS,
     UNKNOWN_CACHE,
     UNKNOWN_INPUT,
     UNKNOWN_TENSOR_DTYPE,

@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 import transformers
-from checkpoints import write_shards
+from checkpoints import llama_tensors, write_shards
+from compile_plan.compiler import compile_plan
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
@@ -321,3 +322,30 @@ def test_a_linear_layer_keeps_a_matrix_of_every_head_wherever_its_decay_is():
     tensors += named("model.layers.0.self_attn.forget_gate.A_log")
     config = {"num_hidden_layers": 1, "linear_num_heads": 4, "linear_head_dim": 16, "dtype": "bfloat16"}
     assert list(demands([*tensors, *attention(1)], config).values()) == [8 * 8 * 2 + 4 * 16 * 16 * 4]
+
+
+def test_a_decoder_keeps_as_much_of_a_sound_as_the_encoder_always_reads(tmp_path):
+    sizes = dict.fromkeys(("encoder_layers", "decoder_layers", "encoder_attention_heads"), 2)
+    ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    config = transformers.WhisperConfig(
+        **sizes, **ends, decoder_attention_heads=2, d_model=32, encoder_ffn_dim=32, decoder_ffn_dim=32,
+        vocab_size=64,
+    )  # fmt: skip
+    transformers.WhisperForConditionalGeneration(config).save_pretrained(tmp_path)
+    plan = compile_plan(tmp_path, max_memory={"cpu": "1GiB"}, rows=2, prompt=20, generate=11)
+    assert plan.ledger[0].kv_cache == 2 * 2 * 2 * 32 * (12 + config.max_source_positions) * 4
+
+
+@pytest.mark.parametrize(
+    "said", [{"model_type": []}, {"model_type": {"a": 1}}, {"num_experts_per_tok": 10**30}]
+)
+def test_what_is_no_type_and_no_number_is_as_if_it_were_not_said(tmp_path, said):
+    config = {
+        "architectures": ["MixtralForCausalLM"],
+        "model_type": "mixtral",
+        "num_attention_heads": 2,
+        **said,
+    }
+    folder = write_shards(tmp_path / "m", llama_tensors(2), 1, config=config)
+    plan = compile_plan(folder, max_memory={"cpu": "1GiB"}, prompt=8, generate=8)
+    assert 0 < plan.ledger[0].activations < 1 << 30
