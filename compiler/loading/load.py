@@ -8,8 +8,8 @@ uninitialised memory is left.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -32,14 +32,12 @@ from .asked import (
     asked_model,
     asked_plan,
     check_rest,
-    is_plain_float,
 )
-from .conversions import Merge
 from .execution import Execution, Runtime, attach
-from .hosts import Party, join_party
+from .hosts import Party, join_party, together
 from .installing import installed
-from .jobs import Job
 from .matching import Match, match_seats
+from .merging import read_merged
 from .obstacles import disks_without_files, larger_than_planned, short_memory
 from .opaque import opaque_weights
 from .progress import Wish, progress_shown
@@ -109,14 +107,14 @@ def load_model(
     files, stand_ins = asked_checkpoint(checkpoint), asked_devices(devices)
     with torch.inference_mode(mode=False), torch.no_grad(), paused_collection():
         party = join_party(asked, host, stand_ins)
-        with _together(party):
+        with together(party):
             loader = _Loader(asked, asked_model(model), found, asked_dtypes(dtype, asked), files)
             loader.party = party
         try:
-            with _together(party):
+            with together(party):
                 loader.bind()
                 loader.prepare(stand_ins, strict=strict)
-            with _together(party):
+            with together(party):
                 staged = loader.read(progress, materialize, map_memory=map_memory)
         except BaseException:
             loader.untied.undo()
@@ -127,23 +125,6 @@ def load_model(
     if model.training:
         _LOG.info("`%s` is in training mode, as it was: call `.eval()` before using it", type(model).__name__)
     return model
-
-
-@contextmanager
-def _together(party: Party | None) -> Iterator[None]:
-    """Go on when every host of a party has come through; none does when one of them cannot."""
-    try:
-        yield
-    except Exception as error:
-        if party is not None:
-            party.agree(error)
-        raise
-    except BaseException as interrupt:
-        if party is not None and party.wire is not None:
-            party.wire.connections.give_up(interrupt)
-        raise
-    if party is not None:
-        party.agree(None)
 
 
 def _pass_on(found: Diagnostics, diagnostics: Diagnostics | None) -> None:
@@ -269,7 +250,7 @@ class _Loader:
                     for path in tuple(staged.later):
                         staged.tensor(path)
                     self.slots = None  # what is put together now needs its memory
-                    self._merge(staged, files)
+                    read_merged(self.match, self.seats, staged, files, inner)
                 files.check_unchanged()
         for target, value in staged.copies:
             target.copy_(value)
@@ -282,34 +263,6 @@ class _Loader:
             message = f"the model ties {names}, the checkpoint has different values for them"
             help_ = "build the model untied: `tie_word_embeddings=False`"
             raise PlanError([Diagnostic(TIED_TENSORS_DIFFER, message, help=help_)])
-
-    def _merge(self, staged: Staged, files: OpenFiles) -> None:
-        """Read what must be converted, one group at a time, and copy the result to its place."""
-        slots = {path: slot for seat in self.seats for slot in seat.slots for path in slot.paths}
-        wanted: dict[int, tuple[Merge, dict[str, Slot]]] = {}
-        for path, merge in self.match.makers.items():
-            if path in slots and path not in staged.placed:
-                wanted.setdefault(id(merge), (merge, {}))[1][path] = slots[path]
-        for merge, made in wanted.values():
-            self._merge_one(merge, made, staged, files)
-
-    def _merge_one(
-        self, merge: Merge, slots: Mapping[str, Slot], staged: Staged, files: OpenFiles
-    ) -> None:  # a function of its own: nothing of one group is left when the next is read
-        wanted = next(iter(slots.values())).dtype
-        values: list[torch.Tensor] = []
-        jobs: list[Job] = []
-        for _, source in merge.sources:
-            stored: torch.dtype = getattr(torch, source.dtype)
-            converts = is_plain_float(stored) and is_plain_float(wanted)
-            values.append(torch.empty(source.shape, dtype=wanted if converts else stored))
-            jobs.append(Job(source, stored, values[-1]))
-        read_all(jobs, files, None)
-        jobs.clear()
-        inner = self.model.get_submodule(self.plain.modules[0])
-        for path, value in merge.run(values, inner).items():
-            if path in slots:
-                staged.tensors[slots[path].paths[0]].copy_(value)
 
     def commit(self, staged: Staged) -> None:
         """Put the tensors into the model and let it run as planned."""

@@ -130,7 +130,11 @@ def written(folder, *how):
     for path, name in tables:
         for one in (real, model):
             given_other_memory(one.get_submodule(path), name)
-    return first and second and same(real, model) and at_rest(model)
+    third = same(real, model)
+    for path, name in tables:
+        for one in (real, model):
+            registered_anew(one.get_submodule(path), name)
+    return first and second and third and same(real, model) and at_rest(model)
 
 
 def negated(module, name):

@@ -7,7 +7,7 @@ from .between import measured_links
 from .ends import With
 from .held import Held, Road
 from .local_view import ELSEWHERE, LocalView, torch_name
-from .party import Party, join_party
+from .party import Party, join_party, together
 from .passing import Removable, attach_passing
 from .wire import Wire
 
@@ -28,6 +28,7 @@ __all__ = [
     "names_of",
     "one_plan",
     "others",
+    "together",
     "torch_name",
     "unnamed",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -62,6 +63,23 @@ def _told(error: Exception | None) -> list[str]:
     if isinstance(error, PlanError):
         return [f"{found.rule.code}: {found.message}" for found in error.diagnostics][:4]
     return [] if error is None else [f"{type(error).__name__}: {str(error)[:200]}"]
+
+
+@contextmanager
+def together(party: Party | None) -> Iterator[None]:
+    """Go on when every host of a party has come through; none does when one of them cannot."""
+    try:
+        yield
+    except Exception as error:
+        if party is not None:
+            party.agree(error)
+        raise
+    except BaseException as interrupt:
+        if party is not None and party.wire is not None:
+            party.wire.connections.give_up(interrupt)
+        raise
+    if party is not None:
+        party.agree(None)
 
 
 def join_party(plan: Plan, host: object, given: Mapping[str, torch.device] | None) -> Party | None:

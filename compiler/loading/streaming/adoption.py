@@ -41,6 +41,9 @@ class Newcomers:
         if size == self._size:
             return
         self._size = size
+        streamed = [one for site in self._stream.sites for one in site.streamed]
+        self._known |= {id(one.tensor) for one in streamed}  # one may have taken another's place
+        self._runs |= {id(one.tensor): one.device for one in streamed}
         modules = dict(self._model.named_modules(remove_duplicate=False))
         self._unwrap({id(module) for module in modules.values()})
         for path, table, name, tensor in list(_tensors(self._model)):

@@ -11,7 +11,7 @@ import torch
 from .arena import to_come
 from .row_copies import send
 from .row_views import RowViews
-from .streamed import Streamed, as_parameter
+from .streamed import Stamp, Streamed, as_parameter
 
 if TYPE_CHECKING:
     from ..ring import Mark
@@ -25,7 +25,7 @@ class RowCache:
     def __init__(self, tables: Sequence[Streamed], slots: int) -> None:
         self.slots = slots
         self._tables = tuple(tables)
-        self._stamps: list[tuple[tuple[int, int], bytes]] = []
+        self._stamps: list[tuple[Stamp, bytes]] = []
         self._slot_of: OrderedDict[int, int] = OrderedDict()
         self._rooms: list[tuple[Streamed, RowViews]] = []
         self._lane: Lane | None = None

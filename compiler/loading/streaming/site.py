@@ -15,7 +15,7 @@ from .carrier import Carrier
 from .lanes import Lane
 from .loan import Loan
 from .row_cache import RowCache
-from .streamed import Streamed
+from .streamed import Stamp, Streamed
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Site:
             one.check()
 
 
-Brought: TypeAlias = tuple[Streamed, tuple[int, int], "torch.Tensor | None"]
+Brought: TypeAlias = tuple[Streamed, Stamp, "torch.Tensor | None"]
 """A tensor, its stamp when it was copied, and the copy; None where what is at rest will do."""
 
 

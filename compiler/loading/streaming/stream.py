@@ -155,7 +155,7 @@ class Stream:
             self._ahead(self._order.after(number))
 
     def follow(self, number: int) -> bool:
-        """Take in what was given to ``.data`` of a site's tensors while they rested; says whether any was."""
+        """Take in what was put in the place of tensors at rest, or of their memory; says if anything was."""
         with self.lock:
             found = [one for one in self.sites[number].streamed if one.follow()]
             if found:

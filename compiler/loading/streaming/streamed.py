@@ -22,6 +22,7 @@ from .write_marks import Stretches, mark_of_writes, place_of, version_of
 
 Home: TypeAlias = tuple[dict[str, Any], str]
 """A table of a module, and a name in it."""
+Stamp: TypeAlias = tuple[int, int, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -87,16 +88,24 @@ class Streamed:
             self._lent = [*self._lent, *homes]
 
     def follow(self) -> bool:
-        """Let what was given to ``.data`` of the tensor while it rested be what rests; says if any was."""
-        if self.used is not None or self.users or self.parts or isinstance(self.rest, Stacked):
+        """Let what took the tensor's place or its memory while it rested be what rests; says if any did."""
+        if self.used is not None or self.users or self.parts or (given := self._given()) is None:
             return False
-        if place_of(self.tensor) == place_of(self.rest):
-            return False
-        given = self.tensor.data
         self.dtype = self.dtype if given.dtype == self.rest.dtype else given.dtype
-        self.rest, self.mapped, self.block = given, None, None
+        self.tensor, self.rest, self.mapped, self.block = given, given.data, None, None
         self.writes += 1
         return True
+
+    def _given(self) -> torch.Tensor | None:
+        """Return what is registered instead, on the host; the tensor itself if it has other memory."""
+        if all(table.get(name) is self.tensor for table, name in self.homes):
+            stays = isinstance(self.rest, Stacked) or place_of(self.tensor) == place_of(self.rest)
+            return None if stays else self.tensor
+        registered = (table.get(name) for table, name in self.homes)
+        other, *more = {id(found): found for found in registered}.values()
+        if more or not isinstance(other, torch.Tensor) or isinstance(other, Stacked) or taken_apart(other):
+            return None
+        return other if other.device == self.rest.device != self.device else None
 
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""
@@ -164,10 +173,10 @@ class Streamed:
         self.writes += 1
 
     @property
-    def stamp(self) -> tuple[int, int]:
+    def stamp(self) -> Stamp:
         """What changes with what is at rest, whoever writes to it."""
-        writes = self.writes if self.pieces is None else self.writes + self.pieces.writes
-        return writes, sum(version_of(leaf.tensor) for leaf in self.leaves)
+        of_pieces = -1 if self.pieces is None else self.pieces.writes
+        return self.writes, of_pieces, sum(version_of(leaf.tensor) for leaf in self.leaves)
 
     def look(self) -> bytes:
         """Return some of the bytes at rest: what adapters add through ``.data`` changes no stamp.
