@@ -1,15 +1,18 @@
 """Predicted tokens a second of the default plan, of accelerate's map and of what an expert writes by hand.
 
-    python benchmarks/expert_table.py [--only NAME]
+    python benchmarks/expert_table.py [--only NAME] [--drawn COUNT]
 
 Eight shapes of released models on four machines, one cost model for all three. An expert keeps the head on
 a card and fills the cards with whole layers in order (for mixtures with attention and shared parts first,
 then with experts of the first layers), looks tokens up on the host and computes the rest there.
+``--drawn`` asks the same of machines drawn at random, of one to eight cards, some with less memory on hosts
+than the model takes.
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import time
 from dataclasses import dataclass, replace
 
@@ -68,8 +71,8 @@ SHAPES = {
 }
 
 
-def lowered(name, shape):
-    """Return the plan of a model known by its shape, as a folder of it is lowered."""
+def tensors_of(shape):
+    """Return the tensors of a model known by its shape, as its files name them."""
     tensors = []
 
     def add(path, *sizes, width=2.0):
@@ -100,13 +103,14 @@ def lowered(name, shape):
                 add(f"{base}{inside}.{part}.weight", inner, shape.hidden)
             add(f"{base}{inside}.down_proj.weight", shape.hidden, inner)
     add("model.norm.weight", shape.hidden)
-    ties = {}
-    if shape.tied:
-        add("lm_head.weight", shape.vocabulary, shape.hidden)
-        ties = {"lm_head.weight": "model.embed_tokens.weight"}
-    else:
-        add("lm_head.weight", shape.vocabulary, shape.hidden)
-    tree, blocks = tree_of_tensors(tensors, ties=ties)
+    add("lm_head.weight", shape.vocabulary, shape.hidden)
+    return tensors
+
+
+def lowered(name, shape):
+    """Return the plan of a model known by its shape, as a folder of it is lowered."""
+    ties = {"lm_head.weight": "model.embed_tokens.weight"} if shape.tied else {}
+    tree, blocks = tree_of_tensors(tensors_of(shape), ties=ties)
     config = {"num_experts": shape.experts, "num_experts_per_tok": shape.chosen}
     rules = tuple(Atomic(kind, by_class=True, added=True) for kind in blocks)
     return Plan(Model(name), constraints=rules, tree=tree, work=config_work(config, tree))
@@ -146,9 +150,8 @@ def rate(model, places):
     return WORK.tokens / predict(model.problem, places, WORK).seconds
 
 
-def row(name, machine):
+def row(name, cards, host):
     """Return ours, accelerate's and the expert's rates, and the processor seconds of planning."""
-    cards, host = MACHINES[machine]
     devices = (*(Device(f"cuda:{card}", size) for card, size in cards.items()), Device("cpu", host))
     plan, options = replace(lowered(name, SHAPES[name]), devices=devices), Options()
     begun = time.process_time()
@@ -162,26 +165,42 @@ def row(name, machine):
     try:
         theirs = compile_lowered(plan, replace(options, strategy="accelerate"), fresh=True)
         stacks = replace(model, problem=by_stacks(model.problem))  # it knows nothing of rows
-        rates.append(rate(stacks, places_of(theirs, model)))
+        on_disk = any(unit.store == "disk" for unit in theirs.units)  # which the machine does not have
+        rates.append(0.0 if on_disk else rate(stacks, places_of(theirs, model)))
     except PlanError:
         rates.append(0.0)
     return [*rates, rate(model, by_hand(model)), seconds]
 
 
+def drawn(count):
+    """Yield machines, by what they are called, that hold a shape and are too small to hold it on cards."""
+    choice = random.Random(0)
+    for _ in range(count):
+        shape, kinds = choice.choice(list(SHAPES)), choice.randint(1, 2)
+        sizes = [choice.choice((8, 12, 16, 24, 32, 48, 80)) for _ in range(kinds)]
+        cards = [choice.choice(sizes) for _ in range(choice.choice((1, 2, 2, 3, 4, 8)))]
+        nbytes = sum(tensor.nbytes for tensor in tensors_of(SHAPES[shape]))
+        host = max(16, round(nbytes / GIB * choice.choice((0.5, 0.9, 1.2, 4))))
+        if 0.8 * sum(cards) < nbytes / GIB < 0.9 * (sum(cards) + host):
+            machine = f"{' + '.join(map(str, cards))}, host {host}"
+            yield shape, machine, ({i: size * GIB for i, size in enumerate(cards)}, host * GIB)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="")
-    only = parser.parse_args().only
+    parser.add_argument("--drawn", type=int, default=0)
+    asked = parser.parse_args()
+    table = ((name, machine, size) for name in SHAPES for machine, size in MACHINES.items())
     print("| model | machine | accelerate | expert | ours | to expert | planned in |")
     print("|---|---|---|---|---|---|---|")
     least = float("inf")
-    for name in SHAPES:
-        for machine in MACHINES:
-            if only in name:
-                ours, theirs, expert, seconds = row(name, machine)
-                least = min(least, ours / expert)
-                cells = f"{theirs:.2f} | {expert:.2f} | {ours:.2f} | {ours / expert:.2f} | {seconds:.2f} s"
-                print(f"| {name} | {machine} | {cells} |", flush=True)
+    for name, machine, size in drawn(asked.drawn) if asked.drawn else table:
+        if asked.only in name:
+            ours, theirs, expert, seconds = row(name, *size)
+            least = min(least, ours / expert)
+            cells = f"{theirs:.2f} | {expert:.2f} | {ours:.2f} | {ours / expert:.2f} | {seconds:.2f} s"
+            print(f"| {name} | {machine} | {cells} |", flush=True)
     print(f"\nleast ratio to the expert: {least:.3f}")
 
 

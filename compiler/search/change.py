@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from ...ir import is_accelerator, size_up
 from . import few_kinds, inorder
@@ -11,6 +12,8 @@ from .outoforder import least_extra
 from .problem import Problem
 
 MAX_TRIED = 4
+_NODES: Final = 100
+"""What needs more is told as the order needs it: this is advice beside a plan that is made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ def smallest_change(problem: Problem, clock: Clock) -> Change | None:
     if extra is None and best.nbytes <= max(least, 0) + problem.total // 1000:
         return best  # a thousandth is not worth opening the solver
     if extra is None:
-        extra = least_extra(problem, "none", best.device, clock)
+        extra = least_extra(problem, "none", best.device, clock, gap=1e-3, nodes=_NODES)
     return best if extra is None or extra >= best.nbytes or extra <= 0 else Change(best.device, extra)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from math import prod
 from typing import Final, NamedTuple
 
-from ...ir import ModuleTree, Plan, Work
+from ...ir import ModuleTree, Plan
 from ..placing.grains import Grain
 from ..sources.config_work import ROUTED
 
@@ -28,41 +28,44 @@ class Efforts:
 
     def __init__(self, plan: Plan, tree: ModuleTree, owner: list[int], count: int) -> None:
         self._told = bool(plan.work)
-        self._flops = [0.0] * count
-        self._nbytes, self._weights = [0] * count, [0] * count
-        if self._told:
-            counts = [prod(shape) for shape in tree.shapes]
-            covered = bytearray(len(counts))
-            for row in plan.work:
-                self._share_out(row, tree, owner, covered)
-            self._take_weights(tree, owner, counts, covered)
+        self._flops, self._reads = [0.0] * count, [0.0] * count
+        flops = _flops(plan, tree) if self._told else []
+        for grain, done, read in zip(owner, flops, _reads(tree, flops), strict=False):
+            self._flops[grain] += done
+            self._reads[grain] += read
 
-    def _share_out(self, row: Work, tree: ModuleTree, owner: list[int], covered: bytearray) -> None:
-        """Add a row to what it names; several grains get shares."""
+    def of(self, grains: list[int]) -> Effort | None:
+        """Return the effort of grains together."""
+        if not self._told:
+            return None
+        return Effort(sum([self._flops[g] for g in grains]), sum([self._reads[g] for g in grains]))
+
+
+def _flops(plan: Plan, tree: ModuleTree) -> list[float]:
+    """Return the operations of a token by tensor: two for each weight that no row of work names."""
+    counts = [prod(shape) for shape in tree.shapes]
+    found, covered = [0.0] * len(counts), bytearray(len(counts))
+    for row in plan.work:
         parts = tree.covered(row.path)
         covered[parts.start : parts.stop] = b"\1" * len(parts)
         for tensor, share in shares_of(tree, row.path):
-            self._flops[owner[tensor]] += row.flops / max(row.tokens, 1) * share
+            found[tensor] += row.flops / max(row.tokens, 1) * share
+    return [done if known else 2.0 * n for done, known, n in zip(found, covered, counts, strict=True)]
 
-    def _take_weights(
-        self, tree: ModuleTree, owner: list[int], counts: list[int], covered: bytearray
-    ) -> None:
-        """Count bytes and weights, and two operations for each weight that no row covers."""
-        for tensor, nbytes in enumerate(tree.nbytes or ()):
-            grain = owner[tensor]
-            if not covered[tensor]:
-                self._flops[grain] += 2 * counts[tensor]
-            if nbytes:  # tied ones once
-                self._nbytes[grain] += nbytes
-                self._weights[grain] += counts[tensor]
 
-    def of(self, grains: list[int]) -> Effort | None:
-        """Return the effort of grains together. Two operations use one weight, which bounds the reading."""
-        if not self._told:
-            return None
-        flops = sum([self._flops[g] for g in grains])
-        nbytes, weights = sum(self._nbytes[g] for g in grains), sum(self._weights[g] for g in grains)
-        return Effort(flops, min(nbytes, flops / 2 * nbytes / max(weights, 1)))
+def _reads(tree: ModuleTree, flops: list[float]) -> list[float]:
+    """Return the bytes of weights a token reads by tensor: two operations use one weight, which bounds them.
+
+    By tensor, as a layer's weights differ in width: few of its experts are read, of its attention all is.
+    """
+    uses = [0.0] * len(flops)
+    for storage, done in zip(tree.storages, flops, strict=False):
+        uses[storage] += done / 2
+    sizes = (tree.nbytes or ()) if flops else ()
+    return [
+        min(nbytes, used * nbytes / max(prod(shape), 1))
+        for used, nbytes, shape in zip(uses, sizes, tree.shapes, strict=False)
+    ]
 
 
 def shares_of(tree: ModuleTree, path: str) -> Iterator[tuple[int, float]]:

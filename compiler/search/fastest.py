@@ -9,10 +9,10 @@ is not kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 from ...ir import Workload
 from .aims import Aimed, best_counts
@@ -38,6 +38,8 @@ PROVEN: Final = 0.005
 """Distance from the bound, relative to it, at which seconds count as the least there are."""
 _PATIENCE: Final = (0.0, 0.5)
 """Shares of a layer to wait for what travels: none where links have time, up to half of one where not."""
+_Limit: TypeAlias = tuple[int, float]
+"""Bytes computed against the policy, and seconds: what a candidate must be below."""
 _MIXTURE: Final = "mixture"
 NAMES: Final = {
     "stream": "streaming the rest",
@@ -67,31 +69,18 @@ def fastest(
     """Return the placement with the least predicted seconds, its bound and the simple thing it beat.
 
     ``models`` are the same plan in ever finer grains; ``simple`` are placements by what they do, ``alone``
-    those to begin with where nothing else may be done.
+    those where nothing else is done.
     """
     grains = _distinct(models)
     by_hand = (*simple.items(), *_by_reading(grains, wish), *_in_order(grains[0], wish))
     ways = [_timed(way, found, wish) for way, found in by_hand]
-    best, bound = min(ways, key=lambda each: (each.against, each.priced)), 0.0
-    limit = pays = best.against, best.priced * (1 - PAYS)
-    for way, found in (pair for model in grains[1:] for pair in _in_order(model, wish)):
-        tried = _timed(way, found, wish)
-        if (tried.against, tried.priced) < limit:
-            best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
-    for model in grains:
-        bounds = list[float]()
-        for each in _with_and_without_rows(model):
-            told = best.priced * (1 - PROVEN) if model is grains[-1] else limit[1]
-            below = min(told, max(limit[1], min(bounds, default=inf)))
-            aimed = _aimed(each.problem, wish, wish.policy, inf if best.against else below)
-            bounds.append(0.0 if aimed is None else aimed.bound)
-            for tried in _mixtures(each, aimed, wish):
-                if (tried.against, tried.priced) < limit:
-                    best, limit = tried, (tried.against, tried.priced * (1 - REFINES))
-        bound = min(bounds)
+    best = min(ways, key=lambda each: (each.against, each.priced))
+    pays = best.against, best.priced * (1 - PAYS)
+    finer = (_timed(way, found, wish) for model in grains[1:] for way, found in _in_order(model, wish))
+    best, limit = _quicker(finer, best, pays)
+    best, limit, bound = _by_programs(grains, wish.policy, wish, best, limit)
     if wish.offload == "auto" and bound < limit[1]:
-        narrower = (each for each in _narrower(models, alone, wish) if each.priced < pays[1])
-        best = min((best, *narrower), key=lambda each: each.priced)
+        best = _narrower(grains, alone, wish, best, min(pays, (0, best.priced)))
     whole = replace(best.found.model, problem=by_stacks(best.found.model.problem))
     stacked = _timed(best.way, replace(best.found, model=whole), wish)
     if stacked.priced < best.priced * (1 - PAYS):
@@ -99,6 +88,44 @@ def fastest(
     best = _with_caches(best, wish)
     others = (each for each in ways if each.way != best.way and each.found.places != best.found.places)
     return _concluded(best, min(others, key=lambda each: each.priced, default=None), bound)
+
+
+def _quicker(tried: Iterable[_Timed], best: _Timed, limit: _Limit) -> tuple[_Timed, _Limit]:
+    """Return the best after some finer candidates, each of which must be below the limit, and that limit."""
+    for each in tried:
+        if (each.against, each.priced) < limit:
+            best, limit = each, (each.against, each.priced * (1 - REFINES))
+    return best, limit
+
+
+def _by_programs(
+    grains: Sequence[PlanProblem], policy: str, wish: Wish, best: _Timed, limit: _Limit
+) -> tuple[_Timed, _Limit, float]:
+    """Return the best after the counts of integer programs, its limit, and what nothing finest can beat."""
+    bound = 0.0
+    for model in grains:
+        bounds = list[float]()
+        for each in _with_and_without_rows(model, policy):
+            told = best.priced * (1 - PROVEN) if model is grains[-1] else limit[1]
+            below = min(told, max(limit[1], min(bounds, default=inf)))
+            aimed = _aimed(each.problem, wish, policy, inf if best.against else below)
+            bounds.append(0.0 if aimed is None else aimed.bound)
+            best, limit = _quicker(_mixtures(each, aimed, wish), best, limit)
+        bound = min(bounds)
+    return best, limit, bound
+
+
+def _narrower(
+    grains: Sequence[PlanProblem], alone: Mapping[str, Found], wish: Wish, best: _Timed, limit: _Limit
+) -> _Timed:
+    """Return the best after what is found where all may be streamed only, and where all may be computed only.
+
+    The programs know nothing of changes of device: the best counts of all may turn out to need many.
+    """
+    for way, found in alone.items():
+        best, limit = _quicker([_timed(_MIXTURE, found, wish)], best, limit)
+        best, limit, _ = _by_programs(grains, way, wish, best, limit)
+    return best
 
 
 def _with_caches(best: _Timed, wish: Wish) -> _Timed:
@@ -118,16 +145,6 @@ def _aimed(problem: Problem, wish: Wish, policy: str, below: float) -> Aimed | N
         if aimed is not None:
             return aimed
     return None
-
-
-def _narrower(models: Sequence[PlanProblem], alone: Mapping[str, Found], wish: Wish) -> Iterator[_Timed]:
-    """Yield what is found where all may be streamed only, and where all may be computed only.
-
-    The programs know nothing of changes of device: the best counts of all may turn out to need many.
-    """
-    for way, found in alone.items():
-        here = {way: found}
-        yield _timed(_MIXTURE, fastest(models, here, replace(wish, offload=way), here), wish)
 
 
 def _concluded(best: _Timed, other: _Timed | None, bound: float) -> Found:
@@ -188,10 +205,10 @@ def _found(model: PlanProblem, places: list[Place]) -> Found:
     return Found(model, places, "latency", 0.0, 0.0, "unproven")
 
 
-def _with_and_without_rows(model: PlanProblem) -> Iterator[PlanProblem]:
+def _with_and_without_rows(model: PlanProblem, policy: str) -> Iterator[PlanProblem]:
     """Yield a model in which rows travel alone, and one in which whole stacks do while others compute."""
     yield model
-    weights = [atom.weight for atom in model.problem.atoms if atom.rows]
+    weights = [atom.weight for atom in model.problem.atoms if atom.rows and policy != "compute"]
     if sum(weights) > REFINES * model.problem.total:  # tables alone never pay by the stack
         yield replace(model, problem=by_stacks(model.problem))
 

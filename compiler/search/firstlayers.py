@@ -21,9 +21,9 @@ def first_in_order(problem: Problem, work: Workload) -> Iterator[tuple[str, list
     What gains nothing on an accelerator is met in its order as all else is, or stays on the host.
     """
     cpu, mains = problem.cpu, problem.accelerators
-    if cpu is None or cpu in mains or not is_legal(problem, outside := outside_of(problem)):
+    if cpu is None or cpu in mains:
         return
-    costs = Costs(problem)
+    costs, outside = Costs(problem), outside_of(problem)
     free = [index for index, place in enumerate(outside) if place.run == cpu]
     gaining = [i for i in free if saved_on(costs, problem.atoms[i], cpu, mains[0], work)]
     for some in (free, gaining)[: 1 if len(gaining) == len(free) else 2]:
@@ -31,7 +31,8 @@ def first_in_order(problem: Problem, work: Workload) -> Iterator[tuple[str, list
         for index in some:
             while at < len(mains) and not loads.move(index, Place(mains[at], mains[at])):
                 at += 1
-        yield "compute", loads.places
+        if is_legal(problem, loads.places):
+            yield "compute", loads.places
         if at == len(mains) and (places := _streamed(loads, some)) is not None:
             yield "stream", spread_out(problem, places)
 

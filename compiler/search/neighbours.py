@@ -26,7 +26,8 @@ def with_neighbours(problem: Problem, places: list[Place]) -> list[Place]:
     way = _Way(problem, places)
     _exchange(problem, way)
     loads = Loads(problem, way.places)
-    light = [i for i, atom in enumerate(problem.atoms) if atom.weight <= _LIGHT * problem.total]
+    most = _LIGHT * problem.total
+    light = [i for i, atom in enumerate(problem.atoms) if atom.weight <= most]
     for index in sorted(light, key=lambda i: problem.atoms[i].weight) * _ROUNDS:
         place = loads.places[index]
         if place.streamed or place.run not in problem.accelerators:

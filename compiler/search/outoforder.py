@@ -91,11 +91,16 @@ def fewest_hops(problem: Problem, policy: str, kept: int, clock: Clock) -> Count
     return Counts(groups, table, kept, answer.status == "optimal")
 
 
-def least_extra(problem: Problem, policy: str, device: int, clock: Clock) -> int | None:
-    """Return the bytes ``device`` lacks for a legal placement under a policy; None if no bytes help."""
+def least_extra(
+    problem: Problem, policy: str, device: int, clock: Clock, *, gap: float = 1e-6, nodes: int = NODE_LIMIT
+) -> int | None:
+    """Return the bytes ``device`` lacks for a legal placement under a policy; None if no bytes help.
+
+    They are enough, and the least but for a share of ``gap`` where the ``nodes`` suffice to show it.
+    """
     groups = groups_of(problem)
     builder = Builder(problem, groups, policy, relieved=device)
-    answer = clock.solve(builder.program, gap=1e-6)
+    answer = clock.solve(builder.program, gap=gap, nodes=nodes)
     if not answer.values:
         return None
     over = overruns(problem, groups, builder.table(answer.values))

@@ -213,10 +213,10 @@ def is_legal(problem: Problem, places: list[Place]) -> bool:
 
 
 class Loads:
-    """A legal placement that atoms move about in one by one, its loads kept up to date.
+    """A placement that atoms move about in one by one, its loads kept up to date.
 
-    Peaks and buffers only grow, so a move may be refused that a fresh count would allow, never the
-    other way round.
+    Begun with too much on a device, it takes nothing more there until enough has left. Peaks and buffers
+    only grow, so a move may be refused that a fresh count would allow, never the other way round.
     """
 
     def __init__(self, problem: Problem, places: list[Place]) -> None:

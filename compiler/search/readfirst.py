@@ -25,10 +25,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
         return
-    outside = outside_of(problem)
-    if not is_legal(problem, outside):
-        return
-    classes = _classes(problem, cpu, work)
+    outside, classes = outside_of(problem), _classes(problem, cpu, work)
     for last in (False, True)[: len(problem.accelerators)]:
         loads = Loads(problem, outside)
         for device in reversed(problem.accelerators) if last else ():
@@ -37,7 +34,8 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
                     loads.move(index, Place(device, device))
         for indices in classes:
             _fill(loads, [index for index in indices if loads.places[index] == outside[index]])
-        yield loads.places
+        if is_legal(problem, loads.places):
+            yield loads.places
 
 
 def _behind(problem: Problem) -> list[int]:

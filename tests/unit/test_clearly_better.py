@@ -7,6 +7,7 @@ that the search does not find, as its programs know nothing of hops.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 import pytest
 from compile_plan.compiler.search.atoms import build
@@ -38,10 +39,11 @@ cards = st.tuples(
 
 @st.composite
 def machines(draw):
-    """One to three cards, equal or not, and a host with room for everything."""
+    """One to three cards, equal or not, and a host with room for everything, or for some of it."""
     first, count = draw(cards), draw(st.integers(1, 3))
     rows = [first] * count if draw(st.booleans()) else [first, *(draw(cards) for _ in range(count - 1))]
-    host = Device("cpu", 10**12, bandwidth=draw(rates(10**9, 10**10)), flops=draw(rates(10**10, 10**12)))
+    memory = draw(st.sampled_from([10**12, 10**12, 96 * MIB, 32 * MIB]))
+    host = Device("cpu", memory, bandwidth=draw(rates(10**9, 10**10)), flops=draw(rates(10**10, 10**12)))
     here = (
         Device(f"cuda:{i}", mib * MIB, bandwidth=bandwidth, link=link, flops=flops)
         for i, (mib, bandwidth, link, flops) in enumerate(rows)
@@ -113,12 +115,13 @@ def kept(plan):
 def test_a_mixture_is_clearly_quicker_than_what_one_writes_by_hand(model, machine, work):
     plan = plan_for(model, machine, work)
     found = placed(plan)
-    if found.outcome.objective != "latency":  # everything fits
+    if found.outcome is None or found.outcome.objective != "latency":  # nothing fits, or everything
         return
     places, seconds = priced(found)
     problem = build(plan, plan.tree, whole_layers=True).problem
     tried = [in_order(problem, streams=streams) for streams in (False, True)]
-    by_hand = min(predict(problem, each, work).priced for each in tried if each is not None)
+    legal = [each for each in tried if each is not None and is_legal(problem, each)]
+    by_hand = min((predict(problem, each, work).priced for each in legal), default=inf)
     mains = {index for index, device in enumerate(machine) if is_accelerator(device.name)}
     names = {machine[index].name for index in mains}
     ways = {place.streamed for place in places if place.store not in mains}
@@ -138,6 +141,8 @@ def test_a_mixture_is_clearly_quicker_than_what_one_writes_by_hand(model, machin
 def test_who_may_do_less_is_not_clearly_quicker(model, machine, work):
     plan = plan_for(model, machine, work)
     auto, stream, compute = (placed(plan, offload=each) for each in ("auto", "stream", "compute"))
+    if None in {auto.outcome, stream.outcome, compute.outcome}:
+        return
     mains = {device.name for device in machine if is_accelerator(device.name)}
     assert all(unit.store == unit.run for unit in compute.units)
     said = any(diagnostic.code == "computed-instead" for diagnostic in stream.diagnostics)

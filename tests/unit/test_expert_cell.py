@@ -23,10 +23,29 @@ def _table():
     return module
 
 
-@pytest.mark.parametrize("cell", [("gpt-oss-120b", "2 x 24"), ("Qwen3-30B-A3B", "1 x 24")])
+CELLS = {
+    "one card": ("Qwen3-30B-A3B", [24], 1024),
+    "equal cards": ("gpt-oss-120b", [24, 24], 1024),
+    "nearly all of it fits": ("gpt-oss-120b", [48, 8], 256),
+    "the host cannot hold it": ("Qwen3-30B-A3B", [8, 16, 12], 32),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
 def test_the_default_is_as_quick_as_what_an_expert_writes(table, cell):
-    ours, theirs, expert, _ = table.row(*cell)
-    assert ours >= expert > theirs > 0
+    name, cards, host = CELLS[cell]
+    memory = {index: size * table.GIB for index, size in enumerate(cards)}
+    ours, theirs, expert, _ = table.row(name, memory, host * table.GIB)
+    assert ours >= expert > theirs >= 0
+
+
+def test_a_layer_reads_what_its_parts_do(table):
+    plan = table.lowered("gpt-oss-120b", replace(table.SHAPES["gpt-oss-120b"], layers=2))
+    problems = [table.build(plan, plan.tree, whole_layers=whole).problem for whole in (True, False)]
+    whole, parts = (sum(atom.effort.reads for atom in problem.atoms) for problem in problems)
+    assert len(problems[0].atoms) < len(problems[1].atoms)
+    assert whole == pytest.approx(parts)
+    assert whole > plan.tree.prefix_bytes[-1] / 30  # of the experts, one in thirty-two; of the rest all
 
 
 def rows_of(plan):
