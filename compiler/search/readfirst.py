@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterator
 from math import log2
 
-from ...ir import Workload
+from ...ir import DISK, Workload, device_type
+from .arrange import bring_closer
 from .costs import Costs, atom_seconds
 from .problem import Atom, Loads, Place, Problem, is_legal
 
@@ -25,7 +26,7 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
     cpu = problem.cpu
     if cpu is None or cpu in problem.accelerators:
         return
-    outside, classes = outside_of(problem), _classes(problem, cpu, work)
+    outside, classes = _computed(problem), _classes(problem, cpu, work)
     for last in (False, True)[: len(problem.accelerators)]:
         loads = Loads(problem, outside)
         for device in reversed(problem.accelerators) if last else ():
@@ -34,8 +35,8 @@ def most_read_first(problem: Problem, work: Workload) -> Iterator[list[Place]]:
                     loads.move(index, Place(device, device))
         for indices in classes:
             _fill(loads, [index for index in indices if loads.places[index] == outside[index]])
-        if is_legal(problem, loads.places):
-            yield loads.places
+        if is_legal(problem, places := bring_closer(problem, loads.places)):
+            yield places
 
 
 def _behind(problem: Problem) -> list[int]:
@@ -43,6 +44,19 @@ def _behind(problem: Problem) -> list[int]:
     copies = Counter(atom.kind for atom in problem.atoms)
     last = max((i for i, atom in enumerate(problem.atoms) if copies[atom.kind] > 1), default=-1)
     return list(range(last + 1, len(problem.atoms)))
+
+
+def _computed(problem: Problem) -> list[Place]:
+    """Return everything computed on the host, from a disk where that is listed and the host too small."""
+    outside = outside_of(problem)
+    disk = next((d for d in problem.hosts if device_type(problem.devices[d].name) == DISK), None)
+    if disk is None or is_legal(problem, outside):
+        return outside
+    pairs = zip(problem.atoms, outside, strict=True)
+    return [
+        Place(disk, place.run) if place.run in problem.cpus and disk not in atom.banned else place
+        for atom, place in pairs
+    ]
 
 
 def outside_of(problem: Problem) -> list[Place]:

@@ -52,10 +52,10 @@ def rows_of(plan):
     return [unit.path for unit in plan.units if unit.by_rows]
 
 
-def placed(table, name, memory, *, layers=None, **options):
+def placed(table, name, memory, *, layers=None, rest=None, **options):
     shape = table.SHAPES[name]
     shape = shape if layers is None else replace(shape, layers=layers)
-    devices = (Device("cuda:0", memory), Device("cpu", 1024 * table.GIB))
+    devices = (Device("cuda:0", memory), *(rest or (Device("cpu", 1024 * table.GIB),)))
     plan = replace(table.lowered(name, shape), devices=devices)
     return table.compile_lowered(plan, table.Options(**options), fresh=True)
 
@@ -69,6 +69,16 @@ def test_experts_that_are_streamed_travel_by_rows(table):
     assert parse(print_plan(plan, with_modules=True)) == plan
     stacks = 2 * sum(plan.tree.subtree_bytes(plan.tree.module_index[unit.path]) for unit in experts)
     assert plan.outcome.predicted.token < stacks / 24e9 / 4  # of 128 experts a token takes 8
+
+
+def test_experts_that_the_host_cannot_hold_are_computed_there_from_disk(table):
+    rest = Device("cpu", 61 * table.GIB), Device("disk", None)
+    plan = placed(table, "Mixtral-8x7B", 12 * table.GIB, rest=rest)
+    experts = {(unit.store, unit.run) for unit in plan.units if unit.path.endswith("mlp.experts")}
+    assert {("cpu", "cpu"), ("disk", "cpu")} <= experts
+    attention = {unit.run for unit in plan.units if unit.path.endswith("self_attn")}
+    assert attention <= {"cuda:0"}
+    assert plan.outcome.predicted.token < 2  # streaming what is on disk, or the most bytes, takes 2.05 s and more
 
 
 def test_a_table_that_is_streamed_travels_by_rows(table):
