@@ -19,6 +19,9 @@ from ...ir.wording import in_words
 _DEEPEST_PREFIX: Final = 3
 _MOST_PREFIXES: Final = 5_000
 _SHOWN: Final = 6
+_WRITTEN: Final = "correct or remove the line"
+_MADE: Final = "the plan has names of other files or another model: make it with `compile_model(model)`"
+"""What helps where no line was written: the names are those a compile found."""
 
 
 class Unknown(NamedTuple):
@@ -133,7 +136,7 @@ def _unknown(tree: ModuleTree, group: Sequence[Unknown]) -> Diagnostic:
         f"{shown} names nothing in this model",
         Label(span, "matches nothing") if span else None,
         notes=tuple(_what_is_there(tree, group[0].path)),
-        help=f"did you mean `{meant}`?" if meant else "correct or remove the line",
+        help=f"did you mean `{meant}`?" if meant else _WRITTEN if span else _MADE,
         about=group[0].path,
         fixes=word_exchanged(span, group[0].path, meant) or line_removed(span),
     )

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import llama_tensors, write_file, write_shards
-from compile_plan.compiler import compile_plan, load_pretrained
+from compile_plan.compiler import compile_model, compile_plan, load_model, load_pretrained
 from compile_plan.compiler.sources import known_classes
 from compile_plan.compiler.sources.checkpoint import read_checkpoint
 from compile_plan.compiler.sources.model_names import behind_the_last
-from compile_plan.ir import Diagnostics
+from compile_plan.ir import Diagnostics, PlanError
 from safetensors.torch import load_file, save_file
 
 transformers = pytest.importorskip("transformers")
@@ -319,3 +319,20 @@ def test_a_folder_with_two_saves_is_read_as_transformers_does(tmp_path):
     plan, codes = read(folder)
     assert codes == ["several-saves"]
     assert "model.layers.1" in plan.tree.module_index
+
+
+def test_names_of_files_that_are_not_the_model_s_come_with_a_change_that_works(tmp_path):
+    from folder_sweep import saved
+
+    made = saved("llava", tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    foreign = {**said, "architectures": ["OwnForConditionalGeneration"], "model_type": "own"}
+    (tmp_path / "config.json").write_text(json.dumps(foreign))
+    budget, hollow = {"cpu": "4GiB"}, made.loaded.to("meta")
+    with pytest.raises(PlanError) as refused:
+        load_model(compile_plan(tmp_path, max_memory=budget), hollow, tmp_path)
+    finding = refused.value.diagnostics[0]
+    assert finding.code == "unknown-path"
+    assert "language_model" in finding.message
+    assert "compile_model(model)" in finding.help
+    load_model(compile_model(hollow, max_memory=budget), hollow, tmp_path)
