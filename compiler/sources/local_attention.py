@@ -34,10 +34,9 @@ def _in_blocks(text: Mapping[str, Any], length: int) -> tuple[int, int] | None:
         return padded(length, window), window + 1
     random, size = first_told(text, _RANDOM), first_told(text, _BLOCK)
     if random and size and text.get("attention_type") == "block_sparse" and "decoder_layers" not in text:
-        few = (
-            length <= (5 + 2 * random) * block
-        )  # big_bird: a short text, and what a decoder reads, it sees whole
-        return None if few else (padded(length, size), (6 + random) * size + length // 8)
+        if length <= (5 + 2 * random) * size:  # big_bird sees a short text whole, and what a decoder reads
+            return None
+        return padded(length, size), (6 + random) * size + length // 8
     seen = first_told(text, _ALL_SEE)
     if seen and size:  # pegasus_x: every second layer has blocks that begin half a block earlier
         return padded(length, size) + size, size + seen

@@ -243,6 +243,18 @@ def test_attention_in_blocks_takes_a_block_at_least_and_less_than_the_square(nam
     assert traced <= told <= 4 * traced
 
 
+@pytest.mark.parametrize("tokens", [64, 704, 1024, 4096])
+@pytest.mark.parametrize("sizes", [{}, {"block_size": 16}])
+def test_a_short_text_is_seen_whole_and_a_long_one_in_blocks(tokens, sizes):
+    config = transformers.AutoConfig.for_model("big_bird", num_hidden_layers=2, vocab_size=500, **sizes)
+    with torch.device("meta"):
+        model = transformers.AutoModelForMaskedLM.from_config(config, dtype=torch.bfloat16).eval()
+    traced = largest(demands(try_moments(model, None, Diagnostics(), seq=tokens, use=Use("forward"))))
+    content = json.loads(model.config.to_json_string())
+    told = largest(activation_demands(content, lower_model(model), tokens, rows=tokens, copies=0))
+    assert traced <= told <= 2 * traced
+
+
 def codes(kind, **sizes):
     """Return what is said of the estimate of a small model, planned from its headers alone."""
     config = transformers.AutoConfig.for_model(kind, **sizes)
