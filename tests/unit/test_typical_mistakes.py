@@ -266,7 +266,7 @@ CALLS = {
     "weights for a module": (lambda model: compile_model(model.state_dict()), "give a module"),
     "arguments exchanged": (lambda model: load_model(model, "plan.msgpack"), "give a plan"),
     "no checkpoint": (lambda model: load_model(_planned(model), model.to("meta")), "pass the checkpoint"),
-    "a name on the hub": (lambda _: load_pretrained("meta-llama/Llama-3-8B"), "give the folder"),
+    "a name on the hub": (lambda _: load_pretrained("meta-llama/Llama-3-8B"), "`hf download meta-llama"),
     "a suffix of torch": (lambda model: write_plan(_planned(model), "plan.pt"), "one of these suffixes"),
 }
 
