@@ -29,10 +29,11 @@ class Efforts:
     def __init__(self, plan: Plan, tree: ModuleTree, owner: list[int], count: int) -> None:
         self._told = bool(plan.work)
         self._flops, self._reads = [0.0] * count, [0.0] * count
-        flops = _flops(plan, tree) if self._told else []
-        for grain, done, read in zip(owner, flops, _reads(tree, flops), strict=False):
-            self._flops[grain] += done
-            self._reads[grain] += read
+        if self._told:
+            flops = _flops(plan, tree)
+            for grain, done, read in zip(owner, flops, _reads(tree, flops), strict=True):
+                self._flops[grain] += done
+                self._reads[grain] += read
 
     def of(self, grains: list[int]) -> Effort | None:
         """Return the effort of grains together."""
@@ -59,12 +60,11 @@ def _reads(tree: ModuleTree, flops: list[float]) -> list[float]:
     By tensor, as a layer's weights differ in width: few of its experts are read, of its attention all is.
     """
     uses = [0.0] * len(flops)
-    for storage, done in zip(tree.storages, flops, strict=False):
+    for storage, done in zip(tree.storages, flops, strict=True):
         uses[storage] += done / 2
-    sizes = (tree.nbytes or ()) if flops else ()
     return [
         min(nbytes, used * nbytes / max(prod(shape), 1))
-        for used, nbytes, shape in zip(uses, sizes, tree.shapes, strict=False)
+        for used, nbytes, shape in zip(uses, tree.nbytes or (), tree.shapes, strict=True)
     ]
 
 

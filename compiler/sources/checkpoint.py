@@ -18,6 +18,7 @@ from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
 from ...ir.wording import in_words
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
+from .config_numbers import type_named
 from .config_work import config_work
 from .foreign_json import read_foreign_json
 from .known_classes import KnownClass, architecture, is_known, known_class, with_class
@@ -221,7 +222,7 @@ def read_config(path: Path) -> dict[str, object]:
 
 def _tied(tensors: list[NamedTensor], config: Mapping[str, object]) -> dict[str, str]:
     """Return what a language model ties to its embedding and the files leave out."""
-    kind, known = architecture(config) or "", _HEADS.get(str(config.get("model_type")))
+    kind, known = architecture(config) or "", _HEADS.get(type_named(config))
     headed = kind.endswith(_HEADED) or (known is not None and kind.endswith(_MASKED))
     paths = {tensor.path for tensor in tensors}
     embedding = min((path for path in paths if f".{path}".endswith(_EMBEDDINGS)), default=None, key=_depth)

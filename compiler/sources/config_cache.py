@@ -149,7 +149,7 @@ class _Cache:
 
     def _index(self, site: CacheSite) -> int | None:
         keys = self._projected(site.module, KEYS)
-        if keys is None or not str(self.config.get("model_type")).startswith(_WIDE_INDEX):
+        if keys is None or not type_named(self.config).startswith(_WIDE_INDEX):
             return None if keys is None else self._grown(keys, window_of(self.config, site.layer))
         return keys * self.tokens * self.batch * _STATE_WIDTH
 

@@ -197,40 +197,30 @@ def seen_sizes(config: Mapping[str, Any], sizes: ForwardSizes, pictures: int) ->
     told = config.get("vision_config")
     if not isinstance(told, Mapping):
         return sizes
-    patches = _patches(told)
-    return replace(
-        sizes,
-        tokens=max(sizes.tokens, pictures * patches),
-        length=max(sizes.length, patches),
-        scored=max(sizes.length, patches),
-        buckets=0,
-        heads=(first_told(told, ATTENTION_HEADS) or 0) if told.get("use_rel_pos") is True else 0,
-        score=4 * sizes.width + _SOFTMAX,
-        padded=False,
-        hidden=first_told(told, HIDDEN) or sizes.hidden,
-        function=_function(told),
-        latent=0,
-        unfused_heads=0,
-        biased_heads=0,
-    )
+    tower = _tower(told, sizes, pictures, _patches(told))
+    heads = (first_told(told, ATTENTION_HEADS) or 0) if told.get("use_rel_pos") is True else 0
+    return replace(tower, heads=heads, score=4 * sizes.width + _SOFTMAX, padded=False)
 
 
 def heard_sizes(config: Mapping[str, Any], sizes: ForwardSizes, sounds: int) -> ForwardSizes:
     """Return the sizes of a part that hears: a sound each, as long as any it was made for."""
     told = heard_config(config)
-    frames = 0 if told is None else first_told(told, _HEARD) or 0
-    if told is None or not frames:
+    if told is None:
         return sizes
-    length = max(sizes.length, frames)
+    tower = _tower(told, sizes, sounds, first_told(told, _HEARD) or 0)
+    return replace(tower, heads=0, turned=_PLACED)
+
+
+def _tower(told: Mapping[str, Any], sizes: ForwardSizes, count: int, steps: int) -> ForwardSizes:
+    """Return the sizes of a part with a configuration of its own, which reads so many things of steps."""
+    length = max(sizes.length, steps)
     return replace(
         sizes,
-        tokens=max(sizes.tokens, sounds * frames),
+        tokens=max(sizes.tokens, count * steps),
         length=length,
         scored=length,
         buckets=0,
-        heads=0,
         hidden=first_told(told, HIDDEN) or sizes.hidden,
-        turned=_PLACED,
         function=_function(told),
         latent=0,
         unfused_heads=0,

@@ -100,6 +100,6 @@ def window_of(config: Config, layer: int) -> int | None:
         chunk = integer(config.get("attention_chunk_size")) if kind == "chunked_attention" else None
         return (chunk or size) if any(word in kind for word in _WINDOWED) else None
     first = config.get("max_window_layers") if config.get("use_sliding_window") is True else 0
-    every = first_told(config, ("sliding_window_pattern",)) or _PATTERNS.get(str(config.get("model_type")))
+    every = first_told(config, ("sliding_window_pattern",)) or _PATTERNS.get(type_named(config))
     sees_all = (layer + 1) % every == 0 if every else layer < (first if isinstance(first, int) else 0)
     return None if sees_all else size
