@@ -57,6 +57,6 @@ def _told(tree: ModuleTree, row: Work) -> Launches:
     count = tree.shapes[own[0]][0] if len(own) and tree.shapes[own[0]] else len(tree.children(module))
     share = min(1.0, row.flops / row.tokens / 2 / max(weights, 1))
     part = min(1.0, share * row.tokens)
-    if row.launches <= LOOP * max(1.0, count * part):
+    if not part or row.launches <= LOOP * max(1.0, count * part):
         return Launches(row.launches)
     return Launches(0.0, row.launches / part, share)

@@ -16,6 +16,8 @@ from torch import Tensor
 from ..running.nesting import Untyped, map_tensors, tensors_in
 
 MAX_NUMEL: Final = 1 << 19
+_MOST_CHOSEN: Final = 1 << 24
+"""The same where choices are assumed: each token has a number for every expert it may take, chosen or not."""
 _RANDOM: Final = torch.Tag.nondeterministic_seeded
 _ATEN: Final = torch.ops.aten
 _ASKS_VALUES: Final = frozenset(
@@ -51,7 +53,7 @@ def _is_count(func: Untyped, made: Tensor) -> bool:
     """Say whether an op checks results, or makes whole numbers of others."""
     packet = func._overloadpacket  # noqa: SLF001
     whole = packet is _ATEN._to_copy and not made.is_floating_point()  # noqa: SLF001
-    return made.numel() <= MAX_NUMEL and (packet in _CHECKS or whole)
+    return packet in _CHECKS or whole
 
 
 def _crowd(chosen: Tensor, options: int) -> None:
@@ -70,13 +72,14 @@ class Shadows:
     def __init__(self, *, assume: bool = False, crowded: bool = False) -> None:
         self._values: dict[int, Tensor] = {}
         self.assume = assume
+        self._largest = _MOST_CHOSEN if assume else MAX_NUMEL
         self._crowded = crowded
         self.asked = False
         """Whether a value was asked for that is not known."""
 
     def learn(self, tensor: Tensor, value: Tensor) -> None:
         """Remember the value of a meta tensor if it is small."""
-        if value.device.type == "cpu" and value.numel() <= MAX_NUMEL:
+        if value.device.type == "cpu" and value.numel() <= self._largest:
             self._values[id(tensor)] = value
 
     def forget(self, key: int) -> None:
@@ -91,7 +94,7 @@ class Shadows:
     def value_of(self, tensor: Tensor) -> Tensor | None:
         """Return the value of a tensor if it is known."""
         if tensor.device.type == "cpu":
-            return tensor if tensor.numel() <= MAX_NUMEL else None
+            return tensor if tensor.numel() <= self._largest else None
         return self._values.get(id(tensor))
 
     def told(self, tensor: Tensor) -> Tensor | None:
@@ -100,7 +103,7 @@ class Shadows:
         if value is not None:
             return value
         self.asked = True
-        if not self.assume or tensor.numel() > MAX_NUMEL:
+        if not self.assume or tensor.numel() > self._largest:
             return None
         fill = 0 if tensor.dtype is torch.bool else 1
         self.learn(tensor, torch.full(tensor.shape, fill, dtype=tensor.dtype))
@@ -111,8 +114,11 @@ class Shadows:
 
     def answer(self, func: Untyped, used: list[Tensor], args: Untyped, kwargs: Untyped) -> Untyped:
         """Run an op that asks for values on the known values; None when it does not or they are not."""
-        if func._overloadpacket not in _ASKS_VALUES:  # noqa: SLF001
+        packet = func._overloadpacket  # noqa: SLF001
+        if packet not in _ASKS_VALUES:
             return None
+        if packet is _ATEN.nonzero and self.assume and self.value_of(used[0]) is None:
+            return None  # as if all were chosen, which is what meta tensors answer: never too little
         if not self._all_known(used):
             return None
         found = self._run(func, args, kwargs)
@@ -126,7 +132,7 @@ class Shadows:
         made = [tensor for tensor in tensors_in(out) if tensor.device.type == "meta"]
         if not made:
             return
-        small = all(tensor.numel() <= MAX_NUMEL for tensor in made)
+        small = all(tensor.numel() <= self._largest for tensor in made)
         if not small or _RANDOM in func.tags or any(self.value_of(tensor) is None for tensor in used):
             for tensor in made:
                 self._overwrite(tensor)
@@ -156,7 +162,7 @@ class Shadows:
         """Assume what follows from weights: which of several is chosen, how many there are."""
         if func in _CHOOSES:
             self._choose(args, made[-1], _CHOOSES[func])
-        elif _is_count(func, made[0]):
+        elif made[0].numel() <= self._largest and _is_count(func, made[0]):
             self.learn(made[0], torch.ones(made[0].shape, dtype=made[0].dtype))
 
     def _overwrite(self, tensor: Tensor) -> None:
@@ -176,7 +182,7 @@ class Shadows:
         """
         axis = args[place] if len(args) > place and args[place] is not None else -1
         options = args[0].shape[axis] if args[0].dim() else 1
-        if indices.numel() > MAX_NUMEL or not options:
+        if indices.numel() > self._largest or not options:
             return
         chosen = torch.arange(indices.numel()).remainder(options).reshape(indices.shape)
         if chosen.dim() > 1 and axis in {-1, chosen.dim() - 1} and 1 < options > chosen.shape[-1]:

@@ -76,6 +76,8 @@ def test_a_loop_over_experts_asks_for_those_a_call_meets():
     assert [found[0].of(tokens) for tokens in (1, 2, 16)] == pytest.approx([40, 80, 160])
     at_once = launches_of(Plan(Model("m"), work=(replace(loop, launches=24),)), tree, [0] * 8, 1)
     assert at_once == (Launches(24.0),)
+    idle = launches_of(Plan(Model("m"), work=(replace(loop, flops=0),)), tree, [0] * 8, 1)
+    assert idle == (Launches(160.0),)
 
 
 def test_files_without_launches_have_no_table_of_them_and_others_come_back():

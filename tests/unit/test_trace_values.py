@@ -144,6 +144,16 @@ def test_a_value_that_depends_on_weights_is_assumed_and_said(ask):
     assert found == ["values-assumed"]
 
 
+def test_places_of_an_unknown_choice_are_all_places_where_others_are_assumed():
+    def function(_model, x):
+        assert int(x.argmax()) >= 0
+        places = (x > 0).nonzero()
+        assert len(places) == x.numel()
+        return x + places.sum()
+
+    assert traced(function)[1] == ["values-assumed"]
+
+
 class Moving(UserDict):
     """Moves itself, as caches shared between layers do."""
 

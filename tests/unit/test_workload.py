@@ -123,16 +123,22 @@ def test_a_cache_the_forward_does_not_show_is_what_the_configuration_tells():
     assert "the ledger holds no cache" in none.diagnostics[0].notes
 
 
-def test_experts_that_run_one_by_one_may_get_every_token():
+@pytest.mark.parametrize(("prompt", "experts"), [(48, 4), (300, 128)])  # with many experts, a long mask
+def test_experts_that_run_one_by_one_may_get_every_token(prompt, experts):
     torch.manual_seed(0)
-    model = small_model("mixtral", device="cpu", experts_implementation="eager")
+    sizes = {
+        "num_local_experts": experts,
+        "num_experts_per_tok": experts // 16 or 2,
+        "intermediate_size": 512,
+    }
+    model = small_model("mixtral", device="cpu", experts_implementation="eager", **sizes)
     for layer in model.model.layers:
         torch.nn.init.zeros_(layer.mlp.gate.weight)  # all tokens choose the same
-    ids = torch.arange(2 * 48).view(2, 48)
+    ids = torch.arange(2 * prompt).remainder(400).view(2, prompt)
     live = LiveBytes({t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), ids)})
     with torch.no_grad(), live:
         model(ids)
-    ledger = account(model, rows=2, prompt=48, workload="forward")[1]
+    ledger = account(model, rows=2, prompt=prompt, workload="forward")[1]
     assert live.peak <= ledger.kv_cache + ledger.activations <= 1.03 * live.peak
 
 
