@@ -63,6 +63,9 @@ def kind_of(spec: str | Path, diagnostics: Diagnostics) -> InputKind | None:
     kind = _kind_of_json(path) if path.suffix == ".json" else _SUFFIXES.get(path.suffix)
     if kind is None:
         diagnostics.add(_unknown(path))
+    if kind is InputKind.CONFIG and path.name != "config.json":
+        diagnostics.add(_renamed(path))
+        return None
     return kind
 
 
@@ -102,14 +105,14 @@ def _kind_of_json(path: Path) -> InputKind:
     """Tell the three kinds of JSON apart: an index, a configuration, a device map."""
     if path.name.endswith(".index.json"):
         return InputKind.CHECKPOINT
-    if path.name != "config.json":
-        return InputKind.DEVICE_MAP
+    named = path.name == "config.json"
     try:
         content = read_foreign_json(path)
     except (OSError, ValueError, RecursionError):
-        return InputKind.CONFIG
+        return InputKind.CONFIG if named else InputKind.DEVICE_MAP
     places = isinstance(content, dict) and all(isinstance(value, str | int) for value in content.values())
-    return InputKind.DEVICE_MAP if places and "model_type" not in content else InputKind.CONFIG
+    told = isinstance(content, dict) and isinstance(content.get("model_type"), str)
+    return InputKind.CONFIG if (named and not places) or told else InputKind.DEVICE_MAP
 
 
 def missing_input(path: Path) -> Diagnostic:
@@ -122,6 +125,13 @@ def missing_input(path: Path) -> Diagnostic:
     if owner[:1].isalnum() and len(rest) == 1 and not folder.exists() and path.suffix not in _FILES:
         help_ = f"download a model of the hub first: `hf download {pasted(path)} --local-dir {path.name}`"
     return Diagnostic(MISSING_INPUT, f"there is no `{str(path)[:200]}`", help=help_)
+
+
+def _renamed(path: Path) -> Diagnostic:
+    """A configuration goes by one name for transformers, which also looks for code and weights beside it."""
+    folder = pasted(path.with_suffix(""))
+    help_ = f"`mkdir {folder} && cp {pasted(path)} {folder}/config.json`, and name the folder"
+    return Diagnostic(UNKNOWN_INPUT, f"`{path}` is a configuration under another name", help=help_)
 
 
 def _unknown(path: Path) -> Diagnostic:

@@ -107,6 +107,16 @@ def test_a_config_json_is_looked_into(tmp_path, content, expected):
     assert kind(folder / "config.json") == (expected, [])
 
 
+def test_a_configuration_under_another_name_is_no_device_map(tmp_path):
+    """transformers reads ``config.json`` alone; what helps works as it is pasted."""
+    file = tmp_path / "my llama.json"
+    file.write_text('{"model_type": "llama", "tie_word_embeddings": false}')
+    found, (said,) = kind(file)
+    assert (found, said.code, "another name" in said.message) == (None, "unknown-input", True)
+    subprocess.run(said.help.split("`")[1], shell=True, check=True)  # noqa: S602 - as pasted
+    assert kind(tmp_path / "my llama") == (InputKind.CONFIG, [])
+
+
 def test_a_folder_is_what_it_holds(tmp_path):
     folder = config(tmp_path / "m", TINY)
     assert kind(folder) == (InputKind.CONFIG, [])
