@@ -20,6 +20,7 @@ from ..running.nesting import Untyped
 from .one_run import Ran, run
 from .record import Recorder
 from .training_step import in_training, optimizer_of
+from .work import part_of
 
 if TYPE_CHECKING:
     from .cuts import Cuts
@@ -89,31 +90,44 @@ def training_demands(
     Going backward what a piece kept becomes its gradients: of both it needs the larger, while it runs itself
     the smaller beside it. When the optimizer takes its step the activations are gone; it works on copies of
     its own, of as many bytes as the parameters where it takes them together, of twice the largest where one
-    after the other.
+    after the other. What lasts is told by the parts of a piece that may be visited, as their work is: it is
+    where they are, wherever the rest of the piece is.
     """
     tree, tops = ran.trace.tree, cuts.tops()
 
-    def piece(module: int) -> str:
-        return tree.paths[tops[module] if tops[module] >= 0 else module]
+    def part(module: int) -> str:
+        top = tops[module]
+        return tree.paths[module if top < 0 else part_of(tree, module, top)]
 
     activations, gradients, states, largest = (Counter[str]() for _ in range(4))
     for module, nbytes in kept.items():
-        activations[piece(module)] += nbytes
+        activations[part(module)] += nbytes
     state_of = _states(optimizer)
     for path, parameter in ran.shadow.model.named_parameters():  # each once, under its first name
         if path in trainable and parameter.is_floating_point():
-            where = piece(tree.owners[tree.tensor_index[path]])
+            where = part(tree.owners[tree.tensor_index[path]])
             gradients[where] += parameter.nbytes
             largest[where] = max(largest[where], parameter.nbytes)
             states[where] += state_of(parameter)
-    beside = {where: min(nbytes, gradients[where]) for where, nbytes in activations.items()}
+    beside = Counter[str]()
+    for where, nbytes in activations.items():
+        top = tops[tree.module_index[where]]
+        beside[where if top < 0 else tree.paths[top]] += min(nbytes, gradients[where])
     beyond = {
         where: max(activations[where] - gradients[where], gradients[where], 2 * largest[where])
         for where in {**activations, **gradients}
     }
     lines = ((KEPT, beyond), (GRADIENTS, gradients), (OPTIMIZER, states))
-    found = (Demand(n, path, purpose) for purpose, each in lines for path, n in each.items() if n)
+    found = (Demand(n, path, purpose) for purpose, each in lines for path, n in _alike(each) if n)
     return Lasting(tuple(found), beside)
+
+
+def _alike(nbytes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Return equal amounts together, in the order each first comes in: a plan tells those in one line."""
+    first: dict[int, int] = {}
+    for at, each in enumerate(nbytes.values()):
+        first.setdefault(each, at)
+    return sorted(nbytes.items(), key=lambda item: first[item[1]])
 
 
 def _states(optimizer: str) -> Callable[[Tensor], int]:
