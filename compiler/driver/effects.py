@@ -83,6 +83,9 @@ def _workload(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]
         yield "cache_tokens", f"a workload of kind `{kind}` keeps no cache", "leave it out"
     if kind != "train" and options.optimizer is not None:
         yield "optimizer", f"a workload of kind `{kind}` trains nothing", "add `--workload train`"
+    if kind == "train" and options.offload == "stream":
+        why = "a step of training streams nothing, as its backward pass needs the weights again"
+        yield "offload", why, "leave it out, or take `compute`"
     if kind == "train" and holds is Holding.HEADERS:
         why, way_out = _NO_FORWARD[Holding.HEADERS]
         yield "workload", why, way_out

@@ -27,7 +27,7 @@ from typing import ClassVar
 
 from ...ir import Diagnostics, LeftEmpty, ModuleTree, Plan, Role, is_accelerator
 from ...ir.coverage import unit_of_tensors
-from ..placing.findings import buffers_without_room, left_empty, said
+from ..placing.findings import buffers_without_room, left_empty, said, trained_while_streamed
 from ..placing.frontier import item_at, item_tensors, opened, whole_modules
 from .pipeline import Fact
 
@@ -53,6 +53,9 @@ class EmitWarnings:
         nbytes = 0 if self.offload_buffers else _homeless_buffers(plan, plan.tree)
         if nbytes:
             diagnostics.add(buffers_without_room(nbytes))
+        streamed = [u.path for u in plan.units if u.store != u.run and u.run and is_accelerator(u.run)]
+        if streamed and plan.workload is not None and plan.workload.kind == "train":
+            diagnostics.add(trained_while_streamed(streamed))
         return plan
 
 

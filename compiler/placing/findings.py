@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import assert_never
 
@@ -19,8 +19,10 @@ from ...ir import (
     human_size,
     size_up,
 )
+from ...ir.rules.loading import TRAINING_WHILE_STREAMING
 from ...ir.rules.placement import BUFFERS_WITHOUT_ROOM, DEVICE_LEFT_EMPTY, UNLISTED_DISK
 from ...ir.rules.searching import COMPUTED_INSTEAD, SEARCH_ENDED, SPILL, STREAMING_BUFFER
+from ...ir.wording import in_words
 from .ways_out import ways_out
 
 
@@ -66,6 +68,15 @@ def buffers_without_room(nbytes: int) -> Diagnostic:
         f"offloaded units need {human_size(nbytes)} for their buffers, which no accelerator has left",
         notes=(f"{nbytes} bytes stay on the accelerator that runs the units",),
         help="offload them too with `--offload-buffers`, or raise an accelerator's budget",
+    )
+
+
+def trained_while_streamed(paths: Sequence[str]) -> Diagnostic:
+    """Return the error for a plan to train by whose backward passes could not reach the weights."""
+    return Diagnostic(
+        TRAINING_WHILE_STREAMING,
+        f"{in_words(paths, 2)} would be streamed, and are gone when a backward pass needs them",
+        help="train by a plan that streams nothing: `--offload compute`, or places with no other `run on`",
     )
 
 

@@ -20,7 +20,7 @@ from ..running.nesting import Untyped
 from .one_run import Ran, run
 from .record import Recorder
 from .training_step import in_training, optimizer_of
-from .work import part_of
+from .work import visitable_part
 
 if TYPE_CHECKING:
     from .cuts import Cuts
@@ -97,7 +97,7 @@ def training_demands(
 
     def part(module: int) -> str:
         top = tops[module]
-        return tree.paths[module if top < 0 else part_of(tree, module, top)]
+        return tree.paths[module if top < 0 else visitable_part(tree, module, top)]
 
     activations, gradients, states, largest = (Counter[str]() for _ in range(4))
     for module, nbytes in kept.items():

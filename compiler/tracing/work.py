@@ -28,7 +28,7 @@ def work(trace: Trace, cuts: Cuts, positions: int = 1) -> Iterator[Work]:
     heads = {trace.maker(value) for value in trace.logits}
     for module, own in enumerate(trace.own_flops):
         flops = own * positions if module in heads else own
-        piece = module if tops[module] < 0 else part_of(tree, module, tops[module])
+        piece = module if tops[module] < 0 else visitable_part(tree, module, tops[module])
         if flops or len(tree.own_tensors(module)):
             totals[piece] = totals.get(piece, 0) + flops
         launches[piece] = launches.get(piece, 0) + trace.own_launches[module]
@@ -55,7 +55,7 @@ def _by_row(tree: ModuleTree, rows: list[int], launches: dict[int, int]) -> dict
     return found
 
 
-def part_of(tree: ModuleTree, module: int, top: int) -> int:
+def visitable_part(tree: ModuleTree, module: int, top: int) -> int:
     """Return what of a whole module a part of it counts to: a part two levels inside may be visited.
 
     What is no more than tensors is not visited for itself.

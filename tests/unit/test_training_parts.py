@@ -6,6 +6,7 @@ import pytest
 import torch
 import transformers
 from compile_plan.compiler import compile_model
+from compile_plan.ir import PlanError
 from small_models import small_model
 
 STATES = 3
@@ -40,3 +41,20 @@ def test_a_part_that_a_person_moves_takes_them_along(name, part):
     (card,) = (each for each in plan.ledger if each.device == "cuda:1")
     assert card.weights == inside
     assert card.reserve == STATES * inside
+
+
+def test_a_plan_to_train_by_streams_nothing():
+    """A backward pass could not reach weights that are brought for the forward."""
+    model = small_model("llama")
+    memory = {0: 1_800_000, "cpu": 10**9}
+    plan = compile_model(model, max_memory=memory, workload="train", prompt=8)
+    assert {unit.run for unit in plan.units} == {"cuda:0", "cpu"}
+    assert all(unit.store == unit.run for unit in plan.units)
+    for code, asked in (
+        ("option-without-effect", {"offload": "stream"}),
+        ("training-while-streaming", {"overrides": "place model.layers.0 on cpu run on cuda:0\n"}),
+    ):
+        with pytest.raises(PlanError) as caught:
+            compile_model(model, max_memory=memory, workload="train", prompt=8, **asked)
+        (help_,) = (each.help for each in caught.value.diagnostics if each.code == code)
+        assert "compute" in help_
