@@ -59,7 +59,8 @@ def compile_model(  # noqa: PLR0913  # each option is typed here for editors
             Devices that are not named are not used. Never changed.
         no_split_module_classes: classes never split; None takes the model's ``_no_split_modules``. Names
             that the model itself declares may be absent from it.
-        dtype: what floating-point weights will be loaded as, if that is smaller than they are.
+        dtype: what floating-point weights will be loaded as; of a live module, if that is smaller than they
+            are, as accelerate counts.
         special_dtypes: the same for single tensors, by path.
         offload_buffers: whether buffers of streamed units may stay off the accelerators.
         strategy: ``auto`` (greedy, then exact search), ``accelerate``, ``balanced``,

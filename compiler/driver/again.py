@@ -28,6 +28,7 @@ from ...ir.purposes import ALLOCATOR, RUNTIME
 from .options import Options
 
 _WRITTEN: Final = frozenset({None, Reason.WRITTEN})
+_DTYPES: Final = frozenset({"dtype", "special-dtypes"})
 
 
 def as_written(plan: Plan, asked: Options, options: Options) -> Plan:
@@ -52,11 +53,18 @@ def as_written(plan: Plan, asked: Options, options: Options) -> Plan:
     )
 
 
+def are_sized(plan: Plan, options: Options) -> bool:
+    """Say whether the bytes of a plan were made for the dtypes that are wanted."""
+    before, now = dict(plan.options), dict(options.recorded())
+    same = all(before.get(key) == now.get(key) for key in _DTYPES)
+    return same and not _DTYPES.isdisjoint(before) and plan.tree is not None and plan.tree.nbytes is not None
+
+
 def _sizes_taken_off(plan: Plan, options: Options) -> ModuleTree | None:
     """Return the tree without the bytes of an earlier dtype, when another one is wanted."""
     before, now = dict(plan.options), dict(options.recorded())
-    converted = any(before.get(key) != now.get(key) for key in ("dtype", "special-dtypes"))
-    if plan.tree is None or not converted or not before.keys() & {"dtype", "special-dtypes"}:
+    converted = any(before.get(key) != now.get(key) for key in _DTYPES)
+    if plan.tree is None or not converted or _DTYPES.isdisjoint(before):
         return plan.tree
     known = all(stored_eighths(dtype) is not None for dtype in plan.tree.dtypes)
     return replace(plan.tree, nbytes=None, eighths=None) if known else plan.tree

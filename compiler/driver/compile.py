@@ -10,8 +10,9 @@ from ...ir import VISITING, Atomic, Diagnostics, Model, Never, Plan, PlanError, 
 from ..lines.references import undeclared
 from ..machine.budgets import devices_from
 from ..machine.machine_file import main_dtype, with_rates
-from .again import as_written, exchanged, with_classes, with_margin, with_reserves
+from .again import are_sized, as_written, exchanged, with_classes, with_margin, with_reserves
 from .facts import Known, ModelFacts, known
+from .folders import sized_in
 from .on_one_device import After, run_all, run_on_one
 from .options import AUTOMATIC, Options, settled
 from .phases import in_phases, with_part_traces
@@ -67,6 +68,8 @@ def compile_known(
         absent = facts.declared - set(tree.classes)
         options = replace(options, no_split=tuple(each for each in options.no_split if each not in absent))
     lowered = Plan(model=Model(name or facts.name, tree.digest), tree=tree, workload=options.used)
+    if subject.dtype is not None and subject.dtype == options.dtype:
+        lowered = sized_in(lowered, subject.dtype, diagnostics)
     diagnostics.extend(facts.findings)
     lowered, trace = _traced(lowered, subject, options, example_inputs, diagnostics)
     lowered = with_classes(lowered, options.no_split, fresh=False)
@@ -221,6 +224,7 @@ def compile_lowered(
     if devices is None and not lowered.devices:
         devices = devices_from(None, diagnostics)
     diagnostics.raise_errors()
+    sized = are_sized(lowered, options)
     base = with_classes(as_written(lowered, asked, options), asked.no_split, fresh=fresh)
     listed = base.devices if devices is None else exchanged(devices, base.devices)
     dtype = options.dtype or (None if lowered.tree is None else main_dtype(lowered.tree))
@@ -237,7 +241,7 @@ def compile_lowered(
     if asked.used is not None:
         start = replace(start, workload=asked.used)  # their lines are in it already
         overrides = tuple(replace(override, workload=None) for override in overrides)
-    passes = passes_for(options, overrides, start.units, flows)
+    passes = passes_for(options, overrides, start.units, flows, sized=sized)
     said = options.kv_cache is not None or any(override.demands for override in overrides)
     run = run_all if said or options.strategy == "accelerate" else run_on_one
     plan = run(replace(start, units=()), passes, diagnostics, after)

@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 
 from ...ir import Diagnostic, Diagnostics
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
+from ..sources.config_numbers import WIDTHS
 from .options import Options
 
 
@@ -51,8 +52,11 @@ _BY_HOLDING: Final[Mapping[str, Mapping[Holding, Why]]] = {
 _TIMED: Final = frozenset({None, "latency", "throughput"})
 
 
-def _beside(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]]:
-    """Yield options that another one, given or missing, leaves without effect."""
+def _beside(options: Options, holds: Holding, packed: str | None) -> Iterator[tuple[str, str, str]]:
+    """Yield options that another one, given or missing, or quantised weights leave without effect."""
+    if packed is not None and options.dtype is not None and options.dtype not in WIDTHS:
+        why = f"its weights are quantised already ({packed})"
+        yield "dtype", why, "leave it out, or say what the rest is loaded as: `--dtype bfloat16`"
     accelerate = options.strategy == "accelerate"
     if options.gives("fallback") and not accelerate:
         yield "fallback", "only strategy `accelerate` has it", "add `--strategy accelerate`, or leave it out"
@@ -99,12 +103,16 @@ def check_effects(
     diagnostics: Diagnostics,
     *,
     example_inputs: bool = False,
+    packed: str | None = None,
     spelled: Callable[[str], str] = str,
 ) -> None:
-    """Report every given option that would change nothing for this input."""
+    """Report every given option that would change nothing for this input.
+
+    ``packed`` is the method that its weights are quantised by, if they are.
+    """
     asked = {name for name in _BY_HOLDING if name != "example_inputs" and options.gives(name)}
     asked |= {"example_inputs"} if example_inputs else set()
     rows = [(name, *by[holds]) for name, by in _BY_HOLDING.items() if name in asked and holds in by]
-    for name, why, help_ in (*rows, *_beside(options, holds)):
+    for name, why, help_ in (*rows, *_beside(options, holds, packed)):
         message = f"`{spelled(name)}` has no effect on {holds}: {why}"
         diagnostics.add(Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_))

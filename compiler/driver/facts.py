@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from ...ir import Diagnostic, ModuleTree
 from ..sources.checkpoint import read_config
+from ..sources.config_numbers import in_dtype_of
 from ..sources.described_models import described_model, table_version
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Known:
     """Asked for where a forward must be run."""
     facts: Callable[[], ModelFacts]
     """Raises `PlanError` for what cannot be planned."""
+    dtype: str | None = None
+    """What its weights are loaded as, where that was asked for and the facts heed it."""
 
 
 def known(model: nn.Module) -> Known:
@@ -70,8 +73,8 @@ def built_when_asked(facts: ModelFacts, build: Callable[[], nn.Module]) -> Known
     return Known(cache(build), lambda: facts)
 
 
-def described_facts(config: Path) -> ModelFacts | None:
-    """Return the facts of a configuration whose class is in a table; None where it is not.
+def described_facts(config: Path, dtype: str | None = None) -> ModelFacts | None:
+    """Return the facts of a configuration whose class is in a table, in a dtype; None where it is not.
 
     The table holds for one version of transformers: another may build another model.
     """
@@ -80,7 +83,7 @@ def described_facts(config: Path) -> ModelFacts | None:
             return None
     except PackageNotFoundError:
         return None
-    found = described_model(read_config(config))
+    found = described_model(in_dtype_of(read_config(config), dtype))
     return None if found is None else ModelFacts(
         name=found.name,
         tree=found.tree,

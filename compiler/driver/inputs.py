@@ -21,18 +21,11 @@ from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
 from .effects import Holding, check_effects
 from .facts import Known, built_when_asked, described_facts, known
+from .folders import plain_dtype
 from .options import AUTOMATIC, Options
 from .phases import busiest_first, busiest_of, unruled
 from .remembered_models import remembered_model
-from .workload import (
-    cached_tokens,
-    read_tokens,
-    roomy,
-    rows_of,
-    with_asked_room,
-    with_usual,
-    written_tokens,
-)
+from .workload import roomy
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,6 +46,8 @@ class Opened:
     name: str | None = None
     example_inputs: Any = None
     no_split: tuple[str, ...] | None = None
+    packed: str | None = None
+    """The method its weights are quantised by."""
     findings: tuple[Diagnostic, ...] = ()
 
     def lowered(self) -> Plan:
@@ -117,7 +112,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
     diagnostics = Diagnostics()
     kind = kind_of(spec, diagnostics)
     diagnostics.raise_errors()
-    label = str(spec)
+    label, packed = str(spec), None
     match kind:
         case InputKind.SCRIPT:
             from ..sources.script import read_script
@@ -136,8 +131,10 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             from ..sources.config import config_path, warn_of_quantised
 
             build, path = partial(built_from_config, spec, options), config_path(spec)
-            told = described_facts(path)
-            subject = remembered_model(path, build) if told is None else built_when_asked(told, build)
+            dtype = plain_dtype(options)
+            told = described_facts(path, dtype)
+            subject = remembered_model(path, build, dtype) if told is None else built_when_asked(told, build)
+            subject = replace(subject, dtype=dtype)
             if options.dtype is None:
                 warn_of_quantised(spec, diagnostics)
             return Opened(Holding.CONFIG, label, subject=subject, findings=tuple(diagnostics))
@@ -148,22 +145,9 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             whole = build_parts(folder) if kind is InputKind.PIPELINE else build_part(folder)
             return Opened(Holding.CONFIG, label, subject=known(whole), name=folder.resolve().name)
         case InputKind.CHECKPOINT:
-            from ..sources.checkpoint import read_checkpoint, read_config
-            from ..sources.config import check_config
+            from .folders import open_checkpoint
 
-            folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
-            check_config(folder)
-            plan, _ = read_checkpoint(
-                spec,
-                diagnostics,
-                cache_tokens=cached_tokens(options),
-                batch=rows_of(options),
-                read=read_tokens(options) if options.used is not None else None,
-                written=written_tokens(options),
-            )
-            config = read_config(folder / "config.json")
-            plan = with_usual(plan, config, options, diagnostics)
-            plan = with_asked_room(plan, config, options, diagnostics)
+            plan, packed = open_checkpoint(spec, options, diagnostics)
         case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 
@@ -173,14 +157,14 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
     diagnostics.raise_errors()
     headers = kind in {InputKind.CHECKPOINT, InputKind.GGUF}
     plan = replace(plan, diagnostics=(*plan.diagnostics, *diagnostics))
-    return Opened(Holding.HEADERS if headers else Holding.PLAN, label, plan=plan)
+    return Opened(Holding.HEADERS if headers else Holding.PLAN, label, plan=plan, packed=packed)
 
 
 def built_from_config(spec: str | Path, options: Options) -> nn.Module:
     """Return the model that a folder's config.json describes, without weights."""
     from ..sources.config import build_from_config
 
-    return build_from_config(spec, trust_remote_code=options.trust_remote_code)
+    return build_from_config(spec, trust_remote_code=options.trust_remote_code, dtype=plain_dtype(options))
 
 
 def compile_opened(
@@ -205,7 +189,7 @@ def compile_opened(
     diagnostics = Diagnostics()
     given = example_inputs is not None
     holds = Holding.CONFIG if replayed and opened.holds is Holding.HEADERS else opened.holds
-    check_effects(options, holds, diagnostics, example_inputs=given, spelled=spelled)
+    check_effects(options, holds, diagnostics, example_inputs=given, packed=opened.packed, spelled=spelled)
     diagnostics.raise_errors()
     if options.no_split is None and opened.no_split is not None:
         options = replace(options, no_split=opened.no_split)

@@ -22,7 +22,9 @@ from ...ir import (
 from ...ir.rules.sources import MISSING_INPUT
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from ...ir.wording import in_words
+from ..machine.machine_file import main_dtype
 from ..sources.config import build_from_config
+from ..sources.config_numbers import WIDTHS
 from ..sources.input_kinds import missing_input
 from .from_transformers import loaded_by
 from .quantised_folder import load_quantised, quantizer_of
@@ -79,6 +81,13 @@ def dtype_of(folder: Path) -> str | None:
     from ..sources.checkpoint import folder_dtype
 
     return folder_dtype(folder, Diagnostics())
+
+
+def planned_dtype(plan: Plan) -> str | None:
+    """Return the dtype a plan was asked for, where its weights are in it or packed: they are loaded so."""
+    asked = dict(plan.options).get("dtype")
+    main = None if plan.tree is None else main_dtype(plan.tree)
+    return asked if asked in WIDTHS and main is not None and (main == asked or main not in WIDTHS) else None
 
 
 def is_pickled(folder: Path) -> bool:
@@ -163,19 +172,20 @@ def load_whole(
     check_folder(folder)
     if quantizer_of(folder) is not None:
         plan = compiled(folder)
-        said = {"dtype": dtype, "attn_implementation": attention}
+        said = {"dtype": dtype or planned_dtype(plan), "attn_implementation": attention}
         model = load_quantised(folder, plan, auto_class, devices, said, **loading)
     elif pickled and is_pickled(folder):
         read = load_pickled(folder, dtype, auto_class, attention)
         plan = compiled(read)
         model = load_model(plan, read, devices=devices, host=host(plan), **loading)
     else:
-        chosen = dtype or dtype_of(folder)
+        other = dtype is not None or auto_class is not None or attention is not None
+        planned = None if other else compiled(folder)
+        chosen = dtype or (None if planned is None else planned_dtype(planned)) or dtype_of(folder)
         built = built_for(
             folder, chosen, auto_class, trust_remote_code=trust_remote_code, attention=attention
         )
-        other = dtype is not None or auto_class is not None or attention is not None
-        plan = compiled(built if other else folder)
+        plan = compiled(built) if planned is None else planned
         model = load_model(plan, built, folder, devices=devices, host=host(plan), **loading)
     with_generation(model, folder)
     return model, plan

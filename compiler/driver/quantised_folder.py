@@ -18,6 +18,7 @@ from ...ir.names import upwards
 from ...ir.rules.loading import NO_MEMORY, OPAQUE_WEIGHTS
 from ..machine.host_memory import available_memory
 from ..sources.checkpoint import read_config
+from ..sources.unpacking import method_of
 from .from_transformers import loaded_by
 
 if TYPE_CHECKING:
@@ -35,11 +36,7 @@ _DEVICE: Final = "chooses what computes for the device that weights are read on"
 
 def quantizer_of(folder: Path) -> str | None:
     """Return the method that a folder's weights were quantised by; None for plain ones."""
-    said = read_config(folder / "config.json").get("quantization_config")
-    if not said:
-        return None
-    method = said.get("quant_method") if isinstance(said, Mapping) else None
-    return method[:40] if isinstance(method, str) else "a method it does not name"
+    return method_of(read_config(folder / "config.json"))
 
 
 def load_quantised(

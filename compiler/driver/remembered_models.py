@@ -43,14 +43,16 @@ def cache_folder() -> Path:
     return Path(folder) / "compile-plan" / "models"
 
 
-def remembered_model(config: Path, build: Callable[[], nn.Module]) -> Known:
+def remembered_model(config: Path, build: Callable[[], nn.Module], dtype: str | None = None) -> Known:
     """Return the model of a ``config.json``, which is built only where it is new or must be run.
+
+    ``dtype`` is what it is built in if not what the file says.
 
     Raises:
         PlanError: it is new, and cannot be built.
 
     """
-    path = _kept_at(config)
+    path = _kept_at(config, dtype)
     facts = None if path is None else _read(path)
     if facts is not None:
         return built_when_asked(facts, build)
@@ -61,7 +63,7 @@ def remembered_model(config: Path, build: Callable[[], nn.Module]) -> Known:
     return built_when_asked(facts, lambda: model)
 
 
-def _kept_at(config: Path) -> Path | None:
+def _kept_at(config: Path, dtype: str | None) -> Path | None:
     """Return the file for a configuration; None where what it describes is not decided by what is known here.
 
     Code that came with a folder may be anything, and so may a library that somebody is working on.
@@ -77,7 +79,7 @@ def _kept_at(config: Path) -> Path | None:
         return None
     if b'"auto_map"' in content or any("dev" in each for each in versions):
         return None
-    digest = hashlib.sha256("\n".join([*versions, sys.version, *_own_stamps()]).encode())
+    digest = hashlib.sha256("\n".join([*versions, dtype or "", sys.version, *_own_stamps()]).encode())
     digest.update(content)
     return cache_folder() / f"{digest.hexdigest()[:32]}.facts"
 

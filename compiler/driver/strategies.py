@@ -29,13 +29,16 @@ def passes_for(
     overrides: tuple[Plan, ...] = (),
     own: tuple[Unit, ...] = (),
     flows: tuple[Flow, ...] = (),
+    *,
+    sized: bool = False,
 ) -> tuple[Pass, ...]:
     """Return the passes of a strategy, in order.
 
-    ``own`` are the lines of the plan itself, ``flows`` what the modules hand each other, if a trace told.
+    ``own`` are the lines of the plan itself, ``flows`` what the modules hand each other, if a trace told;
+    ``sized`` says that its bytes were made for the dtypes of the options.
     """
     return (
-        AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes),
+        AnnotateSizes(dtype=options.dtype, special_dtypes=options.special_dtypes, sized=sized),
         MergeTies(),
         ApplyOverrides(overrides, own),
         *(() if options.kv_cache is None else (ShareCache(options.kv_cache),)),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ...ir import Diagnostic
 from ...ir.rules.loading import QUANTISED_CHECKPOINT
 from ..sources.checkpoint import read_config
 from ..sources.checkpoint_index import CheckpointIndex
+from ..sources.unpacking import method_of
 
 if TYPE_CHECKING:
     import torch
@@ -18,10 +18,9 @@ if TYPE_CHECKING:
 def quantised_checkpoint(index: CheckpointIndex, model: nn.Module) -> Diagnostic | None:
     """Return why a quantised checkpoint cannot be read into a model that is not; None where it is not so."""
     folder = index.files[0].path.parent
-    said = read_config(folder / "config.json").get("quantization_config")
-    if not isinstance(said, Mapping) or not said or _is_quantised(model):
+    method = method_of(read_config(folder / "config.json"))
+    if method is None or _is_quantised(model):
         return None
-    method = str(said.get("quant_method", "a method it does not name"))[:40]
     message = f"the weights of `{folder}` are quantised ({method}), the model is built for plain ones"
     help_ = f"`load_pretrained({str(folder)!r}, plan)` loads it by transformers' own quantizer"
     return Diagnostic(QUANTISED_CHECKPOINT, message, help=help_)

@@ -53,13 +53,17 @@ _NARROW: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class AnnotateSizes:
-    """``dtype`` is what weights will be loaded as, ``special_dtypes`` the same by tensor path."""
+    """``dtype`` is what weights will be loaded as, ``special_dtypes`` the same by tensor path.
+
+    ``sized`` says that the bytes that are there are those of these dtypes.
+    """
 
     name: ClassVar[str] = "annotate-sizes"
     needs: ClassVar[frozenset[Fact]] = frozenset()
     gives: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZED})
     dtype: str | None = None
     special_dtypes: tuple[tuple[str, str], ...] = ()
+    sized: bool = False
 
     def run(self, plan: Plan, diagnostics: Diagnostics) -> Plan:
         """Return the plan with a sized tree."""
@@ -76,7 +80,7 @@ class AnnotateSizes:
         _report_unknown(plan.tree, sizes, diagnostics)
         if diagnostics.errors:
             return plan
-        converts = wanted is not None or bool(special)
+        converts = not self.sized and (wanted is not None or bool(special))
         nbytes = _kept(plan.tree, sizes, special, converts=converts)
         return replace(plan, tree=plan.tree.sized(nbytes, tuple([size[1] for size in sizes])))
 

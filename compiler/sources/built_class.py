@@ -13,14 +13,21 @@ from .checkpoint_index import CheckpointIndex
 from .kept_dtypes import loaded_tree
 from .live import no_split_classes
 from .named_tensors import NamedTensor, tree_of_tensors
-from .safetensors_header import StoredTensor
 from .stored_ties import by_names_of, stored_apart
 
 
 def lower_built(
-    name: str, folder: Path, index: CheckpointIndex, dtype: str | None, diagnostics: Diagnostics
+    name: str,
+    folder: Path,
+    index: CheckpointIndex,
+    tensors: Iterable[NamedTensor],
+    dtype: str | None,
+    diagnostics: Diagnostics,
 ) -> Plan | None:
-    """Return the plan of the model transformers builds for a folder; None, and a finding, if it cannot."""
+    """Return the plan of the model transformers builds for a folder; None, and a finding, if it cannot.
+
+    ``tensors`` are those of the index, unpacked if they are so.
+    """
     from .config import build_from_config
 
     try:
@@ -31,7 +38,7 @@ def lower_built(
         return None
     tree = replace(loaded_tree(model), objects=None)
     tree = _untied(tree, stored_apart(tree, by_names_of(model, tree, index)))
-    if not _is_of_a_size(tree, index.tensors.values()):
+    if not _is_of_a_size(tree, tensors):
         why = f"`{type(model).__name__}` as `config.json` describes it is a model of another size"
         diagnostics.add(_unnamed(name, (why,)))
         return None
@@ -57,7 +64,7 @@ def _unnamed(name: str, notes: tuple[str, ...]) -> Diagnostic:
     return Diagnostic(STORED_NAMES, message, notes=notes, help=help_)
 
 
-def _is_of_a_size(tree: ModuleTree, tensors: Iterable[StoredTensor]) -> bool:
+def _is_of_a_size(tree: ModuleTree, tensors: Iterable[NamedTensor]) -> bool:
     """Say whether a built model may be the one in the files: about as many numbers, whatever their names."""
     rows = enumerate(zip(tree.shapes, tree.storages, strict=True))
     built = sum(prod(shape) for index, (shape, storage) in rows if index == storage)

@@ -7,7 +7,7 @@ dtypes and bytes are exactly those of the files.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from ...ir.rules.configs import UNBUILT_LAYERS
 from ...ir.rules.sources import UNKNOWN_CACHE
 from ...ir.wording import in_words
 from .checkpoint_index import CheckpointIndex, index_checkpoint, same_bytes
-from .config_numbers import type_named
+from .config_numbers import in_dtype_of, type_named
 from .config_work import config_work
 from .foreign_json import read_foreign_json
-from .known_classes import KnownClass, architecture, is_known, known_class, with_class
+from .known_classes import architecture, is_known, known_class, with_class
 from .live import paused_collection
-from .model_names import is_quantised, model_dtype, named_as_model
+from .model_names import beside_packed, is_quantised, model_dtype, named_as_model, unbuilt_layers
 from .named_tensors import PLAIN_CLASS, NamedTensor, tree_of_tensors
+from .unpacking import stays_packed, unpacked, without_packing
 
 _EMBEDDINGS: Final = (
     ".embed_tokens.weight",
@@ -65,6 +66,8 @@ def read_checkpoint(
     batch: int = 1,
     read: int | None = None,
     written: int | None = None,
+    dtype: str | None = None,
+    kinds: Collection[str] | None = None,
 ) -> tuple[Plan, CheckpointIndex]:
     """Return the lowered plan of a checkpoint and where each of its tensors is.
 
@@ -72,7 +75,8 @@ def read_checkpoint(
     plan has no digest: a file does not tell the buffers a constructor makes, so the digest of its
     tree would never be that of the live model. With ``cache_tokens`` the plan demands room for the KV
     cache of ``batch`` requests that long; ``read`` is how long their prompts are, ``written``
-    what they write if that tells how long a decoder's cache is.
+    what they write if that tells how long a decoder's cache is. ``dtype`` is what weights are loaded as, if
+    not what the folder says; ``kinds`` are those of the devices: None leaves packed weights packed.
 
     Raises:
         PlanError: the checkpoint cannot be read; all that is wrong with its files is named.
@@ -85,8 +89,9 @@ def read_checkpoint(
         index = index_checkpoint(path, diagnostics)
         diagnostics.raise_errors()
         assert index is not None  # noqa: S101  # an index is missing only with an error
-        config = read_config(folder / "config.json")
-        plan = _lowered(name or "model", folder, index, config, diagnostics)
+        said = read_config(folder / "config.json")
+        config = in_dtype_of(said, dtype or model_dtype(said, index.tensors.values()))
+        plan = _lowered(name or "model", folder, index, config, diagnostics, dtype=dtype, kinds=kinds)
     if cache_tokens is not None:
         plan = with_cache(plan, config, cache_tokens, batch, diagnostics, read=read, written=written)
     assert plan.tree is not None  # noqa: S101  # lowering gives a tree
@@ -99,23 +104,33 @@ def _lowered(
     index: CheckpointIndex,
     config: Mapping[str, object],
     diagnostics: Diagnostics,
+    *,
+    dtype: str | None,
+    kinds: Collection[str] | None,
 ) -> Plan:
     """Lower by the table of known classes, by building the class, or by the names in the files."""
     tensors, config = _named(index), with_class(config, index.tensors)
+    asked, dtype = dtype, model_dtype(config, tensors)
+    if kinds is not None and not stays_packed(config, kinds):
+        tensors, config = unpacked(tensors, config, dtype or "bfloat16"), without_packing(config)
+    known = known_class(config, index.tensors) if is_known(config) else None
     if not is_known(config) or is_quantised(config, tensors):
-        plan = lower_tensors(name, tensors, config)
+        tensors = beside_packed(tensors, config, known, dtype if is_known(config) else asked)
+        unbuilt = unbuilt_layers((t.path for t in tensors), config) if is_known(config) else set[str]()
+        if unbuilt:
+            diagnostics.add(_unbuilt(name, sorted(unbuilt), architecture(config)))
+        plan = lower_tensors(name, [t for t in tensors if t.path not in unbuilt], config)
         return _whole_parts(plan) if "_class_name" in config else plan
-    known = known_class(config, index.tensors)
     if known is None:
         from .built_class import lower_built
 
-        built = lower_built(name, folder, index, model_dtype(config, tensors), diagnostics)
+        built = lower_built(name, folder, index, tensors, dtype, diagnostics)
         return lower_tensors(name, tensors, config) if built is None else built
     named = named_as_model(tensors, known, config, partial(same_bytes, index))
     if named is None:
         return lower_tensors(name, tensors, config)
     if named.unbuilt:
-        diagnostics.add(_unbuilt(name, named.unbuilt, known))
+        diagnostics.add(_unbuilt(name, named.unbuilt, known.name))
     return lower_named(name, named.tensors, named.ties, known.name)
 
 
@@ -134,10 +149,10 @@ def _whole_parts(plan: Plan) -> Plan:
     return replace(plan, constraints=(*plan.constraints, *never_split(paths)))
 
 
-def _unbuilt(name: str, paths: Sequence[str], known: KnownClass) -> Diagnostic:
+def _unbuilt(name: str, paths: Sequence[str], kind: str | None) -> Diagnostic:
     modules = sorted({".".join(path.split(".")[:3]) for path in paths})
     left = in_words(modules, 3)
-    message = f"`{name}` holds {len(paths)} tensors of layers that `{known.name}` does not build: {left}"
+    message = f"`{name}` holds {len(paths)} tensors of layers that `{kind}` does not build: {left}"
     return Diagnostic(UNBUILT_LAYERS, message, notes=("they are left out of the plan",))
 
 

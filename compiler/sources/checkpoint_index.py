@@ -85,10 +85,15 @@ _PROBE: Final = 4096
 def same_bytes(index: CheckpointIndex, first: str, second: str) -> bool:
     """Say whether two stored tensors agree at their beginning, middle and end.
 
-    Weights that are not the same differ within a few bytes; nothing else of a weight is ever read here.
+    Weights that are not the same differ within a few bytes; nothing else of a weight is ever read here. What
+    is stored packed has other names, and is nothing that models tie.
     """
-    one, other = index.tensors[first], index.tensors[second]
-    if (one.nbytes, one.dtype, one.shape) != (other.nbytes, other.dtype, other.shape):
+    one, other = index.tensors.get(first), index.tensors.get(second)
+    if (
+        one is None
+        or other is None
+        or (one.nbytes, one.dtype, one.shape) != (other.nbytes, other.dtype, other.shape)
+    ):
         return False
     starts = {0, one.nbytes // 2, max(0, one.nbytes - _PROBE)}
     count = min(_PROBE, one.nbytes)

@@ -14,6 +14,7 @@ from ...ir import Diagnostic, Diagnostics, PlanError, Rule
 from ...ir.rules.configs import CONFIG_FAILED, INVALID_CONFIG, QUANTISED_CONFIG, REMOTE_CODE_REFUSED
 from ...ir.rules.sources import MISSING_EXTRA, MISSING_INPUT
 from ...ir.wording import first_line
+from .config_numbers import nested_dtype
 from .foreign_json import read_foreign_json
 from .regular import unreadable_input
 from .script_errors import reads_values
@@ -53,7 +54,7 @@ def build_from_config(
         help_ = "read its Python files, then add `--trust-remote-code`"
         raise _error(REMOTE_CODE_REFUSED, message, help_)
     try:
-        said = {"dtype": dtype, "attn_implementation": attention}
+        said = {"dtype": dtype or nested_dtype(content), "attn_implementation": attention}
         model = _build(transformers, folder, content, said, auto_class, trust=foreign)
     except Exception as error:
         message = f"transformers {transformers.__version__} cannot build the model of `{folder}`"

@@ -38,6 +38,30 @@ def dtype_named(config: Config) -> str:
     return _ALIASES.get(said, said)
 
 
+def nested_dtype(config: Config) -> str | None:
+    """Return the dtype that only the part which writes says: weights not at hand are likely to have it."""
+    said = "" if dtype_named(config) else dtype_named(text_config(config))
+    return said if said in WIDTHS else None
+
+
+def in_dtype_of(config: Config, dtype: str | None) -> Config:
+    """Return a configuration whose model is loaded in a dtype, which counts for all parts."""
+    if dtype not in WIDTHS:
+        return config
+    parts = {key: in_dtype_of(part, dtype) for key, part in config.items() if isinstance(part, dict)}
+    inner = {key: part for key, part in parts.items() if key.endswith("_config")}
+    return {**config, **inner, "dtype": dtype, "torch_dtype": dtype}
+
+
+def quantisation_of(config: Config) -> Mapping[str, Any]:
+    """Return what a configuration, or its part that writes, says of how weights are quantised."""
+    for told in (config, text_config(config)):
+        said = told.get("quantization_config") or told.get("compression_config")
+        if isinstance(said, Mapping) and said:
+            return said
+    return {}
+
+
 def type_named(config: Config) -> str:
     """Return the type a configuration says; nothing where it says none by a name."""
     said = config.get("model_type")
@@ -71,7 +95,7 @@ def first_number(config: Config, names: Sequence[str]) -> float:
 
 def number_width(config: Config, tree: ModuleTree) -> int:
     """Return the bytes of a number in the dtype the model computes in; quantised weights do not show it."""
-    for told in (text_config(config), config):
+    for told in (config, text_config(config)):
         width = WIDTHS.get(dtype_named(told))
         if width is not None:
             return width

@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple, TypeAlias
 
-from .config_numbers import dtype_named, first_told
+from .config_numbers import dtype_named, first_told, quantisation_of
 from .described_models import described_model
 from .known_classes import KnownClass, NameRule
 from .named_tensors import NamedTensor
+from .safetensors_header import StoredTensor
+from .unpacking import method_of
 
 Same: TypeAlias = Callable[[str, str], bool]
 """Says whether two stored tensors, by their stored names, have the same values."""
@@ -24,6 +26,12 @@ _PACKED: Final = frozenset({"int8", "uint8", "int32"})
 _HALVES: Final = ("float16", "bfloat16")
 _MADE_AGAIN: Final = re.compile(r"rotary_emb\.inv_freq$|(?:^|\.)position_ids$")
 """What old checkpoints hold and constructors make."""
+_SHARED: Final = re.compile(
+    r"(?:^|[._])(?:scales?|q?zeros?|zero_point|absmax|map|SCB|qdata|qbiases)(?:$|[._])"
+)
+"""Numbers that packed weights share: their dtype is their method's."""
+_WIDE: Final = {"mxfp4": re.compile(r"experts\.\w+_bias$")}
+"""What a method's own modules have in float32 beside packed weights."""
 _LAYER: Final = re.compile(r"^(?:model\.)?layers\.(\d+)\.")
 _MEMBER: Final = re.compile(r"^((?:[A-Za-z_]+\.)*?(?:layers?|h|blocks?)\.)(\d+)\.")
 """A member of the outermost list of layers a name is in."""
@@ -56,8 +64,8 @@ def named_as_model(
     converted = _converted(tensors, known)
     if known.ties and converted.tensors.keys().isdisjoint((*known.ties, *known.ties.values())):
         return None
-    foreign = _foreign(converted.tensors, known, config) | behind_the_last(converted.tensors, config)
-    unbuilt = tuple(path for path in converted.tensors if path in foreign or is_draft(path, config))
+    foreign = _foreign(converted.tensors, known, config) | unbuilt_layers(converted.tensors, config)
+    unbuilt = tuple(path for path in converted.tensors if path in foreign)
     dropped = {path for path in converted.tensors if _is_dropped(path, known)}.union(unbuilt)
     kept = {path: tensor for path, tensor in converted.tensors.items() if path not in dropped}
     dtype = model_dtype(config, tensors)
@@ -65,6 +73,12 @@ def named_as_model(
     ties = dict(_ties(cast, known, config, converted.stored, same))
     missing = [cast[source]._replace(path=path) for path, source in ties.items() if path not in cast]
     return Named([*cast.values(), *missing], ties, unbuilt)
+
+
+def unbuilt_layers(paths: Iterable[str], config: Mapping[str, object]) -> set[str]:
+    """Return the names of layers that the model does not build: drafts, and those behind the last one."""
+    listed = tuple(paths)
+    return behind_the_last(listed, config).union(path for path in listed if is_draft(path, config))
 
 
 def is_draft(path: str, config: Mapping[str, object]) -> bool:
@@ -85,18 +99,36 @@ def behind_the_last(paths: Iterable[str], config: Mapping[str, object]) -> set[s
 
 def is_quantised(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -> bool:
     """Say whether weights are packed, so that their names, shapes and dtypes are those of no plain class."""
-    said = bool(config.get("quantization_config") or config.get("compression_config"))
-    return said or any(
+    return bool(quantisation_of(config)) or any(
         tensor.dtype.startswith(("float8", "float4")) or (tensor.dtype in _PACKED and len(tensor.shape) > 1)
         for tensor in tensors
     )
 
 
-def model_dtype(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -> str | None:
+def model_dtype(config: Mapping[str, object], tensors: Iterable[NamedTensor | StoredTensor]) -> str | None:
     """Return the dtype transformers loads with: the configuration's, else that of the first float stored."""
     said = dtype_named(config)
     first = next((tensor.dtype for tensor in tensors if tensor.dtype in _FLOATS), None)
     return said if said in _FLOATS else first
+
+
+def beside_packed(
+    tensors: Sequence[NamedTensor], config: Mapping[str, object], known: KnownClass | None, dtype: str | None
+) -> list[NamedTensor]:
+    """Return tensors of which some are packed; what is not, and is nothing they share, in a model's dtype.
+
+    bitsandbytes loads all that is called a weight itself, and casts nothing.
+    """
+    method = method_of(config)
+    wide = _WIDE.get(method or "")
+    if method == "bitsandbytes":
+        return list(tensors)
+    return [
+        tensor
+        if _SHARED.search(tensor.path)
+        else _cast(tensor, "float32" if wide is not None and wide.search(tensor.path) else dtype, known)
+        for tensor in tensors
+    ]
 
 
 def _is_dropped(path: str, known: KnownClass) -> bool:
@@ -105,11 +137,11 @@ def _is_dropped(path: str, known: KnownClass) -> bool:
     return unexpected or _MADE_AGAIN.search(path) is not None
 
 
-def _cast(tensor: NamedTensor, dtype: str | None, known: KnownClass) -> NamedTensor:
+def _cast(tensor: NamedTensor, dtype: str | None, known: KnownClass | None) -> NamedTensor:
     if dtype is None or tensor.dtype not in _FLOATS:
         return tensor
-    kept = known.always_float32 if dtype in _HALVES else ()
-    kept += known.float32 if dtype == "float16" else ()
+    kept = known.always_float32 if known is not None and dtype in _HALVES else ()
+    kept += known.float32 if known is not None and dtype == "float16" else ()
     if any(re.search(pattern.replace("*", ".*"), tensor.path) for pattern in kept):
         dtype = "float32"
     return tensor._replace(dtype=dtype, nbytes=prod(tensor.shape) * _FLOATS[dtype])

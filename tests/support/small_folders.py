@@ -44,3 +44,29 @@ def _in_eight_bits(path):
         packed[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
         packed[name.replace("weight", "weight_scale_inv")] = scale.view(1, 1)
     save_file(packed, path, metadata={"format": "pt"})
+
+
+GPT = {
+    "vocab_size": 64, "hidden_size": 64, "intermediate_size": 32, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "num_local_experts": 4,
+    "num_experts_per_tok": 2, "layer_types": ["sliding_attention", "full_attention"],
+}  # fmt: skip
+
+
+def write_blocks(folder):
+    """Write a gpt-oss whose experts are blocks of four-bit floats with a scale for each."""
+    torch.manual_seed(0)
+    config = hf.GptOssConfig(**GPT, quantization_config={"quant_method": "mxfp4"})
+    hf.GptOssForCausalLM(hf.GptOssConfig(**GPT)).to(torch.bfloat16).save_pretrained(folder)
+    config.architectures, config.dtype = ["GptOssForCausalLM"], torch.bfloat16
+    config.save_pretrained(folder)
+    stored, packed = load_file(folder / "model.safetensors"), {}
+    for name, tensor in stored.items():
+        if not name.endswith(("gate_up_proj", "down_proj")):
+            packed[name] = tensor
+            continue
+        experts, into, out = tensor.shape
+        packed[f"{name}_blocks"] = torch.zeros(experts, out, into // 32, 16, dtype=torch.uint8)
+        packed[f"{name}_scales"] = torch.full((experts, out, into // 32), 127, dtype=torch.uint8)
+    save_file(packed, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder

@@ -75,7 +75,7 @@ def both(folder, monkeypatch, **options):
     assert facts.described_facts(folder / "config.json") is not None
     told = encode(compile_plan(folder, **options), "msgpack")
     with monkeypatch.context() as patched:
-        patched.setattr(inputs, "described_facts", lambda _: None)
+        patched.setattr(inputs, "described_facts", lambda *_: None)
         return told, encode(compile_plan(folder, **options), "msgpack")
 
 

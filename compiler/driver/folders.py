@@ -1,0 +1,64 @@
+"""A checkpoint by its headers: what transformers makes of its files, with the room that was asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...ir import Diagnostics, Plan, device_type
+from ..machine.budgets import devices_from
+from ..passes.annotate_sizes import AnnotateSizes
+from ..sources.checkpoint import read_checkpoint, read_config
+from ..sources.config import check_config
+from ..sources.config_numbers import WIDTHS, in_dtype_of
+from ..sources.model_names import model_dtype
+from ..sources.unpacking import depends_on_devices, method_of
+from .workload import cached_tokens, read_tokens, rows_of, with_asked_room, with_usual, written_tokens
+
+if TYPE_CHECKING:
+    from .options import Options
+
+
+def open_checkpoint(spec: str | Path, options: Options, diagnostics: Diagnostics) -> tuple[Plan, str | None]:
+    """Return the lowered plan of a checkpoint, and the method its weights were quantised by, if any.
+
+    Raises:
+        PlanError: the files, or the configuration beside them, cannot be read.
+
+    """
+    folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
+    check_config(folder)
+    config, dtype = read_config(folder / "config.json"), plain_dtype(options)
+    plan, index = read_checkpoint(
+        spec,
+        diagnostics,
+        cache_tokens=cached_tokens(options),
+        batch=rows_of(options),
+        read=read_tokens(options) if options.used is not None else None,
+        written=written_tokens(options),
+        dtype=dtype,
+        kinds=_kinds(options) if depends_on_devices(config) else None,
+    )
+    said = in_dtype_of(config, dtype or model_dtype(config, index.tensors.values()))
+    plan = with_asked_room(with_usual(plan, said, options, diagnostics), said, options, diagnostics)
+    return plan if dtype is None else sized_in(plan, dtype, diagnostics), method_of(config)
+
+
+def sized_in(plan: Plan, dtype: str, diagnostics: Diagnostics) -> Plan:
+    """Return a plan whose weights are as they are loaded in a dtype; some may stay in another on purpose."""
+    told = replace(plan, options=(("dtype", dtype),))
+    sized = plan.tree is not None and plan.tree.nbytes is not None
+    return told if sized else AnnotateSizes().run(told, diagnostics)
+
+
+def plain_dtype(options: Options) -> str | None:
+    """Return the dtype that weights are loaded as, where it is one that models compute in."""
+    return options.dtype if options.dtype in WIDTHS else None
+
+
+def _kinds(options: Options) -> frozenset[str]:
+    """Return the kinds of the devices there will be."""
+    found = options.devices
+    devices = devices_from(None, Diagnostics()) if found is None else found
+    return frozenset(device_type(device.name) for device in devices)
