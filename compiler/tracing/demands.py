@@ -58,9 +58,18 @@ def _of_a_step(training: Training, lasting: Lasting) -> Iterator[Demand]:
 
 
 def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand]:
+    cached = sum(each.nbytes for each in cache)
+    if moments.own:
+        nothing = [()] * len(moments.own)
+        traces, first = zip(*moments.own, strict=True)
+        after = dict.fromkeys((False, True), nothing)
+        yield from on_one_device(
+            traces, cached, held=nothing, left=nothing, after=after, grows=False, first=first
+        )
+        return
     yield from on_one_device(
         moments.traces,
-        sum(each.nbytes for each in cache),
+        cached,
         held=[moments.held_in(trace) for trace in moments.traces],
         left=[moments.left_in(trace) for trace in moments.traces],
         after={

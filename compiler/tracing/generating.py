@@ -59,6 +59,17 @@ def with_prompt(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Unt
     return _taken(plain, made, given)
 
 
+def prepared(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Untyped]:
+    """Return what a model that keeps nothing makes of a whole text: some add a token to be foretold."""
+    plain, made = plain_model(model), with_prompt(model, given)
+    text = torch.ones(given["input_ids"].shape, dtype=torch.int64)
+    try:
+        taken = plain.prepare_inputs_for_generation(text, use_cache=False, **made)  # type: ignore[operator]
+    except Exception:  # noqa: BLE001  the model's own code may raise anything; then it takes the text alone
+        return made
+    return _taken(plain, {name: each for name, each in taken.items() if isinstance(each, Tensor)}, {})
+
+
 def with_mask(model: nn.Module, given: Mapping[str, Untyped]) -> dict[str, Untyped]:
     """Return the mask a tokenizer gives with tokens, where nobody gave one."""
     plain, tokens = plain_model(model), given.get("input_ids")
@@ -152,10 +163,15 @@ def held_later(model: nn.Module, given: Mapping[str, Untyped], total: int) -> tu
 
 def _handed_on(model: nn.Module, given: Mapping[str, Untyped]) -> tuple[int, ...]:
     """Return the bytes of sounds that a ``generate()`` of the model's own cuts out of those it is given."""
-    owner = next((each for each in type(plain_model(model)).__mro__ if "generate" in vars(each)), None)
-    if owner is None or owner.__module__.startswith(_LIBRARY) or "input_ids" in given:
+    if writes_as_all_do(model) or "input_ids" in given:
         return ()
     return tuple(e.nbytes for e in given.values() if isinstance(e, Tensor) and e.is_floating_point())
+
+
+def writes_as_all_do(model: nn.Module) -> bool:
+    """Say whether a model has no ``generate()`` of its own."""
+    owner = next((each for each in type(plain_model(model)).__mro__ if "generate" in vars(each)), None)
+    return owner is None or owner.__module__.startswith(_LIBRARY)
 
 
 def _seen(model: nn.Module, given: Mapping[str, Untyped]) -> list[int]:

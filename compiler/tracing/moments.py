@@ -27,13 +27,14 @@ from .generating import held_beside, held_later, texts_of_a_prompt, with_mask, w
 from .inputs.config_inputs import plain_model
 from .inputs.example_inputs import Inputs
 from .one_run import Ran, run
+from .own_generate import own_generate
 from .record import Recorder
 from .results import logits_of
 from .sampling import Sampled, sampled
 from .trace import Trace
 from .training import USUAL, kept_by_module
 from .training_step import StepPeaks, step_peaks
-from .writing import LAST_ONLY, as_before, begun, last_token, lengthened, written_name
+from .writing import LAST_ONLY, as_before, begun, last_token, length_of, lengthened, read_again, written_name
 
 WIDE: Final = 4
 """Bytes of a score in float32: losses and samplers widen scores before they use them."""
@@ -60,6 +61,8 @@ class Moments:
     whole: Trace | None = None
     """Where an encoder reads the prompt ``main`` has one decoder token; this has as many as were read."""
     training: Training | None = None
+    own: tuple[tuple[Trace, int], ...] = ()
+    """A model's own ``generate()``, all it holds included, and from which step on each of these tells."""
     crowded: tuple[Trace, ...] = ()
     """The forward once more where its choices were assumed: every row chooses the same experts."""
 
@@ -145,8 +148,8 @@ def try_moments(
     Without ``use`` the model generates: ``generate`` is whether only the last position's scores are asked
     for, ``total`` as in `Use`.
 
-    Generation asks for the scores of the last position alone where the model can be asked for them; a loss
-    is computed by the model where it takes labels.
+    Generation asks for the scores of the last position alone where it can; a model that takes labels computes
+    its loss.
     """
     use = Use(total=total, last=generate) if use is None else use
     asks = use.kind == "generate" and use.last
@@ -166,8 +169,7 @@ def try_moments(
             if asks and batch % (beams := texts_of_a_prompt(model)):
                 diagnostics.add(_beams(batch, beams))
             found = _generated(ran, use, made=inputs is None)
-            name = written_name(ran) if last else None
-            return found if name is None else replace(found, positions=ran.kwargs[name].shape[1])
+            return replace(found, positions=length_of(ran)) if last and length_of(ran) else found
         case "forward":
             return _of(ran, widens=False)
         case "loss":
@@ -195,14 +197,15 @@ def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:
     first = begun(ran) if use.last and made else ran
     starts = first is not ran
     found = _of(first) if use.total is use.written is None else _with_writing(first, use, starts=starts)
-    whole = ran.trace if starts else None
-    return replace(_asked(found, first, use, starts=starts), whole=whole) if use.last else found
+    if not use.last:
+        return found
+    whole, own = ran.trace if starts else None, own_generate(ran, use.total_of(length_of(ran), starts=starts))
+    return replace(_asked(found, first, use, starts=starts), whole=whole, own=own)
 
 
 def _asked(found: Moments, ran: Ran, use: Use, *, starts: bool) -> Moments:
     """Return moments with what ``generate()`` and its caller hold beside, and make of the scores."""
-    name, model = written_name(ran), ran.shadow.model
-    length = 0 if name is None else ran.kwargs[name].shape[1]
+    model, length = ran.shadow.model, length_of(ran)
     total = max(length, use.total_of(length, starts=starts))
     held = held_beside(model, ran.kwargs), held_later(model, ran.kwargs, total)
     scores = next((each.shape for each in logits_of(ran.result) if each.dim() == 3), None)
@@ -271,13 +274,17 @@ def _accepted(model: nn.Module) -> Mapping[str, inspect.Parameter]:
 def _with_writing(ran: Ran, use: Use, *, starts: bool) -> Moments:
     """Fill the cache to its full length without watching, then watch one token being written.
 
-    A model that does not go on from its own state as transformers' do has no such moment. A decoder that
-    ``starts`` with one token has that and what is written.
+    A model that does not go on from its own state as transformers' do has no such moment; one that keeps
+    none reads the whole text again. A decoder that ``starts`` with one token has that and what is written.
     """
     kept, name = len(ran.trace.cache), written_name(ran)
-    if name is None or not kept:
+    if name is None:
         return _of(ran)
-    total = use.total_of(ran.kwargs[name].shape[1], starts=starts)
+    length = ran.kwargs[name].shape[1]
+    total = use.total_of(length, starts=starts)
+    if not kept:
+        again = read_again(ran, name, total) if total > length and use.last else ()
+        return replace(_of(ran), later=again)
     told = lengthened(ran, name, total)  # before a run that goes on changes what is kept
     try:
         sizes, later = last_token(ran, name, total)

@@ -35,17 +35,20 @@ def on_one_device(
     left: Sequence[Sequence[int]],
     after: Mapping[bool, Sequence[Sequence[int]]],
     grows: bool,
+    first: Sequence[int] = (),
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
     By trace, ``held`` are the bytes of each thing that whoever called has all the time, ``left`` of what it
     has until it makes ``after`` of the scores it was given, by whether it is the CPU that does. Where the
     cache ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest.
+    ``first`` are the steps from which on each trace tells, where that is not from its beginning.
     """
+    begins = first or [0] * len(traces)
     card, host = (
         max(
             _highest(*moment, on_host=on_host)
-            for moment in zip(traces, held, left, after[on_host], strict=True)
+            for moment in zip(traces, held, left, after[on_host], begins, strict=True)
         )
         for on_host in (False, True)
     )
@@ -56,14 +59,20 @@ def on_one_device(
 
 
 def _highest(
-    trace: Trace, held: Sequence[int], left: Sequence[int], after: Sequence[int], *, on_host: bool
+    trace: Trace,
+    held: Sequence[int],
+    left: Sequence[int],
+    after: Sequence[int],
+    first: int,
+    *,
+    on_host: bool,
 ) -> Highest:
     """Return the highest point of a forward, and of what its caller has and makes of its scores."""
     alive = _alive(trace, on_host=on_host)
     there, before, behind = (
         sum(_rounded(each, on_host=on_host) for each in sizes) for sizes in (held, left, after)
     )
-    top = max(range(len(trace.steps)), key=alive.__getitem__, default=0)
+    top = max(range(first, len(trace.steps)), key=alive.__getitem__, default=0)
     found = Highest(there + before + alive[top], _path(trace, top))
     return max(found, Highest(there + behind + alive[len(trace.steps)], trace.tree.paths[0]))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import cast
@@ -56,10 +56,11 @@ def run(
     before: object = None,
     *,
     grad: bool = False,
+    call: Callable[..., object] | None = None,
 ) -> Ran:
     """Run the copy under a recorder; ``before`` is what a former call returned, its state in the arguments.
 
-    With ``grad`` autograd watches too.
+    With ``grad`` autograd watches too. ``call`` is what to call of the copy instead of the copy.
 
     Raises whatever the model raises.
     """
@@ -81,7 +82,7 @@ def run(
     _number_state(before, recorder)
     kinds = _kinds(shadow.model, recorder.tree)  # before: some models exchange modules while they run
     with _recording(recorder, modules, grad=grad):
-        result = shadow.model(*given[0], **given[1])
+        result = (shadow.model if call is None else call)(*given[0], **given[1])
         trace = recorder.finish(cache_of(result), logits_of(result), kinds)
     return Ran(trace, shadow, kwargs, args, result, recorder.shadows.assume)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Final
 
 import torch
 from torch import Tensor
 
 from ..running.nesting import Untyped
-from .generating import MASK, POSITIONS, with_next
+from .generating import MASK, POSITIONS, prepared, with_next
 from .one_run import Ran, run
 from .record import Recorder
 from .results import cache_of, state_of, unique
@@ -73,6 +74,17 @@ def last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple[
     return _kept(last), (last.trace,)
 
 
+def read_again(ran: Ran, name: str, total: int) -> tuple[Trace, ...]:
+    """Return the trace of the last token of a text of which nothing is kept: all before it is read again."""
+    text = {**ran.kwargs, name: _tokens(ran, name, total)}
+    if name != _TOKENS[0]:  # a mask and positions are those of the text; a decoder's mask is its encoder's
+        text = {each: item for each, item in text.items() if each not in (MASK, POSITIONS)}
+        text |= prepared(ran.shadow.model, text)
+    with suppress(Exception):  # the model's own code may raise anything; the prompt's moment stands
+        return (run(ran.shadow, as_before(ran), ran.args, text).trace,)
+    return ()
+
+
 def _has_windows(ran: Ran) -> bool:
     """Say whether layers keep a window: of many tokens at once they hold all until one comes alone."""
     _, state = state_of(ran.result) or ("", None)
@@ -101,6 +113,12 @@ def written_name(ran: Ran) -> str | None:
     """Return the name of the tokens a model was given as rows of a text; None if there are none."""
     given = [(name, ran.kwargs.get(name)) for name in _TOKENS]
     return next((name for name, item in given if isinstance(item, Tensor) and item.dim() == 2), None)
+
+
+def length_of(ran: Ran) -> int:
+    """Return how many tokens a forward was given as a text."""
+    name = written_name(ran)
+    return 0 if name is None else int(ran.kwargs[name].shape[1])
 
 
 def _next(ran: Ran, name: str, count: int) -> dict[str, Untyped]:
