@@ -29,6 +29,14 @@ def hook_that_makes(module: nn.Module, name: str) -> Any:  # noqa: ANN401  # a h
     return next((hook for hook, made in names if name in made), None)
 
 
+def made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
+    """Yield the attributes at or below a module that hooks make before each forward, as they are now."""
+    for part in module.modules():
+        for name, value in attributes_of(part):
+            if hook_that_makes(part, name) is not None:
+                yield part.__dict__, name, value
+
+
 def attributes_of(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield the tensors a module holds as plain attributes."""
     for name, value in list(module.__dict__.items()):

@@ -26,7 +26,7 @@ DISK_WITHOUT_CHECKPOINT: Final = Rule(
 FAKED_WHILE_STREAMING: Final = Rule(
     "faked-while-streaming",
     Severity.ERROR,
-    "a model with streamed units cannot run with tensors that have no values",
+    "a model with streamed units cannot be recorded, or run with tensors that have no values",
 )
 FORKED_WHILE_STREAMING: Final = Rule(
     "forked-while-streaming",

@@ -28,14 +28,18 @@ class There(torch.Tensor):
     """A tensor on a pretended device; ``elem`` has its values."""
 
     @staticmethod
-    def __new__(cls, elem, device):
+    def __new__(cls, elem, device=None, *, requires_grad=False):
+        if device is None:  # accelerate makes parameters anew by the class of what was there
+            return torch.nn.Parameter(elem, requires_grad=requires_grad)
         return torch.Tensor._make_wrapper_subclass(
             cls, elem.shape, strides=elem.stride(), storage_offset=elem.storage_offset(),
             dtype=elem.dtype, device=device,
         )  # fmt: skip
 
-    def __init__(self, elem, _device):
-        self.elem = elem
+    def __init__(self, elem, device=None, *, requires_grad=False):
+        del requires_grad
+        if device is not None:
+            self.elem = elem
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):

@@ -187,6 +187,17 @@ def compiled(store, folder):
     return all(same(real, around) for _ in range(3)) and at_rest(model)
 
 
+def compiled_one_after_another(store, folder):
+    """What one model's forwards were compiled to is not another's, of which none has run before."""
+    right = []
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+        real, model = pair(store, folder / name)
+        around = torch.compile(model, backend="eager")
+        right += [same(real, one) for one in (around, model, around)]
+    return all(right) and at_rest(model)
+
+
 def autocast(store, folder):
     """What is computed in half precision finds the weights as they are, and leaves them so."""
     real, model = pair(store, folder)
@@ -423,6 +434,7 @@ def released(store, folder):
 
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
+    compiled_one_after_another,
     adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
     merged_after_an_interrupt, interrupts,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ...running.kinds import has_forward
-from ..attributes import attributes_of, hook_that_makes
+from ..attributes import made_by_hooks
 from .adoption import Newcomers
 from .backwards import keep_from_training
 from .choosers import Args, Kwargs
@@ -30,7 +30,7 @@ def attach_stream(model: nn.Module, stream: Stream, aside: Sequence[int] = ()) -
     handles: list[RemovableHandle] = []
     seen: set[int] = set()
     for number, site in enumerate(stream.sites):
-        site.made = list(_made_by_hooks(site.module))
+        site.made = list(made_by_hooks(site.module))
         if number not in aside and id(site.module) not in seen:
             seen.add(id(site.module))
             handles += attach_site(stream, number)
@@ -51,16 +51,28 @@ def adopt_newcomers(model: nn.Module, stream: Stream, arrives: Arrives) -> list[
 
     def attach(number: int, device: torch.device, home: torch.device) -> None:
         handles.extend(attach_site(stream, number))
-        handles.extend(arrives(stream.sites[number].module, device, home))
+        if stream.sites[number].module is model:
+            _stay_around(model)
+            stream.late = number
+        else:
+            handles.extend(arrives(stream.sites[number].module, device, home))
 
     stream.newcomers = Newcomers(model, stream, attach).adopt
-    look = _Look(Untraced(stream.newcomers))
+    look = _Look(Untraced(stream.look))
     handles += [
         child.register_forward_pre_hook(look, prepend=True)
         for child in model.children()
         if has_forward(child)
     ]
     return handles
+
+
+def _stay_around(model: nn.Module) -> None:
+    """Let a pass begin before the model itself is entered, and end when it has been left."""
+    before: Any = model._forward_pre_hooks  # noqa: SLF001  # ordered, as torch makes them
+    after: Any = model._forward_hooks  # noqa: SLF001
+    for table, kind, last in ((before, _Begin, False), (after, _End, True)):
+        table.move_to_end(next(key for key, hook in table.items() if isinstance(hook, kind)), last=last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,30 +96,22 @@ def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
     return site.entries
 
 
-def _made_by_hooks(module: nn.Module) -> Iterator[tuple[dict[str, Any], str, torch.Tensor]]:
-    for part in module.modules():
-        for name, value in attributes_of(part):
-            if hook_that_makes(part, name) is not None:
-                yield part.__dict__, name, value
-
-
 class Untraced:
     """A step of the stream; where `torch.compile` is in use, it does not look inside."""
 
-    __slots__ = ("_hidden", "_step")
+    __slots__ = ("_step",)
 
     def __init__(self, step: Callable[..., Any]) -> None:
         self._step = step
-        self._hidden: Callable[..., Any] | None = None
 
     def __call__(self, *args: Any) -> Any:  # noqa: ANN401  # what the step takes and returns
         """Run it."""
-        hidden = self._hidden
-        if hidden is None and "torch._dynamo" in sys.modules:
-            hidden = torch.compiler.disable(self._step)  # type: ignore[no-untyped-call]
-            if not torch.compiler.is_compiling():  # what is noted while it looks gets lost
-                self._hidden = hidden
-        return self._step(*args) if hidden is None else hidden(*args)
+        return _hidden(self._step, *args) if "torch._dynamo" in sys.modules else self._step(*args)
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]  # noqa: SLF001  # imports it when it is called
+def _hidden(step: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+    return step(*args)
 
 
 def attach_rows(rows: RowSite) -> list[RemovableHandle]:

@@ -64,6 +64,13 @@ class Site:
             for leaf in one.leaves
         )
 
+    def be_left_last(self) -> None:
+        """Let hooks that came to the module later have the tensors too; the pass of the model ends later."""
+        hooks: Any = self.module._forward_hooks  # noqa: SLF001  # ordered, as torch makes it
+        key = self.entries[-1].id
+        if self.path and key in hooks:
+            hooks.move_to_end(key)
+
     def check(self) -> None:
         """Raise `PlanError` if a file the site is served from is not what it was; costs a microsecond."""
         files = {id(one.mapped.file): one for one in self.streamed if one.mapped is not None}

@@ -17,7 +17,7 @@ import torch
 
 from ..blocks import is_card
 from .frames import calls_of
-from .refusals import copied, forked, refuse_fakes
+from .refusals import copied, forked, refuse_recording
 from .sequence import Order
 from .settling import settle
 from .site import Load, Site
@@ -34,6 +34,8 @@ class _Pass:
     """One thread's way through the model."""
 
     last: int | None = None
+    begun: bool = False
+    """Whether it began with a look at what is new."""
     inside: list[int] = field(default_factory=list[int])
 
 
@@ -57,10 +59,13 @@ class Stream:
         self._order = Order(len(sites), set(aside))
         self._passes: dict[int, _Pass] = {}
         self._loads: dict[int, list[Load]] = {}
-        self._at_rest = True
+        self.rests = True
+        """Whether no thread has anything in use."""
         self._looked: list[bytes] | None = None
         self.newcomers: Callable[[], None] = lambda: None
-        """Called before a pass: takes in what came to the model since the last."""
+        """Takes in what came to the model since it was last called."""
+        self.late: int | None = None
+        """The site that the model itself became while its hooks were running."""
         self._process = os.getpid()
         self.lock = threading.RLock()
         """Held by whoever takes memory of the streaming buffer, or gives it back."""
@@ -79,21 +84,29 @@ class Stream:
     def begin(self, model: nn.Module) -> None:
         """Start preparing for a forward of the whole model."""
         self.notice_fork()
-        refuse_fakes(self.sites[0])
+        refuse_recording(self.sites[0])
         with self.lock:
-            if not self._at_rest:
+            if not self.rests:
                 self._recover(model)
-            self._pass().last = None
+            self._pass().last, self._pass().begun, self.late = None, True, None
             self.newcomers()
             if self._looked is None:  # the last forward did not end: nobody knows what was written to since
                 self.supply.drop()
             self._look_again()
+            if self.late is not None:
+                self.enter(self.late)
             self._ahead(self._order.first)
+
+    def look(self) -> None:
+        """Take in what is new in a pass that did not begin with that: some go past the model's hooks."""
+        with self.lock:
+            if not self._pass().begun:
+                self.newcomers()
 
     def end(self) -> None:
         """Drop what was not used; accelerators are sent what the next forward starts with."""
         with self.lock:
-            self._pass().last = None
+            self._pass().last, self._pass().begun = None, False
             first = self._order.first if self._alone else None
             if first is not None and any(one.device.type == "cpu" for one in self.sites[first].streamed):
                 first = None
@@ -104,16 +117,17 @@ class Stream:
     def enter(self, number: int) -> None:
         """Bring a site's tensors to where it runs; if that fails, the site stays at rest."""
         self.notice_fork()
-        refuse_fakes(self.sites[number])
+        refuse_recording(self.sites[number])
         with self.lock:
             now, site = self._pass(), self.sites[number]
             if now.inside and (number in now.inside or number == self._order.first):
                 self._recover(site.module)
                 now = self._pass()
             if now.last is None or number == self._order.first:
-                self.newcomers()
+                self.look()
                 self._look_again()
             site.check()
+            site.be_left_last()
             self.follow(number)
             self._learn(now, number)
             self._lend(now, number, self.supply.bring(number))
@@ -122,13 +136,13 @@ class Stream:
     def admit(self, number: int, load: Load) -> None:
         """Let a site have what was brought for it, some rows; `leave` takes it back."""
         self.notice_fork()
-        refuse_fakes(self.sites[number])
+        refuse_recording(self.sites[number])
         with self.lock:
             self.sites[number].check()
             self._lend(self._pass(), number, load)
 
     def _lend(self, now: _Pass, number: int, load: Load) -> None:
-        self._at_rest = False
+        self.rests = False
         now.inside.append(number)
         self._loads.setdefault(number, []).append(load)
         self.supply.held.update(load.sizes)
@@ -149,7 +163,7 @@ class Stream:
                 return
             self._put_back(number)
             now.inside.remove(number)
-            self._at_rest = not any(each.inside for each in self._passes.values())
+            self.rests = not any(each.inside for each in self._passes.values())
             if not now.inside:
                 self._passes = {key: each for key, each in self._passes.items() if each.inside or each is now}
             self._ahead(self._order.after(number))
@@ -270,7 +284,7 @@ class Stream:
         for site in self.sites:
             for table, name, value in site.made:
                 table[name] = value
-        self._at_rest = True
+        self.rests = True
 
     def notice_fork(self) -> None:
         """Start anew in a child of the process that loaded the model; a card cannot be used there."""

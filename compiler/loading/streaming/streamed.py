@@ -101,11 +101,11 @@ class Streamed:
         if all(table.get(name) is self.tensor for table, name in self.homes):
             stays = isinstance(self.rest, Stacked) or place_of(self.tensor) == place_of(self.rest)
             return None if stays else self.tensor
-        registered = (table.get(name) for table, name in self.homes)
-        other, *more = {id(found): found for found in registered}.values()
+        other, *more = {id(found := table.get(name)): found for table, name in self.homes}.values()
         if more or not isinstance(other, torch.Tensor) or isinstance(other, Stacked) or taken_apart(other):
             return None
-        return other if other.device == self.rest.device != self.device else None
+        comes = other.device == self.rest.device  # a value in the dtype of use is used as it is
+        return other if comes and (self.device != other.device or other.dtype == self.rest.dtype) else None
 
     def written(self) -> list[int]:
         """Name the tables it is in, if the forward wrote to what it was given, or gave it other memory."""
