@@ -30,6 +30,8 @@ LOGITS: Final = "logits"
 ON_HOST: Final = "activations on the cpu"
 ON_ONE: Final = "activations on one device"
 ON_ONE_HOST: Final = "activations on the cpu alone"
+WRITING: Final = "activations of writing on one device"
+WRITING_HOST: Final = "activations of writing on the cpu alone"
 RUNTIME: Final = "runtime"
 ALLOCATOR: Final = "allocator"
 KEPT: Final = "kept activations"
@@ -45,6 +47,8 @@ PURPOSES: Final = (
     Purpose(ON_HOST, "activations", momentary=True),
     Purpose(ON_ONE, "activations", momentary=True),
     Purpose(ON_ONE_HOST, "activations", momentary=True),
+    Purpose(WRITING, "activations", momentary=True),
+    Purpose(WRITING_HOST, "activations", momentary=True),
     Purpose("streaming buffer", "streaming"),
     Purpose(RUNTIME, "runtime"),
     Purpose(ALLOCATOR, "runtime"),
@@ -54,14 +58,18 @@ PASSING: Final = frozenset({KV_CACHE, KEPT})
 """Purposes that add up while their module is in use, and go with the phase it is in use in."""
 APART: Final = frozenset({ACTIVATIONS, LOGITS, ON_HOST, KEPT})
 """What any device needs that some of a forward runs on, whatever runs elsewhere: bounds, piece by piece."""
-TOGETHER: Final = frozenset({ON_ONE, ON_ONE_HOST})
-"""What stands in place of those where everything runs on one device: that is known to the byte."""
+ALONE: Final = frozenset({ON_ONE, WRITING})
+"""What stands in place of those where everything runs on one device, known to the byte: while a prompt is
+read, and while the last token is written. The larger counts."""
+ALONE_HOST: Final = frozenset({ON_ONE_HOST, WRITING_HOST})
+"""The same where that device is the CPU, if anything differs there."""
+TOGETHER: Final = ALONE | ALONE_HOST
 _LINES: Final = {purpose.name: purpose.line for purpose in PURPOSES}
 
 
 def counts_on(purpose: str, device: str | None) -> bool:
     """Say whether bytes of a purpose are needed on a device: some kernels are fused on accelerators only."""
-    return purpose not in {ON_HOST, ON_ONE_HOST} or (device is not None and not is_accelerator(device))
+    return purpose not in {ON_HOST, *ALONE_HOST} or (device is not None and not is_accelerator(device))
 
 
 def lasting_purposes(demands: Iterable[Demand]) -> str:

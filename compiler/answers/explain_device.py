@@ -8,7 +8,16 @@ from typing import Final
 
 from ...backends.predictions import counted_workload, workload_text
 from ...ir import Account, Plan, human_size, unit_of_tensors
-from ...ir.purposes import ACTIVATIONS, ALLOCATOR, LEDGER_LINES, LOGITS, ON_HOST
+from ...ir.purposes import (
+    ACTIVATIONS,
+    ALLOCATOR,
+    LEDGER_LINES,
+    LOGITS,
+    ON_HOST,
+    TOGETHER,
+    WRITING,
+    WRITING_HOST,
+)
 from ..placing.ledger import peak_demand
 from ..placing.tiers import pinned_bytes
 
@@ -20,6 +29,7 @@ _MOMENTS: Final = {
     ACTIVATIONS: "while it runs",
     LOGITS: "while its scores are made",
     ON_HOST: "while it runs on the host, where its kernel is not fused",
+    **dict.fromkeys((WRITING, WRITING_HOST), "while the last token is written"),
 }
 
 
@@ -49,10 +59,16 @@ def device_facts(plan: Plan, name: str) -> Iterator[tuple[str, str]]:
     peak = peak_demand(plan, plan.tree, name)
     if peak is not None:
         where = f"`{peak.path}`" if peak.path else "the model"
-        yield "its peak", f"{where}, {_MOMENTS.get(peak.purpose, 'while it runs')}: {human_size(peak.nbytes)}"
+        yield "its peak", f"{where}, {_moment(plan, peak.purpose)}: {human_size(peak.nbytes)}"
     if account.phase:
         yield "in use then", account.phase
     yield from (("largest", text) for text in _largest(plan, name))
+
+
+def _moment(plan: Plan, purpose: str) -> str:
+    """Say when bytes of a purpose are there; all on one device, reading and writing are told apart."""
+    reads = plan.workload is not None and plan.workload.kind == "generate" and purpose in TOGETHER
+    return _MOMENTS.get(purpose, "while the prompt is read" if reads else "while it runs")
 
 
 def _lines(account: Account) -> Iterator[str]:

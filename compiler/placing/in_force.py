@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ...ir import Demand, Plan
-from ...ir.purposes import ACTIVATIONS, APART, KV_CACHE, ON_ONE, ON_ONE_HOST, TOGETHER, counts_on
+from ...ir.purposes import ACTIVATIONS, ALONE, ALONE_HOST, APART, KV_CACHE, ON_ONE, TOGETHER, counts_on
 
 
 def in_force(plan: Plan) -> tuple[Demand, ...]:
@@ -21,8 +21,8 @@ def in_force(plan: Plan) -> tuple[Demand, ...]:
     device = one_runner(plan)
     if not known or device is None or _are_written(bounds):
         return plan.demands if stands_alone(plan.demands) else bounds
-    here = [each for each in known if each.purpose == ON_ONE_HOST and counts_on(each.purpose, device)]
-    here = here or [each for each in known if each.purpose == ON_ONE]
+    here = [each for each in known if each.purpose in ALONE_HOST and counts_on(each.purpose, device)]
+    here = here or [each for each in known if each.purpose in ALONE]
     return (*(each for each in bounds if each.purpose not in APART), *here)
 
 
@@ -57,7 +57,7 @@ def no_less(plan: Plan) -> Plan | None:
     What is known counts whole requests of an allocator, bounds the bytes that are asked for: of kilobytes
     that is a good part. A device that runs everything holds what the bound is for.
     """
-    known = max((each.nbytes for each in plan.demands if each.purpose == ON_ONE), default=0)
+    known = max((each.nbytes for each in plan.demands if each.purpose in ALONE), default=0)
     bounds = [each for each in plan.demands if each.purpose == ACTIVATIONS]
     top = max(bounds, key=lambda each: each.nbytes, default=None)
     if top is None or top.nbytes >= known or _are_written(plan.demands):

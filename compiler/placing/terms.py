@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from ...ir import STREAMING, Cache, Demand, Device, ModuleTree, Never, Plan, Reserve, Together, pool_sizes
 from ...ir.patterns import match_paths
-from ...ir.purposes import MOMENTARY, ON_HOST, ON_ONE_HOST, PASSING, TOGETHER
+from ...ir.purposes import ALONE_HOST, MOMENTARY, ON_HOST, PASSING, TOGETHER
 from .in_force import stands_alone
 from .in_phases import ALWAYS, Phases
 
@@ -55,7 +55,7 @@ class Terms:
 def terms_of(plan: Plan, tree: ModuleTree) -> Terms:
     """Return what a plan asks."""
     # What only the host's own kernels need is in its ledger: no accelerator is to keep it free.
-    left_out = {ON_HOST, ON_ONE_HOST} | (set() if stands_alone(plan.demands) else TOGETHER)
+    left_out = {ON_HOST} | ALONE_HOST | (set() if stands_alone(plan.demands) else TOGETHER)
     needed = [(each, _follows(tree, each)) for each in plan.demands if each.purpose not in left_out]
     phases = Phases(plan, tree)
     rows = [

@@ -64,12 +64,13 @@ def _on_one_device(moments: Moments, cache: Iterable[Demand]) -> Iterator[Demand
         traces, first = zip(*moments.own, strict=True)
         after = dict.fromkeys((False, True), nothing)
         yield from on_one_device(
-            traces, cached, held=nothing, left=nothing, after=after, grows=False, first=first
+            traces, cached, later=1, held=nothing, left=nothing, after=after, grows=False, first=first
         )
         return
     yield from on_one_device(
         moments.traces,
         cached,
+        later=len(moments.later),
         held=[moments.held_in(trace) for trace in moments.traces],
         left=[moments.left_in(trace) for trace in moments.traces],
         after={

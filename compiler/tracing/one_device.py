@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from ...ir import Demand
-from ...ir.purposes import ON_ONE, ON_ONE_HOST
+from ...ir.purposes import ON_ONE, ON_ONE_HOST, WRITING, WRITING_HOST
 from ..machine.allocator import ROUND
 from .holdings import holdings
 from .trace import Trace
@@ -31,6 +31,7 @@ def on_one_device(
     traces: Sequence[Trace],
     cached: int,
     *,
+    later: int,
     held: Sequence[Sequence[int]],
     left: Sequence[Sequence[int]],
     after: Mapping[bool, Sequence[Sequence[int]]],
@@ -39,23 +40,28 @@ def on_one_device(
 ) -> Iterator[Demand]:
     """Yield what one device needs beside weights and ``cached`` bytes of cache; for the CPU if it differs.
 
-    By trace, ``held`` are the bytes of each thing that whoever called has all the time, ``left`` of what it
-    has until it makes ``after`` of the scores it was given, by whether it is the CPU that does. Where the
-    cache ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest.
-    ``first`` are the steps from which on each trace tells, where that is not from its beginning.
+    The last ``later`` traces write a token, those before read what is given: each has its demand. By trace,
+    ``held`` are the bytes of each thing that whoever called has all the time, ``left`` of what it has until
+    it makes ``after`` of the scores it was given, by whether it is the CPU that does. Where the cache
+    ``grows`` past the last trace, nobody saw what is beside it then: it counts beside the largest. ``first``
+    are the steps from which on each trace tells, where that is not from its beginning.
     """
     begins = first or [0] * len(traces)
     card, host = (
-        max(
+        [
             _highest(*moment, on_host=on_host)
             for moment in zip(traces, held, left, after[on_host], begins, strict=True)
-        )
+        ]
         for on_host in (False, True)
     )
-    beside = sum(traces[0].cache_nbytes) if grows else cached
-    yield Demand(max(0, card.nbytes - beside), card.path, ON_ONE)
-    if host.nbytes != card.nbytes:
-        yield Demand(max(0, host.nbytes - beside), host.path, ON_ONE_HOST)
+    reads, beside = len(traces) - later, sum(traces[0].cache_nbytes) if grows else cached
+    for there, given, writes in ((card, ON_ONE, WRITING), (host, ON_ONE_HOST, WRITING_HOST)):
+        if there is host and max(host).nbytes == max(card).nbytes:
+            continue
+        for moments, purpose in ((there[:reads], given), (there[reads:], writes)):
+            if moments:
+                most = max(moments)
+                yield Demand(max(0, most.nbytes - beside), most.path, purpose)
 
 
 def _highest(

@@ -11,9 +11,10 @@ import torch
 import transformers
 from compile_plan.backends import write_plan
 from compile_plan.compiler import compile_model, compile_plan
+from compile_plan.compiler.answers.explain_device import device_facts
 from compile_plan.compiler.tracing.unfused import unfused_sizes
 from compile_plan.grammar import parse
-from compile_plan.ir.purposes import TOGETHER
+from compile_plan.ir.purposes import ALONE, TOGETHER
 from live_bytes import shared_heads_are_fused
 from torch.profiler import ProfilerActivity, profile
 
@@ -200,11 +201,22 @@ def test_a_plan_for_two_devices_holds_the_bounds_of_its_pieces():
     card = one.ledger[0]
     two = compile_model(model, max_memory={0: card.weights, 1: "1GiB", "cpu": "1GiB"}, **options)
     assert card.activations < max(each.activations for each in two.ledger)
-    assert (
-        {each.purpose for each in one.demands}
-        == {each.purpose for each in two.demands}
-        >= TOGETHER - {"activations on the cpu alone"}
-    )
+    assert {each.purpose for each in one.demands} == {each.purpose for each in two.demands} >= ALONE
+
+
+def test_the_peaks_of_reading_and_of_writing_are_told_and_the_larger_counts():
+    """Where each is, in the model and in time, is what `--explain` says of a device."""
+    model = activation_peaks.built("llama")
+    for options, said in (
+        ({"rows": 1, "prompt": 96, "generate": 2}, "while the prompt is read"),
+        ({"rows": 8, "prompt": 2, "generate": 40}, "while the last token is written"),
+    ):
+        plan = compile_model(model, max_memory={0: "1GiB"}, runtime=0, **options)
+        told = {each.purpose: each.nbytes for each in plan.demands if each.purpose in ALONE}
+        assert set(told) == ALONE
+        assert plan.ledger[0].activations == max(told.values())
+        (peak,) = (text for label, text in device_facts(plan, "cuda:0") if label == "its peak")
+        assert said in peak
 
 
 def test_the_bytes_a_ledger_says_are_enough_and_one_less_is_not():
