@@ -27,7 +27,8 @@ def predicted_text(predicted: Prediction) -> str:
     if predicted.token:
         parts.append(f"{timed_text(predicted.token)} a token{_limited(predicted.token_limit)}")
     if predicted.prompt:
-        parts.append(f"prompt {timed_text(predicted.prompt)}{_limited(predicted.prompt_limit)}")
+        what = "prompt" if predicted.token else "a forward"
+        parts.append(f"{what} {timed_text(predicted.prompt)}{_limited(predicted.prompt_limit)}")
     text = f"predicted: {', '.join(parts) or 'nothing to wait for'}"
     if not predicted.simple or not predicted.seconds or predicted.simple_seconds is None:
         return text

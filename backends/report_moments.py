@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..ir import Account, human_size
+from ..ir import Account, Plan, human_size
+from ..ir.purposes import ON_ONE, ON_ONE_HOST, TOGETHER, WRITING, WRITING_HOST, counts_on
 from .predictions import timed_text
 from .report_data import Facts
 from .report_roads import text_of
@@ -12,7 +13,7 @@ _AT_REST = ("weights", "buffers", "row_cache", "runtime", "reserve")
 _CALLED = ("kv_cache", "streaming")
 """What every call needs; activations are counted for the call that needs most of them."""
 _APART = "What is in use at different times never adds up: a device must hold the fullest phase."
-_KEPT = "A token's own activations, fewer than those of the prompt, come on top of the last column."
+_KEPT = "A token's own activations, which nobody counted, come on top of the last column."
 
 
 def moments(facts: Facts) -> str:
@@ -29,9 +30,13 @@ def moments(facts: Facts) -> str:
         ("writing a token", told.token if told else 0.0, told.token_limit if told else ""),
     ]
     columns = "".join(f'<th class="num">{text_of(_head(*head))}</th>' for head in heads)
-    rows = "".join(map(_row, plan.ledger))
+    apart = _told_apart(plan)
+    rows = "".join(
+        _row(account, apart.get(account.device, (account.activations, 0))) for account in plan.ledger
+    )
+    kept = "" if apart else f'<p class="sub">{_KEPT}</p>'
     return (
-        f'<h2>The ledger by moment</h2>\n<p class="sub">{_KEPT}</p><details open><summary>What each '
+        f"<h2>The ledger by moment</h2>\n{kept}<details open><summary>What each "
         "device holds</summary><table class='moments'><tr><th>device</th>"
         f'<th class="num">at rest</th>{columns}</tr>{rows}</table></details>'
     )
@@ -58,10 +63,25 @@ def _head(what: str, seconds: float, limit: str) -> str:
     return f"{what} ({timed_text(seconds)}{waits})" if seconds else what
 
 
-def _row(account: Account) -> str:
+def _told_apart(plan: Plan) -> dict[str, tuple[int, int]]:
+    """Return what reading and what writing takes, by the device that runs everything, where that counts."""
+    told = {each.purpose: each.nbytes for each in plan.demands if each.purpose in TOGETHER}
+    runs = {unit.run for unit in plan.units}
+    runner = next((account for account in plan.ledger if runs == {account.device}), None)
+    if runner is None:
+        return {}
+    known = [
+        (told[reading], told[writing])
+        for reading, writing in ((ON_ONE_HOST, WRITING_HOST), (ON_ONE, WRITING))
+        if {reading, writing} <= told.keys() and counts_on(reading, runner.device)
+    ]
+    return {runner.device: known[0]} if known and max(known[0]) == runner.activations else {}
+
+
+def _row(account: Account, activations: tuple[int, int]) -> str:
     rest = _sum(account, _AT_REST)
-    token = rest + _sum(account, _CALLED)
-    cells = (rest, token + account.activations, token)
+    called = rest + _sum(account, _CALLED)
+    cells = (rest, *(called + nbytes for nbytes in activations))
     sizes = "".join(f'<td class="num">{human_size(nbytes)}</td>' for nbytes in cells)
     return f"<tr><td>{text_of(account.device)}</td>{sizes}</tr>"
 

@@ -23,6 +23,7 @@ from compile_plan.ir import (
     Together,
     Unit,
 )
+from compile_plan.ir.purposes import ON_ONE, ON_ONE_HOST, WRITING, WRITING_HOST
 from hypothesis import HealthCheck, given, settings
 from planfile_strategies import plans, tree_of
 from steps import counted
@@ -159,6 +160,17 @@ def test_equal_demands_of_a_stack_are_one_line():
     demands = tuple(Demand(2**20, f"h.{i}", "activations") for i in range(12))
     page = Page(emit_report(replace(PLAN, demands=demands)))
     assert "h.{0..11}12 x 1.0MiB of activations" in page.text
+
+
+def test_what_reading_and_what_writing_takes_is_told_apart_on_one_device():
+    lines = (ON_ONE, 2), (WRITING, 3), (ON_ONE_HOST, 7), (WRITING_HOST, 6)
+    demands = tuple(Demand(nbytes, "", purpose) for purpose, nbytes in lines)
+    for device, most, cells in (("cuda:0", 3, "5B7B8B"), ("cpu", 7, "5B12B11B")):
+        ledger = (Account(device, weights=5, activations=most),)
+        plan = Plan(Model("m"), units=(Unit("", device, device),), demands=demands, ledger=ledger)
+        assert f"{device}{cells}" in Page(emit_report(plan)).text
+        spread = replace(plan, units=(Unit("a", device, device), Unit("b", "cuda:1", "cuda:1")))
+        assert f"{device}5B{5 + most}B5B" in Page(emit_report(spread)).text
 
 
 def test_a_plan_without_a_name_has_a_heading():

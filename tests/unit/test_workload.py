@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from command import run_command
+from compile_plan.backends.predictions import predicted_text
 from compile_plan.compiler import compile_model, compile_plan, verify_plan
 from compile_plan.compiler.tracing import Use, demands, try_moments
 from compile_plan.grammar import parse, print_plan
@@ -216,6 +217,11 @@ def test_a_sampler_widens_the_last_scores_of_a_model_that_makes_those_of_all():
     given = {name: torch.ones(2, 48, dtype=torch.int64) for name in ("input_ids", "decoder_input_ids")}
     found = demands(try_moments(model, given, Diagnostics(), use=Use("generate", written=4)))
     assert max(each.nbytes for each in found if each.purpose == "logits") == 2 * 4000 * (48 * 2 + 30)
+
+
+def test_what_writes_nothing_has_the_seconds_of_a_forward():
+    plan, _ = account(small_model("llama"), workload="train", prompt=8)
+    assert predicted_text(plan.outcome.predicted).startswith("predicted: a forward ")
 
 
 def test_generation_asks_for_a_cache_a_model_keeps_only_if_asked():
