@@ -6,15 +6,20 @@ import contextlib
 import sys
 from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
+from typing import Final
 
 from ...backends.predictions import timed_text
 from ...ir import Diagnostic, Plan, PlanError, human_size, is_accelerator
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
+from ..driver.effects import Holding
 from ..driver.inputs import compile_opened, open_input
 from ..lines.files import read_overrides
 from .console import Console
 from .contents import Contents
 from .values import Request, spelled
+
+_READ_IN_A_DTYPE: Final = frozenset({Holding.CONFIG, Holding.HEADERS})
+"""What a dtype is told of when it is opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,9 @@ def print_dtype_table(request: Request, console: Console) -> int:
         rows = []
         for dtype in request.dtypes:
             options = replace(request.options, dtype=dtype, given=request.options.given | {"dtype"})
+            given = open_input(request.input, options) if opened.holds in _READ_IN_A_DTYPE else opened
             try:
-                rows.append(_row(dtype, compile_opened(opened, options, overrides, spelled=spelled)))
+                rows.append(_row(dtype, compile_opened(given, options, overrides, spelled=spelled)))
             except PlanError as error:
                 first = error.diagnostics[0]
                 if first.code != "does-not-fit":

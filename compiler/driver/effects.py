@@ -24,6 +24,8 @@ class Holding(StrEnum):
     PLAN = "a plan"
 
 
+GGUF: Final = "gguf"
+"""The method of a file with packed weights that llama.cpp reads."""
 Why: TypeAlias = tuple[str, str]
 """Why an option does nothing, and what would."""
 
@@ -54,7 +56,9 @@ _TIMED: Final = frozenset({None, "latency", "throughput"})
 
 def _beside(options: Options, holds: Holding, packed: str | None) -> Iterator[tuple[str, str, str]]:
     """Yield options that another one, given or missing, or quantised weights leave without effect."""
-    if packed is not None and options.dtype is not None and options.dtype not in WIDTHS:
+    if packed == GGUF and options.dtype is not None:
+        yield "dtype", "llama.cpp loads it as it is stored", "leave it out, or quantise the file anew"
+    elif packed is not None and options.dtype is not None and options.dtype not in WIDTHS:
         why = f"its weights are quantised already ({packed})"
         yield "dtype", why, "leave it out, or say what the rest is loaded as: `--dtype bfloat16`"
     accelerate = options.strategy == "accelerate"

@@ -19,7 +19,7 @@ from ..lines.files import read_lines
 from ..lines.option_lines import check_options
 from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
-from .effects import Holding, check_effects
+from .effects import GGUF, Holding, check_effects
 from .facts import Known, built_when_asked, described_facts, known
 from .folders import plain_dtype
 from .options import AUTOMATIC, Options
@@ -151,7 +151,8 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
         case InputKind.GGUF:
             from ..sources.gguf_file import read_gguf
 
-            plan = roomy(read_gguf(spec, diagnostics), options, diagnostics)
+            file = read_gguf(spec, diagnostics)
+            plan, packed = roomy(file, options, diagnostics), GGUF if file.packed else None
         case _:
             plan = read_lines(spec)
     diagnostics.raise_errors()

@@ -6,7 +6,8 @@ Nothing is downloaded. Code that came with the configuration is imported only wh
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
 
 _SAVED: Final = "use the file saved with the model"
 _UPDATE: Final = "check its config.json, or update transformers"
+_COUNTS: Final = (
+    (re.compile(r"(?:^|_)n?(?:layers?|depths?|experts|blocks|stages|codebooks|quantizers)(?:$|_)"), 10_000),
+    (re.compile(r"^num_labels$"), 1_000_000),
+)
+"""Numbers of modules and names that are made one by one, and more than any model has."""
 
 
 def build_from_config(
@@ -94,9 +100,25 @@ def check_config(folder: Path) -> None:
 
 def _content(path: Path) -> dict[str, Any]:
     content = _json(path)
-    if isinstance(content, dict) and isinstance(content.get("model_type"), str):
-        return content
-    raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", _SAVED)
+    if not isinstance(content, dict) or not isinstance(content.get("model_type"), str):
+        raise _error(INVALID_CONFIG, f"`{path}` has no `model_type`", _SAVED)
+    odd = next(_odd_values(content), None)
+    if odd is not None:
+        raise _error(INVALID_CONFIG, f"`{path}` says {odd}, which no model has", _SAVED)
+    return content
+
+
+def _odd_values(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what would make building never end, or transformers look for a type that is no name."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _odd_values(value)
+        if key == "model_type" and not isinstance(value, str | None):
+            yield f"`model_type` is {str(value)[:40]}"
+        most = next((most for pattern, most in _COUNTS if pattern.search(key)), None)
+        listed = value if isinstance(value, list) else [value]
+        if most is not None and any(isinstance(each, int | float) and each > most for each in listed):
+            yield f"`{key}` is {str(value)[:40]}"
 
 
 def _json(path: Path) -> object:

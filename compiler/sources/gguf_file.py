@@ -29,6 +29,7 @@ from .gguf_numbers import FAMILY, KEYS, config_of
 from .gguf_room import room_demands
 from .named_tensors import NamedTensor
 from .regular import regular, text_instead, unreadable_input
+from .safetensors_header import are_tensor_names
 
 _TORCH: Final = {
     "F16": "float16",
@@ -41,6 +42,8 @@ _TORCH: Final = {
     "I64": "int64",
 }
 
+_PACKED: Final = "uint8"
+"""What packed tensors are, a byte an element."""
 _PART: Final = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 
 
@@ -51,6 +54,12 @@ class GgufFile:
     plan: Plan
     config: Mapping[str, object]
     shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def packed(self) -> bool:
+        """Say whether any of its weights are packed."""
+        assert self.plan.tree is not None  # noqa: S101  # lowering gives a tree
+        return _PACKED in self.plan.tree.dtypes
 
     def with_room(
         self, diagnostics: Diagnostics | None, tokens: int, rows: int = 1, *, several: bool = False
@@ -85,6 +94,9 @@ def read_gguf(path: str | Path, diagnostics: Diagnostics) -> GgufFile:
     if len(shapes) < len(tensors):
         message = f"two parts of `{path}` hold tensors of the same name"
         diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the files again"))
+    if not are_tensor_names(shapes):
+        message = f"`{path}` holds a tensor whose name is none"
+        diagnostics.add(Diagnostic(INVALID_CHECKPOINT, message, help="download the file again"))
     if not tensors:
         diagnostics.add(Diagnostic(EMPTY_MODEL, f"`{path}` holds no tensors"))
     diagnostics.raise_errors()
@@ -169,7 +181,7 @@ def _content(reader: Any) -> _Part:  # noqa: ANN401  # the package has no types
 def _named(tensor: Any) -> NamedTensor:  # noqa: ANN401  # the package has no types
     nbytes = int(tensor.n_bytes)
     dtype = _TORCH.get(tensor.tensor_type.name)
-    return NamedTensor(str(tensor.name), dtype or "uint8", _shape(tensor) if dtype else (nbytes,), nbytes)
+    return NamedTensor(str(tensor.name), dtype or _PACKED, _shape(tensor) if dtype else (nbytes,), nbytes)
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:  # noqa: ANN401  # the package has no types

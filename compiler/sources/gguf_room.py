@@ -15,12 +15,14 @@ from typing import Any, Final
 from ...ir import Demand, ModuleTree, Workload
 from ...ir.purposes import ACTIVATIONS, LOGITS
 from .config_cache import cache_of_config
+from .config_numbers import integer
 from .gguf_numbers import CAUSAL, UNTOLD
 
 USUAL: Final = Workload(prompt=3968, tokens=128, added=True)
 """What is planned for when nobody says: the shortest context its own planner falls back to."""
 SECOND_EMBEDDING: Final = "second embedding"
 """A file whose head is its embedding is loaded with two of them: on the host, and where the head is."""
+_TABLE: Final = "token_embd.weight"
 _BATCH: Final = 512
 _CELLS: Final = 256
 """Caches are made of so many cells, and a multiple."""
@@ -55,16 +57,16 @@ def room_demands(
     """
     keeps = config.get(CAUSAL) is not False
     kept = () if UNTOLD in config or not keeps else cache_of_config(config, tree, tokens, rows, cells)
-    hidden = config.get("hidden_size")
-    if (keeps and not kept) or not isinstance(hidden, int):
+    hidden = integer(config.get("hidden_size"))
+    if (keeps and not kept) or hidden is None:
         return kept
-    chosen = config.get("num_experts_per_tok")
+    chosen = integer(config.get("num_experts_per_tok")) or 1
     batch = min(_BATCH, tokens * rows)
-    window = config.get("sliding_window")
-    seen = _rounded(tokens) + (cells(tokens, window) if isinstance(window, int) else 0)
+    window = integer(config.get("sliding_window"))
+    seen = _rounded(tokens) + (0 if window is None else cells(tokens, window))
     mask = batch * seen * _MASK
     again = (_COPIES - 1) * (mask + batch * hidden * _FLOAT32) if several else 0
-    widths = _widths(shapes, hidden, chosen if isinstance(chosen, int) else 1)
+    widths = _widths(shapes, hidden, chosen)
     layers = [
         Demand(batch * width * _FLOAT32 + mask + again + _SMALL, path, ACTIVATIONS, added=True)
         for path, width in widths.items()
@@ -78,14 +80,15 @@ def _rounded(tokens: int) -> int:
 
 def _ends(tree: ModuleTree, shapes: Shapes, batch: int, rows: int) -> Iterator[Demand]:
     """Yield what the embedding and the head need."""
-    vocabulary, hidden = shapes.get("token_embd.weight", (0, 0))
+    shape = shapes.get(_TABLE, ())
+    vocabulary, hidden = shape if len(shape) == 2 else (0, 0)
     yield Demand(batch * hidden * _FLOAT32, "token_embd", ACTIVATIONS, added=True)
     head = next((path for path in ("output", "output_norm") if path in tree.module_index), None)
     if head is not None:
         yield Demand(rows * vocabulary * _FLOAT32, head, LOGITS, added=True)
-    if head == "output_norm" and tree.nbytes is not None:
-        table = tree.nbytes[tree.tensor_index["token_embd.weight"]]
-        yield Demand(table, head, SECOND_EMBEDDING, added=True)
+    table = tree.tensor_index.get(_TABLE)
+    if head == "output_norm" and tree.nbytes is not None and table is not None:
+        yield Demand(tree.nbytes[table], head, SECOND_EMBEDDING, added=True)
 
 
 def _widths(shapes: Shapes, hidden: int, chosen: int) -> dict[str, int]:

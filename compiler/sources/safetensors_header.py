@@ -117,7 +117,7 @@ def _tensors(path: Path, file: int, text: bytes, size: int) -> list[StoredTensor
     entries = _entries(path, text)
     start = 8 + len(text)
     layouts: dict[tuple[str, tuple[int, ...]], _Layout] = {}
-    if not _are_tensor_names(entries):
+    if not are_tensor_names(entries):
         wrong = next(name for name in entries if not _is_tensor_name(name))
         raise _invalid(path, f"`{wrong[:80]}` is not the name of a tensor")
     tensors = [_tensor(path, file, name, value, start, layouts) for name, value in entries.items()]
@@ -214,7 +214,7 @@ def _layout(path: Path, name: str, code: str, sizes: list[int]) -> _Layout:
     return _Layout(dtype, shape, None if rest else nbytes)
 
 
-def _are_tensor_names(names: Collection[str]) -> bool:
+def are_tensor_names(names: Collection[str]) -> bool:
     """Say whether all are; usual names are seen to be at once."""
     joined = f" {' '.join(names)} "
     short = max(map(len, names), default=1) < MAX_DEPTH

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from compile_plan.compiler import compile_plan
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.ir import Diagnostics, PlanError
 from compile_plan.ir.purposes import KV_CACHE
@@ -14,7 +15,7 @@ gguf = pytest.importorskip("gguf")
 TOKENS, CELLS, HALF = 3000, 3072, 2
 
 
-def written(path, family, layers, tensors, **numbers):
+def written(path, family, layers, tensors, *, ends=(), **numbers):
     """Write a file with these tensors in each layer, and these numbers under the family's name."""
     writer = gguf.GGUFWriter(path, family)
     for name, value in {"block_count": layers, "embedding_length": 64, **numbers}.items():
@@ -25,6 +26,8 @@ def written(path, family, layers, tensors, **numbers):
             writer.add_bool(key, bool(value))
         else:
             writer.add_uint32(key, value)
+    for name in ends:
+        writer.add_tensor(name, np.zeros(64, np.float32))
     for layer in range(layers):
         for name in tensors:
             packed = np.zeros((64, 68), np.uint8)
@@ -139,6 +142,52 @@ def test_latents_that_are_opened_first_are_kept_as_keys_and_values(tmp_path):
 def test_what_is_not_said_is_unknown(tmp_path):
     path = written(tmp_path / "a.gguf", "llama", 2, PLAIN)
     assert cache(path) == ([], ["unknown-cache"])
+
+
+ODD = (0, 1, 2**32 - 1, [], [2, 0], [0, 2**31 - 1], [True, False])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("family", ["llama", "gemma3", "deepseek2"])
+def test_odd_numbers_are_taken_or_said(tmp_path, family, odd):
+    """Whatever a file says of itself, no number of its plan is below zero and what is raised is known."""
+    names = {*HEADS, *LATENTS, "block_count", "embedding_length", "attention__sliding_window"}
+    for name in (*sorted(names), "attention__sliding_window_pattern", "expert_used_count"):
+        path = written(tmp_path / "a.gguf", family, 2, PLAIN, **HEADS | {name: odd})
+        codes, demands = set(), ()
+        try:
+            demands = compile_plan(path, max_memory={0: "1GiB", "cpu": "64GiB"}, cache_tokens=64).demands
+        except PlanError as error:
+            codes = {found.code for found in error.diagnostics}
+        assert codes <= {"does-not-fit", "unknown-cache"}, name
+        assert all(demand.nbytes >= 0 for demand in demands), name
+
+
+@pytest.mark.parametrize("name", ["", "a..b", ".a"])
+def test_a_tensor_without_a_name_is_refused(tmp_path, name):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_tensor(name, np.zeros((4, 4), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(PlanError) as caught:
+        read_gguf(tmp_path / "a.gguf", Diagnostics())
+    assert [found.code for found in caught.value.diagnostics] == ["invalid-checkpoint"]
+
+
+def test_a_file_without_its_embedding_has_no_second_one(tmp_path):
+    path = written(tmp_path / "a.gguf", "llama", 2, PLAIN, ends=["output_norm.weight"], **HEADS)
+    plan = read_gguf(path, Diagnostics()).with_room(Diagnostics(), TOKENS)
+    assert "second embedding" not in {demand.purpose for demand in plan.demands}
+
+
+def test_packed_weights_are_what_they_are(tmp_path):
+    path = written(tmp_path / "a.gguf", "llama", 2, PLAIN, **HEADS)
+    for dtype in ("float16", "int4"):
+        with pytest.raises(PlanError) as caught:
+            compile_plan(path, max_memory={"cpu": "1GiB"}, dtype=dtype)
+        assert [found.code for found in caught.value.diagnostics] == ["option-without-effect"]
 
 
 def in_parts(folder, layers=2):

@@ -53,3 +53,9 @@ def test_a_program_gets_the_nodes_asked_for_unless_it_is_large(monkeypatch, colu
     program.at_most(-1.0, [(program.column(cost=1.0), -1.0) for _ in range(columns)])
     assert solve(program, nodes=asked).value == 1
     assert options["mip_max_nodes"] == given
+
+
+def test_numbers_that_are_too_large_for_it_are_no_crash():
+    program = Program()
+    program.at_most(-1.0, [(program.column(cost=1.0, upper=9), -1e20)])
+    assert solve(program).status == "limit"
