@@ -30,6 +30,8 @@ _FACTS = {
     "_keys_to_ignore_on_load_unexpected": "unexpected",
 }
 """Attribute of a class, and its name in the file."""
+_UNDER_PREFIX = "."
+"""The name of a part that a class sets by the name in its `base_model_prefix`."""
 ASKING = ("logits_to_keep", "num_logits_to_keep")
 """Arguments of a forward by which generation asks for the scores of the last position alone."""
 _MASKING = ("doge", "falcon", "inkling_text")
@@ -80,11 +82,15 @@ def _parts(node: ast.ClassDef) -> Iterator[tuple[str, str]]:
         match line:
             case ast.Assign(targets=[ast.Attribute(value=ast.Name(id="self"), attr=name)], value=value):
                 yield name, _called(value)
+            case ast.Call(func=ast.Name("setattr"), args=[_, ast.Attribute(attr="base_model_prefix"), value]):
+                yield _UNDER_PREFIX, _called(value)
 
 
 def _called(value: ast.expr) -> str:
     """Return the class that is called for a value, also through a method of it; empty for other values."""
     match value:
+        case ast.Call(func=ast.Attribute(value=ast.Name(id="nn"), attr="Buffer")):
+            return "nn.Buffer"
         case ast.Call(func=ast.Name(id=name)) | ast.Call(func=ast.Attribute(value=ast.Name(id=name))):
             return name
         case ast.IfExp(body=body):
@@ -105,14 +111,19 @@ def _assigned(line: ast.stmt) -> tuple[str, ast.expr | None]:
 def _classes(package: Path) -> Iterator[tuple[str, dict[str, _Class]]]:
     """Yield the name of each modelling file and its classes."""
     for path in sorted((package / "models").glob("*/modeling_*.py")):
-        body = ast.parse(path.read_text()).body
-        yield path.stem, {node.name: _Class(node) for node in body if isinstance(node, ast.ClassDef)}
+        yield path.stem, _in_file(path)
+
+
+def _in_file(path: Path) -> dict[str, _Class]:
+    body = ast.parse(path.read_text()).body
+    return {node.name: _Class(node) for node in body if isinstance(node, ast.ClassDef)}
 
 
 def facts() -> dict[str, dict[str, Any]]:
     """Return what each class says, inherited values included and silent ones left out."""
     files = dict(_classes(_package()))
     everywhere = {name: found for classes in files.values() for name, found in classes.items()}
+    everywhere |= _in_file(_package() / "modeling_layers.py")
     result: dict[str, dict[str, Any]] = {}
     for classes in files.values():
         later = any(one.decided_later for one in classes.values())
@@ -128,45 +139,71 @@ def facts() -> dict[str, dict[str, Any]]:
                 if value or key == "ties"
             }
             decided = later or any(one.decided_later for one in known)
-            if decided or _is_built_to_order(said, known, everywhere):
+            body = f"{name.partition('For')[0]}Model"
+            parts = [_with_body(one.parts, said.get("prefix"), body, classes) for one in known]
+            if decided or _is_built_to_order(said, parts, everywhere):
                 said["decided_later"] = True
-            inner = [one.parts[said["prefix"]] for one in known if said.get("prefix") in one.parts]
+            inner = [each[said["prefix"]] for each in parts if said.get("prefix") in each]
             if inner:
                 said["inner"] = inner[0] or "?"
-                said["beside"] = sorted(_beside(said, known))
+                said["beside"] = sorted(_beside(said, parts))
             result[name] = {key: said[key] for key in sorted(said) if said[key]}
     return dict(sorted(result.items()))
 
 
-def _beside(said: dict[str, Any], known: list[_Class]) -> set[str]:
+def _with_body(
+    parts: dict[str, str], prefix: str | None, body: str, near: dict[str, _Class]
+) -> dict[str, str]:
+    """Return parts with the model of a shared head by its name: it is the type's own, below the prefix."""
+    if prefix is None or _UNDER_PREFIX not in parts:
+        return parts
+    maker = body if body in near else parts[_UNDER_PREFIX]
+    return {prefix: maker, **{name: each for name, each in parts.items() if name != _UNDER_PREFIX}}
+
+
+def _beside(said: dict[str, Any], parts: list[dict[str, str]]) -> set[str]:
     """Return the parts of a class beside the model inside it, but for those its ties tell of."""
-    made = {name for one in known for name, maker in one.parts.items() if maker}
+    made = {name for each in parts for name, maker in each.items() if maker}
     tied = {path.partition(".")[0] for pair in (said.get("ties") or {}).items() for path in pair}
     return made - tied - {said["prefix"]}
 
 
-def _is_built_to_order(said: dict[str, Any], known: list[_Class], everywhere: dict[str, _Class]) -> bool:
+def _is_built_to_order(
+    said: dict[str, Any], parts: list[dict[str, str]], everywhere: dict[str, _Class]
+) -> bool:
     """Say whether a configuration chooses the class of a part, or what is ignored in files fits a part.
 
     Of the latter only what is left over is ignored, which takes the names of the model.
     """
-    made = {name: maker for one in known for name, maker in one.parts.items()}
-    below = (everywhere[maker] for maker in made.values() if maker in everywhere)
-    parts = [name for one in (*known, *below) for name, maker in one.parts.items() if maker]
+    made = {name: maker for each in parts for name, maker in each.items()}
     dropped = any(
-        re.search(pattern, f"{part}.weight") for pattern in said.get("unexpected", ()) for part in parts
+        re.search(pattern, f"{part}.weight")
+        for pattern in said.get("unexpected", ())
+        for part in _parts_below(parts, everywhere)
     )
     return dropped or any(re.match("Auto(Model|Backbone)", maker) for maker in made.values())
 
 
+def _parts_below(parts: list[dict[str, str]], everywhere: dict[str, _Class]) -> set[str]:
+    """Return the names of everything that is made in a class, however deep."""
+    names, seen, waiting = set[str](), set[str](), list(parts)
+    while waiting:
+        made = {name: maker for name, maker in waiting.pop().items() if maker[:1].isupper() or maker == "nn"}
+        names |= made.keys()  # buffers are left out of files, others computed of what is given
+        fresh = set(made.values()) - seen
+        seen |= fresh
+        waiting += [everywhere[maker].parts for maker in fresh if maker in everywhere]
+    return names
+
+
 def _line(name: str, near: dict[str, _Class], far: dict[str, _Class]) -> Iterator[str]:
-    """Yield a class and what it inherits from, to the root; the first base that leads there counts."""
+    """Yield a class and what it inherits from, to the root: mixins, then the first base that leads there."""
     yield name
     found = near.get(name) or far.get(name)
     for base in found.bases if found else ():
         line = list(_line(base, near, far)) if base != _ROOT else [_ROOT]
+        yield from (one for one in line if one == _ROOT or one in near or one in far)
         if line[-1] == _ROOT:
-            yield from line
             return
 
 

@@ -25,7 +25,7 @@ from compile_plan.compiler.sources.config_cache import cache_of_config
 from compile_plan.compiler.sources.live import lower_model
 from compile_plan.compiler.tracing import Moments, Use, demands, try_moments
 from compile_plan.ir import Demand, Diagnostics, ModuleTree, Workload
-from compile_plan.ir.purposes import KV_CACHE, MOMENTARY, ON_HOST, ON_ONE_HOST
+from compile_plan.ir.purposes import ALONE_HOST, KV_CACHE, MOMENTARY, ON_HOST
 from compile_plan.ir.rules.tracing import TRACED_WITHOUT_CACHE
 from zoo_types import SETTINGS, classes_for
 
@@ -73,7 +73,7 @@ def cached(found: Iterable[Demand]) -> int:
 
 
 def largest(found: Iterable[Demand], *, host: bool = False) -> int:
-    left_out = set[str]() if host else {ON_HOST, ON_ONE_HOST}
+    left_out = set[str]() if host else {ON_HOST, *ALONE_HOST}
     return max((each.nbytes for each in found if each.purpose in MOMENTARY - left_out), default=0)
 
 

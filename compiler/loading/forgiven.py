@@ -19,25 +19,36 @@ _MADE_AGAIN: Final = {
 }
 """What older releases stored, by the end of the name of a buffer that constructors make today."""
 
+_POOLER: Final = "pooler."
+
 
 def makes_anew(model: nn.Module, missing: Sequence[Slot], filled: Iterable[str]) -> tuple[Slot, ...]:
-    """Return the missing tensors that transformers would initialise: listed ones, buffers, a head of its own.
+    """Return the missing tensors that transformers would initialise: listed ones, buffers, heads and poolers.
 
-    ``filled`` are the paths the checkpoint fills. A head counts as new if the model under it is filled.
+    ``filled`` are the paths the checkpoint fills. A head counts as new if the model under it is filled, and
+    so does a pooler all of which is missing: models are trained without it, and saved so.
     """
     if not _is_transformers(model):
         return ()
     patterns = tuple(getattr(model, "_keys_to_ignore_on_load_missing", None) or ())
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    below = prefix != "." and getattr(model, prefix[:-1], None) is not None
-    has_body = below and any(path.startswith(prefix) for path in filled)
-    body_lacks = any(slot.paths[0].startswith(prefix) and slot.role is Role.PARAMETER for slot in missing)
+    inner = getattr(model, "base_model_prefix", "")
+    prefix = f"{inner}." if inner and getattr(model, inner, None) is not None else ""
+    body = [path.removeprefix(prefix) for path in filled if path.startswith(prefix)]
+    pooled = prefix + _POOLER
+    may_pool = not any(path.startswith(_POOLER) for path in body)
+    added = {
+        slot
+        for slot in missing
+        if slot.role is Role.PARAMETER
+        and (not slot.paths[0].startswith(prefix) or (may_pool and slot.paths[0].startswith(pooled)))
+    }
+    body_lacks = any(slot.role is Role.PARAMETER and slot not in added for slot in missing)
     return tuple(
         slot
         for slot in missing
         if slot.role is not Role.PARAMETER
         or any(_matches(path, patterns) for path in slot.paths)
-        or (has_body and not body_lacks and not slot.paths[0].startswith(prefix))
+        or (slot in added and body and not body_lacks)
     )
 
 

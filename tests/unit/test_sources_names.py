@@ -157,6 +157,19 @@ def test_names_that_lack_the_prefix_leave_what_is_beside_the_body_where_it_is(na
     assert set(plan.tree.tensor_paths) >= {path for path, _ in theirs.named_parameters()}
 
 
+@pytest.mark.parametrize("head", ["SequenceClassification", "TokenClassification", "QuestionAnswering"])
+@pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
+def test_a_head_that_types_share_has_their_body_below_its_prefix(name, head, tmp_path):
+    """Reward models: their class is a mixin's, which sets the body by the name in ``base_model_prefix``."""
+    config = transformers.CONFIG_MAPPING[name](
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, num_labels=1 if head == "SequenceClassification" else 3,
+    )  # fmt: skip
+    auto = getattr(transformers, f"AutoModelFor{head}")
+    auto.from_config(config).save_pretrained(tmp_path)
+    loads_as_planned(tmp_path, auto.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["t5gemma2", "hyperclovax_vision_v2"])
 def test_a_head_the_class_ties_is_found_under_the_name_its_files_have(name, tmp_path):
     from folder_sweep import saved
