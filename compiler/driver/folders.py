@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...ir import Diagnostics, Plan, device_type
 from ..machine.budgets import devices_from
@@ -19,6 +21,11 @@ from .workload import cached_tokens, read_tokens, rows_of, with_asked_room, with
 if TYPE_CHECKING:
     from .options import Options
 
+_LEAST: Final = {"fp8": (8, 9), "mxfp8": (8, 9), "mxfp4": (7, 5)}
+"""What CUDA calls the capability of the oldest card that computes a method packed."""
+_KERNELS: Final = {"mxfp4": ("kernels", "triton")}
+"""The libraries it takes."""
+
 
 def open_checkpoint(spec: str | Path, options: Options, diagnostics: Diagnostics) -> tuple[Plan, str | None]:
     """Return the lowered plan of a checkpoint, and the method its weights were quantised by, if any.
@@ -30,6 +37,7 @@ def open_checkpoint(spec: str | Path, options: Options, diagnostics: Diagnostics
     folder = Path(spec) if Path(spec).is_dir() else Path(spec).parent
     check_config(folder)
     config, dtype = read_config(folder / "config.json"), plain_dtype(options)
+    method = method_of(config)
     plan, index = read_checkpoint(
         spec,
         diagnostics,
@@ -38,11 +46,11 @@ def open_checkpoint(spec: str | Path, options: Options, diagnostics: Diagnostics
         read=read_tokens(options) if options.used is not None else None,
         written=written_tokens(options),
         dtype=dtype,
-        kinds=_kinds(options) if depends_on_devices(config) else None,
+        kinds=_kinds(options, method) if method is not None and depends_on_devices(config) else None,
     )
     said = in_dtype_of(config, dtype or model_dtype(config, index.tensors.values()))
     plan = with_asked_room(with_usual(plan, said, options, diagnostics), said, options, diagnostics)
-    return plan if dtype is None else sized_in(plan, dtype, diagnostics), method_of(config)
+    return plan if dtype is None else sized_in(plan, dtype, diagnostics), method
 
 
 def sized_in(plan: Plan, dtype: str, diagnostics: Diagnostics) -> Plan:
@@ -57,8 +65,18 @@ def plain_dtype(options: Options) -> str | None:
     return options.dtype if options.dtype in WIDTHS else None
 
 
-def _kinds(options: Options) -> frozenset[str]:
-    """Return the kinds of the devices there will be."""
+def _kinds(options: Options, method: str) -> frozenset[str]:
+    """Return the kinds of the devices there will be, without cards that do not compute a method packed."""
     found = options.devices
     devices = devices_from(None, Diagnostics()) if found is None else found
-    return frozenset(device_type(device.name) for device in devices)
+    kinds = frozenset(device_type(device.name) for device in devices)
+    return kinds if _computed_by_card(method) else kinds - {"cuda"}
+
+
+def _computed_by_card(method: str) -> bool:
+    """Say whether the card torch sees computes a method packed, as transformers asks; none may be one."""
+    torch = sys.modules.get("torch")  # planning from headers does not wait for it
+    if torch is None or method not in _LEAST or not torch.cuda.is_available():
+        return True
+    able: bool = torch.cuda.get_device_capability() >= _LEAST[method]
+    return able and all(find_spec(name) is not None for name in _KERNELS.get(method, ()))

@@ -20,10 +20,12 @@ _COMPUTED: Final = {
     "mxfp4": _CARDS,
     "metal": frozenset({"mps"}),
     "compressed-tensors": frozenset[str](),
+    "bitnet": frozenset[str](),
 }
 """Kinds of devices with which a method's weights stay packed; those of others stay so everywhere.
 
-compressed-tensors leaves them packed while they are read, and makes them plain in the first forward.
+compressed-tensors leaves them packed while they are read, and makes them plain in the first forward. bitnet
+unpacks them where its own layers are asked for that quantise what they compute with.
 """
 _OF_A_WEIGHT: Final = (
     "activation_scale", "input_global_scale", "input_scale", "input_zero_point", "output_scale", "qbiases",
@@ -60,7 +62,10 @@ def stays_packed(config: Config, kinds: Collection[str]) -> bool:
     computed = _COMPUTED.get(method_of(config) or "")
     if computed is None:
         return True
-    return quantisation_of(config).get("dequantize") is not True and not computed.isdisjoint(kinds)
+    said = quantisation_of(config)
+    if method_of(config) == "bitnet":
+        return (said.get("linear_class"), said.get("quantization_mode")) != ("autobitlinear", "offline")
+    return said.get("dequantize") is not True and not computed.isdisjoint(kinds)
 
 
 def without_packing(config: Config) -> dict[str, object]:
@@ -88,7 +93,8 @@ def _keeps_scales(config: Config) -> bool:
     Experts are not modules of their own, so they are plain as soon as they are read.
     """
     said = quantisation_of(config)
-    return method_of(config) == "compressed-tensors" and said.get("dequantize") is not True
+    kept = method_of(config) in {"compressed-tensors", "bitnet"}
+    return kept and said.get("dequantize") is not True
 
 
 def _plain(tensor: NamedTensor, names: set[str], config: Config, dtype: str) -> NamedTensor | None:
@@ -104,17 +110,24 @@ def _plain_shape(tensor: NamedTensor, names: set[str], config: Config) -> tuple[
     path, shape, method = tensor.path, tensor.shape, method_of(config)
     if path.endswith(_BLOCKS) and len(shape) > 3:
         return (*shape[:-3], 2 * shape[-2] * shape[-1], shape[-3])  # groups of two numbers a byte, transposed
-    packed = path.endswith(_PACKED)
-    if not shape or not (packed or any(name in names for name in _companions(path))):
+    found = path.endswith(_PACKED) or any(name in names for name in _companions(path))
+    several = _numbers(tensor, config) if found and shape else None
+    if several is None:
         return None
-    if tensor.dtype.startswith(_NARROW) and not packed:
-        return (*shape[:-1], shape[-1] * (2 if tensor.dtype.startswith("float4") else 1))
+    return (several * shape[0], *shape[1:]) if method == "bitnet" else (*shape[:-1], shape[-1] * several)
+
+
+def _numbers(tensor: NamedTensor, config: Config) -> int | None:
+    """Return how many numbers an element of a tensor holds; None for a plain one."""
+    method, packed = method_of(config), tensor.path.endswith(_PACKED)
     width = _INTEGERS.get(tensor.dtype)
-    if width is None or len(shape) < 2:
+    if tensor.dtype.startswith(_NARROW) and not packed:
+        return 2 if tensor.dtype.startswith("float4") else 1
+    if width is None or len(tensor.shape) < 2:
         return None
     if packed or method == "metal":
-        return (*shape[:-1], shape[-1] * width // _bits(config))
-    return (*shape[:-1], shape[-1] * (1 if method == "compressed-tensors" else 2))  # two of mxfp4 a byte
+        return width // _bits(config)
+    return {"bitnet": 4, "compressed-tensors": 1}.get(method or "", 2)  # two of mxfp4, in folders of fp8
 
 
 def _companions(path: str) -> Iterator[str]:

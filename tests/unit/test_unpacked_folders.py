@@ -12,6 +12,7 @@ from checkpoints import SIZES, write_shards
 from compile_plan.backends import read_plan
 from compile_plan.compiler import compile_plan, load_pretrained
 from compile_plan.compiler.cli.command import main
+from compile_plan.compiler.driver import folders
 from compile_plan.ir import PlanError
 from safetensors import safe_open
 from small_folders import SAVED, write_blocks, write_quantised
@@ -52,6 +53,26 @@ def test_what_a_card_computes_packed_is_planned_as_it_is_stored(tmp_path, method
     """The modules that compute blocks have the biases of their experts in float32."""
     folder = WRITE[method](tmp_path)
     assert nbytes(folder, CARD) == stored(folder) + widened
+
+
+@pytest.mark.parametrize(
+    ("method", "capability", "kernels", "packed"),
+    [
+        ("fp8", (8, 0), True, False),
+        ("fp8", (9, 0), False, True),
+        ("mxfp4", (7, 0), True, False),
+        ("mxfp4", (8, 0), True, True),
+        ("mxfp4", (8, 0), False, False),
+    ],
+)
+def test_a_card_that_torch_sees_is_asked(tmp_path, monkeypatch, method, capability, kernels, packed):
+    folder = WRITE[method](tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(folders, "find_spec", lambda _: object() if kernels else None)
+    total = nbytes(folder, CARD)
+    monkeypatch.undo()
+    assert total == nbytes(folder, CARD if packed else HOST)
 
 
 def scaled(out, into, *, group):
@@ -95,6 +116,24 @@ def test_what_is_unpacked_in_the_first_forward_counts_plain_beside_its_scales(
     expected = plain + sum(SIZES[dtype] * prod(shape) for dtype, shape in beside.values())
     scales = 2 * 3 * 2 if kind == "float-quantized" else 0  # parameters of a model, which is of two bytes
     assert nbytes(folder, budgets) == expected - scales
+
+
+def write_ternary(folder, layers):
+    """Write what bitnet stores: four numbers a byte, of four rows, and a scale."""
+    tensors = {"model.embed_tokens.weight": ("BF16", (64, 256))}
+    for name, (out, into) in SHAPES.items():
+        path = f"model.layers.0.{'self_attn' if name == 'q_proj' else 'mlp'}.{name}"
+        tensors |= {f"{path}.weight": ("U8", (out // 4, into)), f"{path}.weight_scale": ("BF16", (1,))}
+    said = {"quant_method": "bitnet", "linear_class": layers, "quantization_mode": "offline"}
+    kind = {"model_type": "bitnet", "architectures": ["BitNetForCausalLM"], "tie_word_embeddings": True}
+    return write_shards(folder, tensors, 1, config=LLAMA | kind | {"quantization_config": said})
+
+
+@pytest.mark.parametrize(("layers", "eighths"), [("autobitlinear", 16), ("bitlinear", 2)])
+def test_ternary_weights_are_packed_where_their_layers_are(tmp_path, layers, eighths):
+    folder = write_ternary(tmp_path / "m", layers)
+    beside = 2 * 64 * 256 + 2 * len(SHAPES)
+    assert nbytes(folder, CARD) == beside + eighths * sum(map(prod, SHAPES.values())) // 8
 
 
 @pytest.mark.parametrize("dtype", ["int4", "int8", "fp8"])
