@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -116,26 +116,37 @@ class CudaLane:
         self._device = device
         self._side: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._inside = False
-        self._courier = Courier(lambda copies: self.copy(copies, ()), device)
+        self._courier = Courier(lambda copies: self._put(copies, ()), device)
         self._waits = LaneWaits()
 
     def copy(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
         """Put the copies on the side stream, behind the marks."""
+        with self._on_the_side():
+            return self._put(pairs, after)
+
+    def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Bring the bytes through pinned slots: filling one overlaps with the copy from the other.
+
+        The thread goes to the side stream once, not for each of them: that takes longer than a small copy.
+        """
+        with self._on_the_side():
+            done = self._put((), after)
+            for source, target in pairs:
+                done = self._courier.bring(source, target) or done
+        return done
+
+    def _on_the_side(self) -> AbstractContextManager[object]:
+        return nullcontext() if self._inside else torch.cuda.stream(self._side)
+
+    def _put(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
+        """Copy on this thread's stream, which is the side stream."""
         for mark in after:
             if mark is not None:
                 self._side.wait_event(mark)
-        with nullcontext() if self._inside else torch.cuda.stream(self._side):
-            for source, target in pairs:
-                target.copy_(source, non_blocking=True)
+        for source, target in pairs:
+            target.copy_(source, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record(self._side)
-        return done
-
-    def carry(self, pairs: Iterable[Pair], after: Sequence[Mark]) -> Mark:
-        """Bring the bytes through pinned slots: filling one overlaps with the copy from the other."""
-        done = self.copy((), after)
-        for source, target in pairs:
-            done = self._courier.bring(source, target) or done
         return done
 
     def take_over(self) -> None:

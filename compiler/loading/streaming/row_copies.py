@@ -23,13 +23,13 @@ def send(
 ) -> Mark:
     """Copy rows of tensors at rest to their places; returns the mark of the copies."""
     known = [(one, rows) for one, rows in room if _is_known(one)]
-    mark = lane.copy(_side_by_side(known, places), after)
     others = [(one, rows) for one, rows in room if not _is_known(one)]
+    after = [lane.copy(_side_by_side(known, places), after)] if known or not others else after
     if not others:
-        return mark
+        return after[0]
     chosen = [row for row, _ in places]
     with Ahead(span for one, _ in others if one.pieces is not None for span in one.pieces.spans(chosen)):
-        return lane.carry(_brought(others, places), [mark])
+        return lane.carry(_brought(others, places), after)
 
 
 def rows_at_hand(one: Streamed, places: Sequence[Place], rows: RowViews) -> Iterator[Pair]:
@@ -54,7 +54,7 @@ def _brought(others: Sequence[tuple[Streamed, RowViews]], places: Sequence[Place
 
 
 def _side_by_side(known: Sequence[tuple[Streamed, RowViews]], places: Sequence[Place]) -> Iterator[Pair]:
-    for (row, place), count in _runs(places) if known else ():
+    for (row, place), count in _runs(places):
         for one, rows in known:
             yield one.rows.take(row, count), rows.take(place, count)
 
