@@ -133,6 +133,7 @@ def load_pretrained(
 
     """
     from .driver import pretrained as whole
+    from .driver.phases import load_pipeline
     from .driver.together import compiled_together, name_here
     from .loading.asked import asked_folder, asked_name_of_dtype, asked_plan, check_whole
     from .sources.pipelines import INDEX
@@ -153,40 +154,30 @@ def load_pretrained(
     )
     if plan is not None:
         whole.check_asked("a plan that is given", options, "leave it out, or place the plan anew with it")
+    settings: dict[str, Any] = {
+        "dtype": chosen,
+        "attention": attn_implementation,
+        "progress": progress,
+        "materialize": materialize,
+        "devices": devices,
+        "map_memory": map_memory,
+        "diagnostics": diagnostics,
+    }
+    model: nn.Module
     if (there / INDEX).is_file():
-        from .driver.phases import load_pipeline
-
         single = {"auto_class": auto_class, "pickled": pickled, "host": host}
         whole.check_asked("a pipeline", single, "leave it out: the parts are loaded as diffusers names them")
-        pipeline, together = load_pipeline(
+        model, placed = load_pipeline(there, compiled, **settings)
+    else:
+        model, placed = whole.load_whole(
             there,
             compiled,
-            dtype=chosen,
-            attention=attn_implementation,
-            progress=progress,
-            materialize=materialize,
-            devices=devices,
-            map_memory=map_memory,
-            diagnostics=diagnostics,
+            auto_class=auto_class,
+            trust_remote_code=trust_remote_code,
+            pickled=pickled,
+            host=lambda placed: host if plan is not None else name_here(placed, host),
+            **settings,
         )
-        whole.tell(together, pipeline)
-        loaded: nn.Module = pipeline
-        return loaded
-    model, placed = whole.load_whole(
-        there,
-        compiled,
-        dtype=chosen,
-        auto_class=auto_class,
-        trust_remote_code=trust_remote_code,
-        attention=attn_implementation,
-        pickled=pickled,
-        devices=devices,
-        progress=progress,
-        materialize=materialize,
-        map_memory=map_memory,
-        host=lambda placed: host if plan is not None else name_here(placed, host),
-        diagnostics=diagnostics,
-    )
     whole.tell(placed, model)
     return model
 

@@ -138,9 +138,8 @@ class RowSite:
         return sum(one.nbytes // max(1, self._chooser.count) for one in self._tables)
 
     def _is_whole(self, rows: int) -> bool:
-        device = self._tables[0].device
-        fits = self.site.nbytes <= self.stream.supply.budget(device)
-        return fits and rows >= _WHOLE * self._chooser.count
+        budget = self.stream.supply.budget(self._tables[0].device)
+        return rows >= _WHOLE * self._chooser.count and self.site.nbytes <= budget
 
     def _in_place(self, rows: Sequence[int], call: NamedArguments) -> tuple[Args, Kwargs]:
         """Have the chosen rows of files in memory; the module computes with the pages themselves."""
@@ -153,12 +152,13 @@ class RowSite:
     def _cached(self, cache: RowCache, choice: Choice, call: NamedArguments) -> tuple[Args, Kwargs]:
         slots, brought = cache.place(choice.rows)
         self._count(len(slots), len(brought))
-        try:
-            with torch.inference_mode(mode=False), torch.no_grad():
-                cache.fill(brought, self._lane)
-        except BaseException:
-            cache.forget()
-            raise
+        if brought or not cache.values:
+            try:
+                with torch.inference_mode(mode=False), torch.no_grad():
+                    cache.fill(brought, self._lane)
+            except BaseException:
+                cache.forget()
+                raise
         self._slots = self._slots or self._loan_of(cache.values, cache.slots)
         load = self._load(self._slots)
         load.cache = cache

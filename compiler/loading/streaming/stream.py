@@ -146,12 +146,12 @@ class Stream:
         now.inside.append(number)
         self._loads.setdefault(number, []).append(load)
         self.supply.held.update(load.sizes)
-        with torch.inference_mode(mode=False), torch.no_grad():
-            free = [(one, copy) for one, _, copy in load.copies if one.users == 0]
-            for one, _, _ in load.copies:
-                one.users += 1
-            for one, copy in free:  # if one cannot, `leave` finds all of them counted
-                one.lend(copy)
+        for one, _, _ in load.copies:
+            one.users += 1
+        if load.copies:  # rows in a cache are there, and need none of this
+            with torch.inference_mode(mode=False), torch.no_grad():
+                for one, copy in [(one, copy) for one, _, copy in load.copies if one.users == 1]:
+                    one.lend(copy)
         if load.loan is not None:
             load.loan.begin()
 
