@@ -199,7 +199,7 @@ def _compiled(given: object, *, module: bool, **options: Unpack[CompileOptions])
     diagnostics.raise_errors()
     lines = read_overrides(overrides)
     read = with_workload(read, lines)
-    opened = open_input(given, read)
+    opened = open_input(given, read, lines)
     return compile_opened(opened, read, lines, example_inputs=inputs, spelled=_spelled)
 
 

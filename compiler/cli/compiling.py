@@ -47,7 +47,7 @@ def compile_input(request: Request, console: Console) -> int:
     request = replace(request, options=with_workload(request.options, (*_asked(request), *overrides)))
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
-        opened = open_input(request.input, request.options)
+        opened = open_input(request.input, request.options, overrides)
         overrides = (*overrides, *_engine_lines(opened, request))
         model = _model_to_replay(opened, request) if request.verify else None
         plan = _compile(opened, request, overrides, chosen, replayed=model is not None)

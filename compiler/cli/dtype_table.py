@@ -40,11 +40,13 @@ def print_dtype_table(request: Request, console: Console) -> int:
         raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help="choose one with `--dtype`")])
     overrides = read_overrides(request.overrides)
     with contextlib.redirect_stdout(sys.stderr):
-        opened = open_input(request.input, request.options)
+        opened = open_input(request.input, request.options, overrides)
         rows = []
         for dtype in request.dtypes:
             options = replace(request.options, dtype=dtype, given=request.options.given | {"dtype"})
-            given = open_input(request.input, options) if opened.holds in _READ_IN_A_DTYPE else opened
+            given = (
+                open_input(request.input, options, overrides) if opened.holds in _READ_IN_A_DTYPE else opened
+            )
             try:
                 rows.append(_row(dtype, compile_opened(given, options, overrides, spelled=spelled)))
             except PlanError as error:

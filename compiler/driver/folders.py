@@ -19,6 +19,8 @@ from ..sources.unpacking import depends_on_devices, method_of
 from .workload import cached_tokens, read_tokens, rows_of, with_asked_room, with_usual, written_tokens
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from .options import Options
 
 _LEAST: Final = {"fp8": (8, 9), "mxfp8": (8, 9), "mxfp4": (7, 5)}
@@ -58,6 +60,18 @@ def sized_in(plan: Plan, dtype: str, diagnostics: Diagnostics) -> Plan:
     told = replace(plan, options=(("dtype", dtype),))
     sized = plan.tree is not None and plan.tree.nbytes is not None
     return told if sized else AnnotateSizes().run(told, diagnostics)
+
+
+def as_opened(options: Options, overrides: Iterable[Plan]) -> Options:
+    """Return the options with devices and dtype of the lines where no option says them: files are read so."""
+    for lines in overrides:
+        dtype = dict(lines.options).get("dtype")
+        options = replace(
+            options,
+            devices=options.devices or lines.devices or None,
+            dtype=options.dtype or (dtype if dtype in WIDTHS else None),
+        )
+    return options
 
 
 def plain_dtype(options: Options) -> str | None:

@@ -21,7 +21,7 @@ from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
 from .effects import GGUF, Holding, check_effects
 from .facts import Known, built_when_asked, described_facts, known
-from .folders import plain_dtype
+from .folders import as_opened, plain_dtype
 from .options import AUTOMATIC, Options
 from .phases import busiest_first, busiest_of, unruled
 from .remembered_models import remembered_model
@@ -59,8 +59,8 @@ class Opened:
         return Plan(model=Model(self.name or facts.name, facts.tree.digest), tree=facts.tree)
 
 
-def open_input(given: object, options: Options) -> Opened:
-    """Open a path (text or `Path`), a module or a plan.
+def open_input(given: object, options: Options, overrides: tuple[Plan, ...] = ()) -> Opened:
+    """Open a path (text or `Path`), a module or a plan; of ``overrides`` count the devices and the dtype.
 
     Raises:
         PlanError: there is no such thing, it cannot be read, or it is nothing that could be planned.
@@ -70,7 +70,7 @@ def open_input(given: object, options: Options) -> Opened:
         return Opened(Holding.PLAN, given.model.name or "the plan", plan=given)
     if isinstance(given, str | Path):
         try:
-            return _open_path(given, options)
+            return _open_path(given, as_opened(options, overrides))
         except ValueError as error:  # a path no file can have
             message = f"`{in_brief(str(given))}` is no path: {error}"
             raise PlanError([Diagnostic(UNKNOWN_INPUT, message, help="name a file or a folder")]) from None
@@ -135,15 +135,17 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             told = described_facts(path, dtype)
             subject = remembered_model(path, build, dtype) if told is None else built_when_asked(told, build)
             subject = replace(subject, dtype=dtype)
-            if options.dtype is None:
+            if options.dtype is None or dtype is not None:
                 warn_of_quantised(spec, diagnostics)
             return Opened(Holding.CONFIG, label, subject=subject, findings=tuple(diagnostics))
         case InputKind.PIPELINE | InputKind.PART:
             from ..sources.pipelines import build_part, build_parts
 
             folder = Path(spec)
-            whole = build_parts(folder) if kind is InputKind.PIPELINE else build_part(folder)
-            return Opened(Holding.CONFIG, label, subject=known(whole), name=folder.resolve().name)
+            dtype, whole = plain_dtype(options), kind is InputKind.PIPELINE
+            made = build_parts(folder, dtype) if whole else build_part(folder, dtype)
+            subject = replace(known(made), dtype=dtype)
+            return Opened(Holding.CONFIG, label, subject=subject, name=folder.resolve().name)
         case InputKind.CHECKPOINT:
             from .folders import open_checkpoint
 

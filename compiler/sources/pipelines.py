@@ -99,14 +99,14 @@ def absent_parts(folder: Path) -> tuple[str, ...]:
     return tuple(name for name, kind in said if isinstance(kind, list) and not any(kind))
 
 
-def build_parts(folder: Path) -> Parts:
-    """Return the models of a pipeline's folder, without weights.
+def build_parts(folder: Path, dtype: str | None = None) -> Parts:
+    """Return the models of a pipeline's folder, without weights, in a dtype or each in that of its own.
 
     Raises:
         PlanError: the folder has no models, or one of them cannot be built.
 
     """
-    parts = {name: build_part(inner) for name, inner in part_folders(folder)}
+    parts = {name: build_part(inner, dtype) for name, inner in part_folders(folder)}
     if not parts:
         message = f"`{folder / INDEX}` names no model that is in the folder"
         raise PlanError([Diagnostic(INVALID_CONFIG, message, help="download the whole pipeline")])

@@ -13,6 +13,7 @@ from compile_plan.backends import read_plan
 from compile_plan.compiler import compile_plan, load_pretrained
 from compile_plan.compiler.cli.command import main
 from compile_plan.compiler.driver import folders
+from compile_plan.grammar import parse
 from compile_plan.ir import PlanError
 from safetensors import safe_open
 from small_folders import SAVED, write_blocks, write_quantised
@@ -242,3 +243,18 @@ def test_a_text_part_may_say_that_weights_are_quantised(tmp_path):
     with pytest.raises(PlanError) as caught:
         compile_plan(folder, max_memory=CARD, dtype="int4")
     assert [found.code for found in caught.value.diagnostics] == ["option-without-effect"]
+
+
+def test_devices_and_dtype_of_lines_count_as_those_of_options(tmp_path):
+    folder = write_quantised(tmp_path, "fp8")
+    lines = parse('plan 1\ndevice cuda:0 memory 1GiB\noption dtype "float32"\n')
+    plan = compile_plan(folder, overrides=lines)
+    assert sum(plan.tree.nbytes) == nbytes(folder, CARD, dtype="float32")
+    assert {unit.store for unit in plan.units} == {"cuda:0"}
+
+
+@pytest.mark.parametrize(("dtype", "said"), [(None, True), ("bfloat16", True), ("int4", False)])
+def test_a_quantised_configuration_is_said_unless_a_packed_dtype_is_asked_for(tmp_path, dtype, said):
+    folder = write_quantised(tmp_path, "fp8")
+    plan = compile_plan(folder / "config.json", max_memory=CARD, dtype=dtype)
+    assert ("quantised-config" in {found.code for found in plan.diagnostics}) == said
