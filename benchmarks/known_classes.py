@@ -36,6 +36,8 @@ ASKING = ("logits_to_keep", "num_logits_to_keep")
 """Arguments of a forward by which generation asks for the scores of the last position alone."""
 _MASKING = ("doge", "falcon", "inkling_text")
 _LENGTHS = (480, 3072)
+WIDTHS = (2, 4)
+"""Bytes of a number in the dtypes that scores are measured in."""
 _FEWEST, _ANY_SCORE = 0.5, 16.0
 _SIMPLE = ("MergeModulelist", "Concatenate")
 """Operations whose result follows from the shapes alone."""
@@ -220,28 +222,33 @@ def tying() -> list[str]:
     return sorted(found)
 
 
-def scores() -> dict[str, float]:
-    """Return the bytes of a score, in bfloat16, of types whose attention keeps those of all pairs.
+def scores() -> dict[str, list[float]]:
+    """Return the bytes of a score, by `WIDTHS`, of types whose attention keeps those of all pairs.
 
     These are types whose class with a language head has no fused kernel, and those that are known to make a
     mask for every head. Traced at lengths so different that what grows with the square can be told apart.
+    What is in float32 whatever a model computes in takes as much in both.
     """
     import transformers
 
     kinds = ((kind, getattr(transformers, name, None)) for kind, name in headed().items())
     unfused = (kind for kind, made in kinds if made is not None and not made._supports_sdpa)  # noqa: SLF001
-    return {kind: _score(kind) or _ANY_SCORE for kind in sorted({*unfused, *_MASKING})}
+    return {kind: _score(kind) for kind in sorted({*unfused, *_MASKING})}
 
 
-def _score(kind: str) -> float | None:
-    """Return the bytes of a score; None where no trace tells, or blocks are attended to alone."""
-    found = [each for each in (_square(kind, length) for length in _LENGTHS) if each is not None]
-    most = max(found, default=0.0)
-    return round(most, 2) if most > _FEWEST else None
+def _score(kind: str) -> list[float]:
+    """Return the bytes of a score by width; what any takes where no trace tells, or blocks attend alone."""
+    found = [
+        max((each for length in _LENGTHS if (each := _square(kind, length, width))), default=0.0)
+        for width in WIDTHS
+    ]
+    told = [round(each, 2) for each in found]
+    return told if min(told) > _FEWEST else [_ANY_SCORE * width / WIDTHS[0] for width in WIDTHS]
 
 
-def _square(kind: str, length: int) -> float | None:
+def _square(kind: str, length: int, width: int) -> float | None:
     """Return what grows with the square of a text's length, by head; None where such a text is not read."""
+    import torch
     from compile_plan.ir.purposes import ACTIVATIONS
     from needs_of_configs import Diagnostics, Use, built, demands, small_config, try_moments
 
@@ -254,7 +261,7 @@ def _square(kind: str, length: int) -> float | None:
         config = small_config(kind)
         if hasattr(config, "attention_type"):
             config.attention_type = "original_full"  # what blocks keep does not grow with the square
-        model, _, content = built(config)
+        model, _, content = built(config, torch.float32 if width > WIDTHS[0] else torch.bfloat16)
         heads = first_told(text_config(content), QUERY_HEADS)
         return None if heads is None else (peak(2 * length) - 2 * peak(length)) / (2 * length**2 * heads)
     except Exception:  # noqa: BLE001  # models of others may raise anything

@@ -53,10 +53,12 @@ def small_config(kind: str) -> transformers.PreTrainedConfig:
     return whole
 
 
-def built(config: transformers.PreTrainedConfig) -> tuple[torch.nn.Module, ModuleTree, dict[str, Any]]:
+def built(
+    config: transformers.PreTrainedConfig, dtype: torch.dtype = torch.bfloat16
+) -> tuple[torch.nn.Module, ModuleTree, dict[str, Any]]:
     """Return a model without weights, its tree and its ``config.json``."""
     with torch.device("meta"):
-        model = next(classes_for(config))._from_config(config, dtype=torch.bfloat16)  # noqa: SLF001
+        model = next(classes_for(config))._from_config(config, dtype=dtype)  # noqa: SLF001
     model.config.architectures = [type(model).__name__]
     return model.eval(), lower_model(model), json.loads(model.config.to_json_string())
 

@@ -54,10 +54,8 @@ _DECODES: Final = re.compile(r"(?:^|[.])decoder[.]")
 _SCORES: Final = 2 * _FLOAT32
 """Bytes of a score in float32 before and behind the softmax; as it is made it is there three times,
 with what is added for its position four."""
-_BIASES: Final = 4
-"""How often what is added to scores for positions is there, where a fused kernel takes it as a mask."""
-_STEPS: Final = 15
-"""Bytes of a score where no kernel takes the mask (before transformers 5.20): attention goes step by step."""
+_HANDED_ON: Final = 2
+"""How often scores are there behind an attention that keeps them: as returned, and as each head's mask."""
 _LOOKED_UP: Final = 7
 """How often what a head learned of distances is there, token by token."""
 _BUCKETS: Final = 80
@@ -68,7 +66,9 @@ _SOFT_CAPS: Final = ("final_logit_softcapping", "output_logit_soft_cap")
 _SENT: Final = 2
 """How often what experts return is there in the model's dtype, and in float32 where it is weighed."""
 _SCANS: Final = 7
-"""How often the state of every token is there while a recurrence is computed in chunks, without a kernel."""
+"""How often the state of every token is there while a recurrence is computed at once, without a kernel."""
+_INNER, _INNER_IN_CHUNKS = 6, 4
+"""How often the widest result is there in float32 beside that."""
 _SCAN: Final = 3
 """The same where it is computed token by token, with a matrix of decays."""
 _KEPT: Final = 6
@@ -184,6 +184,10 @@ def _layer(tree: ModuleTree, layer: int, sizes: ForwardSizes) -> int:
     parts.append(sizes.tokens * sizes.width * (sum(alone) + sizes.function * max(alone, default=0)))
     past = sizes.tokens * (_PAST * hidden + sizes.beside) * sizes.width
     past += sizes.tokens * sizes.length * (_MASK if sizes.hides else _PADDING * sizes.padded)
+    handed = _HANDED_ON * sizes.tokens * sizes.scored * sizes.heads * sizes.width
+    attends = [not ATTENDS.isdisjoint(tree.names[each : tree.ends[each]]) for each in tree.children(layer)]
+    if any(attends):  # behind it
+        parts = [each if own else each + handed for each, own in zip(parts, (*attends, False), strict=True)]
     return past + max(parts, default=0) if parts else 0
 
 
@@ -232,10 +236,15 @@ def _normed(sizes: ForwardSizes) -> int:
 def _scores(sizes: ForwardSizes) -> int:
     """Return the bytes of a token's scores, of every head for every token, and their mask."""
     mask = 2 * _FLOAT32 + sizes.width * sizes.padded
-    biased = sizes.biased_heads * max(_BIASES * sizes.width, _STEPS)
-    kept = biased + ceil(sizes.heads * sizes.score) + mask * bool(sizes.heads)
+    kept = _biases(sizes) + ceil(sizes.heads * sizes.score) + mask * bool(sizes.heads)
     kept = sizes.scored * kept + sizes.length * sizes.index_heads * _SCORES
     return kept + sizes.distances * sizes.heads * _LOOKED_UP * sizes.width
+
+
+def _biases(sizes: ForwardSizes) -> int:
+    """Return the bytes of what is added to a token's scores for positions, by all heads, or of buckets."""
+    buckets = _BUCKETS * sizes.length // sizes.tokens
+    return max(ceil(sizes.biased_heads * sizes.bias), buckets) if sizes.biased_heads else 0
 
 
 def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
@@ -246,11 +255,19 @@ def _scan(tree: ModuleTree, part: int, widest: int, sizes: ForwardSizes) -> int:
     channels = max(
         (prod(tree.shapes[t]) for t in tree.tensors(part) if tree.tensor_names[t] == _STEP), default=0
     )
-    seen = _SCANS * heads * max(sizes.state, sizes.chunk) if matrix is None else _SCAN * prod(matrix)
+    seen = heads * _scanned(sizes) if matrix is None else _SCAN * prod(matrix)
     if channels > heads and matrix is None:
         seen += _DECAYS_OF_PAIRS * channels * (sizes.chunk or _USUAL_CHUNK)
+    in_chunks = matrix is None and sizes.chunk and sizes.state
     read = padded(sizes.length, sizes.chunk or (_USUAL_CHUNK if sizes.kept else 1))
-    return _FLOAT32 * (_KEPT * heads * sizes.kept + (seen + 6 * widest) * read) // sizes.length
+    inner = (_INNER_IN_CHUNKS if in_chunks else _INNER) * widest
+    return _FLOAT32 * (_KEPT * heads * sizes.kept + (seen + inner) * read) // sizes.length
+
+
+def _scanned(sizes: ForwardSizes) -> int:
+    """Return a head's numbers of a token: pairs of its chunk and states, weighed as one or the other."""
+    pairs, states = sizes.chunk, sizes.state
+    return max(3 * (pairs + states), 2 * pairs + 5 * states) if pairs else _SCANS * states
 
 
 def _has_experts(tree: ModuleTree, part: int) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from typing import Any, Final
 
@@ -22,7 +24,7 @@ from .config_numbers import (
     type_named,
 )
 from .config_work import chosen_experts
-from .known_classes import score_nbytes
+from .known_classes import is_fused, score_nbytes
 from .local_attention import scores_kept
 
 _WITH_PICTURE: Final = 9 / 8
@@ -38,8 +40,17 @@ _PLACES: Final = frozenset({"embed_positions", "position_embeddings", "position_
 """Tables of positions, which are added: where nothing is said of turning, nothing is turned."""
 _PLACED: Final = 1
 """The same where they are not: what the heads return is put together."""
-_HALF, _FLOAT32 = 2, 4
+_FLOAT32: Final = 4
 _SOFTMAX: Final = 2 * _FLOAT32
+_STEPS: Final = 15
+"""Bytes of a score where a kernel does not take what is added to it (before transformers 5.20)."""
+_FOR_ALL_TEXTS: Final = 2.5
+_STEP_BY_STEP_BIASED: Final = 4
+"""How often it is there at least."""
+_WHOLE_ROW: Final = 8
+"""Numbers of a row that a card's kernel reads at once: a mask whose last are fewer is there once more."""
+_ALL_LOOKED_AT: Final = ("keep_window_size",)
+"""Up to how many tokens nothing is chosen: each head's mask is there, and which of it hides."""
 _LATENT: Final = 3
 _FUNCTION_NAMES: Final = (
     "activation",
@@ -114,6 +125,8 @@ class ForwardSizes:
     """Of the vocabulary."""
     kept: int
     """What a head of a recurrence keeps of a whole text, keys by values; 0 where it is no matrix."""
+    bias: float
+    """Bytes of a score to which those of them add it, scores that are there for that included."""
     foretelling: int
     """Heads of a decoder that foretells several tokens, once for each and for the text as it is; or 0."""
 
@@ -132,8 +145,10 @@ def forward_sizes(config: Mapping[str, Any], tree: ModuleTree, tokens: int, sequ
     biased = first_told(text, ("relative_attention_num_buckets",))
     length = -(-tokens // max(1, sequences))
     local, foretold = scores_kept(text, length), first_told(text, ("ngram",))
-    score = score_nbytes(config, text) * width / _HALF
-    score = 4 * width + _SOFTMAX if local else score
+    score = 0.0 if biased else score_nbytes(config, text, width)
+    score = 4 * width + (_SOFTMAX if width < _FLOAT32 else width) if local else score
+    if length <= (first_told(text, _ALL_LOOKED_AT) or 0):
+        score = width + 1 + width * bool(length % _WHOLE_ROW)
     return ForwardSizes(
         tokens,
         length,
@@ -144,7 +159,7 @@ def forward_sizes(config: Mapping[str, Any], tree: ModuleTree, tokens: int, sequ
         heads if score else 0,
         score,
         heads if latents else 0,
-        heads if biased and (local or not score) else 0,  # what is measured has it
+        heads if biased else 0,
         first_told(text, ("index_n_heads",)) or 0,
         _turned(text, tree, width) + hides,  # layers with a window have tables of positions of their own
         _LATENT if latents else 0,
@@ -159,8 +174,34 @@ def forward_sizes(config: Mapping[str, Any], tree: ModuleTree, tokens: int, sequ
         (first_told(text, _POSITIONS) or 0) ** 2 if foretold else 0,
         first_told(text, ("vocab_size",)) or 0,
         (first_told(text, _KEYS_KEPT) or 0) * (first_told(text, _VALUES_KEPT) or 0),
+        _biased_score(width, length, max(1, sequences), fused=is_fused(config, text), local=bool(local)),
         heads * (1 + foretold) if foretold else 0,
     )
+
+
+def _biased_score(width: int, length: int, texts: int, *, fused: bool | None, local: bool) -> float:
+    """Return the bytes of a score to which a number is added for its distance.
+
+    That number is there for all texts, as it was made and as each layer is handed it, and once more with a
+    mask. A fused kernel takes both as one, as it lies for the kernel, and on cards once more where rows are
+    not whole; without one there are scores.
+    """
+    added = width * (1 + _FOR_ALL_TEXTS / texts)
+    if local or fused is False:  # scores of blocks are counted beside, and softmax once more
+        return added + (_SOFTMAX if width < _FLOAT32 else width)
+    if fused and _fuses_biases():
+        return added + width * (1 + bool(length % _WHOLE_ROW))
+    return max(_STEP_BY_STEP_BIASED * width, _STEPS)
+
+
+@cache
+def _fuses_biases() -> bool:
+    """Say whether the installed transformers hands biases to a fused kernel, as it does from 5.20 on."""
+    try:
+        major, minor = map(int, version("transformers").split(".")[:2])
+    except (PackageNotFoundError, ValueError):
+        return False
+    return (major, minor) >= (5, 20)
 
 
 def _prompted(text: Mapping[str, Any]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +19,8 @@ from .config_numbers import type_named
 _TABLE: Final = Path(__file__).with_name("known_classes.json")
 _OLD_SPELLINGS: Final = (".weight_g", ".weight_v")
 """What weight norm called its tensors before torch 2."""
+_HALF, _SINGLE = 2, 4
+"""Widths that scores are measured in."""
 _NO_CONFIGS: Final = frozenset(
     {"quantization_config", "compression_config", "rope_parameters", "rope_scaling"}
 )
@@ -82,15 +84,22 @@ def architecture(config: Mapping[str, object]) -> str | None:
             return None
 
 
-def score_nbytes(config: Mapping[str, object], text: Mapping[str, object]) -> float:
-    """Return the bytes of a score, in half precision, that an attention keeps for each pair; 0 for none.
+def score_nbytes(config: Mapping[str, object], text: Mapping[str, object], width: int) -> float:
+    """Return the bytes of a score that an attention keeps for each pair, by the width of numbers; 0 for none.
 
     ``text`` is the part that writes: where nothing is known of its type, that of the whole tells. Types whose
     attention is fused keep none.
     """
     kind = type_named(text)
-    kept: Mapping[str, float] = _table()["scores"]
-    return kept.get(kind if kind in _table()["headed"] else type_named(config), 0)
+    kept: Mapping[str, Sequence[float]] = _table()["scores"]
+    half, single = kept.get(kind if kind in _table()["headed"] else type_named(config), (0, 0))
+    return half if width <= _HALF else single * width / _SINGLE
+
+
+def is_fused(config: Mapping[str, object], text: Mapping[str, object]) -> bool | None:
+    """Say whether the attention of what writes has a fused kernel; None where that is not known."""
+    kind = type_named(text) if type_named(text) in _table()["headed"] else type_named(config)
+    return kind not in _table()["scores"] if kind in _table()["headed"] else None
 
 
 def is_compared(config: Mapping[str, object]) -> bool:

@@ -189,7 +189,7 @@ def _beams(rows: int, beams: int) -> Diagnostic:
 def _leaves_cache_to_caller(model: nn.Module) -> bool:
     """Say whether a model keeps something for the next token only if asked to, as generation does."""
     config = getattr(plain_model(model), "config", None)
-    return "use_cache" in _accepted(model) and getattr(config, "use_cache", None) is False
+    return "use_cache" in _accepted(model) and getattr(config, "use_cache", None) is not True
 
 
 def _generated(ran: Ran, use: Use, *, made: bool) -> Moments:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..running.nesting import Untyped
 from .generating import MASK, POSITIONS, prepared, with_next
+from .inputs.config_inputs import plain_model
 from .one_run import Ran, run
 from .record import Recorder
 from .results import cache_of, state_of, unique
@@ -75,7 +76,12 @@ def last_token(ran: Ran, name: str, total: int) -> tuple[tuple[int, ...], tuple[
 
 
 def read_again(ran: Ran, name: str, total: int) -> tuple[Trace, ...]:
-    """Return the trace of the last token of a text of which nothing is kept: all before it is read again."""
+    """Return the trace of the last token of a text of which nothing is kept: all before it is read again.
+
+    None of a model that keeps its state to itself, or was made to keep none so that it could be traced.
+    """
+    if ran.kwargs.get("use_cache") is False or getattr(plain_model(ran.shadow.model), "_is_stateful", False):
+        return ()
     text = {**ran.kwargs, name: _tokens(ran, name, total)}
     if name != _TOKENS[0]:  # a mask and positions are those of the text; a decoder's mask is its encoder's
         text = {each: item for each, item in text.items() if each not in (MASK, POSITIONS)}
