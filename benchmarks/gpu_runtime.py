@@ -342,11 +342,9 @@ def decode(how: str, folder: Path) -> dict[str, float]:
 
 def table(title: str, rows: dict[str, dict[str, float]], rate: float, nbytes: int) -> None:
     print(f"\n{title}")
-    columns = list(next(iter(rows.values())))
-    print(
-        f"{'':16}" + "".join(f"{column:>12}" for column in columns) + f"{'of the link':>14}{'ours / its':>12}"
-    )
-    mine = rows.get("compile-plan", {})
+    columns, mine = list(next(iter(rows.values()))), rows.get("compile-plan", {})
+    names = "".join(f"{column:>12}" for column in columns)
+    print(f"{'':16}{names}{'of the link':>14}" + (f"{'ours / its':>12}" if mine else ""))
     for tool, row in rows.items():
         values = "".join(f"{row[column]:12.3f}" if column in row else f"{'-':>12}" for column in columns)
         share = nbytes / row["load s"] / rate

@@ -22,7 +22,7 @@ from .blocks import is_card
 from .guards import Guard, guarded
 from .hosts import Party, Removable, Road, attach_passing
 from .installing import registration
-from .moves import arrives, attach_moves
+from .moves import arrives, attach_moves, entries
 from .pinning import Pinning, leaves_of_site, pinned_first
 from .seats import Seat, live_modules
 from .stacked import Stacked, put_together
@@ -119,6 +119,7 @@ def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> No
     here = None if party is None else runtime.devices[party.view.home_device(runtime.plan)]
     if len(runs) > 1 or (sites and runs != {torch.device("cpu")}):
         execution.handles += attach_moves(runtime.plan, runtime.plain.tree, live, runtime.devices, here)
+        execution.handles += _called_alone(runtime, live, sites)
     if party is not None and party.wire is not None and here is not None:
         party.wire.start_from(here)
         road = execution.road = Road(party.wire, here)
@@ -132,6 +133,17 @@ def attach(model: nn.Module, runtime: Runtime, party: Party | None = None) -> No
         from ...backends import to_device_map
 
         model.__dict__["hf_device_map"] = to_device_map(runtime.plan)
+
+
+def _called_alone(
+    runtime: Runtime, live: Sequence[nn.Module], sites: Mapping[int, Site]
+) -> Iterator[RemovableHandle]:
+    """Let streamed modules inside a unit take their arguments, too: a table is looked up before the model."""
+    entered = {module for module, _ in entries(runtime.plan, runtime.plain.tree, live)}
+    for number, site in sites.items():
+        runs = {one.device for one in site.streamed}
+        if number not in entered and len(runs) == 1:
+            yield from arrives(site.module, *runs, *runs)
 
 
 def _place_attributes(runtime: Runtime, live: Sequence[nn.Module]) -> dict[int, list[Home]]:

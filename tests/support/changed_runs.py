@@ -7,6 +7,7 @@ the change was refused.
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
 import tempfile
@@ -102,6 +103,10 @@ def called_with_others(model):
     return call
 
 
+def copied_part(model):
+    model.first = nn.Sequential(model.first, copy.deepcopy(model.first))
+
+
 def tied_later(model):
     model.first.weight = model.layers[1].q_proj.weight
     model.layers[3].q_proj = model.layers[2].q_proj
@@ -133,8 +138,8 @@ def given_to_accelerate(model):
 
 CHANGES = (
     pruned, pruned_for_good, parametrised, of_one_norm, other_module, other_layers, other_resident,
-    other_parameters, other_values_of_the_same_object, whole_state, called_with_others, tied_later,
-    used_by_later_hooks, jit_traced, symbolically_traced, given_to_accelerate,
+    other_parameters, other_values_of_the_same_object, whole_state, called_with_others, copied_part,
+    tied_later, used_by_later_hooks, jit_traced, symbolically_traced, given_to_accelerate,
 )  # fmt: skip
 
 

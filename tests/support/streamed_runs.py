@@ -59,7 +59,7 @@ class Stack(nn.Module):
         return x
 
 
-def pair(store, folder, *, streaming=0, split=False, phases=()):
+def pair(store, folder, *, streaming=0, split=False, whole=False, phases=()):
     """Return the plain model, and one whose layers are stored elsewhere than they run."""
     torch.manual_seed(0)
     real = Stack()
@@ -70,6 +70,7 @@ def pair(store, folder, *, streaming=0, split=False, phases=()):
     names = [f"layers.{i}" for i in range(LAYERS)]
     parts = ("q_proj", "norm", "scale") if split else ("",)
     units += [Unit(f"{name}.{part}".rstrip("."), store, "cuda:0") for name in names for part in parts]
+    units = [Unit("", store, "cuda:0")] if whole else units
     ledger = (Account("cuda:0", streaming=streaming),) if streaming else ()
     plan = Plan(Model("stack"), DEVICES, units=tuple(units), ledger=ledger, constraints=phases)
     load_model(plan, model, folder / "model.safetensors", devices=NAMES)
@@ -171,6 +172,13 @@ def piece_by_piece(store, folder):
 def parts_of_layers(store, folder):
     real, model = pair(store, folder, split=True)
     return all(same(real, model) for _ in range(3)) and at_rest(model)
+
+
+def parts_called_alone(store, folder):
+    """A part of a unit is called past the model, as soft prompts call the table of tokens."""
+    real, model = pair(store, folder, whole=True)
+    right = [torch.allclose(model.layers[1](X).to("cpu"), real.layers[1](X), atol=1e-6) for _ in range(2)]
+    return all(right) and same(real, model) and at_rest(model)
 
 
 def inference_mode(store, folder):
@@ -434,7 +442,7 @@ def released(store, folder):
 
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
-    compiled_one_after_another,
+    compiled_one_after_another, parts_called_alone,
     adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
     merged_after_an_interrupt, interrupts,

@@ -82,6 +82,14 @@ class _Look:
     def __call__(self, _module: nn.Module, _args: Args) -> None:
         self.look()
 
+    def __deepcopy__(self, _memo: object) -> Callable[..., None]:
+        """Leave nothing to a copy, as PEFT makes of heads: it is no part of the model yet."""
+        return _nothing
+
+
+def _nothing(_module: nn.Module, _args: Args) -> None:
+    pass
+
 
 def attach_site(stream: Stream, number: int) -> list[RemovableHandle]:
     """Let one module enter and leave the stream, by these hooks alone."""
