@@ -12,7 +12,7 @@ from own_process import run_support
 
 def test_outputs_are_equal_however_late_copies_happen():
     runs = run_support("late_runs.py")
-    assert len(runs) == 116
+    assert len(runs) >= 120  # circumstances are added where they are listed; none may be left out
     assert not [case for case, right in runs.items() if not right]
 
 
