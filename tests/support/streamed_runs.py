@@ -237,6 +237,22 @@ def adapters_added_after(store, folder):
     return first and all(same(real, model) for _ in range(2)) and at_rest(model)
 
 
+def changed_while_in_use(store, folder):
+    """What is lent while somebody finds something new is not looked for on the card from then on."""
+    real, model = pair(store, folder)
+    stream, away = model._compile_plan_execution.stream, []
+
+    def change(*_):
+        model.layers[0].register_buffer("more", torch.rand(WIDTH))
+        stream.newcomers()
+        away.extend(map(id, stream.newcomers.__self__._away))
+
+    handle = model.layers[2].norm.register_forward_pre_hook(change)
+    right = [same(real, model)]
+    handle.remove()
+    return all([*right, same(real, model)]) and away == list(map(id, model.first.parameters()))
+
+
 def two_models(store, folder):
     (folder / "second").mkdir()
     (real, model), (other_real, other) = pair(store, folder), pair("cpu", folder / "second", split=True)
@@ -442,7 +458,7 @@ def released(store, folder):
 
 CASES = (
     plain, small_buffer, large_buffer, parts_of_layers, inference_mode, compiled, autocast,
-    compiled_one_after_another, parts_called_alone,
+    compiled_one_after_another, parts_called_alone, changed_while_in_use,
     adapters_added_after, two_models,
     one_inside_the_other, late_copies, eight_bits, changed_weights, merged_weights,
     merged_after_an_interrupt, interrupts,

@@ -81,8 +81,9 @@ class Newcomers:
             for table in (module._parameters, module._buffers, module._modules)  # noqa: SLF001
         ]
         self._there = list(chain.from_iterable(map(dict.values, self._tables)))
-        tensors = (tensor for module in modules for tensor in _own(module))
-        self._away = [tensor for tensor in tensors if not tensor.is_cpu]
+        if self._stream.rests:  # else some are away that come back
+            tensors = (tensor for module in modules for tensor in _own(module))
+            self._away = [tensor for tensor in tensors if not tensor.is_cpu]
 
     def _is_as_it_was(self) -> bool:
         now = list(chain.from_iterable(map(dict.values, self._tables)))
