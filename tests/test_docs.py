@@ -221,14 +221,11 @@ def test_every_pass_is_in_the_table():
     assert {name.replace("-", "_") for name in PASSES} <= {path.stem for path in folder.glob("*.py")}
 
 
-@pytest.mark.parametrize(
-    "path", [path for path in MODULES if ">>> " in path.read_text(encoding="utf-8")], ids=shown
-)
-def test_docstring_examples_work(path):
-    module = importlib.import_module(
-        ".".join(("compile_plan", *path.relative_to(ROOT).with_suffix("").parts))
-    )
-    assert doctest.testmod(module).failed == 0
+def test_docstring_examples_work():
+    for path in MODULES:
+        if ">>> " in path.read_text(encoding="utf-8"):
+            name = ".".join(("compile_plan", *path.relative_to(ROOT).with_suffix("").parts))
+            assert doctest.testmod(importlib.import_module(name)).failed == 0, name
 
 
 def test_every_rule_has_a_page_of_its_own():
