@@ -19,6 +19,7 @@ from .config_numbers import nested_dtype
 from .foreign_json import read_foreign_json
 from .regular import unreadable_input
 from .script_errors import reads_values
+from .unpacking import method_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -26,10 +27,16 @@ if TYPE_CHECKING:
 _SAVED: Final = "use the file saved with the model"
 _UPDATE: Final = "check its config.json, or update transformers"
 _COUNTS: Final = (
-    (re.compile(r"(?:^|_)n?(?:layers?|depths?|experts|blocks|stages|codebooks|quantizers)(?:$|_)"), 10_000),
+    (re.compile(r"(?:^|_)n?(?:layers?|blocks|stages|codebooks|quantizers)(?:$|_per_)"), 10_000),
+    (re.compile(r"(?:^|_)(?<!max_)(?<!min_)depths?$"), 10_000),
+    (re.compile(r"(?:^|_)experts$"), 1 << 20),
     (re.compile(r"^num_labels$"), 1_000_000),
 )
-"""Numbers of modules and names that are made one by one, and more than any model has."""
+"""Numbers of modules and names that are made one by one, and more than any model has.
+
+A name that goes on tells something else of a layer, such as a width. Experts may be the rows of one table,
+up to a million, and the depth of a picture is a distance.
+"""
 
 
 def build_from_config(
@@ -71,10 +78,9 @@ def build_from_config(
 def warn_of_quantised(path: str | Path, diagnostics: Diagnostics) -> None:
     """Warn where the weights that a configuration describes are quantised: a model without weights is not."""
     folder = _folder(Path(path))
-    content = _content(folder / "config.json").get("quantization_config")
-    if not isinstance(content, dict) or not content:
+    method = method_of(_content(folder / "config.json"))
+    if method is None:
         return
-    method = str(content.get("quant_method", "a method it does not name"))[:40]
     message = f"the weights of `{folder}` are quantised ({method}), and are counted as if they were not"
     help_ = "with the weights beside it the bytes are exact; without, `--dtype int4` or `int8` comes near"
     diagnostics.add(Diagnostic(QUANTISED_CONFIG, message, help=help_))

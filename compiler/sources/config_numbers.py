@@ -26,8 +26,9 @@ LAYERS: Final = (
 )
 WINDOWS: Final = ("attention_window_size", "sliding_window", "sliding_window_size", "attention_chunk_size")
 _INNER: Final = ("text_config", "llm_config", "language_config", "thinker_config", "decoder")
+PACKING: Final = ("quantization_config", "compression_config")
+"""What tells how weights are quantised; no part of a model, and not quantised where it is empty."""
 WIDTHS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
-
 
 _ALIASES: Final = {"double": "float64", "float": "float32", "half": "float16"}
 
@@ -49,16 +50,16 @@ def in_dtype_of(config: Config, dtype: str | None) -> Config:
     if dtype not in WIDTHS:
         return config
     parts = {key: in_dtype_of(part, dtype) for key, part in config.items() if isinstance(part, dict)}
-    inner = {key: part for key, part in parts.items() if key.endswith("_config")}
+    inner = {key: part for key, part in parts.items() if key.endswith("_config") and key not in PACKING}
     return {**config, **inner, "dtype": dtype, "torch_dtype": dtype}
 
 
 def quantisation_of(config: Config) -> Mapping[str, Any]:
     """Return what a configuration, or its part that writes, says of how weights are quantised."""
     for told in (config, text_config(config)):
-        said = told.get("quantization_config") or told.get("compression_config")
-        if isinstance(said, Mapping) and said:
-            return said
+        for said in map(told.get, PACKING):
+            if isinstance(said, Mapping) and said:
+                return said
     return {}
 
 

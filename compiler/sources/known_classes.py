@@ -14,16 +14,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from .config_numbers import type_named
+from .config_numbers import PACKING, type_named
 
 _TABLE: Final = Path(__file__).with_name("known_classes.json")
 _OLD_SPELLINGS: Final = (".weight_g", ".weight_v")
 """What weight norm called its tensors before torch 2."""
 _HALF, _SINGLE = 2, 4
 """Widths that scores are measured in."""
-_NO_CONFIGS: Final = frozenset(
-    {"quantization_config", "compression_config", "rope_parameters", "rope_scaling"}
-)
+_NO_CONFIGS: Final = frozenset({*PACKING, "rope_parameters", "rope_scaling"})
 
 
 @dataclass(frozen=True, slots=True)

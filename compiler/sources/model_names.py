@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final, NamedTuple, TypeAlias
 
-from .config_numbers import dtype_named, first_told, quantisation_of
+from .config_numbers import WIDTHS, dtype_named, first_told, quantisation_of
 from .described_models import described_model
 from .known_classes import KnownClass, NameRule
 from .named_tensors import NamedTensor
@@ -21,7 +21,6 @@ from .unpacking import method_of
 Same: TypeAlias = Callable[[str, str], bool]
 """Says whether two stored tensors, by their stored names, have the same values."""
 
-_FLOATS: Final = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 _PACKED: Final = frozenset({"int8", "uint8", "int32"})
 _HALVES: Final = ("float16", "bfloat16")
 _MADE_AGAIN: Final = re.compile(r"rotary_emb\.inv_freq$|(?:^|\.)position_ids$")
@@ -108,24 +107,24 @@ def is_quantised(config: Mapping[str, object], tensors: Sequence[NamedTensor]) -
 def model_dtype(config: Mapping[str, object], tensors: Iterable[NamedTensor | StoredTensor]) -> str | None:
     """Return the dtype transformers loads with: the configuration's, else that of the first float stored."""
     said = dtype_named(config)
-    first = next((tensor.dtype for tensor in tensors if tensor.dtype in _FLOATS), None)
-    return said if said in _FLOATS else first
+    first = next((tensor.dtype for tensor in tensors if tensor.dtype in WIDTHS), None)
+    return said if said in WIDTHS else first
 
 
 def beside_packed(
     tensors: Sequence[NamedTensor], config: Mapping[str, object], known: KnownClass | None, dtype: str | None
 ) -> list[NamedTensor]:
-    """Return tensors of which some are packed; what is not, and is nothing they share, in a model's dtype.
+    """Return tensors by their stored names; what is not packed, nor shared by what is, in a model's dtype.
 
     bitsandbytes loads all that is called a weight itself, and casts nothing.
     """
-    method = method_of(config)
+    method, packed = method_of(config), is_quantised(config, tensors)
     wide = _WIDE.get(method or "")
     if method == "bitsandbytes":
         return list(tensors)
     return [
         tensor
-        if _SHARED.search(tensor.path)
+        if packed and _SHARED.search(tensor.path)
         else _cast(tensor, "float32" if wide is not None and wide.search(tensor.path) else dtype, known)
         for tensor in tensors
     ]
@@ -138,13 +137,13 @@ def _is_dropped(path: str, known: KnownClass) -> bool:
 
 
 def _cast(tensor: NamedTensor, dtype: str | None, known: KnownClass | None) -> NamedTensor:
-    if dtype is None or tensor.dtype not in _FLOATS:
+    if dtype is None or tensor.dtype not in WIDTHS:
         return tensor
     kept = known.always_float32 if known is not None and dtype in _HALVES else ()
     kept += known.float32 if known is not None and dtype == "float16" else ()
     if any(re.search(pattern.replace("*", ".*"), tensor.path) for pattern in kept):
         dtype = "float32"
-    return tensor._replace(dtype=dtype, nbytes=prod(tensor.shape) * _FLOATS[dtype])
+    return tensor._replace(dtype=dtype, nbytes=prod(tensor.shape) * WIDTHS[dtype])
 
 
 def _converted(tensors: Sequence[NamedTensor], known: KnownClass) -> _Converted:

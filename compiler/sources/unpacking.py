@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import prod
 from typing import Final
 
-from .config_numbers import WIDTHS, Config, integer, quantisation_of
+from .config_numbers import PACKING, WIDTHS, Config, integer, quantisation_of
 from .named_tensors import NamedTensor
 
 _CARDS: Final = frozenset({"cuda", "xpu"})
@@ -70,11 +70,10 @@ def stays_packed(config: Config, kinds: Collection[str]) -> bool:
 
 def without_packing(config: Config) -> dict[str, object]:
     """Return a configuration of the same model with plain weights."""
-    said = ("quantization_config", "compression_config")
     return {
         key: without_packing(part) if key.endswith("_config") and isinstance(part, Mapping) else part
         for key, part in config.items()
-        if key not in said
+        if key not in PACKING
     }
 
 

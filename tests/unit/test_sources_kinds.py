@@ -15,7 +15,7 @@ from checkpoints import write_file
 from compile_plan.backends import read_plan
 from compile_plan.compiler import compile_plan
 from compile_plan.compiler.cli.command import main
-from compile_plan.compiler.sources.config import build_from_config
+from compile_plan.compiler.sources.config import build_from_config, warn_of_quantised
 from compile_plan.compiler.sources.gguf_file import read_gguf
 from compile_plan.compiler.sources.input_kinds import InputKind, kind_of
 from compile_plan.ir import Atomic, Diagnostics, PlanError
@@ -236,6 +236,8 @@ def test_a_constructor_that_computes_small_values_is_built(tmp_path, monkeypatch
         (TINY | {"num_hidden_layers": 2**31}, "invalid-config"),
         (TINY | {"vision_config": {"depths": [2, 2**31]}}, "invalid-config"),
         (TINY | {"num_labels": 10**9}, "invalid-config"),
+        (TINY | {"layers_per_block": 2**31}, "invalid-config"),
+        (TINY | {"n_routed_experts": 2**31}, "invalid-config"),
         (TINY | {"text_config": {"model_type": {}}}, "invalid-config"),
         ({"model_type": "no-such-model"}, "config-failed"),
         (TINY | {"hidden_size": 17}, "config-failed"),
@@ -248,6 +250,28 @@ def test_a_config_that_cannot_be_built(tmp_path, content, code):
     finding = failure(build_from_config, config(tmp_path, content))
     assert finding.code == code
     assert finding.help or finding.notes or code == "invalid-config"
+
+
+def test_no_default_of_a_configuration_is_odd(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    read, odd = [], {}
+    for kind, build in transformers.CONFIG_MAPPING.items():
+        try:
+            content = {**build().to_dict(), "model_type": kind}
+        except Exception:  # noqa: BLE001, S112  # of a part without which it has no default
+            continue
+        read.append(kind)
+        try:
+            warn_of_quantised(config(tmp_path, json.dumps(content, default=str)), Diagnostics())
+        except PlanError as error:
+            odd[kind] = [found.message for found in error.diagnostics]
+    assert not odd
+    assert {"doge", "gemma3n", "llama"} <= set(read)
+
+
+def test_sizes_and_distances_are_no_counts(tmp_path):
+    sizes = {"vocab_size_per_layer_input": 262144, "layer_rope_theta": [5e5], "max_depth": 1e5}
+    build_from_config(config(tmp_path, TINY | sizes | {"num_experts": 1 << 20}))
 
 
 CUSTOM = """

@@ -326,6 +326,38 @@ def test_experts_are_merged_without_torch(tmp_path):
     assert subprocess.run(done, check=False).returncode == 0
 
 
+@pytest.mark.parametrize("name", ["quantization_config", "compression_config"])
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_nothing_said_of_packed_weights_is_said_of_none(tmp_path, name, dtype):
+    kind = transformers.CONFIG_MAPPING["mixtral"]
+    small = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_local_experts": 4}
+    config = kind(**small, num_attention_heads=2, num_key_value_heads=1, vocab_size=32)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**said, name: {}}))
+    plan, _ = read_checkpoint(tmp_path, Diagnostics(), dtype=dtype)
+    assert set(plan.tree.tensor_paths) == set(dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_scales_is_of_the_asked_dtype_unless_packed_weights_share_it(tmp_path, packed):
+    stored = {
+        "block.weight": ("U8" if packed else "F32", (4, 4)),
+        "block.layer_scale": ("F32", (4,)),
+        "scale_shift_table": ("F32", (2, 4)),
+    }
+    folder = write_shards(tmp_path / "m", stored, 1, config={"model_type": "mine"})
+    plan, _ = read_checkpoint(folder, Diagnostics(), dtype="float16")
+    kinds = dict(zip(plan.tree.tensor_paths, plan.tree.dtypes, strict=True))
+    rest = "float32" if packed else "float16"
+    assert kinds == {
+        "block.weight": "uint8" if packed else "float16",
+        "block.layer_scale": rest,
+        "scale_shift_table": rest,
+    }
+
+
 def test_a_folder_with_two_saves_is_read_as_transformers_does(tmp_path):
     folder = write_shards(tmp_path / "m", llama_tensors(1), 2, config=CAUSAL)
     write_file(folder / "model.safetensors", llama_tensors(2))

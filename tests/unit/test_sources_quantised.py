@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import prod
 
 import numpy as np
@@ -134,6 +135,23 @@ def test_a_quantised_configuration_without_weights_is_a_warning(tmp_path, method
     assert finding.code == "quantised-config"
     assert method in finding.message
     assert {str(parameter.dtype) for parameter in model.parameters()} == {"torch.bfloat16"}
+
+
+@pytest.mark.parametrize(
+    ("said", "method"),
+    [
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"text_config": CONFIG | {"quantization_config": {"quant_method": "gptq"}}}, "gptq"),
+        ({"quantization_config": {"load_in_8bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"bits": 4}}, "a method it does not name"),
+        ({"quantization_config": {}}, None),
+    ],
+)
+def test_it_is_said_wherever_a_configuration_tells_it(tmp_path, said, method):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | said))
+    diagnostics = Diagnostics()
+    warn_of_quantised(tmp_path, diagnostics)
+    assert [f"({method})" in finding.message for finding in diagnostics] == [True] * (method is not None)
 
 
 def write_config(folder, quantised):
