@@ -64,7 +64,7 @@ def _shrunk(content: dict[str, Any], widths: dict[str, int], layers: int | None)
     for key, value in content.items():
         if isinstance(value, dict) and key != "rope_parameters":
             small[key] = _shrunk(value, widths, layers)
-        elif type(value) is int and layers and value > layers and _counts_layers(key):
+        elif type(value) is int and layers and value > layers and _counts_layers(key, content):
             small[key] = layers
         elif type(value) is int and key in widths and value > widths[key]:
             small[key] = widths[key]
@@ -81,8 +81,10 @@ def _shrunk(content: dict[str, Any], widths: dict[str, int], layers: int | None)
     return small
 
 
-def _counts_layers(key: str) -> bool:
+def _counts_layers(key: str, content: dict[str, Any]) -> bool:
     words = key.split("_")
+    if "depths" in content and key == "num_layers":  # of stages, which their depths tell
+        return False
     return words[-1] in _LAYERS and words[0] in {"num", "n", "encoder", "decoder", "depth"}
 
 
@@ -100,12 +102,12 @@ class Saved(NamedTuple):
     """Tensors that transformers does not find in what it saved, and fills with random numbers."""
 
 
-def saved(name: str, folder: Path) -> Saved | str:
-    """Save a tiny model of a type and load it again; return why there is none otherwise."""
+def saved(name: str, folder: Path, only: type[transformers.PreTrainedModel] | None = None) -> Saved | str:
+    """Save a tiny model of a type, or of one class, and load it again; return why there is none otherwise."""
     kind = transformers.CONFIG_MAPPING[name]
     why = "no config"
     for config in tiny(kind, name):
-        for cls in _classes_of(config):
+        for cls in (only,) if only else _classes_of(config):
             try:
                 with torch.device("meta"):
                     hollow = cls._from_config(config)

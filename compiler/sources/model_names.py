@@ -32,7 +32,7 @@ _SHARED: Final = re.compile(
 _WIDE: Final = {"mxfp4": re.compile(r"experts\.\w+_bias$")}
 """What a method's own modules have in float32 beside packed weights."""
 _LAYER: Final = re.compile(r"^(?:model\.)?layers\.(\d+)\.")
-_MEMBER: Final = re.compile(r"^((?:[A-Za-z_]+\.)*?(?:layers?|h|blocks?)\.)(\d+)\.")
+_MEMBER: Final = re.compile(r"^((?:[A-Za-z_]\w*\.)*?(?:layers?|h|blocks?)\.)(\d+)\.")
 """A member of the outermost list of layers a name is in."""
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _DRAFT: Final = re.compile(r"^(?:model\.)?mtp(?:_layers)?\.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,26 @@ def test_every_type_that_transformers_loads_is_loaded_in_every_way():
 
     rows = sweep(sorted(transformers.CONFIG_MAPPING.keys()))
     assert [row for row in rows if not row.get("lost") and any(row.get("ways", {}).values())] == []
+
+
+@pytest.mark.slow
+def test_every_head_of_every_type_is_loaded_by_the_plan_of_its_folder(tmp_path):
+    from folder_sweep import refusal, saved
+
+    table = json.loads(known_classes._TABLE.read_text())["classes"]
+    classes = [getattr(transformers, name, None) for name in table if "For" in name]
+    wrong, loaded = {}, 0
+    for cls in classes:
+        if getattr(getattr(cls, "config_class", None), "model_type", None) not in transformers.CONFIG_MAPPING:
+            continue
+        folder = tmp_path / cls.__name__
+        made = saved(cls.config_class.model_type, folder, cls)
+        if not isinstance(made, str):
+            why, loaded = refusal("folder plan", made, folder), loaded + 1
+            wrong |= {} if why is None or made.lost else {cls.__name__: why}
+        shutil.rmtree(folder, ignore_errors=True)
+    assert loaded > len(classes) // 2
+    assert wrong == {}
 
 
 @pytest.mark.parametrize(
@@ -259,6 +280,13 @@ def test_lists_of_different_lengths_are_no_layers_too_many():
     paths += [f"encoder_transformer.layers.{n}.fc1.weight" for n in range(8)]
     assert behind_the_last(paths, {"num_hidden_layers": 8}) == set()
     assert behind_the_last(paths[:14], {"num_hidden_layers": 13}) == {"encoder.layers.13.conv.weight"}
+
+
+def test_a_list_beside_layers_under_a_name_with_digits_is_no_stack_of_theirs():
+    names = [f"data2vec_vision.encoder.layer.{n}.w" for n in range(2)]
+    beside = [f"decode_head.blocks.{n}.w" for n in range(4)]
+    assert behind_the_last([*names, *beside], {"num_hidden_layers": 2}) == set()
+    assert behind_the_last(names, {"num_hidden_layers": 1}) == {names[1]}
 
 
 def test_layers_behind_the_last_one_are_left_out_with_a_word(tmp_path):
