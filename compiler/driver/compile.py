@@ -241,9 +241,16 @@ def compile_lowered(
     if asked.used is not None:
         start = replace(start, workload=asked.used)  # their lines are in it already
         overrides = tuple(replace(override, workload=None) for override in overrides)
-    passes = passes_for(options, overrides, start.units, flows, sized=sized)
+    passes = passes_for(_for_work(options, start, overrides), overrides, start.units, flows, sized=sized)
     said = options.kv_cache is not None or any(override.demands for override in overrides)
     run = run_all if said or options.strategy == "accelerate" else run_on_one
     plan = run(replace(start, units=()), passes, diagnostics, after)
     diagnostics.raise_errors()
     return replace(plan, diagnostics=tuple(diagnostics))
+
+
+def _for_work(options: Options, start: Plan, overrides: tuple[Plan, ...]) -> Options:
+    """A backward pass cannot reach weights that were only there for the forward: training streams nothing."""
+    said = [each.workload for each in (start, *overrides) if each.workload is not None]
+    trains = bool(said) and said[-1].kind == "train"
+    return replace(options, offload="compute") if trains and options.offload == "auto" else options

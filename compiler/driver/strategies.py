@@ -21,7 +21,7 @@ from ..passes.rewrite_fallbacks import RewriteFallbacks
 from ..passes.search_placements import SearchPlacements
 from ..passes.share_cache import ShareCache
 from ..search.flows import Flow
-from .options import Offload, Options
+from .options import Options
 
 
 def passes_for(
@@ -68,16 +68,10 @@ def _placing(options: Options, flows: tuple[Flow, ...]) -> tuple[Pass, ...]:
             assert_never(options.strategy)
 
 
-def _offload(options: Options) -> Offload:
-    """A backward pass cannot reach weights that were only there for the forward: training streams nothing."""
-    trains = options.used is not None and options.used.kind == "train"
-    return "compute" if trains and options.offload == "auto" else options.offload
-
-
 def _search(options: Options) -> SearchPlacements:
     return SearchPlacements(
         objective=options.objective,
-        offload=_offload(options),
+        offload=options.offload,
         time_limit=options.time_limit,
         batch=options.batch or 1,
         prompt=options.prompt,

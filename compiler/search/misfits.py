@@ -112,7 +112,7 @@ def _way_out(problem: Problem, offload: str, clock: Clock) -> str:
             return _said(problem, Change(problem.cpu, extra)) + disk
     offers = [] if change is None else [_said(problem, change)]
     if offload == "none":
-        return ", or ".join([*offers, "allow offloading with `--offload stream`"])
+        return ", or ".join([*offers, "allow offloading with `--offload auto`"])
     if offers and problem.cpu is None:
         return f"{offers[0]}, or list `cpu` or `disk`"
     kind = "accelerator" if any(is_accelerator(d.name) for d in problem.devices) else "device"

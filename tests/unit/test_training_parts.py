@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
-from compile_plan.compiler import compile_model
+from compile_plan.compiler import compile_model, compile_plan
 from compile_plan.ir import PlanError
 from small_models import small_model
 
@@ -50,6 +50,9 @@ def test_a_plan_to_train_by_streams_nothing():
     plan = compile_model(model, max_memory=memory, workload="train", prompt=8)
     assert {unit.run for unit in plan.units} == {"cuda:0", "cpu"}
     assert all(unit.store == unit.run for unit in plan.units)
+    again = compile_plan(plan, max_memory={0: 1_500_000, "cpu": 10**9})
+    assert "cpu" in {unit.store for unit in again.units}
+    assert all(unit.store == unit.run for unit in again.units)
     for code, asked in (
         ("option-without-effect", {"offload": "stream"}),
         ("training-while-streaming", {"overrides": "place model.layers.0 on cpu run on cuda:0\n"}),
