@@ -200,7 +200,9 @@ def _difference(ours: nn.Module, theirs: nn.Module) -> str | None:
             return f"differs: no `{path}`"
         if got.dtype != value.dtype:
             return f"differs: `{path}` is {got.dtype}, transformers has {value.dtype}"
-        if not torch.equal(torch.nan_to_num(got.float()), torch.nan_to_num(value.float())):
+        if not torch.equal(
+            *(torch.nan_to_num(each if each.is_complex() else each.float()) for each in (got, value))
+        ):
             return f"differs: values of `{path}`"
     return None
 

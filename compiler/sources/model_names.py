@@ -183,11 +183,13 @@ def _merged(name: str, rules: Sequence[NameRule]) -> tuple[NameRule | None, str,
 def _prefixed(names: list[tuple[str, str]], known: KnownClass) -> Iterator[tuple[str, str]]:
     """Put the prefix of the inner model before names that all lack it, or take it off where it is too much.
 
-    What is beside the inner model, a head, has no prefix.
+    What is beside the inner model, a head, has no prefix; where it is stored so, what has its name inside is
+    something else.
     """
     prefix, beside = f"{known.prefix}.", _roots(known) - {known.prefix}
     begin = sum(name.startswith(prefix) for name, _ in names)
-    twice = (prefix, *(f"{root}." for root in beside))
+    there = {name.partition(".")[0] for name, _ in names}
+    twice = (prefix, *(f"{root}." for root in beside - there))
     for name, path in names:
         inner = name.removeprefix(prefix)
         if not known.prefix:

@@ -191,6 +191,17 @@ def test_a_head_that_types_share_has_their_body_below_its_prefix(name, head, tmp
     loads_as_planned(tmp_path, auto.from_pretrained(tmp_path))
 
 
+def test_a_body_may_have_a_part_of_the_name_of_one_beside_it(tmp_path):
+    config = transformers.Wav2Vec2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=48, conv_dim=(16, 16),
+        conv_kernel=(3, 3), conv_stride=(2, 2), num_feat_extract_layers=2, num_conv_pos_embedding_groups=2,
+        num_conv_pos_embeddings=4, tdnn_dim=(16, 16), tdnn_kernel=(3, 3), tdnn_dilation=(1, 1),
+        xvector_output_dim=16, vocab_size=32,
+    )  # fmt: skip
+    transformers.Wav2Vec2ForXVector(config).save_pretrained(tmp_path)
+    loads_as_planned(tmp_path, transformers.Wav2Vec2ForXVector.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("name", ["t5gemma2", "hyperclovax_vision_v2"])
 def test_a_head_the_class_ties_is_found_under_the_name_its_files_have(name, tmp_path):
     from folder_sweep import saved
