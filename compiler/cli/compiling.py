@@ -41,9 +41,8 @@ def compile_input(request: Request, console: Console) -> int:
     """Compile, show and write; returns the exit code."""
     assert request.input is not None  # noqa: S101  # checked with the usage
     form = output_form(request)
-    overrides = written = read_overrides(request.overrides)
-    if request.machine_links:
-        overrides = (Plan(Model(""), links=request.machine_links), *overrides)
+    written = read_overrides(request.overrides)
+    overrides = with_links(request, written)
     request = replace(request, options=with_workload(request.options, (*_asked(request), *overrides)))
     chosen = _chosen_passes(request, overrides, console)
     with contextlib.redirect_stdout(sys.stderr):  # what the user's file prints is no result
@@ -60,6 +59,11 @@ def compile_input(request: Request, console: Console) -> int:
             plan = with_hops(plan, verification.hops)
         tried = None if request.trial is None else _try(plan, request)
     return _show(plan, form, verification, tried, request, console)
+
+
+def with_links(request: Request, lines: tuple[Plan, ...]) -> tuple[Plan, ...]:
+    """Return override lines behind what the machine that was named says of its links."""
+    return (Plan(Model(""), links=request.machine_links), *lines) if request.machine_links else lines
 
 
 def _chosen_passes(request: Request, overrides: tuple[Plan, ...], console: Console) -> Chosen | None:

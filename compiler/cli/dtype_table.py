@@ -13,7 +13,9 @@ from ...ir import Diagnostic, Plan, PlanError, human_size, is_accelerator
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from ..driver.effects import Holding
 from ..driver.inputs import compile_opened, open_input
+from ..driver.workload import with_workload
 from ..lines.files import read_overrides
+from .compiling import with_links
 from .console import Console
 from .contents import Contents
 from .values import Request, spelled
@@ -38,12 +40,13 @@ def print_dtype_table(request: Request, console: Console) -> int:
     if request.output is not None:
         message = "`--output` has no effect with several dtypes: a plan has one"
         raise PlanError([Diagnostic(OPTION_WITHOUT_EFFECT, message, help="choose one with `--dtype`")])
-    overrides = read_overrides(request.overrides)
+    overrides = with_links(request, read_overrides(request.overrides))
+    asked = with_workload(request.options, overrides)
     with contextlib.redirect_stdout(sys.stderr):
-        opened = open_input(request.input, request.options, overrides)
+        opened = open_input(request.input, asked, overrides)
         rows = []
         for dtype in request.dtypes:
-            options = replace(request.options, dtype=dtype, given=request.options.given | {"dtype"})
+            options = replace(asked, dtype=dtype, given=asked.given | {"dtype"})
             given = (
                 open_input(request.input, options, overrides) if opened.holds in _READ_IN_A_DTYPE else opened
             )

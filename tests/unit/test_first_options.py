@@ -147,6 +147,9 @@ def test_a_table_over_dtypes(folder):
         run_command([folder, "--memory", BUDGETS, "--dtype", "bfloat16,int8", "--format", "json"]).out
     )["dtypes"]
     assert data[0]["nbytes"] > data[1]["nbytes"]
+    long = ["--rows", "8", "--prompt", "100000", "--memory", "cuda:0=1MiB"]
+    table, alone = (run_command([folder, *long, "--dtype", each]) for each in ("bfloat16,int8", "bfloat16"))
+    assert ("does not fit" in table.out, "does-not-fit" in alone.err) == (True, True)
     refused = run_command([folder, "--dtype", "bfloat16,int8", "-o", "x.plan"])
     assert (refused.code, "a plan has one" in refused.err) == (1, True)
     assert "bfloat16" in run_command([folder, "--dtype", "bfloot16,int8"]).err
