@@ -135,17 +135,20 @@ def load_pretrained(
     from .driver import pretrained as whole
     from .driver.phases import load_pipeline
     from .driver.together import compiled_together, name_here
+    from .lines.files import read_overrides
     from .loading.asked import asked_folder, asked_name_of_dtype, asked_plan, check_whole
     from .sources.pipelines import INDEX
 
     def compiled(given: Path | nn.Module) -> Plan:
-        if plan is not None:
-            return asked_plan(plan)
-        return compiled_together(lambda said: compile_plan(given, **said), options, host)
+        if given_plan is not None:
+            return given_plan
+        asked = {**options, "overrides": lines, "dtype": chosen if isinstance(given, Path) else None}
+        return compiled_together(lambda said: compile_plan(given, **said), asked, host)
 
     check_keywords("load_pretrained", options, PlanOptions)
     there = asked_folder(folder)
     chosen = asked_name_of_dtype(dtype)
+    given_plan = None if plan is None else asked_plan(plan)
     check_whole(
         auto_class=auto_class,
         attn_implementation=attn_implementation,
@@ -154,6 +157,10 @@ def load_pretrained(
     )
     if plan is not None:
         whole.check_asked("a plan that is given", options, "leave it out, or place the plan anew with it")
+    lines = read_overrides(options.get("overrides"))
+    chosen = chosen or (
+        whole.dtype_of_lines(lines) if given_plan is None else whole.planned_dtype(given_plan)
+    )
     settings: dict[str, Any] = {
         "dtype": chosen,
         "attention": attn_implementation,

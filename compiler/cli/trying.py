@@ -12,7 +12,7 @@ from ...ir import Diagnostic, Plan, PlanError, human_size
 from ...ir.rules.loading import ABSENT_DEVICE
 from ...ir.rules.usage import CANNOT_TRY
 from ...ir.visible import visible
-from ..driver.pretrained import load_whole, told
+from ..driver.pretrained import load_whole, planned_dtype, told
 from ..driver.trial import Trial, tokenizer_of, try_model
 from .terminal import Line
 
@@ -95,7 +95,7 @@ def try_plan(plan: Plan, request: Request) -> Tried:
         model, _ = load_whole(
             folder,
             lambda _: plan,
-            dtype=request.options.dtype,
+            dtype=request.options.dtype or planned_dtype(plan),
             trust_remote_code=bool(request.options.trust_remote_code),
             progress=False if request.quiet or request.json else None,
         )

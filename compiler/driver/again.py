@@ -6,13 +6,16 @@ activations, the cache of each layer) stays too: a plan has no forward to trace.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from math import prod
+from typing import Final, cast
 
 from ...ir import (
     Atomic,
     Demand,
     Device,
+    Diagnostics,
     ModuleTree,
     Plan,
     Reason,
@@ -22,9 +25,12 @@ from ...ir import (
     is_accelerator,
     is_within,
 )
-from ...ir.dtypes import stored_eighths
+from ...ir.dtypes import is_converted, stored_eighths
 from ...ir.patterns import match_paths
 from ...ir.purposes import ALLOCATOR, RUNTIME
+from ..lines.option_lines import read_option_lines
+from ..passes.annotate_sizes import AnnotateSizes
+from ..sources.config_numbers import WIDTHS
 from .options import Options
 
 _WRITTEN: Final = frozenset({None, Reason.WRITTEN})
@@ -54,20 +60,48 @@ def as_written(plan: Plan, asked: Options, options: Options) -> Plan:
 
 
 def are_sized(plan: Plan, options: Options) -> bool:
-    """Say whether the bytes of a plan were made for the dtypes that are wanted."""
-    before, now = dict(plan.options), dict(options.recorded())
-    same = all(before.get(key) == now.get(key) for key in _DTYPES)
+    """Say whether the bytes of a plan are those of the dtype that is wanted; special ones are laid over."""
+    before = dict(plan.options)
+    same = before.get("dtype") == options.dtype
     return same and not _DTYPES.isdisjoint(before) and plan.tree is not None and plan.tree.nbytes is not None
 
 
 def _sizes_taken_off(plan: Plan, options: Options) -> ModuleTree | None:
     """Return the tree without the bytes of an earlier dtype, when another one is wanted."""
-    before, now = dict(plan.options), dict(options.recorded())
-    converted = any(before.get(key) != now.get(key) for key in _DTYPES)
-    if plan.tree is None or not converted or _DTYPES.isdisjoint(before):
+    before = dict(plan.options)
+    if plan.tree is None or _DTYPES.isdisjoint(before):
         return plan.tree
+    if before.get("dtype") == options.dtype and options.dtype in {None, *WIDTHS}:
+        return _without_special(plan, plan.tree, options.dtype, dict(options.special_dtypes))
     known = all(stored_eighths(dtype) is not None for dtype in plan.tree.dtypes)
     return replace(plan.tree, nbytes=None, eighths=None) if known else plan.tree
+
+
+def _without_special(
+    plan: Plan, tree: ModuleTree, dtype: str | None, special: Mapping[str, str]
+) -> ModuleTree | None:
+    """Return the tree with the tensors that have a dtype of their own no more sized as the others are.
+
+    What is wider than the dtype of the model stays so where its class keeps others of that dtype.
+    """
+    said = read_option_lines((plan,), Diagnostics()).get("special_dtypes", ())
+    before = {path for path, _ in cast("tuple[tuple[str, str], ...]", said)}
+    taken = [tree.tensor_index[path] for path in sorted(before - special.keys()) if path in tree.tensor_index]
+    if not taken or tree.nbytes is None:
+        return tree
+    rows = zip(tree.tensor_paths, tree.dtypes, tree.shapes, tree.nbytes, strict=True)
+    kept = {
+        own
+        for path, own, shape, nbytes in rows
+        if path not in before and nbytes and 8 * nbytes == prod(shape) * (stored_eighths(own) or 0)
+    }
+    own = {tree.tensor_paths[tensor]: tree.dtypes[tensor] for tensor in taken}
+    back = {
+        path: kind if dtype is None or kind in kept or not is_converted(kind) else dtype
+        for path, kind in own.items()
+        if stored_eighths(kind) is not None
+    }
+    return AnnotateSizes(None, tuple(back.items()), sized=True).run(plan, Diagnostics()).tree
 
 
 def _is_written(unit: Unit) -> bool:

@@ -5,14 +5,14 @@ The table says for each option what it needs; a reader who wonders whether an op
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Final, TypeAlias
 
-from ...ir import Diagnostic, Diagnostics
+from ...ir import Diagnostic, Diagnostics, Plan, Role
 from ...ir.rules.usage import OPTION_WITHOUT_EFFECT
 from ..sources.config_numbers import WIDTHS
-from .options import Options
+from .options import Options, settled
 
 
 class Holding(StrEnum):
@@ -54,13 +54,31 @@ _BY_HOLDING: Final[Mapping[str, Mapping[Holding, Why]]] = {
 _TIMED: Final = frozenset({None, "latency", "throughput"})
 
 
-def _beside(options: Options, holds: Holding, packed: str | None) -> Iterator[tuple[str, str, str]]:
-    """Yield options that another one, given or missing, or quantised weights leave without effect."""
-    if packed == GGUF and options.dtype is not None:
+def packed_in(plan: Plan) -> str | None:
+    """Return the dtype by which the weights of a plan are quantised; a tree of bytes alone tells nothing."""
+    tree = plan.tree
+    if tree is None:
+        return None
+    dtypes = {dtype for dtype, role in zip(tree.dtypes, tree.roles, strict=True) if role is Role.PARAMETER}
+    return None if dtypes == {"uint8"} else min(filter(_packs, dtypes), default=None)
+
+
+def _packs(dtype: str) -> bool:
+    """Say whether quantisers leave weights in a dtype, where positions and counters are of others."""
+    return dtype in {"int8", "uint8", "int32"} or dtype.startswith(("float8", "float4"))
+
+
+def _quantised(dtype: str | None, packed: str | None) -> Iterator[tuple[str, str, str]]:
+    """Yield a dtype that quantised weights leave without effect."""
+    if packed == GGUF and dtype is not None:
         yield "dtype", "llama.cpp loads it as it is stored", "leave it out, or quantise the file anew"
-    elif packed is not None and options.dtype is not None and options.dtype not in WIDTHS:
+    elif packed is not None and dtype is not None and dtype not in WIDTHS:
         why = f"its weights are quantised already ({packed})"
         yield "dtype", why, "leave it out, or say what the rest is loaded as: `--dtype bfloat16`"
+
+
+def _beside(options: Options, holds: Holding) -> Iterator[tuple[str, str, str]]:
+    """Yield options that another one, given or missing, leaves without effect."""
     accelerate = options.strategy == "accelerate"
     if options.gives("fallback") and not accelerate:
         yield "fallback", "only strategy `accelerate` has it", "add `--strategy accelerate`, or leave it out"
@@ -108,15 +126,18 @@ def check_effects(
     *,
     example_inputs: bool = False,
     packed: str | None = None,
+    lines: Iterable[Plan] = (),
     spelled: Callable[[str], str] = str,
 ) -> None:
     """Report every given option that would change nothing for this input.
 
-    ``packed`` is the method that its weights are quantised by, if they are.
+    ``packed`` is the method that its weights are quantised by, if they are; a dtype may be one of ``lines``.
     """
     asked = {name for name in _BY_HOLDING if name != "example_inputs" and options.gives(name)}
     asked |= {"example_inputs"} if example_inputs else set()
+    dtype = None if packed is None else settled(options, lines, Diagnostics()).dtype
     rows = [(name, *by[holds]) for name, by in _BY_HOLDING.items() if name in asked and holds in by]
-    for name, why, help_ in (*rows, *_beside(options, holds, packed)):
-        message = f"`{spelled(name)}` has no effect on {holds}: {why}"
+    for name, why, help_ in (*_quantised(dtype, packed), *rows, *_beside(options, holds)):
+        shown = "option dtype" if name == "dtype" and options.dtype is None else spelled(name)
+        message = f"`{shown}` has no effect on {holds}: {why}"
         diagnostics.add(Diagnostic(OPTION_WITHOUT_EFFECT, message, help=help_))

@@ -8,19 +8,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ...ir import Diagnostics, Plan, device_type
+from ...ir import Diagnostics, Model, Plan, device_type
 from ..machine.budgets import devices_from
 from ..passes.annotate_sizes import AnnotateSizes
+from ..passes.apply_overrides import merge_override
 from ..sources.checkpoint import read_checkpoint, read_config
 from ..sources.config import check_config
 from ..sources.config_numbers import WIDTHS, in_dtype_of
 from ..sources.model_names import model_dtype
 from ..sources.unpacking import depends_on_devices, method_of
+from .options import settled
 from .workload import cached_tokens, read_tokens, rows_of, with_asked_room, with_usual, written_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from .options import Options
 
 _LEAST: Final = {"fp8": (8, 9), "mxfp8": (8, 9), "mxfp4": (7, 5)}
@@ -62,16 +62,15 @@ def sized_in(plan: Plan, dtype: str, diagnostics: Diagnostics) -> Plan:
     return told if sized else AnnotateSizes().run(told, diagnostics)
 
 
-def as_opened(options: Options, overrides: Iterable[Plan]) -> Options:
-    """Return the options with devices and dtype of the lines where no option says them: files are read so."""
-    for lines in overrides:
-        dtype = dict(lines.options).get("dtype")
-        options = replace(
-            options,
-            devices=options.devices or lines.devices or None,
-            dtype=options.dtype or (dtype if dtype in WIDTHS else None),
-        )
-    return options
+def as_opened(options: Options, overrides: tuple[Plan, ...]) -> Options:
+    """Return the options with the dtype and the devices that a compile ends up with: files are read so."""
+    devices = options.devices
+    if any(lines.devices for lines in overrides):
+        merged = Plan(Model(""), devices_from(None, Diagnostics()) if devices is None else devices)
+        for lines in overrides:
+            merged = merge_override(merged, lines)
+        devices = merged.devices
+    return replace(options, devices=devices, dtype=settled(options, overrides, Diagnostics()).dtype)
 
 
 def plain_dtype(options: Options) -> str | None:

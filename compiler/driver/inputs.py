@@ -19,7 +19,7 @@ from ..lines.files import read_lines
 from ..lines.option_lines import check_options
 from ..lines.option_values import in_brief
 from ..sources.input_kinds import InputKind, kind_of
-from .effects import GGUF, Holding, check_effects
+from .effects import GGUF, Holding, check_effects, packed_in
 from .facts import Known, built_when_asked, described_facts, known
 from .folders import as_opened, plain_dtype
 from .options import AUTOMATIC, Options
@@ -67,7 +67,7 @@ def open_input(given: object, options: Options, overrides: tuple[Plan, ...] = ()
 
     """
     if isinstance(given, Plan):
-        return Opened(Holding.PLAN, given.model.name or "the plan", plan=given)
+        return Opened(Holding.PLAN, given.model.name or "the plan", plan=given, packed=packed_in(given))
     if isinstance(given, str | Path):
         try:
             return _open_path(given, as_opened(options, overrides))
@@ -157,6 +157,7 @@ def _open_path(spec: str | Path, options: Options) -> Opened:
             plan, packed = roomy(file, options, diagnostics), GGUF if file.packed else None
         case _:
             plan = read_lines(spec)
+            packed = packed_in(plan)
     diagnostics.raise_errors()
     headers = kind in {InputKind.CHECKPOINT, InputKind.GGUF}
     plan = replace(plan, diagnostics=(*plan.diagnostics, *diagnostics))
@@ -192,7 +193,16 @@ def compile_opened(
     diagnostics = Diagnostics()
     given = example_inputs is not None
     holds = Holding.CONFIG if replayed and opened.holds is Holding.HEADERS else opened.holds
-    check_effects(options, holds, diagnostics, example_inputs=given, packed=opened.packed, spelled=spelled)
+    lines = overrides if opened.plan is None else (opened.plan, *overrides)
+    check_effects(
+        options,
+        holds,
+        diagnostics,
+        example_inputs=given,
+        packed=opened.packed,
+        lines=lines,
+        spelled=spelled,
+    )
     diagnostics.raise_errors()
     if options.no_split is None and opened.no_split is not None:
         options = replace(options, no_split=opened.no_split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,9 @@ from ..machine.machine_file import main_dtype
 from ..sources.config import build_from_config
 from ..sources.config_numbers import WIDTHS
 from ..sources.input_kinds import missing_input
+from .folders import plain_dtype
 from .from_transformers import loaded_by
+from .options import Options, settled
 from .quantised_folder import load_quantised, quantizer_of
 
 if TYPE_CHECKING:
@@ -88,6 +90,11 @@ def planned_dtype(plan: Plan) -> str | None:
     asked = dict(plan.options).get("dtype")
     main = None if plan.tree is None else main_dtype(plan.tree)
     return asked if asked in WIDTHS and main is not None and (main == asked or main not in WIDTHS) else None
+
+
+def dtype_of_lines(lines: Iterable[Plan]) -> str | None:
+    """Return the dtype that lines beside no plan ask for, where models compute in it."""
+    return plain_dtype(settled(Options(), lines, Diagnostics()))
 
 
 def is_pickled(folder: Path) -> bool:
@@ -172,7 +179,7 @@ def load_whole(
     check_folder(folder)
     if quantizer_of(folder) is not None:
         plan = compiled(folder)
-        said = {"dtype": dtype or planned_dtype(plan), "attn_implementation": attention}
+        said = {"dtype": dtype, "attn_implementation": attention}
         model = load_quantised(folder, plan, auto_class, devices, said, **loading)
     elif pickled and is_pickled(folder):
         read = load_pickled(folder, dtype, auto_class, attention)
@@ -181,7 +188,7 @@ def load_whole(
     else:
         other = dtype is not None or auto_class is not None or attention is not None
         planned = None if other else compiled(folder)
-        chosen = dtype or (None if planned is None else planned_dtype(planned)) or dtype_of(folder)
+        chosen = dtype or dtype_of(folder)
         built = built_for(
             folder, chosen, auto_class, trust_remote_code=trust_remote_code, attention=attention
         )

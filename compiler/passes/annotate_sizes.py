@@ -55,7 +55,7 @@ _NARROW: Final = 8
 class AnnotateSizes:
     """``dtype`` is what weights will be loaded as, ``special_dtypes`` the same by tensor path.
 
-    ``sized`` says that the bytes that are there are those of these dtypes.
+    ``sized`` says that the bytes that are there are those of this dtype; special ones are laid over them.
     """
 
     name: ClassVar[str] = "annotate-sizes"
@@ -159,8 +159,8 @@ def _report_unknown(tree: ModuleTree, sizes: list[_Sizes], diagnostics: Diagnost
 def _kept(
     tree: ModuleTree, sizes: list[_Sizes], special: dict[int, str], *, converts: bool
 ) -> tuple[int, ...]:
-    """Return the new bytes, but never more than the exact ones unless a special dtype says so."""
-    if tree.nbytes is None or not converts:
+    """Return the bytes, new ones never more than the exact ones unless a special dtype says so."""
+    if tree.nbytes is None or not (converts or special):
         return tree.nbytes or tuple([size[0] for size in sizes])
     # A storage costs its first tensor; views of it may cover more than that one.
     members: dict[int, int] = {}
@@ -170,5 +170,5 @@ def _kept(
     kept = []
     for tensor, exact in enumerate(tree.nbytes):
         total = members.get(tensor, 0)
-        kept.append(total if tensor in special else min(exact, total))
+        kept.append(total if tensor in special else min(exact, total) if converts else exact)
     return tuple(kept)
