@@ -110,8 +110,8 @@ def _plain_shape(tensor: NamedTensor, names: set[str], config: Config) -> tuple[
     if path.endswith(_BLOCKS) and len(shape) > 3:
         return (*shape[:-3], 2 * shape[-2] * shape[-1], shape[-3])  # groups of two numbers a byte, transposed
     found = path.endswith(_PACKED) or any(name in names for name in _companions(path))
-    several = _numbers(tensor, config) if found and shape else None
-    if several is None:
+    several = _numbers(tensor, config) if found else None
+    if several is None or not shape:
         return None
     return (several * shape[0], *shape[1:]) if method == "bitnet" else (*shape[:-1], shape[-1] * several)
 

@@ -125,10 +125,10 @@ class Newcomers:
         if around is None:
             holder = _holder(modules, path, near)
             around = numbers.get(id(modules[holder]))
-        if around is None:
-            around = self._wrapper(holder, modules[holder], numbers)
-            callers = (one.device for number in sites for one in self._stream.sites[number].streamed)
-            self._attach(around, one.device, next(callers, one.device))
+            if around is None:
+                around = self._wrapper(holder, modules[holder], numbers)
+                callers = (one.device for number in sites for one in self._stream.sites[number].streamed)
+                self._attach(around, one.device, next(callers, one.device))
         self._stream.join(around, one)
 
     def _wrapper(self, path: str, module: nn.Module, numbers: dict[int, int]) -> int:
