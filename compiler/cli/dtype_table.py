@@ -43,15 +43,13 @@ def print_dtype_table(request: Request, console: Console) -> int:
     overrides = with_links(request, read_overrides(request.overrides))
     asked = with_workload(request.options, overrides)
     with contextlib.redirect_stdout(sys.stderr):
-        opened = open_input(request.input, asked, overrides)
-        rows = []
+        opened, rows = None, []
         for dtype in request.dtypes:
             options = replace(asked, dtype=dtype, given=asked.given | {"dtype"})
-            given = (
-                open_input(request.input, options, overrides) if opened.holds in _READ_IN_A_DTYPE else opened
-            )
+            if opened is None or opened.holds in _READ_IN_A_DTYPE:
+                opened = open_input(request.input, options, overrides)
             try:
-                rows.append(_row(dtype, compile_opened(given, options, overrides, spelled=spelled)))
+                rows.append(_row(dtype, compile_opened(opened, options, overrides, spelled=spelled)))
             except PlanError as error:
                 first = error.diagnostics[0]
                 if first.code != "does-not-fit":

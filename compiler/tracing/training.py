@@ -20,7 +20,7 @@ from ..running.nesting import Untyped
 from .one_run import Ran, run
 from .record import Recorder
 from .training_step import in_training, optimizer_of
-from .work import visitable_part
+from .work import equal_together, visitable_part
 
 if TYPE_CHECKING:
     from .cuts import Cuts
@@ -118,16 +118,8 @@ def training_demands(
         for where in {**activations, **gradients}
     }
     lines = ((KEPT, beyond), (GRADIENTS, gradients), (OPTIMIZER, states))
-    found = (Demand(n, path, purpose) for purpose, each in lines for path, n in _alike(each) if n)
+    found = (Demand(n, path, purpose) for purpose, each in lines for path, n in equal_together(each) if n)
     return Lasting(tuple(found), beside)
-
-
-def _alike(nbytes: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Return equal amounts together, in the order each first comes in: a plan tells those in one line."""
-    first: dict[int, int] = {}
-    for at, each in enumerate(nbytes.values()):
-        first.setdefault(each, at)
-    return sorted(nbytes.items(), key=lambda item: first[item[1]])
 
 
 def _states(optimizer: str) -> Callable[[Tensor], int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping
+from typing import Final, TypeVar
 
 from ...ir import ModuleTree, Work
 from .cuts import Cuts
 from .trace import Enter, Op, Origin, Trace
 
+K = TypeVar("K")
+V = TypeVar("V")
 LARGEST: Final = 2**63 - 1
 _DEPTH: Final = 2
 _LOOKUP: Final = "aten.embedding.default"
@@ -33,12 +35,17 @@ def work(trace: Trace, cuts: Cuts, positions: int = 1) -> Iterator[Work]:
             totals[piece] = totals.get(piece, 0) + flops
         launches[piece] = launches.get(piece, 0) + trace.own_launches[module]
     asked = _by_row(tree, [piece for piece in totals if len(tree.tensors(piece))], launches)
-    first: dict[tuple[int, int], int] = {}
-    alike = {piece: (totals[piece], launches) for piece, launches in asked.items()}
-    for piece in sorted(alike):
-        first.setdefault(alike[piece], piece)
-    for piece in sorted(alike, key=lambda each: (first[alike[each]], each)):
-        yield Work(min(totals[piece], LARGEST), tree.paths[piece], tokens, asked[piece])
+    alike = {piece: (totals[piece], asked[piece]) for piece in sorted(asked)}
+    for piece, (flops, count) in equal_together(alike):
+        yield Work(min(flops, LARGEST), tree.paths[piece], tokens, count)
+
+
+def equal_together(values: Mapping[K, V]) -> list[tuple[K, V]]:
+    """Return equal values together, in the order each first comes in: a plan tells those in one line."""
+    first: dict[V, int] = {}
+    for at, value in enumerate(values.values()):
+        first.setdefault(value, at)
+    return sorted(values.items(), key=lambda item: first[item[1]])
 
 
 def _by_row(tree: ModuleTree, rows: list[int], launches: dict[int, int]) -> dict[int, int]:
